@@ -1,0 +1,310 @@
+"""Parse, normalise and group addresses, and find the client behind trusted proxies.
+
+An `Address` is made once from text and carries every form the rest needs, so that a request costs dictionary
+look-ups and no parsing. IPv4-mapped IPv6 is folded to IPv4; ports, brackets and zone ids are dropped. A client is
+counted under its `key`: the IPv4 address, or the IPv6 /64, because a host owns a whole /64 and would otherwise walk
+through any limit. Two kinds of IPv6 prefix hold many unrelated hosts in one /64 and are keyed by the single address:
+NAT64 prefixes (RFC 6052, RFC 8215) and the prefixes on this host's own links, which the caller passes in.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Generic, TypeVar
+
+from appguard.errors import AddressError
+
+Network = IPv4Network | IPv6Network
+V = TypeVar("V")
+
+NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
+PRIVATE: tuple[Network, ...] = tuple(
+    ip_network(text)
+    for text in (
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "127.0.0.0/8",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "::1/128",
+        "fc00::/7",
+        "fe80::/10",
+    )
+)  # not `is_private`, which also holds the documentation networks
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One host address. Equal and hashed by its canonical text."""
+
+    text: str
+    version: int = field(compare=False)
+    number: int = field(compare=False)
+    slash64: str = field(compare=False)
+
+    @property
+    def bits(self) -> int:
+        """Give the width of the address: 32 or 128."""
+        return 32 if self.version == 4 else 128
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@lru_cache(maxsize=65536)
+def parse_address(text: str) -> Address:
+    """Parse one address; raise `AddressError`."""
+    try:
+        ip = ip_address(text.partition("%")[0])
+    except ValueError as error:
+        raise AddressError(f"{text!r} is not an IP address") from error
+    if isinstance(ip, IPv6Address) and ip.ipv4_mapped:
+        ip = ip.ipv4_mapped
+    return _address(ip)
+
+
+def _address(ip: IPv4Address | IPv6Address) -> Address:
+    if isinstance(ip, IPv4Address):
+        return Address(str(ip), 4, int(ip), str(ip))
+    return Address(str(ip), 6, int(ip), str(IPv6Network((int(ip) >> 64 << 64, 64))))
+
+
+def parse_network(text: str) -> Network:
+    """Parse an address or network, host bits allowed; raise `AddressError`."""
+    address, slash, prefix = text.partition("/")
+    try:
+        network = ip_network(f"{address.partition('%')[0]}{slash}{prefix}", strict=False)
+    except ValueError as error:
+        raise AddressError(f"{text!r} is not an IP address or network") from error
+    if isinstance(network, IPv6Network) and network.prefixlen >= 96:
+        mapped = network.network_address.ipv4_mapped
+        if mapped:
+            return IPv4Network((mapped, network.prefixlen - 96))
+    return network
+
+
+def network_text(network: Network) -> str:
+    """Write a network canonically: a single host without its prefix length."""
+    return str(network.network_address) if network.prefixlen == network.max_prefixlen else str(network)
+
+
+def parse_hop(text: str) -> Address | None:
+    """Parse one hop of a forwarding header (`1.2.3.4`, `1.2.3.4:80`, `[::1]:80`, `"[::1]"`); None if it is no address."""
+    text = text.strip().strip('"')
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        return parse_address(text)
+    except AddressError:
+        return None
+
+
+class NetworkMap(Generic[V]):
+    """Values by network, found by address: one dictionary per prefix length, longest first.
+
+    Adding, removing and finding cost one dictionary access per prefix length in use, whatever the number of networks.
+    """
+
+    def __init__(self, items: Iterable[tuple[Network, V]] = ()) -> None:
+        self._by_length: dict[tuple[int, int], dict[int, tuple[Network, V]]] = {}
+        self._lengths: dict[int, tuple[tuple[int, dict[int, tuple[Network, V]]], ...]] = {4: (), 6: ()}
+        for network, value in items:
+            self.add(network, value)
+
+    def add(self, network: Network, value: V) -> None:
+        """Set the value of one network."""
+        bucket = self._by_length.get((network.version, network.prefixlen))
+        if bucket is None:
+            bucket = self._by_length[network.version, network.prefixlen] = {}
+            self._order(network.version)
+        bucket[_prefix_of(network)] = (network, value)
+
+    def remove(self, network: Network) -> None:
+        """Forget one network; a network that is not there is ignored."""
+        bucket = self._by_length.get((network.version, network.prefixlen), {})
+        if bucket.pop(_prefix_of(network), None) and not bucket:
+            del self._by_length[network.version, network.prefixlen]
+            self._order(network.version)
+
+    def _order(self, version: int) -> None:
+        width = 32 if version == 4 else 128
+        lengths = sorted((length for v, length in self._by_length if v == version), reverse=True)
+        self._lengths[version] = tuple((width - n, self._by_length[version, n]) for n in lengths)
+
+    def find(self, address: Address) -> V | None:
+        """Give the value of the longest network that holds the address."""
+        for shift, bucket in self._lengths[address.version]:
+            found = bucket.get(address.number >> shift)
+            if found is not None:
+                return found[1]
+        return None
+
+    def overlapping(self, network: Network) -> Network | None:
+        """Give one network of the map that shares an address with `network`."""
+        return next((mine for mine, _ in self if mine.version == network.version and mine.overlaps(network)), None)
+
+    def __iter__(self) -> Iterator[tuple[Network, V]]:
+        for bucket in self._by_length.values():
+            yield from bucket.values()
+
+    def __len__(self) -> int:
+        return sum(len(bucket) for bucket in self._by_length.values())
+
+
+def _prefix_of(network: Network) -> int:
+    return int(network.network_address) >> (network.max_prefixlen - network.prefixlen)
+
+
+class NetworkSet:
+    """A set of networks that answers whether it holds an address."""
+
+    def __init__(self, networks: Iterable[Network] = ()) -> None:
+        self._map: NetworkMap[bool] = NetworkMap((network, True) for network in networks)
+
+    def __contains__(self, address: Address) -> bool:
+        return self._map.find(address) is not None
+
+    def __iter__(self) -> Iterator[Network]:
+        return (network for network, _ in self._map)
+
+    def __len__(self) -> int:
+        return len(self._map)
+
+    def overlapping(self, network: Network) -> Network | None:
+        """Give one network of the set that shares an address with `network`."""
+        return self._map.overlapping(network)
+
+
+class Grouping:
+    """How addresses become keys: IPv4 alone, IPv6 by /64 except in prefixes that many hosts share."""
+
+    def __init__(self, on_link: Iterable[Network] = ()) -> None:
+        self.shared = NetworkSet([*NAT64, *on_link])
+
+    def key(self, address: Address) -> str:
+        """Give the text an address is counted and banned under: `192.0.2.1`, `2001:db8::/64` or `fe80::1`."""
+        return address.text if address.version == 4 or address in self.shared else address.slash64
+
+
+MOST_HOPS = 32  # a longer chain of trusted proxies is a forgery
+UNKNOWN_PEER = "peer"
+UNKNOWN_HOP = "hop"
+UNKNOWN_PROXY = "proxy"
+UNKNOWN_HEADER = "header"
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """Who sent a request: the address and its key, or why it is unknown.
+
+    `via` holds the trusted proxies walked, nearest first. `unknown` is empty, or `peer` (the peer is no address),
+    `proxy` (a private peer that is not trusted sent forwarding headers), `hop` (a trusted proxy forwarded something
+    that is no address) or `header` (a trusted proxy sends the other forwarding header).
+    """
+
+    address: Address | None
+    key: str = ""
+    via: tuple[Address, ...] = ()
+    unknown: str = ""
+    evidence: str = ""
+
+
+class ClientFinder:
+    """Finds the client of a request from the socket peer and, behind listed proxies only, a forwarding header.
+
+    The header is walked from the right and the walk stops at the first hop that is not a trusted proxy; what stands
+    left of it was written by strangers and is never read. Results are remembered per (proxies, hop), bounded by
+    `memo_size`, so a repeated client costs one or two dictionary look-ups.
+    """
+
+    def __init__(
+        self, trusted_proxies: Iterable[Network] = (), grouping: Grouping | None = None, memo_size: int = 8192
+    ) -> None:
+        self._trusted = NetworkSet(trusted_proxies)
+        self._private = NetworkSet(PRIVATE)
+        self._grouping = grouping or Grouping()
+        self._memo_size = memo_size
+        self._peers: dict[str, tuple[Client, bool, bool]] = {}
+        self._hops: dict[str, tuple[Client, bool]] = {}
+
+    def find(self, peer: str | None, forwarded: str | None = None, *, rewritten: bool = False) -> Client:
+        """Give the client.
+
+        `forwarded` is the text of all forwarding headers joined by commas, None without one. `rewritten` says that
+        the server in front already replaced the peer by what such a header said.
+        """
+        known = self._peers.get(peer or "")
+        client, trusted, private = known if known is not None else self._peer(peer or "")
+        if forwarded is None or client.address is None:
+            return client
+        if trusted:
+            return self._walk(client.address, forwarded)
+        if private and not rewritten:
+            return Client(None, unknown=UNKNOWN_PROXY, evidence=client.address.text)
+        return client
+
+    def is_trusted(self, peer: str | None) -> bool:
+        """Say whether the peer is one of the trusted proxies."""
+        return (self._peers.get(peer or "") or self._peer(peer or ""))[1]
+
+    def _peer(self, peer: str) -> tuple[Client, bool, bool]:
+        address = parse_hop(peer)
+        if address is None:
+            found = (Client(None, unknown=UNKNOWN_PEER, evidence=peer), False, False)
+        else:
+            client = Client(address, self._grouping.key(address))
+            found = (client, address in self._trusted, address in self._private)
+        _remember(self._peers, peer, found, self._memo_size)
+        return found
+
+    def _walk(self, peer: Address, forwarded: str) -> Client:
+        via: tuple[Address, ...] = (peer,)
+        path = peer.text
+        client = Client(None)
+        rest = forwarded
+        for _ in range(MOST_HOPS):
+            rest, comma, hop = rest.rpartition(",")
+            path = f"{hop}<{path}"
+            client, trusted = self._hops.get(path) or self._hop(path, via, hop)
+            if not trusted or not comma or client.address is None:
+                return client
+            via = (*via, client.address)
+        return Client(None, via=via, unknown=UNKNOWN_HOP, evidence=f"more than {MOST_HOPS} proxies")
+
+    def _hop(self, path: str, via: tuple[Address, ...], hop: str) -> tuple[Client, bool]:
+        address = parse_hop(hop)
+        if address is None:
+            found = (Client(None, via=via, unknown=UNKNOWN_HOP, evidence=hop.strip()[:64]), False)
+        else:
+            found = (Client(address, self._grouping.key(address), via), address in self._trusted)
+        _remember(self._hops, path, found, self._memo_size)
+        return found
+
+
+K = TypeVar("K")
+
+
+def _remember(memo: dict[K, V], key: K, value: V, size: int) -> None:
+    if len(memo) >= size:
+        memo.clear()
+    memo[key] = value
+
+
+def forwarded_for(header: str) -> str:
+    """Turn a `Forwarded` header (RFC 7239) into the comma-separated hops of an `X-Forwarded-For` header.
+
+    An element without `for=` becomes an empty hop, which no walk gets past.
+    """
+    return ",".join(_for_parameter(element) for element in header.split(","))
+
+
+def _for_parameter(element: str) -> str:
+    for parameter in element.split(";"):
+        name, _, value = parameter.strip().partition("=")
+        if name.lower() == "for":
+            return value
+    return ""

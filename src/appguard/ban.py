@@ -1,0 +1,171 @@
+"""Ban: who is shut out, by which jail, from when to when and why; and the rule by which two facts about it merge.
+
+A ban is a versioned fact. Of two facts about the same network the one with the higher version wins, whoever tells it
+and in whatever order they arrive. What a person says (ban, unban) always takes a new version; an automatic ban only
+ever extends. Nothing here reads a clock: times are Unix seconds and arguments.
+"""
+
+import base64
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+
+from appguard.address import Address, Network, NetworkMap, network_text, parse_network
+from appguard.errors import ConfigError
+
+PERMANENT = -1
+JAIL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(mo|ms|s|m|h|d|w|y)?\s*")
+_UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "mo": 2_592_000, "y": 31_536_000}
+REASON_MOST = 256
+EVIDENCE_MOST = 10
+
+
+def parse_duration(value: object, what: str = "duration") -> float:
+    """Read seconds from `"10m"`, `"1d12h"`, a number of seconds, or -1 for ever; raise `ConfigError`."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if value == PERMANENT or 0 < value < float("inf"):
+            return value
+    elif isinstance(value, str):
+        if value.strip() in ("-1", "permanent"):
+            return PERMANENT
+        parts = list(_DURATION.finditer(text := value.strip()))
+        seconds = sum(float(part[1]) * _UNITS[part[2] or "s"] for part in parts)
+        if seconds > 0 and "".join(part[0] for part in parts) == text:
+            return seconds
+    raise ConfigError(f"{what} = {value!r}: expected a duration such as 600, '10m', '1d12h', or -1 for ever")
+
+
+@dataclass(frozen=True, slots=True)
+class Ban:
+    """One network shut out by one jail from `start` to `end` (None: for ever), in Unix seconds.
+
+    `automatic` tells a jail's decision from a person's. `version` is given by the ban set. `failures` and `evidence`
+    say what led to it; `via` the proxies the attacker came through.
+    """
+
+    network: Network
+    jail: str
+    start: float
+    end: float | None
+    reason: str = ""
+    failures: int = 0
+    evidence: tuple[str, ...] = ()
+    via: tuple[str, ...] = ()
+    automatic: bool = False
+    version: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        address: str,
+        *,
+        jail: str = "manual",
+        bantime: object = 600,
+        start: float = 0.0,
+        reason: str = "",
+    ) -> "Ban":
+        """Make a ban from texts; `start` 0 means from when a ban set takes it.
+
+        Raise `AddressError` or `ConfigError`.
+        """
+        seconds = parse_duration(bantime, "bantime")
+        if not JAIL_NAME.fullmatch(jail):
+            raise ConfigError(f"jail = {jail!r}: expected 1 to 64 letters, digits, '-', '_', '.'")
+        end = None if seconds == PERMANENT else start + seconds
+        return cls(parse_network(address), jail, start, end, reason[:REASON_MOST])
+
+    @property
+    def key(self) -> str:
+        """Give the canonical text of the network."""
+        return network_text(self.network)
+
+    @property
+    def ref(self) -> str:
+        """Give the short reference a shut-out person can quote: the same for the same network and version."""
+        digest = blake2b(f"{self.key} {self.version}".encode(), digest_size=5).digest()
+        return base64.b32encode(digest).decode()
+
+    def in_force(self, now: float) -> bool:
+        """Say whether the ban has not ended."""
+        return self.end is None or self.end > now
+
+    def starting(self, now: float) -> "Ban":
+        """Give this ban with its start set: a ban made without one starts now and lasts as long."""
+        if self.start:
+            return self
+        return replace(self, start=now, end=None if self.end is None else now + self.end)
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What is true of one network since `version`: banned by `ban`, or lifted (None)."""
+
+    network: Network
+    version: int
+    ban: Ban | None
+
+    @property
+    def key(self) -> str:
+        """Give the canonical text of the network."""
+        return network_text(self.network)
+
+
+def supersedes(new: Ban, old: Ban | None, now: float) -> bool:
+    """Say whether a new ban replaces what is in force: a person's always does, a jail's only if it ends later."""
+    if old is None or not old.in_force(now) or not new.automatic:
+        return True
+    if old.end is None:
+        return False
+    return new.end is None or new.end > old.end
+
+
+class BanTable:
+    """Bans in memory: hosts and /64s in one dictionary by key, other networks by prefix length."""
+
+    def __init__(self) -> None:
+        self._hosts: dict[str, Ban] = {}
+        self._networks: NetworkMap[Ban] = NetworkMap()
+
+    def find(self, address: Address, now: float) -> Ban | None:
+        """Give the ban in force that holds the address."""
+        ban = self._hosts.get(address.text)
+        if ban is None and address.version == 6:
+            ban = self._hosts.get(address.slash64)
+        if ban is None and self._networks:
+            ban = self._networks.find(address)
+        return ban if ban is not None and ban.in_force(now) else None
+
+    def exact(self, key: str) -> Ban | None:
+        """Give the ban of exactly this network, in force or not."""
+        network = parse_network(key)
+        if is_host(network):
+            return self._hosts.get(network_text(network))
+        return next((ban for mine, ban in self._networks if mine == network), None)
+
+    def put(self, ban: Ban) -> None:
+        """Set the ban of its network."""
+        if is_host(ban.network):
+            self._hosts[ban.key] = ban
+        else:
+            self._networks.add(ban.network, ban)
+
+    def drop(self, network: Network) -> None:
+        """Forget the ban of a network."""
+        if is_host(network):
+            self._hosts.pop(network_text(network), None)
+        else:
+            self._networks.remove(network)
+
+    def __iter__(self) -> Iterator[Ban]:
+        yield from self._hosts.values()
+        yield from (ban for _, ban in self._networks)
+
+    def __len__(self) -> int:
+        return len(self._hosts) + len(self._networks)
+
+
+def is_host(network: Network) -> bool:
+    """Say whether a network is what one attacker is banned by: a single address or an IPv6 /64."""
+    return network.prefixlen == network.max_prefixlen or (network.version == 6 and network.prefixlen == 64)

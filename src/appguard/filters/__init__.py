@@ -1,0 +1,1 @@
+"""Filters: each turns one line into an event, or nothing. See `base.py` for what each must do."""

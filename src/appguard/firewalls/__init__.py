@@ -1,0 +1,1 @@
+"""Firewalls: kinds of enforcement. See `base.py` for what each must do."""

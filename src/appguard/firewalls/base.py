@@ -1,0 +1,46 @@
+"""What a firewall offers: five verbs. The bouncer alone calls them, one at a time, on the daemon's event loop.
+
+A firewall obeys: what may be banned was judged before. Every verb either does all of what it was asked or raises
+`FirewallError` with the firewall's own words (`FirewallPermissionError` where a privilege is missing) and may then be
+repeated. Ends are Unix seconds; a firewall that can makes the ban end by itself, also with AppGuard dead.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from appguard.address import Network
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One network to be shut out until `end`; None asks for as long as the firewall's lease, which is renewed."""
+
+    network: Network
+    end: float | None
+
+
+class Firewall(Protocol):
+    """One kind of enforcement."""
+
+    name: str
+
+    async def replace(self, allow: Sequence[Network], blocks: Sequence[Block]) -> None:
+        """Make the firewall hold exactly this, whatever it held: networks never shut out, and the blocks."""
+        ...
+
+    async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:
+        """Add or renew blocks and remove others, in one step. Removing what is not there is no error."""
+        ...
+
+    async def lift(self) -> None:
+        """Take away everything that is ours. May be repeated."""
+        ...
+
+    async def intact(self) -> bool:
+        """Say whether what `replace` made is still there, and was not taken away by somebody else."""
+        ...
+
+    async def dropped(self) -> int:
+        """Give the number of packets dropped since `replace`."""
+        ...

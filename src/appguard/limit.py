@@ -1,0 +1,132 @@
+"""Limit: a rate for the requests of one client, and the pure algorithm that counts them.
+
+Theory of operation of the sliding window. Each key has a short list of runs: (time of the run's last request, number
+of requests). A request joins the newest run while that run is younger than a tenth of the window, else it opens a new
+one; so there are at most eleven runs whatever the amount. A run leaves when its *last* request is one window old. So
+in no window of that length, wherever it begins, are more requests admitted than the amount, a burst is given back
+exactly one window after it ended, and a steady flow loses at most a tenth. Refused requests are not counted: a client
+that keeps knocking is let in again when its window has passed.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from limits import parse
+
+from appguard.errors import ConfigError
+
+RUNS_PER_WINDOW = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """At most `amount` requests per `window` seconds from one client.
+
+    Written as in the `limits` package: `Limit("5/minute")`, `Limit("100 per 10 minutes")`. `path` is a pattern
+    (a literal, `{name}` for one segment, a trailing `*`), empty for every path; `methods` empty for every method.
+    """
+
+    rate: str
+    path: str = ""
+    methods: Sequence[str] = ()
+    name: str = ""
+    amount: int = 0
+    window: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the notation and fill in what follows from it; raise `ConfigError`."""
+        try:
+            item = parse(self.rate)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ConfigError(
+                f"limit {self.rate!r}: expected a rate such as '5/minute' or '100 per 10 minutes'"
+            ) from error
+        if self.path and not self.path.startswith(("/", "*")):
+            raise ConfigError(f"limit {self.rate!r}: path {self.path!r} must begin with '/'")
+        if isinstance(self.methods, str):
+            raise ConfigError(f"limit {self.rate!r}: methods must be a list such as ['POST'], not {self.methods!r}")
+        methods = tuple(method.upper() for method in self.methods)
+        object.__setattr__(self, "methods", methods)
+        object.__setattr__(self, "amount", item.amount)
+        object.__setattr__(self, "window", float(item.get_expiry()))
+        object.__setattr__(
+            self,
+            "name",
+            self.name or " ".join(part for part in (",".join(methods), self.path, self.rate) if part),
+        )
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One limit to be counted for one key."""
+
+    key: str
+    limit: Limit
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What counters say of a request: admitted (`refused` None), or refused by a limit for `wait` seconds."""
+
+    refused: Hit | None = None
+    wait: float = 0.0
+
+
+ADMITTED = Verdict()
+
+
+class SlidingWindow:
+    """The requests of one key under one limit; see the module's theory of operation."""
+
+    __slots__ = ("_opened", "_runs", "_total")
+
+    def __init__(self) -> None:
+        self._runs: list[tuple[float, int]] = []
+        self._opened = 0.0
+        self._total = 0
+
+    def wait(self, limit: Limit, now: float) -> float:
+        """Give the seconds until one more request is admitted; 0 if it is now."""
+        runs = self._runs
+        while runs and runs[0][0] + limit.window <= now:
+            self._total -= runs.pop(0)[1]
+        if self._total < limit.amount:
+            return 0.0
+        return runs[0][0] + limit.window - now
+
+    def add(self, limit: Limit, now: float) -> None:
+        """Count one request."""
+        runs = self._runs
+        if runs and now - self._opened < limit.window / RUNS_PER_WINDOW:
+            runs[-1] = (max(now, runs[-1][0]), runs[-1][1] + 1)
+        else:
+            runs.append((now, 1))
+            self._opened = now
+        self._total += 1
+
+    def ends(self, limit: Limit) -> float:
+        """Give the time from which the key need not be remembered."""
+        return self._runs[-1][0] + limit.window if self._runs else 0.0
+
+
+def path_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile a limit's path for `fullmatch` against what `normal_path` gives: `{name}` is one segment, a trailing `*` any rest."""
+    literal, star = pattern.removesuffix("*"), pattern.endswith("*")
+    body = "".join(
+        "[^/]+" if part.startswith("{") else re.escape(part)
+        for part in re.split(r"(\{[^/{}]*\})", normal_path(literal) if not star else literal)
+    )
+    if star:
+        return re.compile(body.removesuffix("/") + "(?:/.*)?" if literal.endswith("/") else body + ".*", re.DOTALL)
+    return re.compile(body)
+
+
+def normal_path(path: str) -> str:
+    """Collapse repeated slashes and drop one trailing slash, so that `//login/` is `/login`."""
+    while "//" in path:
+        path = path.replace("//", "/")
+    return path[:-1] if len(path) > 1 and path.endswith("/") else path

@@ -1,0 +1,1 @@
+"""Sources: where log lines come from. See `base.py` for what each must do."""

@@ -1,0 +1,91 @@
+"""What a store offers: `Counters` for limits and a `BanSet`.
+
+Counters are asked on the request path: by any thread of a WSGI server through `check`, on the event loop through
+`check_async`; both must be quick (no network in `memory` and `local`) and may be called at any rate. A ban set is read
+on the request path through `get` from any thread; it is changed by the daemon, the CLI, or an app without a daemon.
+All times are Unix seconds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from appguard.address import Address, Network
+from appguard.ban import Ban, Fact
+from appguard.limit import Hit, Verdict
+
+
+class Counters(Protocol):
+    """Counts hits against limits, all or nothing: if one limit refuses, none is counted."""
+
+    def check(self, hits: Sequence[Hit]) -> Verdict:
+        """Count one request under every hit, or say which limit refuses it and for how long."""
+        ...
+
+    async def check_async(self, hits: Sequence[Hit]) -> Verdict:
+        """Do what `check` does without blocking the event loop."""
+        ...
+
+    def reset(self, key: str) -> None:
+        """Forget all that is counted for a client's key, under every limit."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All bans in force and the cursor from which `follow` continues."""
+
+    cursor: int
+    bans: tuple[Ban, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The facts after a cursor, oldest first, and the cursor after them."""
+
+    cursor: int
+    facts: tuple[Fact, ...]
+
+
+class BanSet(Protocol):
+    """The shared truth about bans."""
+
+    def ban(self, ban: Ban) -> Ban | None:
+        """Put a ban in force; give it as kept (with start and version), or None if one in force already outlasts it.
+
+        May be repeated. Raises `StoreError` if this process may not ban.
+        """
+        ...
+
+    def unban(self, network: Network) -> Ban | None:
+        """Lift the ban of exactly this network; give the ban lifted, None if there was none. May be repeated."""
+        ...
+
+    def get(self, address: Address) -> Ban | None:
+        """Give the ban in force that holds the address. Never blocks, never raises."""
+        ...
+
+    def snapshot(self) -> Snapshot:
+        """Give all bans in force."""
+        ...
+
+    def follow(self, cursor: int) -> Changes | None:
+        """Give what changed since the cursor; None if that history is gone and a snapshot is needed."""
+        ...
+
+
+class Store(Counters, BanSet, Protocol):
+    """A place that offers both. Constructing one opens nothing; what it opens, `close` closes."""
+
+    name: str
+
+    def close(self) -> None:
+        """Close what is open. May be repeated; the store opens again on its next use."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
