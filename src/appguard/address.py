@@ -91,7 +91,7 @@ def network_text(network: Network) -> str:
 
 
 def parse_hop(text: str) -> Address | None:
-    """Parse one hop of a forwarding header (`1.2.3.4`, `1.2.3.4:80`, `[::1]:80`, `"[::1]"`); None if it is no address."""
+    """Parse one hop of a forwarding header (`1.2.3.4:80`, `[::1]:80`, `"[::1]"`); None if it is no address."""
     text = text.strip().strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -134,6 +134,11 @@ class NetworkMap(Generic[V]):
         width = 32 if version == 4 else 128
         lengths = sorted((length for v, length in self._by_length if v == version), reverse=True)
         self._lengths[version] = tuple((width - n, self._by_length[version, n]) for n in lengths)
+
+    def get(self, network: Network) -> V | None:
+        """Give the value of exactly this network."""
+        found = self._by_length.get((network.version, network.prefixlen), {}).get(_prefix_of(network))
+        return found[1] if found else None
 
     def find(self, address: Address) -> V | None:
         """Give the value of the longest network that holds the address."""
@@ -213,6 +218,31 @@ class Client:
     evidence: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Proxies:
+    """The proxies whose forwarding headers are believed: networks, and whoever connects over a unix socket."""
+
+    networks: tuple[Network, ...] = ()
+    unix: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """What is known of a socket peer: the client it would be, and whether its forwarding headers matter.
+
+    `is_trusted`: they are believed. `is_private`: it may be a proxy somebody forgot to list.
+    """
+
+    client: Client
+    is_trusted: bool
+    is_private: bool
+
+    @property
+    def forwards(self) -> bool:
+        """Say whether forwarding headers of this peer are to be looked at."""
+        return self.is_trusted or self.is_private
+
+
 class ClientFinder:
     """Finds the client of a request from the socket peer and, behind listed proxies only, a forwarding header.
 
@@ -221,49 +251,46 @@ class ClientFinder:
     `memo_size`, so a repeated client costs one or two dictionary look-ups.
     """
 
-    def __init__(
-        self, trusted_proxies: Iterable[Network] = (), grouping: Grouping | None = None, memo_size: int = 8192
-    ) -> None:
-        self._trusted = NetworkSet(trusted_proxies)
+    def __init__(self, proxies: Proxies | None = None, grouping: Grouping | None = None, memo_size: int = 8192) -> None:
+        self._proxies = proxies or Proxies()
+        self._trusted = NetworkSet(self._proxies.networks)
         self._private = NetworkSet(PRIVATE)
         self._grouping = grouping or Grouping()
         self._memo_size = memo_size
-        self._peers: dict[str, tuple[Client, bool, bool]] = {}
+        self._peers: dict[str, Peer] = {}
         self._hops: dict[str, tuple[Client, bool]] = {}
 
-    def find(self, peer: str | None, forwarded: str | None = None, *, rewritten: bool = False) -> Client:
-        """Give the client.
+    def peer(self, text: str | None) -> Peer:
+        """Give what is known of a socket peer, whose address the server writes as `text` (None: a unix socket)."""
+        text = text or ""
+        return self._peers.get(text) or self._new_peer(text)
 
-        `forwarded` is the text of all forwarding headers joined by commas, None without one. `rewritten` says that
-        the server in front already replaced the peer by what such a header said.
+    def behind(self, peer: Peer, forwarded: str | None, *, is_rewritten: bool = False) -> Client:
+        """Give the client a peer forwards for.
+
+        `forwarded` is the text of all forwarding headers joined by commas, None without one. `is_rewritten` says that
+        the server in front has already replaced the peer by what such a header said.
         """
-        known = self._peers.get(peer or "")
-        client, trusted, private = known if known is not None else self._peer(peer or "")
-        if forwarded is None or client.address is None:
-            return client
-        if trusted:
-            return self._walk(client.address, forwarded)
-        if private and not rewritten:
-            return Client(None, unknown=UNKNOWN_PROXY, evidence=client.address.text)
-        return client
+        if forwarded is None or is_rewritten:
+            return peer.client
+        if peer.is_trusted:
+            return self._walk(peer.client.address, forwarded)
+        return Client(None, unknown=UNKNOWN_PROXY, evidence=str(peer.client.address))
 
-    def is_trusted(self, peer: str | None) -> bool:
-        """Say whether the peer is one of the trusted proxies."""
-        return (self._peers.get(peer or "") or self._peer(peer or ""))[1]
-
-    def _peer(self, peer: str) -> tuple[Client, bool, bool]:
-        address = parse_hop(peer)
+    def _new_peer(self, text: str) -> Peer:
+        address = parse_hop(text)
         if address is None:
-            found = (Client(None, unknown=UNKNOWN_PEER, evidence=peer), False, False)
+            client = Client(None, unknown=UNKNOWN_PEER, evidence=text)
+            found = Peer(client, is_trusted=not text and self._proxies.unix, is_private=False)
         else:
             client = Client(address, self._grouping.key(address))
-            found = (client, address in self._trusted, address in self._private)
-        _remember(self._peers, peer, found, self._memo_size)
+            found = Peer(client, is_trusted=address in self._trusted, is_private=address in self._private)
+        _remember(self._peers, text, found, self._memo_size)
         return found
 
-    def _walk(self, peer: Address, forwarded: str) -> Client:
-        via: tuple[Address, ...] = (peer,)
-        path = peer.text
+    def _walk(self, peer: Address | None, forwarded: str) -> Client:
+        via: tuple[Address, ...] = () if peer is None else (peer,)
+        path = str(peer)
         client = Client(None)
         rest = forwarded
         for _ in range(MOST_HOPS):

@@ -137,12 +137,9 @@ class BanTable:
             ban = self._networks.find(address)
         return ban if ban is not None and ban.in_force(now) else None
 
-    def exact(self, key: str) -> Ban | None:
+    def exact(self, network: Network) -> Ban | None:
         """Give the ban of exactly this network, in force or not."""
-        network = parse_network(key)
-        if is_host(network):
-            return self._hosts.get(network_text(network))
-        return next((ban for mine, ban in self._networks if mine == network), None)
+        return self._hosts.get(network_text(network)) if is_host(network) else self._networks.get(network)
 
     def put(self, ban: Ban) -> None:
         """Set the ban of its network."""

@@ -57,6 +57,8 @@ class Guard:
         ban_of: Callable[[Address], Ban | None],
         wall: float,
         now: float,
+        *,
+        is_counted: bool = True,
     ) -> Refusal | Sequence[Hit]:
         """Refuse, or give the hits to be counted (none: admitted).
 
@@ -68,7 +70,7 @@ class Guard:
         ban = ban_of(address)
         if ban is not None:
             return Refusal(403, None if ban.end is None else ban.end - wall, ban=ban)
-        if self._exempt and any_match(self._exempt, normal_path(path)):
+        if not is_counted or (self._exempt and any_match(self._exempt, normal_path(path))):
             return ()
         hits = self._hits_of(client.key, method, path)
         if self._denied:

@@ -63,10 +63,10 @@ class JailWindow:
     def __init__(self, jail: Jail, key_of: Callable[[Address], str], keys_most: int = KEYS_MOST) -> None:
         self.jail = jail
         self.total_failed = 0
-        self._findtime = float(jail.findtime)
+        self.findtime = float(jail.findtime)
         self._bantime = float(jail.bantime)
         self._kinds = frozenset(jail.events)
-        self._key_of = key_of
+        self.key = key_of
         self._keys_most = keys_most
         self._failures: dict[str, list[Failure]] = {}
 
@@ -79,7 +79,7 @@ class JailWindow:
         if not self.counts(event):
             return None
         self.total_failed += event.count
-        key = self._key_of(event.address)
+        key = self.key(event.address)
         failures = self._failures.pop(key, None) or []
         failures.append(Failure(event.time, event.count, evidence))
         failures = self._within(failures, event.time)
@@ -92,13 +92,13 @@ class JailWindow:
 
     def _within(self, failures: list[Failure], now: float) -> list[Failure]:
         newest = max(now, *(failure.time for failure in failures))
-        return [failure for failure in failures if failure.time > newest - self._findtime]
+        return [failure for failure in failures if failure.time > newest - self.findtime]
 
     def _ban(self, key: str, failures: list[Failure], event: Event) -> Ban:
         end = None if self._bantime == PERMANENT else event.time + self._bantime
         count = sum(failure.count for failure in failures)
         lines = tuple(failure.evidence for failure in failures if failure.evidence)[-EVIDENCE_MOST:]
-        reason = f"{count} x {event.kind} in {self._findtime:g} s"
+        reason = f"{count} x {event.kind} in {self.findtime:g} s"
         return Ban(
             parse_network(key),
             self.jail.name,
@@ -117,7 +117,7 @@ class JailWindow:
 
     def sweep(self, now: float) -> list[str]:
         """Drop the keys whose events have all left the window; give them."""
-        gone = [key for key, failures in self._failures.items() if failures[-1].time <= now - self._findtime]
+        gone = [key for key, failures in self._failures.items() if failures[-1].time <= now - self.findtime]
         for key in gone:
             del self._failures[key]
         return gone

@@ -82,39 +82,36 @@ ADMITTED = Verdict()
 class SlidingWindow:
     """The requests of one key under one limit; see the module's theory of operation."""
 
-    __slots__ = ("_opened", "_runs", "_total")
+    __slots__ = ("_opened", "_runs", "_total", "limit")
 
-    def __init__(self) -> None:
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
         self._runs: list[tuple[float, int]] = []
         self._opened = 0.0
         self._total = 0
 
-    def wait(self, limit: Limit, now: float) -> float:
+    def wait(self, now: float) -> float:
         """Give the seconds until one more request is admitted; 0 if it is now."""
-        runs = self._runs
-        while runs and runs[0][0] + limit.window <= now:
+        runs, window = self._runs, self.limit.window
+        while runs and runs[0][0] + window <= now:
             self._total -= runs.pop(0)[1]
-        if self._total < limit.amount:
+        if self._total < self.limit.amount:
             return 0.0
-        return runs[0][0] + limit.window - now
+        return runs[0][0] + window - now
 
-    def add(self, limit: Limit, now: float) -> None:
+    def add(self, now: float) -> None:
         """Count one request."""
         runs = self._runs
-        if runs and now - self._opened < limit.window / RUNS_PER_WINDOW:
+        if runs and now - self._opened < self.limit.window / RUNS_PER_WINDOW:
             runs[-1] = (max(now, runs[-1][0]), runs[-1][1] + 1)
         else:
             runs.append((now, 1))
             self._opened = now
         self._total += 1
 
-    def ends(self, limit: Limit) -> float:
-        """Give the time from which the key need not be remembered."""
-        return self._runs[-1][0] + limit.window if self._runs else 0.0
-
 
 def path_pattern(pattern: str) -> re.Pattern[str]:
-    """Compile a limit's path for `fullmatch` against what `normal_path` gives: `{name}` is one segment, a trailing `*` any rest."""
+    """Compile a limit's path to match what `normal_path` gives: `{name}` is one segment, a trailing `*` any rest."""
     literal, star = pattern.removesuffix("*"), pattern.endswith("*")
     body = "".join(
         "[^/]+" if part.startswith("{") else re.escape(part)

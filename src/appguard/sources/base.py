@@ -32,7 +32,7 @@ Deliver = Callable[[Chunk], None]
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    """What a source can say of itself: the files or sockets it reads, how many bytes it is behind, and its complaint."""
+    """What a source says of itself: the files or sockets it reads, the bytes it is behind, and its complaint."""
 
     origins: tuple[str, ...]
     behind: int = 0

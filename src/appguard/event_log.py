@@ -1,0 +1,268 @@
+"""Writes event lines for the daemon and for people, and never blocks or fails the request that caused them.
+
+A sink that is a file takes one `write` per line (O_APPEND: lines of several workers never mix). A socket takes one
+datagram per line. What a full socket or a slow stderr cannot take at once waits in a bounded backlog that a short-lived
+thread drains; what does not fit is dropped and counted. An event the sink cannot take goes to the logger
+`appguard.events`, so that it is not lost.
+"""
+
+import logging
+import os
+import socket
+import stat
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from appguard.event import Event
+
+EVENTS_SOCKET = "/run/appguard/events.sock"
+BACKLOG_MOST = 1_000
+SEND_TIMEOUT = 1.0  # seconds a backlog thread waits for room in the daemon's socket
+
+log = logging.getLogger("appguard.event_log")
+events_logger = logging.getLogger("appguard.events")
+
+
+class Sink(Protocol):
+    """Takes one line at a time; raises `OSError` when it cannot."""
+
+    def write(self, line: bytes) -> None: ...
+    def close(self) -> None: ...
+
+
+class Backlog:
+    """A bounded queue drained by a thread that ends when the queue is empty."""
+
+    def __init__(self, write: Callable[[bytes], None]) -> None:
+        self._write = write
+        self._lines: deque[bytes] = deque()
+        self._lock = threading.Lock()
+        self._busy = False
+        self._process = os.getpid()
+        self.dropped = 0
+
+    def put(self, line: bytes) -> None:
+        """Queue a line; drop and count it when the queue is full."""
+        with self._lock:
+            if self._process != os.getpid():  # forked: the thread stayed behind
+                self._process, self._busy = os.getpid(), False
+                self._lines.clear()
+            if len(self._lines) >= BACKLOG_MOST:
+                self.dropped += 1
+                return
+            self._lines.append(line)
+            if self._busy:
+                return
+            self._busy = True
+        threading.Thread(target=self._drain, name="appguard-events", daemon=True).start()
+
+    def __bool__(self) -> bool:
+        return bool(self._lines)
+
+    def _drain(self) -> None:
+        while True:
+            with self._lock:
+                if not self._lines:
+                    self._busy = False
+                    return
+                line = self._lines[0]
+            failed = False
+            try:
+                self._write(line)
+            except OSError:
+                failed = True
+            with self._lock:
+                if self._lines:
+                    self._lines.popleft()
+                self.dropped += failed
+
+
+class FileSink:
+    """Appends to a file; follows a rotation by looking at the inode at most once a second."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file = -1
+        self._inode = (0, 0)
+        self._look_again = 0.0
+        self._torn = False
+
+    def write(self, line: bytes) -> None:
+        """Append one line with one write."""
+        now = time.monotonic()
+        if self._file < 0 or now >= self._look_again:
+            self._look_again = now + 1.0
+            self._reopen()
+        line = b"\n" + line if self._torn else line
+        self._torn = os.write(self._file, line) != len(line)
+        if self._torn:  # the next line ends this one first
+            raise OSError(f"{self._path}: the line was cut short")
+
+    def _reopen(self) -> None:
+        with suppress(FileNotFoundError):
+            there = Path(self._path).stat()
+            if (there.st_dev, there.st_ino) == self._inode and self._file >= 0:
+                return
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
+        file = os.open(self._path, flags, 0o640)
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(file)
+            raise OSError(f"{self._path}: not a regular file")
+        self.close()
+        self._file, self._inode = file, (status.st_dev, status.st_ino)
+        self._closing = weakref.finalize(self, os.close, file)
+
+    def close(self) -> None:
+        """Close the file; the next line opens it again."""
+        if self._file >= 0:
+            self._closing()
+            self._file = -1
+
+
+class SocketSink:
+    """Sends each line as a datagram to the daemon."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._socket: socket.socket | None = None
+        self._process = 0
+        self.backlog = Backlog(self._send_waiting)
+
+    def write(self, line: bytes) -> None:
+        """Send one line, or queue it when the daemon's socket is full."""
+        if self.backlog:
+            self.backlog.put(line)
+            return
+        try:
+            self._connected().send(line, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            self.backlog.put(line)
+        except OSError:
+            self.close()
+            self._connected().send(line, socket.MSG_DONTWAIT)  # a restarted daemon has a new socket
+
+    def _connected(self) -> socket.socket:
+        if self._socket is None or self._process != os.getpid():
+            self.close()
+            self._socket, self._process = _connect(self._path), os.getpid()
+        return self._socket
+
+    def _send_waiting(self, line: bytes) -> None:
+        with _connect(self._path) as waiting:
+            waiting.settimeout(SEND_TIMEOUT)
+            waiting.send(line)
+
+    def close(self) -> None:
+        """Close the socket; the next line opens it again."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+def _connect(path: str) -> socket.socket:
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        made.connect(path)
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+class StderrSink:
+    """Writes to standard error from a thread, because the terminal or pipe behind it may stall."""
+
+    def __init__(self) -> None:
+        self.backlog = Backlog(_write_stderr)
+
+    def write(self, line: bytes) -> None:
+        """Queue one line."""
+        self.backlog.put(line)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def _write_stderr(line: bytes) -> None:
+    sys.stderr.write(line.decode("ascii"))
+    sys.stderr.flush()
+
+
+class LoggerSink:
+    """Gives lines to the standard logger `appguard.events`, for the app's own logging set-up."""
+
+    def write(self, line: bytes) -> None:
+        """Log one line."""
+        events_logger.warning("%s", line.decode("ascii").rstrip("\n"))
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class DefaultSink:
+    """The daemon's socket while there is one, else the logger."""
+
+    def __init__(self, path: str = EVENTS_SOCKET) -> None:
+        self._path = path
+        self._socket = SocketSink(path)
+        self._logger = LoggerSink()
+
+    def write(self, line: bytes) -> None:
+        """Write one line to whichever is there now."""
+        (self._socket if Path(self._path).exists() else self._logger).write(line)
+
+    def close(self) -> None:
+        """Close the socket."""
+        self._socket.close()
+
+
+def open_sink(target: str) -> Sink:
+    """Give the sink a setting names: a path, `stderr`, `logger`, `unix:/path`, or empty for the default."""
+    if not target:
+        return DefaultSink()
+    if target == "stderr":
+        return StderrSink()
+    if target == "logger":
+        return LoggerSink()
+    return SocketSink(target.removeprefix("unix:")) if target.startswith("unix:") else FileSink(target)
+
+
+class EventLog:
+    """Where an app's events go."""
+
+    def __init__(self, target: str = "") -> None:
+        self.target = target
+        self._sink = open_sink(target)
+        self._complained = False
+
+    def write(self, event: Event) -> None:
+        """Write one event; never raises."""
+        line = event.to_line().encode("ascii") + b"\n"
+        try:
+            self._sink.write(line)
+            self._complained = False
+        except OSError as error:
+            if not self._complained:
+                self._complained = True
+                log.error(
+                    "event log %s cannot be written, events go to the logger: %s", self.target or "default", error
+                )
+            LoggerSink().write(line)
+
+    @property
+    def dropped(self) -> int:
+        """Give the number of lines dropped because a backlog was full or its sink failed."""
+        backlog: Backlog | None = getattr(self._sink, "backlog", None)
+        return backlog.dropped if backlog else 0
+
+    def close(self) -> None:
+        """Close what is open; the next event opens it again."""
+        self._sink.close()

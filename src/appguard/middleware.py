@@ -1,0 +1,260 @@
+"""What all adapters share: the guard, store and event log of one app, and what becomes of an answer.
+
+An adapter translates its framework's request into texts and asks, in this order: `client` (who is it), `judge` and
+the store's counters (may it pass), and when the answer is known `record` (was it a failed login). Constructing opens
+nothing; files and sockets open at their first use, are reopened after a fork, and `close` closes them. Nothing here
+raises on the request path.
+"""
+
+import base64
+import binascii
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from appguard.address import (
+    UNKNOWN_HEADER,
+    UNKNOWN_HOP,
+    UNKNOWN_PEER,
+    UNKNOWN_PROXY,
+    Client,
+    ClientFinder,
+    Grouping,
+    NetworkSet,
+    Peer,
+    network_text,
+)
+from appguard.config import AppConfig
+from appguard.errors import AppGuardError, ConfigError
+from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, Event, kind_of_answer
+from appguard.event_log import EventLog
+from appguard.guard import Guard, Refusal, SeenCredentials
+from appguard.host import read_host_facts
+from appguard.jail import JailWindow
+from appguard.limit import Hit
+from appguard.report import Note
+from appguard.stores.base import Store
+from appguard.stores.memory import MemoryStore
+from appguard.stores.open import default_uri, open_store
+
+SEEN_SECONDS = 600.0
+REFUSALS_MOST = 8192
+
+log = logging.getLogger("appguard")
+
+ADVICE = {
+    UNKNOWN_PEER: (
+        "the server gives no client address (peer %r), so this app's clients cannot be told apart: if a proxy talks to "
+        'it over a unix socket, add trusted_proxies=["unix:"]'
+    ),
+    UNKNOWN_PROXY: (
+        "%s sends forwarding headers but is not trusted, so this app's clients cannot be told apart: if it is your "
+        'proxy, add trusted_proxies=["%s"]'
+    ),
+    UNKNOWN_HOP: (
+        "a trusted proxy forwards %r, which is no address: let it send the client's address alone, for example "
+        "`proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;` in nginx"
+    ),
+    UNKNOWN_HEADER: (
+        "%s sends Forwarded but not X-Forwarded-For, so this app's clients cannot be told apart: add "
+        'forwarding_header="forwarded"'
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A request and its answer, as far as an event tells of them; texts as received."""
+
+    client: Client
+    method: str
+    path: str
+    status: int
+    authorization: str = ""
+    user_agent: str = ""
+    request_id: str = ""
+
+
+class Middleware:
+    """One app's protection."""
+
+    def __init__(self, config: AppConfig) -> None:
+        self.config = config
+        if config.store:
+            open_store(config.store)  # checks the URI, opens nothing
+        self.guard = Guard(
+            config.limits, NetworkSet([*config.safelist, *config.trusted_proxies.networks]), config.exempt_paths
+        )
+        self.event_log = EventLog(config.event_log)
+        self._seen = SeenCredentials(os.urandom(16), SEEN_SECONDS)
+        self._refusals: dict[str, tuple[float, int]] = {}
+        self._said: set[str] = set()
+
+    @cached_property
+    def store(self) -> Store:
+        """Give the app's store; the default is chosen at the first use."""
+        store = open_store(self.config.store or default_uri())
+        if self.config.jails and not isinstance(store, MemoryStore):
+            raise ConfigError(
+                f"jails: with store {store.name} the daemon bans: move them to [jails.NAME] of its appguard.toml"
+            )
+        return store
+
+    @cached_property
+    def _grouping(self) -> Grouping:
+        return Grouping(read_host_facts().on_link)
+
+    @cached_property
+    def finder(self) -> ClientFinder:
+        """Give the finder of clients; it asks the host for its on-link networks at the first use."""
+        return ClientFinder(self.config.trusted_proxies, self._grouping)
+
+    @cached_property
+    def _windows(self) -> tuple[JailWindow, ...]:
+        return tuple(JailWindow(jail, self._grouping.key) for jail in self.config.jails)
+
+    def start(self) -> None:
+        """Open what can fail by a bad setting, and say once what is in force."""
+        store = self.store
+        if "start" in self._said:
+            return
+        self._said.add("start")
+        proxies = [network_text(network) for network in self.config.trusted_proxies.networks]
+        proxies += ["unix:"] if self.config.trusted_proxies.unix else []
+        log.info(
+            "AppGuard protects %s: store %s, limits %s, event log %s, trusted proxies %s",
+            self.config.name,
+            store.name,
+            ", ".join(map(str, self.config.limits)) or "none",
+            self.event_log.target or "events.sock or logger",
+            ", ".join(proxies) or "none",
+        )
+
+    def client(self, peer: Peer, port: int | None, forwarded: str | None, has_other_header: bool) -> Client:
+        """Give the client behind a peer whose forwarding headers are to be looked at.
+
+        `port` 0 is how servers mark a peer they have rewritten; `has_other_header` says that the forwarding header
+        that is not configured was sent.
+        """
+        is_rewritten = port == 0
+        if is_rewritten and self.config.trusted_proxies.networks:
+            self._say(
+                "rewritten",
+                logging.WARNING,
+                "the server replaces the peer by a forwarded address before AppGuard sees it: trust proxies in one "
+                "place, by `uvicorn --no-proxy-headers` or by dropping trusted_proxies",
+            )
+        if forwarded is None and has_other_header and peer.is_trusted:
+            return Client(None, unknown=UNKNOWN_HEADER, evidence=str(peer.client.address))
+        return self.finder.behind(peer, forwarded, is_rewritten=is_rewritten)
+
+    def explain_unknown(self, client: Client) -> None:
+        """Say once, for each way a client can be unknown, which line to add."""
+        advice = ADVICE[client.unknown]
+        level = logging.INFO if client.evidence == "testclient" else logging.ERROR
+        self._say(client.unknown, level, advice, *(client.evidence,) * advice.count("%"))
+
+    def _say(self, what: str, level: int, message: str, *args: object) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            log.log(level, message, *args)
+
+    def judge(self, client: Client, method: str, path: str, now: float, *, is_counted: bool) -> Refusal | Sequence[Hit]:
+        """Refuse, or give the hits to be counted; `now` is monotonic seconds. A CORS preflight is not counted."""
+        if client.unknown:
+            self.explain_unknown(client)
+        return self.guard.judge(client, method, path, self.store.get, time.time(), now, is_counted=is_counted)
+
+    def refused(self, client: Client, refusal: Refusal, method: str, path: str, now: float) -> None:
+        """Write the event of a refusal by a limit: at once, then at most one per client and second."""
+        if refusal.limit is None or client.address is None:
+            return
+        due, suppressed = self._refusals.get(client.key, (0.0, 0))
+        if now < due:
+            self._refusals[client.key] = (due, suppressed + 1)
+            return
+        if len(self._refusals) >= REFUSALS_MOST:
+            self._refusals.clear()
+        self._refusals[client.key] = (now + 1.0, 0)
+        event = self._event(LIMIT_EXCEEDED, Exchange(client, method, path, 429), count=1 + suppressed)
+        if event:
+            self.event_log.write(event)
+
+    def record(self, exchange: Exchange, notes: Sequence[Note]) -> None:
+        """Write the event of an answer, if it is one, and count it in the app's own jails."""
+        note = self._outcome(exchange, notes)
+        if not note.kind:
+            return
+        event = self._event(note.kind, exchange, user=note.user)
+        if event is None:
+            return
+        if note.credential and note.kind == LOGIN_FAIL:
+            tried = f"{note.user}\0{note.credential}".encode(errors="replace")
+            if self._seen.is_repeated(exchange.client.key, tried, time.monotonic()):
+                event = replace(event, count=0)
+        self.event_log.write(self._count(event))
+
+    def _outcome(self, exchange: Exchange, notes: Sequence[Note]) -> Note:
+        failures = [note for note in notes if note.kind == LOGIN_FAIL]
+        if failures or notes:
+            return (failures or notes)[0]
+        scheme, _, credential = exchange.authorization.partition(" ")
+        scheme = scheme.lower()
+        kind = kind_of_answer(
+            exchange.status,
+            scheme=scheme,
+            method=exchange.method,
+            path=exchange.path,
+            login_paths=self.config.login_paths,
+        )
+        user = basic_user(credential) if scheme == "basic" else ""
+        return Note(kind, user, exchange.authorization)
+
+    def _event(self, kind: str, exchange: Exchange, *, user: str = "", count: int = 1) -> Event | None:
+        client = exchange.client
+        if client.address is None:
+            return None
+        return Event(
+            kind,
+            time.time(),
+            client.address,
+            count=count,
+            app=self.config.name,
+            user=user,
+            method=exchange.method,
+            path=exchange.path,
+            status=exchange.status,
+            via=tuple(hop.text for hop in client.via),
+            request_id=exchange.request_id,
+            user_agent=exchange.user_agent,
+        )
+
+    def _count(self, event: Event) -> Event:
+        counted = ""
+        for window in self._windows:
+            ban = window.record(event, event.to_line())
+            counted = window.jail.name if window.counts(event) else counted
+            if ban is not None:
+                try:
+                    self.store.ban(ban)
+                    log.warning("[%s] Ban %s", ban.jail, ban.key)
+                except AppGuardError as error:  # the request goes on; the next failure tries again
+                    log.error("[%s] %s could not be banned: %s", ban.jail, ban.key, error)
+        return replace(event, jail=counted) if counted else event
+
+    def close(self) -> None:
+        """Close what is open; the next request opens it again."""
+        self.event_log.close()
+        if "store" in self.__dict__:
+            self.store.close()
+
+
+def basic_user(credential: str) -> str:
+    """Give the user name of HTTP Basic credentials (RFC 7617); the password is dropped."""
+    try:
+        return base64.b64decode(credential, validate=True).partition(b":")[0].decode(errors="replace")
+    except (binascii.Error, ValueError):
+        return ""

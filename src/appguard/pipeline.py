@@ -1,0 +1,95 @@
+"""From a chunk of lines to bans: filter, then every jail that listens to this source. No I/O; time is an argument.
+
+An event counts in a jail only if its own time is within `findtime` before now, or at most a minute ahead (clocks
+differ), so a log read from its beginning bans nobody for last week. Events of safelisted addresses and lines of a user
+who may not feed a jail never count. What is given back is all a caller must save for a restart to lose nothing.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from appguard.address import NetworkSet
+from appguard.ban import Ban
+from appguard.event import Event
+from appguard.filters.base import Filter
+from appguard.jail import Failure, JailWindow
+from appguard.sources.base import Chunk
+
+AHEAD_MOST = 60.0  # seconds an event's time may lie in the future
+
+log = logging.getLogger("appguard")
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One source's way into one jail: the filter that reads it, and the user ids that may feed it (None: any)."""
+
+    filter: Filter
+    window: JailWindow
+    users: frozenset[int] | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a chunk led to: the keys whose counted events changed, by jail, and the bans."""
+
+    touched: dict[str, set[str]] = field(default_factory=dict)
+    bans: list[Ban] = field(default_factory=list)
+
+
+class Pipeline:
+    """The filters and jails of all sources."""
+
+    def __init__(self, routes: Mapping[str, Sequence[Route]], safelist: NetworkSet) -> None:
+        self._routes = routes
+        self._safelist = safelist
+        self._strangers: set[int] = set()
+        self.lines = 0
+        self.matched = 0
+        self.refused = 0
+
+    def feed(self, source: str, chunk: Chunk, now: float) -> Outcome:
+        """Count the lines of a chunk at `now` (Unix seconds)."""
+        outcome = Outcome()
+        routes = self._permitted(self._routes.get(source, ()), chunk.uid)
+        self.lines += len(chunk.lines)
+        if not routes:
+            self.refused += len(chunk.lines)
+            return outcome
+        filters = {route.filter.name: route.filter for route in routes}
+        for line in chunk.lines:
+            for name, each in filters.items():
+                event = each.match(line)
+                if event is None:
+                    continue
+                self.matched += 1
+                for route in routes:
+                    if route.filter.name == name:
+                        self._count(route.window, event, line, now, outcome)
+        return outcome
+
+    def _permitted(self, routes: Sequence[Route], uid: int | None) -> Sequence[Route]:
+        if uid is None or uid == 0:
+            return routes
+        permitted = [route for route in routes if route.users is None or uid in route.users]
+        if not permitted and uid not in self._strangers:
+            self._strangers.add(uid)
+            log.warning("user %s reports events, but is in the users of no jail: its events do not count", uid)
+        return permitted
+
+    def _count(self, window: JailWindow, event: Event, line: bytes, now: float, outcome: Outcome) -> None:
+        if not window.counts(event) or event.address in self._safelist:
+            return
+        if not now - window.findtime < event.time <= now + AHEAD_MOST:
+            return
+        log.info("[%s] Found %s", window.jail.name, event.address)
+        ban = window.record(event, line.decode(errors="replace"))
+        outcome.touched.setdefault(window.jail.name, set()).add(window.key(event.address))
+        if ban is not None:
+            outcome.bans.append(ban)
+
+
+def failures_of(window: JailWindow, keys: set[str]) -> dict[tuple[str, str], tuple[Failure, ...]]:
+    """Give what a jail now counts for some keys, as the daemon's state keeps it."""
+    return {(window.jail.name, key): window.failures(key) for key in keys}

@@ -1,0 +1,128 @@
+"""What the daemon says of itself, its jails and its bans: plain records, the same in the daemon and in the CLI.
+
+On the control socket they are JSON objects with exactly these keys. Times are Unix seconds, networks canonical texts.
+This module is light on purpose: `appguard status` imports it, and must not import the daemon's packages.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
+from appguard.ban import Ban
+
+
+@dataclass(frozen=True, slots=True)
+class JailSummary:
+    """One jail in one line."""
+
+    name: str
+    currently_failed: int
+    total_failed: int
+    currently_banned: int
+    total_banned: int
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSummary:
+    """One source: what it reads, how many bytes it is behind, and its complaint (empty without one)."""
+
+    name: str
+    origins: Sequence[str]
+    behind: int
+    complaint: str
+
+
+@dataclass(frozen=True, slots=True)
+class RefusedBan:
+    """A ban of the ban set that the last judge keeps out of the firewall, and why."""
+
+    network: str
+    jail: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonStatus:
+    """The whole daemon.
+
+    `firewall` is its name, `firewall_error` its last words if it is failing (empty if not), `bans` the number in force,
+    `dropped` the packets dropped since the firewall was last set up.
+    """
+
+    version: str
+    pid: int
+    started: float
+    store: str
+    firewall: str
+    enforcing: bool
+    firewall_error: str
+    bans: int
+    dropped: int
+    jails: Sequence[JailSummary]
+    sources: Sequence[SourceSummary]
+    refused: Sequence[RefusedBan]
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, object]) -> Self:
+        """Read what the control socket gave; raise TypeError or KeyError if it is something else."""
+        fields = dict(cast("Mapping[str, Any]", record))
+        fields["jails"] = tuple(JailSummary(**jail) for jail in fields["jails"])
+        fields["sources"] = tuple(SourceSummary(**source) for source in fields["sources"])
+        fields["refused"] = tuple(RefusedBan(**refused) for refused in fields["refused"])
+        return cls(**fields)
+
+
+@dataclass(frozen=True, slots=True)
+class JailStatus:
+    """One jail as fail2ban shows it; `origins` are the files and sockets its lines come from."""
+
+    name: str
+    currently_failed: int
+    total_failed: int
+    origins: Sequence[str]
+    currently_banned: int
+    total_banned: int
+    banned: Sequence[str]
+    enforced_by: str
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, object]) -> Self:
+        """Read what the control socket gave; raise TypeError if it is something else."""
+        return cls(**cast("dict[str, Any]", record))
+
+
+@dataclass(frozen=True, slots=True)
+class BanRecord:
+    """One ban as the control socket shows it; `end` None is for ever, `ref` is what a shut-out person can quote."""
+
+    network: str
+    jail: str
+    start: float
+    end: float | None
+    reason: str
+    failures: int
+    evidence: Sequence[str]
+    via: Sequence[str]
+    ref: str
+    automatic: bool
+
+    @classmethod
+    def of(cls, ban: Ban) -> Self:
+        """Make the record of a ban."""
+        return cls(
+            ban.key,
+            ban.jail,
+            ban.start,
+            ban.end,
+            ban.reason,
+            ban.failures,
+            ban.evidence,
+            ban.via,
+            ban.ref,
+            ban.automatic,
+        )
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, object]) -> Self:
+        """Read what the control socket gave; raise TypeError if it is something else."""
+        return cls(**cast("dict[str, Any]", record))

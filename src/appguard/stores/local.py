@@ -1,0 +1,275 @@
+"""The embedded store of one host: bans published by the daemon as read-only files, counters per process.
+
+Theory of operation. The daemon owns a directory that apps may only read. In it are two files. `bans` is text, one fact
+per line: first all bans in force, then every change since, appended with one write; when the changes outgrow the bans
+the daemon writes a new file and renames it over the old. `bans.seq` holds one 64-bit word that the daemon changes after
+each write. An app maps that word and compares it at every request (about 50 ns); only when it differs, or once a
+second in case the daemon died between the two writes, does it look at the file: the same inode means read on from
+where it stopped, another one means read all of it anew. Nobody takes a lock, the daemon never reads these files back
+and never shortens a file an app may have mapped, so whatever an app does to them delays no ban.
+"""
+
+import contextlib
+import logging
+import mmap
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Self
+
+from appguard.address import Address, Network, network_text, parse_network
+from appguard.ban import Ban, BanTable, Fact
+from appguard.errors import AddressError, StoreError
+from appguard.stores.base import Changes, Snapshot
+from appguard.stores.memory import MemoryCounters
+
+RUNTIME_DIRECTORY = Path("/run/appguard")
+WORD = 8
+HEADER = b"appguard-bans 1\n"
+COMPACT_AT_LEAST = 1_000  # changes below this number are not worth a new file
+RECHECK = 1.0  # seconds
+
+log = logging.getLogger("appguard.stores.local")
+
+
+def fact_line(fact: Fact) -> bytes:
+    """Write a fact as one line: sign, network, version and, of a ban, end (`-` for ever), start and jail."""
+    ban = fact.ban
+    if ban is None:
+        return f"-\t{fact.key}\t{fact.version}\n".encode()
+    end = "-" if ban.end is None else repr(ban.end)
+    return f"+\t{fact.key}\t{fact.version}\t{end}\t{ban.start!r}\t{ban.jail}\n".encode()
+
+
+def parse_fact(line: bytes) -> Fact | None:
+    """Read a line that `fact_line` wrote; None for anything else."""
+    try:
+        sign, key, version, *rest = line.decode().split("\t")
+        network = parse_network(key)
+        if sign == "-":
+            return Fact(network, int(version), None)
+        end, start, jail = rest
+        ban = Ban(network, jail, float(start), None if end == "-" else float(end), version=int(version))
+    except (ValueError, AddressError):
+        return None
+    return Fact(network, ban.version, ban)
+
+
+class Publisher:
+    """The daemon's side: writes the published files. Errors are `OSError`, for the daemon to report and retry."""
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / "bans"
+        self._word_path = directory / "bans.seq"
+        self._word = -1
+        self._file = -1
+        self._sequence = 0
+        self._changes = 0
+
+    def publish_all(self, bans: Iterable[Ban]) -> None:
+        """Replace what is published by these bans."""
+        lines = [fact_line(Fact(ban.network, ban.version, ban)) for ban in bans]
+        new = self._path.with_suffix(".new")
+        with contextlib.suppress(FileNotFoundError):
+            new.unlink()
+        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            os.fchmod(file, 0o644)
+            _write_all(file, HEADER + b"".join(lines))
+            new.replace(self._path)
+        except OSError:
+            os.close(file)
+            raise
+        if self._file >= 0:
+            os.close(self._file)
+        self._file, self._changes = file, 0
+        self._raise_word()
+
+    def publish(self, facts: Sequence[Fact], bans_in_force: Callable[[], Iterable[Ban]]) -> None:
+        """Append changes; when they outgrow the bans in force, publish those anew instead."""
+        if not facts:
+            return
+        self._changes += len(facts)
+        if self._file < 0 or self._changes > COMPACT_AT_LEAST:
+            bans = list(bans_in_force())
+            if self._file < 0 or self._changes > len(bans):
+                self.publish_all(bans)
+                return
+        try:
+            _write_all(self._file, b"".join(fact_line(fact) for fact in facts))
+        except OSError:
+            self.close()  # a torn line may stand at the end: the next publish writes a new file
+            raise
+        self._raise_word()
+
+    def _raise_word(self) -> None:
+        if self._word < 0:
+            self._word = os.open(self._word_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+            os.fchmod(self._word, 0o644)
+            self._sequence = time.time_ns()  # whatever the word was before, this differs
+        self._sequence += 1
+        os.pwrite(self._word, self._sequence.to_bytes(WORD, "little"), 0)
+
+    def close(self) -> None:
+        """Close the files; what is published stays."""
+        for file in (self._file, self._word):
+            if file >= 0:
+                os.close(file)
+        self._file = self._word = -1
+
+
+def _write_all(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]
+
+
+class PublishedBans:
+    """An app's side: the published bans, read without locks. `clock` gives Unix seconds, `monotonic` any."""
+
+    def __init__(
+        self,
+        directory: Path = RUNTIME_DIRECTORY,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._path = directory / "bans"
+        self._word_path = directory / "bans.seq"
+        self._clock = clock
+        self._monotonic = monotonic
+        self._bans_lock = Lock()
+        self._reset()
+
+    def _reset(self) -> None:
+        self._table = BanTable()
+        self._word: memoryview | tuple[int] = (0,)
+        self._word_inode = 0
+        self._seen = -1
+        self._look_again = 0.0
+        self._file = -1
+        self._inode = (0, 0)
+        self._offset = 0
+        self._rest = b""
+        self._complained = ""
+
+    def get(self, address: Address) -> Ban | None:
+        """Give the ban in force that holds the address."""
+        if self._word[0] != self._seen or self._monotonic() >= self._look_again:
+            self._refresh()
+        return self._table.find(address, self._clock())
+
+    def snapshot(self) -> Snapshot:
+        """Give all bans in force."""
+        self._refresh()
+        now = self._clock()
+        return Snapshot(self._seen, tuple(ban for ban in self._table if ban.in_force(now)))
+
+    def follow(self, cursor: int) -> Changes | None:
+        """Give an empty change for the current cursor, else None: the published files keep no history to replay."""
+        self._refresh()
+        return Changes(cursor, ()) if cursor == self._seen else None
+
+    def ban(self, ban: Ban) -> Ban | None:
+        """Refuse: only the daemon writes these bans."""
+        raise StoreError(f"{ban.key}: the bans of local:// are the daemon's: use `appguard ban {ban.key}`")
+
+    def unban(self, network: Network) -> Ban | None:
+        """Refuse: only the daemon writes these bans."""
+        key = network_text(network)
+        raise StoreError(f"{key}: the bans of local:// are the daemon's: use `appguard unban {key}`")
+
+    def _refresh(self) -> None:
+        with self._bans_lock:
+            self._look_again = self._monotonic() + RECHECK
+            try:
+                self._map_word()
+                seen = self._word[0]
+                self._read_on()
+                self._seen = seen
+                self._complained = ""
+            except OSError as error:  # the last known bans stay in force
+                self._seen = self._word[0]
+                if str(error) != self._complained:
+                    self._complained = str(error)
+                    level = logging.DEBUG if isinstance(error, FileNotFoundError) else logging.ERROR
+                    log.log(level, "published bans cannot be read: %s", error)
+
+    def _map_word(self) -> None:
+        inode = self._word_path.stat().st_ino
+        if inode == self._word_inode:
+            return
+        file = os.open(self._word_path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if os.fstat(file).st_size < WORD:
+                return
+            mapped = mmap.mmap(file, WORD, access=mmap.ACCESS_READ)
+        finally:
+            os.close(file)
+        # A thread may be reading the old word: it is not closed but left to its last reader.
+        self._word, self._word_inode = memoryview(mapped).cast("Q"), inode
+
+    def _read_on(self) -> None:
+        status = self._path.stat()
+        if (status.st_dev, status.st_ino) != self._inode or self._file < 0:
+            self._open_anew()
+        lines = [self._rest]
+        while data := os.pread(self._file, 1 << 20, self._offset):
+            self._offset += len(data)
+            lines.append(data)
+        *whole, self._rest = b"".join(lines).split(b"\n")
+        for line in whole:
+            self._apply(line)
+
+    def _open_anew(self) -> None:
+        file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        if self._file >= 0:
+            os.close(self._file)
+        status = os.fstat(file)
+        self._file, self._inode = file, (status.st_dev, status.st_ino)
+        self._offset, self._rest, self._table = 0, b"", BanTable()
+
+    def _apply(self, line: bytes) -> None:
+        fact = parse_fact(line)
+        if fact is None:
+            return
+        if fact.ban is None:
+            self._table.drop(fact.network)
+        else:
+            self._table.put(fact.ban)
+
+    def close(self) -> None:
+        """Close the files; the next use opens them again."""
+        with self._bans_lock:
+            if self._file >= 0:
+                os.close(self._file)
+            self._reset()
+
+    def __del__(self) -> None:
+        if getattr(self, "_file", -1) >= 0:
+            self.close()
+
+
+class LocalStore(MemoryCounters, PublishedBans):
+    """The daemon's bans of this host, and counters of this process."""
+
+    name = "local://"
+
+    def __init__(
+        self,
+        directory: Path = RUNTIME_DIRECTORY,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        MemoryCounters.__init__(self, monotonic)
+        PublishedBans.__init__(self, directory, clock, monotonic)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
