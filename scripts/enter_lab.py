@@ -50,21 +50,20 @@ def namespaces() -> list[str]:
 def has_subordinate_users() -> bool:
     """Say whether we were given user ids (subuid(5)) to act as other users inside the lab."""
     options = ["--map-root-user", "--map-auto"]
-    return shutil.which("newuidmap") is not None and not subprocess.run(
-        ["unshare", *options, "true"], stderr=subprocess.DEVNULL, check=False
-    ).returncode
+    return (
+        shutil.which("newuidmap") is not None
+        and not subprocess.run(["unshare", *options, "true"], stderr=subprocess.DEVNULL, check=False).returncode
+    )
 
 
 def outside(command: Sequence[str]) -> int:
     """Make the namespaces, run the command in them and give its exit status."""
     inside = [sys.executable, "-P", __file__, INSIDE, *command]
-    signal.signal(signal.SIGINT, lambda *_: None)  # the command's own business; not inherited, as SIG_IGN would be
+    signal.signal(signal.SIGINT, ignore)
     lab = subprocess.Popen(["setpriv", "--pdeathsig", "KILL", "unshare", *namespaces(), *inside])
 
-    def end(signum: int, _: FrameType | None) -> None:
+    def end(_signum: int, _frame: FrameType | None) -> None:
         lab.kill()
-        lab.wait()
-        sys.exit(128 + signum)
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGHUP, end)
@@ -72,12 +71,16 @@ def outside(command: Sequence[str]) -> int:
     return status if status >= 0 else 128 - status
 
 
+def ignore(_signum: int, _frame: FrameType | None) -> None:
+    """Leave a signal to the command: unlike SIG_IGN, this is not inherited by it."""
+
+
 def run_inside(command: Sequence[str]) -> int:
     """Prepare the lab, run the command and reap orphans until it ends; give its exit status."""
     mount_run()
     open_the_way({CHECKOUT, Path(sys.prefix), Path(sys.base_prefix)})
     bring_up_network()
-    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGINT, ignore)
     try:
         child = subprocess.Popen(command, env={**os.environ, "APPGUARD_LAB": "1"})
     except OSError as error:

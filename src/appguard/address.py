@@ -7,6 +7,7 @@ through any limit. Two kinds of IPv6 prefix hold many unrelated hosts in one /64
 NAT64 prefixes (RFC 6052, RFC 8215) and the prefixes on this host's own links, which the caller passes in.
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -53,11 +54,15 @@ class Address:
         return self.text
 
 
-@lru_cache(maxsize=65536)
 def parse_address(text: str) -> Address:
     """Parse one address; raise `AddressError`."""
+    return _parse_address(text.partition("%")[0])  # a zone id may be of any length and must not fill the memo
+
+
+@lru_cache(maxsize=65536)
+def _parse_address(text: str) -> Address:
     try:
-        ip = ip_address(text.partition("%")[0])
+        ip = ip_address(text)
     except ValueError as error:
         raise AddressError(f"{text!r} is not an IP address") from error
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped:
@@ -92,6 +97,8 @@ def network_text(network: Network) -> str:
 
 def parse_hop(text: str) -> Address | None:
     """Parse one hop of a forwarding header (`1.2.3.4:80`, `[::1]:80`, `"[::1]"`); None if it is no address."""
+    if len(text) > HOP_MOST:
+        return None
     text = text.strip().strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]
@@ -142,11 +149,14 @@ class NetworkMap(Generic[V]):
 
     def find(self, address: Address) -> V | None:
         """Give the value of the longest network that holds the address."""
+        return next(self.holding(address), None)
+
+    def holding(self, address: Address) -> Iterator[V]:
+        """Give the values of all networks that hold the address, the longest first."""
         for shift, bucket in self._lengths[address.version]:
             found = bucket.get(address.number >> shift)
             if found is not None:
-                return found[1]
-        return None
+                yield found[1]
 
     def overlapping(self, network: Network) -> Network | None:
         """Give one network of the map that shares an address with `network`."""
@@ -158,6 +168,9 @@ class NetworkMap(Generic[V]):
 
     def __len__(self) -> int:
         return sum(len(bucket) for bucket in self._by_length.values())
+
+    def __bool__(self) -> bool:
+        return bool(self._by_length)
 
 
 def _prefix_of(network: Network) -> int:
@@ -196,6 +209,8 @@ class Grouping:
 
 
 MOST_HOPS = 32  # a longer chain of trusted proxies is a forgery
+MOST_PARAMETERS = 4 * MOST_HOPS  # of a `Forwarded` header
+HOP_MOST = 128  # characters; nothing longer is an address, and nothing longer is remembered
 UNKNOWN_PEER = "peer"
 UNKNOWN_HOP = "hop"
 UNKNOWN_PROXY = "proxy"
@@ -271,7 +286,7 @@ class ClientFinder:
         `forwarded` is the text of all forwarding headers joined by commas, None without one. `is_rewritten` says that
         the server in front has already replaced the peer by what such a header said.
         """
-        if forwarded is None or is_rewritten:
+        if forwarded is None or is_rewritten or not peer.forwards:
             return peer.client
         if peer.is_trusted:
             return self._walk(peer.client.address, forwarded)
@@ -280,12 +295,13 @@ class ClientFinder:
     def _new_peer(self, text: str) -> Peer:
         address = parse_hop(text)
         if address is None:
-            client = Client(None, unknown=UNKNOWN_PEER, evidence=text)
+            client = Client(None, unknown=UNKNOWN_PEER, evidence=text[:HOP_MOST])
             found = Peer(client, is_trusted=not text and self._proxies.unix, is_private=False)
         else:
             client = Client(address, self._grouping.key(address))
             found = Peer(client, is_trusted=address in self._trusted, is_private=address in self._private)
-        _remember(self._peers, text, found, self._memo_size)
+        if len(text) <= HOP_MOST:
+            _remember(self._peers, text, found, self._memo_size)
         return found
 
     def _walk(self, peer: Address | None, forwarded: str) -> Client:
@@ -295,7 +311,7 @@ class ClientFinder:
         rest = forwarded
         for _ in range(MOST_HOPS):
             rest, comma, hop = rest.rpartition(",")
-            path = f"{hop}<{path}"
+            path = f"{hop},{path}"
             client, trusted = self._hops.get(path) or self._hop(path, via, hop)
             if not trusted or not comma or client.address is None:
                 return client
@@ -305,33 +321,43 @@ class ClientFinder:
     def _hop(self, path: str, via: tuple[Address, ...], hop: str) -> tuple[Client, bool]:
         address = parse_hop(hop)
         if address is None:
-            found = (Client(None, via=via, unknown=UNKNOWN_HOP, evidence=hop.strip()[:64]), False)
+            found = (Client(None, via=via, unknown=UNKNOWN_HOP, evidence=hop.strip()[:HOP_MOST]), False)
         else:
             found = (Client(address, self._grouping.key(address), via), address in self._trusted)
-        _remember(self._hops, path, found, self._memo_size)
+        if len(hop) <= HOP_MOST:
+            _remember(self._hops, path, found, self._memo_size)
         return found
 
 
-K = TypeVar("K")
-
-
-def _remember(memo: dict[K, V], key: K, value: V, size: int) -> None:
+def _remember(memo: dict[str, V], key: str, value: V, size: int) -> None:
     if len(memo) >= size:
         memo.clear()
     memo[key] = value
 
 
+# One parameter of a `Forwarded` header and what ends it, in a header written backwards: quoted strings are whole.
+_PARAMETER_BACKWARDS = re.compile(r'((?:"(?:[^"]|"(?=\\))*+"|[^",;])*+)([,;]|$)', re.DOTALL)
+
+
 def forwarded_for(header: str) -> str:
     """Turn a `Forwarded` header (RFC 7239) into the comma-separated hops of an `X-Forwarded-For` header.
 
-    An element without `for=` becomes an empty hop, which no walk gets past.
+    It is read from the right, as hops are: what the nearest proxy wrote is well-formed, and no quote that a stranger
+    opened left of it, nor one inside a quoted `host`, changes where its elements end. An element without `for=` becomes
+    an empty hop, which no walk gets past.
     """
-    return ",".join(_for_parameter(element) for element in header.split(","))
-
-
-def _for_parameter(element: str) -> str:
-    for parameter in element.split(";"):
-        name, _, value = parameter.strip().partition("=")
+    hops = [""]
+    backwards, position = header[::-1], 0
+    for _ in range(MOST_PARAMETERS):
+        found = _PARAMETER_BACKWARDS.match(backwards, position)
+        if found is None:
+            break
+        name, _, value = found[1][::-1].strip().partition("=")
         if name.lower() == "for":
-            return value
-    return ""
+            hops[-1] = "" if "," in value else value
+        if found[2] == ",":
+            hops.append("")
+        elif not found[2]:
+            break
+        position = found.end()
+    return ",".join(reversed(hops))

@@ -25,6 +25,7 @@ class Answer:
 
 def answer(refusal: Refusal, accept: str) -> Answer:
     """Give the answer to a refused request; `accept` is its Accept header."""
+    accept = accept.lower()
     headers = [("cache-control", "no-store")]
     if refusal.ban is not None:
         detail = f"This address is banned. To have it lifted, quote the reference {refusal.ban.ref}."

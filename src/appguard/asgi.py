@@ -8,6 +8,7 @@ CORS headers too.
 import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
+from inspect import getmro
 from typing import Any, Unpack
 
 from appguard.address import Client, forwarded_for
@@ -35,9 +36,9 @@ class AppGuard:
     """
 
     def __init__(self, app: ASGIApp, **options: Unpack[AppOptions]) -> None:
-        if hasattr(app, "wsgi_app") or type(app).__module__.startswith(("flask.", "django.core.handlers.wsgi")):
-            framework = type(app).__module__.partition(".")[0]
-            right = "appguard.flask" if framework == "flask" else "appguard.wsgi"
+        if hasattr(app, "wsgi_app") or type(app).__module__ == "django.core.handlers.wsgi":
+            is_flask = any(base.__module__.startswith("flask.") for base in getmro(type(app)))
+            right = "appguard.flask" if is_flask else "appguard.wsgi"
             raise TypeError(
                 f"{type(app).__name__} is a WSGI app, and appguard.AppGuard protects ASGI apps: "
                 f"use `from {right} import AppGuard`"
@@ -50,6 +51,7 @@ class AppGuard:
             config = app_config(options)
             self._middleware = Middleware(config) if config.enabled else None
             self._header = config.forwarding_header.encode()
+            self._other_header = b"forwarded" if self._header == b"x-forwarded-for" else b"x-forwarded-for"
         except ConfigError as error:
             self._error = error
 
@@ -62,6 +64,7 @@ class AppGuard:
             self._start()
         middleware = self._middleware
         if middleware is None:
+            scope[NOTES] = []  # reports are heard and forgotten
             await self.app(scope, receive, send)
             return
         now = time.monotonic()
@@ -84,25 +87,29 @@ class AppGuard:
     ) -> None:
         notes: list[Note] = []
         scope[NOTES] = notes
+        status = 0
         recorded = False
 
-        def record(status: int) -> None:
+        def record() -> None:
             nonlocal recorded
-            recorded = True
-            middleware.record(_exchange(client, path, status, scope), notes)
+            if not recorded:
+                recorded = middleware.record(_exchange(client, path, status, scope), notes)
 
         async def watched(message: Message) -> None:
-            if not recorded and message["type"] in ("http.response.start", "websocket.http.response.start"):
+            nonlocal status
+            if message["type"] in ("http.response.start", "websocket.http.response.start"):
                 status = message["status"]
-                if notes or status in (401, 403):
-                    record(status)
+                if status in (401, 403):
+                    record()
+            if notes:
+                record()
             await send(message)
 
         try:
             await self.app(scope, receive, watched)
         finally:
-            if notes and not recorded:  # reported after the answer began, or in a websocket
-                record(0)
+            if notes:  # reported after the last message, or before an exception
+                record()
 
     def _start(self) -> None:
         if self._error is not None:
@@ -130,13 +137,14 @@ class AppGuard:
     def _client(self, middleware: Middleware, scope: Scope) -> Client:
         text, port = scope.get("client") or (None, None)
         peer = middleware.finder.peer(text)
-        if not peer.forwards:
+        if not peer.forwards and port != 0:
             return peer.client
         forwarded = _joined(scope, self._header)
-        other = b"forwarded" if self._header == b"x-forwarded-for" else b"x-forwarded-for"
         if forwarded is not None and self._header == b"forwarded":
             forwarded = forwarded_for(forwarded)
-        return middleware.client(peer, port, forwarded, forwarded is None and _joined(scope, other) is not None)
+        return middleware.client(
+            peer, port, forwarded, forwarded is None and _joined(scope, self._other_header) is not None
+        )
 
 
 def _joined(scope: Scope, name: bytes) -> str | None:
@@ -154,7 +162,8 @@ def _header(scope: Scope, name: bytes) -> str:
 def _path(scope: Scope) -> str:
     path: str = scope["path"]
     root: str = scope.get("root_path", "")
-    return path[len(root) :] or "/" if root and path.startswith(root) else path
+    rest = path.removeprefix(root)
+    return rest or "/" if not rest or rest.startswith("/") else path
 
 
 def _is_preflight(scope: Scope, method: str) -> bool:
@@ -177,10 +186,11 @@ async def _refuse(refused: Answer, scope: Scope, receive: Receive, send: Send) -
     prefix = ""
     if scope["type"] == "websocket":
         await receive()  # the handshake
-        if "websocket.http.response" not in scope.get("extensions", {}):
+        if "websocket.http.response" not in (scope.get("extensions") or ()):
             await send({"type": "websocket.close", "code": 1008})
             return
         prefix = "websocket."
     headers = [(name.encode(), value.encode()) for name, value in refused.headers]
     await send({"type": f"{prefix}http.response.start", "status": refused.status, "headers": headers})
-    await send({"type": f"{prefix}http.response.body", "body": refused.body})
+    body = b"" if scope.get("method") == "HEAD" else refused.body
+    await send({"type": f"{prefix}http.response.body", "body": body})

@@ -16,23 +16,25 @@ from appguard.errors import ConfigError
 
 PERMANENT = -1
 JAIL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(mo|ms|s|m|h|d|w|y)?\s*")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*(mo|ms|s|m|h|d|w|y)?\s*")
 _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "mo": 2_592_000, "y": 31_536_000}
+DURATION_MOST = 100 * _UNITS["y"]
 REASON_MOST = 256
 EVIDENCE_MOST = 10
+EVIDENCE_TEXT_MOST = 256  # characters of a line kept as evidence: strangers choose how long lines are
 
 
 def parse_duration(value: object, what: str = "duration") -> float:
     """Read seconds from `"10m"`, `"1d12h"`, a number of seconds, or -1 for ever; raise `ConfigError`."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        if value == PERMANENT or 0 < value < float("inf"):
+        if value == PERMANENT or 0 < value <= DURATION_MOST:
             return value
     elif isinstance(value, str):
         if value.strip() in ("-1", "permanent"):
             return PERMANENT
         parts = list(_DURATION.finditer(text := value.strip()))
         seconds = sum(float(part[1]) * _UNITS[part[2] or "s"] for part in parts)
-        if seconds > 0 and "".join(part[0] for part in parts) == text:
+        if 0 < seconds <= DURATION_MOST and "".join(part[0] for part in parts) == text:
             return seconds
     raise ConfigError(f"{what} = {value!r}: expected a duration such as 600, '10m', '1d12h', or -1 for ever")
 
@@ -130,12 +132,13 @@ class BanTable:
 
     def find(self, address: Address, now: float) -> Ban | None:
         """Give the ban in force that holds the address."""
-        ban = self._hosts.get(address.text)
-        if ban is None and address.version == 6:
-            ban = self._hosts.get(address.slash64)
-        if ban is None and self._networks:
-            ban = self._networks.find(address)
-        return ban if ban is not None and ban.in_force(now) else None
+        for key in (address.text,) if address.version == 4 else (address.text, address.slash64):
+            ban = self._hosts.get(key)
+            if ban is not None and ban.in_force(now):
+                return ban
+        if not self._networks:
+            return None
+        return next((ban for ban in self._networks.holding(address) if ban.in_force(now)), None)
 
     def exact(self, network: Network) -> Ban | None:
         """Give the ban of exactly this network, in force or not."""

@@ -17,7 +17,7 @@ import grp
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import msgspec
 from starlette.applications import Starlette
@@ -47,7 +47,6 @@ BODY_MOST = 64 * 1024
 BANS_PER_PIECE = 500
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 
 class Controlled(Protocol):
@@ -101,7 +100,7 @@ def _application(controlled: Controlled, admin_gid: Callable[[], int | None]) ->
     endpoints = _Endpoints(controlled, admin_gid)
     routes = [
         Route("/v1/status", endpoints.status),
-        Route("/v1/jails/{name}", endpoints.jail),
+        Route("/v1/jails/{name:path}", endpoints.jail),
         Route("/v1/bans", endpoints.bans),
         Route("/v1/bans", endpoints.ban, methods=["POST"]),
         Route("/v1/bans/{what:path}", endpoints.unban, methods=["DELETE"]),
@@ -123,7 +122,7 @@ class _EnforceOrder(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class _Endpoints:
-    """One method per verb: check who asks, read what is asked, ask the daemon, write the answer."""
+    """One method per verb: read what is asked, check who asks, ask the daemon, write the answer."""
 
     def __init__(self, controlled: Controlled, admin_gid: Callable[[], int | None]) -> None:
         self._controlled = controlled
@@ -147,8 +146,9 @@ class _Endpoints:
         return StreamingResponse(_pieces(bans), media_type="application/json")
 
     async def ban(self, request: Request) -> Response:
+        body = await _body(request)
         peer = self._admin(request)
-        order = await _order(request, _BanOrder)
+        order = msgspec.json.decode(body, type=_BanOrder)
         asked = Ban.of(order.address, jail=order.jail, bantime=order.bantime, reason=order.reason)
         logger.info("uid %d asks to ban %s%s", peer.uid, asked.key, " by force" if order.force else "")
         return _json(BanRecord.of(await self._controlled.ban(asked, force=order.force)))
@@ -163,8 +163,9 @@ class _Endpoints:
         return _json(BanRecord.of(lifted))
 
     async def enforce(self, request: Request) -> Response:
+        body = await _body(request)
         peer = self._admin(request)
-        order = await _order(request, _EnforceOrder)
+        order = msgspec.json.decode(body, type=_EnforceOrder)
         logger.info("uid %d asks to turn enforcement %s", peer.uid, "on" if order.on else "off")
         await self._controlled.enforce(order.on)
         return _json(order)
@@ -176,13 +177,14 @@ class _Endpoints:
         raise HTTPException(403, f"only root and members of the group {ADMIN_GROUP} may do this; uid {peer.uid} is not")
 
 
-async def _order(request: Request, kind: type[T]) -> T:
+async def _body(request: Request) -> bytes:
+    """Read the body, and all of it before any answer: a client still writing would not see a refusal."""
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > BODY_MOST:
             raise HTTPException(413, f"the body is longer than {BODY_MOST} bytes")
-    return msgspec.json.decode(body, type=kind)
+    return bytes(body)
 
 
 def _json(value: object, status: int = 200) -> Response:
@@ -204,6 +206,7 @@ _STATUS_OF: dict[type[Exception], int] = {
     HTTPException: 500,  # carries its own
     ClientDisconnect: 400,  # nobody reads it
     msgspec.MsgspecError: 400,
+    UnicodeDecodeError: 400,  # what msgspec raises for a body that is not UTF-8
     AddressError: 400,
     ConfigError: 400,
     RefusedForSafety: 409,

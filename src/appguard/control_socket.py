@@ -98,7 +98,7 @@ async def serve_on(path: Path, app: ASGIApp) -> None:
 
     The file gets mode 0660 and the group of this process. Raise `ConfigError` if it cannot be made.
     """
-    listener, inode = _bound(path)
+    listener, inode = bound(path)
     server = _Server(
         Config(
             app,
@@ -126,7 +126,7 @@ async def serve_on(path: Path, app: ASGIApp) -> None:
         await server.end(listener)
 
 
-def _bound(path: Path) -> tuple[socket.socket, int]:
+def bound(path: Path) -> tuple[socket.socket, int]:
     """Bind without listening, and give the file's inode: nobody can connect until somebody listens."""
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

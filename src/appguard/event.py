@@ -26,6 +26,9 @@ KINDS = (LOGIN_FAIL, LOGIN_SUCCESS, TOKEN_FAIL, ACCESS_FAIL, LIMIT_EXCEEDED, PRO
 USER_MOST = 256
 PATH_MOST = 1024
 TEXT_MOST = 256
+LINE_MOST = 8_000  # characters; readers look at the first 8 KiB of a line
+SHORT_TEXT = 64
+VIA_MOST = 32
 COUNT_MOST = 1_000_000
 LOGIN_PATHS = ("login", "signin", "token")
 
@@ -59,23 +62,28 @@ class Event:
             "event": self.kind,
             "source_ip": self.address.text,
             "count": self.count,
-            "app": self.app,
+            "app": self.app[:TEXT_MOST],
             "user": self.user[:USER_MOST],
             "method": self.method[:TEXT_MOST],
             "path": self.path[:PATH_MOST],
             "status": self.status,
-            "via": list(self.via),
+            "via": list(self.via[:VIA_MOST]),
             "request_id": self.request_id[:TEXT_MOST],
             "user_agent": self.user_agent[:TEXT_MOST],
             "jail": self.jail,
         }
         kept = {key: value for key, value in record.items() if value not in ("", [], 0) or key == "count"}
-        return json.dumps(kept, separators=(",", ":"))  # ASCII, so that no reader meets an undecodable byte
+        line = json.dumps(kept, separators=(",", ":"))  # ASCII, so that no reader meets an undecodable byte
+        if len(line) <= LINE_MOST:
+            return line
+        # Escapes make a character up to twelve; a line that readers cut would be an event that never happened.
+        short = {key: value[:SHORT_TEXT] if isinstance(value, str) else value for key, value in kept.items()}
+        return json.dumps(short, separators=(",", ":"))
 
 
 def time_text(seconds: float) -> str:
     """Write Unix seconds as RFC 3339 UTC with microseconds."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def parse_line(line: str) -> Event:
@@ -90,7 +98,7 @@ def parse_line(line: str) -> Event:
     try:
         return Event(
             kind=_text(record, "event", 64, required=True),
-            time=datetime.fromisoformat(_text(record, "time", 40, required=True)).timestamp(),
+            time=_seconds(_text(record, "time", 40, required=True)),
             address=parse_address(_text(record, "source_ip", 64, required=True)),
             count=_whole(record, "count", 1, COUNT_MOST),
             app=_text(record, "app", TEXT_MOST),
@@ -98,22 +106,30 @@ def parse_line(line: str) -> Event:
             method=_text(record, "method", TEXT_MOST),
             path=_text(record, "path", PATH_MOST),
             status=_whole(record, "status", 0, 999),
-            via=_texts(record, "via"),
+            via=_addresses(record, "via"),
             request_id=_text(record, "request_id", TEXT_MOST),
             user_agent=_text(record, "user_agent", TEXT_MOST),
             jail=_text(record, "jail", 64),
         )
     except AddressError as error:
         raise EventError(str(error)) from error
-    except (ValueError, OverflowError) as error:
+
+
+def _seconds(text: str) -> float:
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError as error:
         raise EventError(f"bad time: {error}") from error
+    if time.tzinfo is None:
+        raise EventError(f"bad time: {text!r} has no zone")
+    return time.timestamp()
 
 
 def _text(record: Mapping[str, object], key: str, most: int, *, required: bool = False) -> str:
     value = record.get(key, "")
     if not isinstance(value, str) or (required and not value):
         raise EventError(f"{key!r} is not a text")
-    return value[:most]
+    return value[:most].encode(errors="replace").decode()  # a lone surrogate would break whoever writes it on
 
 
 def _whole(record: Mapping[str, object], key: str, default: int, most: int) -> int:
@@ -123,11 +139,16 @@ def _whole(record: Mapping[str, object], key: str, default: int, most: int) -> i
     return value
 
 
-def _texts(record: Mapping[str, object], key: str) -> tuple[str, ...]:
+def _addresses(record: Mapping[str, object], key: str) -> tuple[str, ...]:
     value = record.get(key, [])
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in cast("list[object]", value)):
-        raise EventError(f"{key!r} is not a list of texts")
-    return tuple(cast("list[str]", value)[:32])
+    if not isinstance(value, list):
+        raise EventError(f"{key!r} is not a list")
+    found: list[str] = []
+    for item in cast("list[object]", value)[:VIA_MOST]:
+        if not isinstance(item, str):
+            raise EventError(f"{key!r} has something else than texts")
+        found.append(parse_address(item[:64]).text)
+    return tuple(found)
 
 
 def kind_of_answer(
@@ -148,6 +169,10 @@ def kind_of_answer(
 
 
 def is_login_path(path: str, login_paths: tuple[str, ...] = LOGIN_PATHS) -> bool:
-    """Say whether a path is a login: an entry with a slash is a whole path, one without is a last segment."""
-    path = path.rstrip("/")
-    return path.rpartition("/")[2] in login_paths or path in login_paths
+    """Say whether a path is a login: an entry with a slash is a whole path, one without is a last segment.
+
+    Case does not matter, as it does not to some of the apps behind nginx.
+    """
+    path = path.rstrip("/").lower()
+    segment = path.rpartition("/")[2]
+    return any(entry.rstrip("/").lower() in (path, segment) for entry in login_paths)

@@ -2,15 +2,14 @@
 
 A sink that is a file takes one `write` per line (O_APPEND: lines of several workers never mix). A socket takes one
 datagram per line. What a full socket or a slow stderr cannot take at once waits in a bounded backlog that a short-lived
-thread drains; what does not fit is dropped and counted. An event the sink cannot take goes to the logger
-`appguard.events`, so that it is not lost.
+thread drains; what does not fit is dropped, counted and reported when the backlog is empty again. An event that a file
+or socket refuses goes to the logger `appguard.events`, so that it is not lost.
 """
 
 import logging
 import os
 import socket
 import stat
-import sys
 import threading
 import time
 import weakref
@@ -23,16 +22,20 @@ from typing import Protocol
 from appguard.event import Event
 
 EVENTS_SOCKET = "/run/appguard/events.sock"
+STDERR = 2
 BACKLOG_MOST = 1_000
 SEND_TIMEOUT = 1.0  # seconds a backlog thread waits for room in the daemon's socket
+CLOSE_TIMEOUT = 0.5  # seconds an ending app waits for its backlog
 
 log = logging.getLogger("appguard.event_log")
 events_logger = logging.getLogger("appguard.events")
 
 
 class Sink(Protocol):
-    """Takes one line at a time; raises `OSError` when it cannot."""
+    """Takes one line at a time; raises `OSError` when it cannot. `dropped` counts lines it took and lost."""
 
+    @property
+    def dropped(self) -> int: ...
     def write(self, line: bytes) -> None: ...
     def close(self) -> None: ...
 
@@ -42,50 +45,70 @@ class Backlog:
 
     def __init__(self, write: Callable[[bytes], None]) -> None:
         self._write = write
-        self._lines: deque[bytes] = deque()
-        self._lock = threading.Lock()
-        self._busy = False
+        self._begin()
+
+    def _begin(self) -> None:
         self._process = os.getpid()
+        self._lock = threading.Lock()
+        self._lines: deque[bytes] = deque()
+        self._thread: threading.Thread | None = None
+        self._reported = 0
         self.dropped = 0
 
     def put(self, line: bytes) -> None:
         """Queue a line; drop and count it when the queue is full."""
+        if self._process != os.getpid():
+            self._begin()  # forked: the thread stayed behind, and perhaps held the lock
         with self._lock:
-            if self._process != os.getpid():  # forked: the thread stayed behind
-                self._process, self._busy = os.getpid(), False
-                self._lines.clear()
             if len(self._lines) >= BACKLOG_MOST:
                 self.dropped += 1
                 return
             self._lines.append(line)
-            if self._busy:
+            if self._thread is not None:
                 return
-            self._busy = True
-        threading.Thread(target=self._drain, name="appguard-events", daemon=True).start()
+            self._thread = threading.Thread(target=self._drain, name="appguard-events", daemon=True)
+            try:
+                self._thread.start()
+            except RuntimeError:  # no more threads, or the interpreter is ending
+                self._thread = None
 
     def __bool__(self) -> bool:
         return bool(self._lines)
 
     def _drain(self) -> None:
-        while True:
-            with self._lock:
-                if not self._lines:
-                    self._busy = False
-                    return
-                line = self._lines[0]
+        while line := self._next():
             failed = False
             try:
                 self._write(line)
             except OSError:
                 failed = True
             with self._lock:
-                if self._lines:
-                    self._lines.popleft()
+                self._lines.popleft()
                 self.dropped += failed
+                untold = 0 if self._lines else self.dropped - self._reported
+                self._reported += untold
+            if untold:
+                with suppress(Exception):  # the app's logging may raise anything, and this thread must go on
+                    log.error("%d event lines were dropped: the event log could not take them in time", untold)
+
+    def _next(self) -> bytes | None:
+        with self._lock:
+            if self._lines:
+                return self._lines[0]
+            self._thread = None
+            return None
+
+    def close(self) -> None:
+        """Wait a moment for the queue to be drained."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(CLOSE_TIMEOUT)
 
 
 class FileSink:
     """Appends to a file; follows a rotation by looking at the inode at most once a second."""
+
+    dropped = 0
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -134,25 +157,37 @@ class SocketSink:
         self._path = path
         self._socket: socket.socket | None = None
         self._process = 0
-        self.backlog = Backlog(self._send_waiting)
+        self._backlog = Backlog(self._send_waiting)
+
+    @property
+    def dropped(self) -> int:
+        """Give the number of lines that found no room in the backlog or the socket."""
+        return self._backlog.dropped
 
     def write(self, line: bytes) -> None:
         """Send one line, or queue it when the daemon's socket is full."""
-        if self.backlog:
-            self.backlog.put(line)
+        if self._backlog:
+            self._backlog.put(line)
             return
+        try:
+            self._send(line)
+        except BlockingIOError:
+            self._backlog.put(line)
+
+    def _send(self, line: bytes) -> None:
         try:
             self._connected().send(line, socket.MSG_DONTWAIT)
         except BlockingIOError:
-            self.backlog.put(line)
+            raise
         except OSError:
-            self.close()
+            self._disconnect()
             self._connected().send(line, socket.MSG_DONTWAIT)  # a restarted daemon has a new socket
 
     def _connected(self) -> socket.socket:
         if self._socket is None or self._process != os.getpid():
-            self.close()
+            self._disconnect()
             self._socket, self._process = _connect(self._path), os.getpid()
+            self._disconnecting = weakref.finalize(self, self._socket.close)
         return self._socket
 
     def _send_waiting(self, line: bytes) -> None:
@@ -160,11 +195,15 @@ class SocketSink:
             waiting.settimeout(SEND_TIMEOUT)
             waiting.send(line)
 
+    def _disconnect(self) -> None:
+        if self._socket is not None:
+            self._disconnecting()
+            self._socket = None
+
     def close(self) -> None:
         """Close the socket; the next line opens it again."""
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._backlog.close()
+        self._disconnect()
 
 
 def _connect(path: str) -> socket.socket:
@@ -181,23 +220,30 @@ class StderrSink:
     """Writes to standard error from a thread, because the terminal or pipe behind it may stall."""
 
     def __init__(self) -> None:
-        self.backlog = Backlog(_write_stderr)
+        self._backlog = Backlog(_write_stderr)
+
+    @property
+    def dropped(self) -> int:
+        """Give the number of lines that found no room in the backlog."""
+        return self._backlog.dropped
 
     def write(self, line: bytes) -> None:
         """Queue one line."""
-        self.backlog.put(line)
+        self._backlog.put(line)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Wait a moment for the queued lines; nothing is open."""
+        self._backlog.close()
 
 
 def _write_stderr(line: bytes) -> None:
-    sys.stderr.write(line.decode("ascii"))
-    sys.stderr.flush()
+    os.write(STDERR, line)  # not sys.stderr: a thread stalled in it would hold its lock when the interpreter ends
 
 
 class LoggerSink:
     """Gives lines to the standard logger `appguard.events`, for the app's own logging set-up."""
+
+    dropped = 0
 
     def write(self, line: bytes) -> None:
         """Log one line."""
@@ -214,6 +260,11 @@ class DefaultSink:
         self._path = path
         self._socket = SocketSink(path)
         self._logger = LoggerSink()
+
+    @property
+    def dropped(self) -> int:
+        """Give the number of lines the socket lost."""
+        return self._socket.dropped
 
     def write(self, line: bytes) -> None:
         """Write one line to whichever is there now."""
@@ -246,22 +297,24 @@ class EventLog:
     def write(self, event: Event) -> None:
         """Write one event; never raises."""
         line = event.to_line().encode("ascii") + b"\n"
-        try:
-            self._sink.write(line)
-            self._complained = False
-        except OSError as error:
-            if not self._complained:
-                self._complained = True
-                log.error(
-                    "event log %s cannot be written, events go to the logger: %s", self.target or "default", error
-                )
-            LoggerSink().write(line)
+        with suppress(Exception):  # filters and handlers of the app's logging may raise anything; the request goes on
+            try:
+                self._sink.write(line)
+                self._complained = False
+            except OSError as error:
+                self._complain(error)
+                LoggerSink().write(line)
+
+    def _complain(self, error: OSError) -> None:
+        if not self._complained:
+            self._complained = True
+            target = self.target or "default"
+            log.error("event log %s cannot be written, events go to the logger: %s", target, error)
 
     @property
     def dropped(self) -> int:
         """Give the number of lines dropped because a backlog was full or its sink failed."""
-        backlog: Backlog | None = getattr(self._sink, "backlog", None)
-        return backlog.dropped if backlog else 0
+        return self._sink.dropped
 
     def close(self) -> None:
         """Close what is open; the next event opens it again."""

@@ -5,11 +5,12 @@ little out of order: each is weighed by its own time. Nothing here reads a clock
 log says, and a restart with the saved windows gives the same bans as no restart.
 """
 
+from bisect import insort
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from appguard.address import Address, parse_network
-from appguard.ban import EVIDENCE_MOST, JAIL_NAME, PERMANENT, Ban, parse_duration
+from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST, JAIL_NAME, PERMANENT, Ban, parse_duration
 from appguard.errors import ConfigError
 from appguard.event import KINDS, LOGIN_FAIL, Event
 
@@ -42,10 +43,10 @@ class Jail:
             raise ConfigError(f"jail {self.name}: findtime cannot be for ever")
         object.__setattr__(self, "findtime", findtime)
         object.__setattr__(self, "bantime", parse_duration(self.bantime, f"jail {self.name}: bantime"))
-        object.__setattr__(self, "events", tuple(self.events))
-        for kind in self.events:
-            if kind not in KINDS:
-                raise ConfigError(f"jail {self.name}: events has {kind!r}: expected some of {', '.join(KINDS)}")
+        kinds = (self.events,) if isinstance(self.events, str) else tuple(self.events)
+        object.__setattr__(self, "events", kinds)
+        if not kinds or not set(kinds) <= set(KINDS):
+            raise ConfigError(f"jail {self.name}: events = {list(kinds)!r}: expected some of {', '.join(KINDS)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,10 @@ class Failure:
     time: float
     count: int
     evidence: str = ""
+
+
+def _time(failure: Failure) -> float:
+    return failure.time
 
 
 class JailWindow:
@@ -68,7 +73,7 @@ class JailWindow:
         self._kinds = frozenset(jail.events)
         self.key = key_of
         self._keys_most = keys_most
-        self._failures: dict[str, list[Failure]] = {}
+        self._failures: dict[str, list[Failure]] = {}  # each list in the order of time
 
     def counts(self, event: Event) -> bool:
         """Say whether the event adds to this jail. One that a jail of the app has counted does not."""
@@ -80,9 +85,10 @@ class JailWindow:
             return None
         self.total_failed += event.count
         key = self.key(event.address)
-        failures = self._failures.pop(key, None) or []
-        failures.append(Failure(event.time, event.count, evidence))
-        failures = self._within(failures, event.time)
+        failures = self._failures.pop(key, [])
+        insort(failures, Failure(event.time, event.count, evidence[:EVIDENCE_TEXT_MOST]), key=_time)
+        begin = failures[-1].time - self.findtime
+        failures = [failure for failure in failures if failure.time > begin]
         if sum(failure.count for failure in failures) >= self.jail.maxretry:
             return self._ban(key, failures, event)
         self._failures[key] = failures  # last in the dictionary: the order is by latest event
@@ -90,9 +96,9 @@ class JailWindow:
             del self._failures[next(iter(self._failures))]
         return None
 
-    def _within(self, failures: list[Failure], now: float) -> list[Failure]:
-        newest = max(now, *(failure.time for failure in failures))
-        return [failure for failure in failures if failure.time > newest - self.findtime]
+    def next_out(self) -> tuple[str, ...]:
+        """Give the key that is dropped if another comes; none while there is room."""
+        return (next(iter(self._failures)),) if len(self._failures) >= self._keys_most else ()
 
     def _ban(self, key: str, failures: list[Failure], event: Event) -> Ban:
         end = None if self._bantime == PERMANENT else event.time + self._bantime
@@ -134,7 +140,7 @@ class JailWindow:
     def restore(self, saved: Iterable[tuple[str, Failure]]) -> None:
         """Take back what was counted before a restart."""
         for key, failure in saved:
-            self._failures.setdefault(key, []).append(failure)
+            insort(self._failures.setdefault(key, []), failure, key=_time)
 
     def __iter__(self) -> Iterator[tuple[str, Failure]]:
         for key, failures in self._failures.items():

@@ -12,11 +12,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from limits import parse
+from limits import parse_many
 
 from appguard.errors import ConfigError
 
 RUNS_PER_WINDOW = 10
+# A star inside, a router's `{rest:path}` or `<name>`, or two names in one segment (slow to match on hostile paths).
+_NO_PATTERN = re.compile(r"\*.|:path\}|[<>]|\}[^/]*\{", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +38,15 @@ class Limit:
 
     def __post_init__(self) -> None:
         """Check the notation and fill in what follows from it; raise `ConfigError`."""
-        try:
-            item = parse(self.rate)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ConfigError(
-                f"limit {self.rate!r}: expected a rate such as '5/minute' or '100 per 10 minutes'"
-            ) from error
-        if self.path and not self.path.startswith(("/", "*")):
-            raise ConfigError(f"limit {self.rate!r}: path {self.path!r} must begin with '/'")
+        amount, window = parse_rate(self.rate)
+        if self.path:
+            path_pattern(self.path)
         if isinstance(self.methods, str):
             raise ConfigError(f"limit {self.rate!r}: methods must be a list such as ['POST'], not {self.methods!r}")
         methods = tuple(method.upper() for method in self.methods)
         object.__setattr__(self, "methods", methods)
-        object.__setattr__(self, "amount", item.amount)
-        object.__setattr__(self, "window", float(item.get_expiry()))
+        object.__setattr__(self, "amount", amount)
+        object.__setattr__(self, "window", window)
         object.__setattr__(
             self,
             "name",
@@ -58,6 +55,19 @@ class Limit:
 
     def __str__(self) -> str:
         return self.name
+
+
+def parse_rate(rate: str) -> tuple[int, float]:
+    """Read the amount and the seconds of one rate; raise `ConfigError`."""
+    wrong = ConfigError(f"limit {rate!r}: expected one rate such as '5/minute' or '100 per 10 minutes'")
+    try:
+        (item,) = parse_many(rate)
+        amount, window = item.amount, float(item.get_expiry())
+    except (ValueError, OverflowError) as error:
+        raise wrong from error
+    if amount < 1:
+        raise wrong
+    return amount, window
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +121,17 @@ class SlidingWindow:
 
 
 def path_pattern(pattern: str) -> re.Pattern[str]:
-    """Compile a limit's path to match what `normal_path` gives: `{name}` is one segment, a trailing `*` any rest."""
+    """Compile a limit's path to match what `normal_path` gives: `{name}` is one segment, a trailing `*` any rest.
+
+    Raise `ConfigError` for a pattern that would not match what it seems to.
+    """
+    if _NO_PATTERN.search(pattern) or (not pattern.startswith("/") and pattern != "*"):
+        raise ConfigError(f"path {pattern!r}: expected '/...', with '{{name}}' for a segment and '*' only at the end")
     literal, star = pattern.removesuffix("*"), pattern.endswith("*")
-    body = "".join(
-        "[^/]+" if part.startswith("{") else re.escape(part)
-        for part in re.split(r"(\{[^/{}]*\})", normal_path(literal) if not star else literal)
-    )
-    if star:
-        return re.compile(body.removesuffix("/") + "(?:/.*)?" if literal.endswith("/") else body + ".*", re.DOTALL)
-    return re.compile(body)
+    rest = ("(?:/.*)?" if literal.endswith("/") else ".*") if star else ""
+    parts = re.split(r"(\{[^/{}]*\})", normal_path(literal).removesuffix("/") if star else normal_path(literal))
+    body = "".join("[^/]+" if part.startswith("{") else re.escape(part) for part in parts)
+    return re.compile(body + rest, re.DOTALL)
 
 
 def normal_path(path: str) -> str:

@@ -29,7 +29,7 @@ from appguard.address import (
 )
 from appguard.config import AppConfig
 from appguard.errors import AppGuardError, ConfigError
-from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, Event, kind_of_answer
+from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, Event, is_login_path, kind_of_answer
 from appguard.event_log import EventLog
 from appguard.guard import Guard, Refusal, SeenCredentials
 from appguard.host import read_host_facts
@@ -40,27 +40,34 @@ from appguard.stores.base import Store
 from appguard.stores.memory import MemoryStore
 from appguard.stores.open import default_uri, open_store
 
+SILENT_PROXY = "silent"
 SEEN_SECONDS = 600.0
 REFUSALS_MOST = 8192
+SUPPRESSED_SECONDS = 60.0
 
 log = logging.getLogger("appguard")
 
+NGINX_LINE = "`proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;`"
 ADVICE = {
     UNKNOWN_PEER: (
-        "the server gives no client address (peer %r), so this app's clients cannot be told apart: if a proxy talks to "
-        'it over a unix socket, add trusted_proxies=["unix:"]'
+        "the server gives no client address (peer %(evidence)r), so this app's clients cannot be told apart: if a "
+        'proxy talks to it over a unix socket, add trusted_proxies=["unix:"]'
     ),
     UNKNOWN_PROXY: (
-        "%s sends forwarding headers but is not trusted, so this app's clients cannot be told apart: if it is your "
-        'proxy, add trusted_proxies=["%s"]'
+        "%(evidence)s sends forwarding headers but is not trusted, so this app's clients cannot be told apart: if it "
+        'is your proxy, add trusted_proxies=["%(evidence)s"]'
     ),
     UNKNOWN_HOP: (
-        "a trusted proxy forwards %r, which is no address: let it send the client's address alone, for example "
-        "`proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;` in nginx"
+        "a trusted proxy forwards %(evidence)r, which is no address: let it send the client's address alone, in nginx "
+        f"for example by {NGINX_LINE}"
     ),
     UNKNOWN_HEADER: (
-        "%s sends Forwarded but not X-Forwarded-For, so this app's clients cannot be told apart: add "
-        'forwarding_header="forwarded"'
+        "%(evidence)s sends another forwarding header than %(header)s, so this app's clients cannot be told apart: "
+        "add forwarding_header=%(other)r"
+    ),
+    SILENT_PROXY: (
+        "the proxy at the unix socket sends no %(header)s header, so this app's clients cannot be told apart: let it "
+        f"send one, in nginx for example by {NGINX_LINE}"
     ),
 }
 
@@ -85,9 +92,8 @@ class Middleware:
         self.config = config
         if config.store:
             open_store(config.store)  # checks the URI, opens nothing
-        self.guard = Guard(
-            config.limits, NetworkSet([*config.safelist, *config.trusted_proxies.networks]), config.exempt_paths
-        )
+        self._safelist = NetworkSet([*config.safelist, *config.trusted_proxies.networks])
+        self.guard = Guard(config.limits, self._safelist, config.exempt_paths)
         self.event_log = EventLog(config.event_log)
         self._seen = SeenCredentials(os.urandom(16), SEEN_SECONDS)
         self._refusals: dict[str, tuple[float, int]] = {}
@@ -117,8 +123,9 @@ class Middleware:
         return tuple(JailWindow(jail, self._grouping.key) for jail in self.config.jails)
 
     def start(self) -> None:
-        """Open what can fail by a bad setting, and say once what is in force."""
+        """Open what can fail by a bad setting, ask the host what it must, and say once what is in force."""
         store = self.store
+        _ = self.finder
         if "start" in self._said:
             return
         self._said.add("start")
@@ -137,10 +144,12 @@ class Middleware:
         """Give the client behind a peer whose forwarding headers are to be looked at.
 
         `port` 0 is how servers mark a peer they have rewritten; `has_other_header` says that the forwarding header
-        that is not configured was sent.
+        that is not configured was sent. A rewritten peer that is itself a trusted proxy is one the server did not know
+        of: the walk goes on from it.
         """
-        is_rewritten = port == 0
-        if is_rewritten and self.config.trusted_proxies.networks:
+        is_rewritten = port == 0 and peer.client.address is not None
+        proxies = self.config.trusted_proxies
+        if is_rewritten and (proxies.networks or proxies.unix):
             self._say(
                 "rewritten",
                 logging.WARNING,
@@ -149,13 +158,16 @@ class Middleware:
             )
         if forwarded is None and has_other_header and peer.is_trusted:
             return Client(None, unknown=UNKNOWN_HEADER, evidence=str(peer.client.address))
-        return self.finder.behind(peer, forwarded, is_rewritten=is_rewritten)
+        return self.finder.behind(peer, forwarded, is_rewritten=is_rewritten and not peer.is_trusted)
 
     def explain_unknown(self, client: Client) -> None:
         """Say once, for each way a client can be unknown, which line to add."""
-        advice = ADVICE[client.unknown]
+        is_silent = client.unknown == UNKNOWN_PEER and not client.evidence and self.config.trusted_proxies.unix
+        why = SILENT_PROXY if is_silent else client.unknown
         level = logging.INFO if client.evidence == "testclient" else logging.ERROR
-        self._say(client.unknown, level, advice, *(client.evidence,) * advice.count("%"))
+        header = self.config.forwarding_header
+        other = "forwarded" if header == "x-forwarded-for" else "x-forwarded-for"
+        self._say(why, level, ADVICE[why], {"evidence": client.evidence, "header": header, "other": other})
 
     def _say(self, what: str, level: int, message: str, *args: object) -> None:
         if what not in self._said:
@@ -172,46 +184,48 @@ class Middleware:
         """Write the event of a refusal by a limit: at once, then at most one per client and second."""
         if refusal.limit is None or client.address is None:
             return
-        due, suppressed = self._refusals.get(client.key, (0.0, 0))
+        due, suppressed = self._refusals.get(client.key, (now, 0))
         if now < due:
             self._refusals[client.key] = (due, suppressed + 1)
             return
         if len(self._refusals) >= REFUSALS_MOST:
             self._refusals.clear()
         self._refusals[client.key] = (now + 1.0, 0)
+        if now > due + SUPPRESSED_SECONDS:
+            suppressed = 0  # of a flood long over, which no jail may count as one of now
         event = self._event(LIMIT_EXCEEDED, Exchange(client, method, path, 429), count=1 + suppressed)
         if event:
-            self.event_log.write(event)
+            self.event_log.write(self._count(event))
 
-    def record(self, exchange: Exchange, notes: Sequence[Note]) -> None:
-        """Write the event of an answer, if it is one, and count it in the app's own jails."""
+    def record(self, exchange: Exchange, notes: Sequence[Note]) -> bool:
+        """Write the event of an answer and count it in the app's own jails; say whether the answer was one."""
         note = self._outcome(exchange, notes)
         if not note.kind:
-            return
+            return False
         event = self._event(note.kind, exchange, user=note.user)
         if event is None:
-            return
+            return True
         if note.credential and note.kind == LOGIN_FAIL:
             tried = f"{note.user}\0{note.credential}".encode(errors="replace")
             if self._seen.is_repeated(exchange.client.key, tried, time.monotonic()):
                 event = replace(event, count=0)
         self.event_log.write(self._count(event))
+        return True
 
     def _outcome(self, exchange: Exchange, notes: Sequence[Note]) -> Note:
         failures = [note for note in notes if note.kind == LOGIN_FAIL]
         if failures or notes:
             return (failures or notes)[0]
-        scheme, _, credential = exchange.authorization.partition(" ")
+        scheme, credential = ([*exchange.authorization.split(None, 1), "", ""])[:2]
         scheme = scheme.lower()
+        login_paths = self.config.login_paths
         kind = kind_of_answer(
-            exchange.status,
-            scheme=scheme,
-            method=exchange.method,
-            path=exchange.path,
-            login_paths=self.config.login_paths,
+            exchange.status, scheme=scheme, method=exchange.method, path=exchange.path, login_paths=login_paths
         )
         user = basic_user(credential) if scheme == "basic" else ""
-        return Note(kind, user, exchange.authorization)
+        # What a form on a login path was sent is in the body: there the same header again is no repetition.
+        is_form = exchange.method == "POST" and is_login_path(exchange.path, login_paths)
+        return Note(kind, user, "" if is_form else credential)
 
     def _event(self, kind: str, exchange: Exchange, *, user: str = "", count: int = 1) -> Event | None:
         client = exchange.client
@@ -233,6 +247,8 @@ class Middleware:
         )
 
     def _count(self, event: Event) -> Event:
+        if event.address in self._safelist:
+            return event
         counted = ""
         for window in self._windows:
             ban = window.record(event, event.to_line())

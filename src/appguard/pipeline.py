@@ -34,8 +34,8 @@ class Route:
 class Outcome:
     """What a chunk led to: the keys whose counted events changed, by jail, and the bans."""
 
-    touched: dict[str, set[str]] = field(default_factory=dict)
-    bans: list[Ban] = field(default_factory=list)
+    touched: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
+    bans: list[Ban] = field(default_factory=list[Ban])
 
 
 class Pipeline:
@@ -84,8 +84,10 @@ class Pipeline:
         if not now - window.findtime < event.time <= now + AHEAD_MOST:
             return
         log.info("[%s] Found %s", window.jail.name, event.address)
+        room = window.next_out()
         ban = window.record(event, line.decode(errors="replace"))
-        outcome.touched.setdefault(window.jail.name, set()).add(window.key(event.address))
+        touched = outcome.touched.setdefault(window.jail.name, set())
+        touched.update((window.key(event.address), *room))
         if ban is not None:
             outcome.bans.append(ban)
 

@@ -31,20 +31,27 @@ def report_auth_failure(request: object, user: str = "", *, credential: str = ""
     `request` is a Starlette, Flask or Django request, an ASGI scope or a WSGI environ. `credential` may be given so
     that the same wrong one, tried again and again, counts once: only a salted hash is kept, in memory.
     """
-    _note(request, Note(LOGIN_FAIL, user, credential))
+    _note(request, LOGIN_FAIL, user, credential)
 
 
 def report_auth_success(request: object, user: str = "") -> None:
     """Note that this request logged in as `user`."""
-    _note(request, Note(LOGIN_SUCCESS, user))
+    _note(request, LOGIN_SUCCESS, user)
 
 
-def _note(request: object, note: Note) -> None:
+def _note(request: object, kind: str, user: object, credential: object = "") -> None:
     notes = _mapping_of(request).get(NOTES)
     if isinstance(notes, list):
-        cast("list[Note]", notes).append(note)
+        cast("list[Note]", notes).append(Note(kind, _text(user), _text(credential)))
     else:
-        log.warning("%s reported, but no AppGuard middleware is in front of this request", note.kind)
+        log.warning("%s reported, but no AppGuard middleware is in front of this request", kind)
+
+
+def _text(value: object) -> str:
+    """Give a text whatever an unchecked form or JSON body held: None, a number, bytes."""
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    return "" if value is None else str(value)
 
 
 def _mapping_of(request: object) -> Mapping[str, object]:

@@ -1,7 +1,7 @@
 """Bytes to whole lines, within bounds.
 
-A line longer than `LINE_MOST` is given out as soon as that much of it is there, and what follows up to its end is passed
-over without being kept: so a line of any length costs no memory, and reading can stop and go on in the middle of it.
+A line longer than `LINE_MOST` is given out as soon as that much of it is there, and what follows up to its end is
+passed over without being kept: so a line of any length costs no memory, and reading can stop and go on inside it.
 """
 
 from dataclasses import dataclass

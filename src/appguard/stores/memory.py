@@ -88,6 +88,7 @@ class MemoryBanSet:
         self._table = BanTable()
         self._ends: list[tuple[float, int, str]] = []
         self._facts: deque[Fact] = deque(maxlen=FACTS_KEPT)
+        self._lifted: dict[str, int] = {}
         self._cursor = 0
         self._version = 0
         self._bans_lock = Lock()
@@ -100,8 +101,7 @@ class MemoryBanSet:
             if not ban.in_force(now) or not supersedes(ban, self._table.exact(ban.network), now):
                 return None
             kept = replace(ban, version=self._next_version(now))
-            self._put(kept)
-            self._tell(Fact(kept.network, kept.version, kept))
+            self._apply(Fact(kept.network, kept.version, kept))
             return kept
 
     def unban(self, network: Network) -> Ban | None:
@@ -111,8 +111,7 @@ class MemoryBanSet:
             ban = self._table.exact(network)
             if ban is None or not ban.in_force(now):
                 return None
-            self._table.drop(network)
-            self._tell(Fact(network, self._next_version(now), None))
+            self._apply(Fact(network, self._next_version(now), None))
             return ban
 
     def get(self, address: Address) -> Ban | None:
@@ -140,6 +139,21 @@ class MemoryBanSet:
                 self._put(ban)
                 self._version = max(self._version, ban.version)
 
+    def merge(self, fact: Fact) -> bool:
+        """Take a fact told by others if its version is higher than what is known; say whether it was."""
+        with self._bans_lock:
+            known = self._table.exact(fact.network)
+            if fact.version <= max(known.version if known else 0, self._lifted.get(fact.key, 0)):
+                return False
+            self._apply(fact)
+            return True
+
+    def forget(self, ban: Ban) -> None:
+        """Drop a ban as if it had never been."""
+        with self._bans_lock:
+            self._table.drop(ban.network)
+            self._tell(Fact(ban.network, ban.version, None))
+
     def expire(self) -> list[Ban]:
         """Drop the bans that have ended; give them."""
         now = self._clock()
@@ -152,6 +166,18 @@ class MemoryBanSet:
                     self._table.drop(ban.network)
                     ended.append(ban)
         return ended
+
+    def _apply(self, fact: Fact) -> None:
+        if fact.ban is not None:
+            self._lifted.pop(fact.key, None)
+            self._put(fact.ban)
+        else:
+            self._table.drop(fact.network)
+            self._lifted[fact.key] = fact.version
+            if len(self._lifted) > FACTS_KEPT:
+                del self._lifted[next(iter(self._lifted))]
+        self._version = max(self._version, fact.version)
+        self._tell(fact)
 
     def _put(self, ban: Ban) -> None:
         self._table.put(ban)

@@ -1,0 +1,7 @@
+"""`python -m appguard` is the `appguard` command."""
+
+import sys
+
+from appguard.cli import main
+
+sys.exit(main())

@@ -1,0 +1,274 @@
+"""The bouncer makes one firewall agree with the ban set.
+
+Theory of operation. `run` works in rounds, one at each `wake` and at least one per interval. A round takes what is new
+in the ban set, asks the judge about each ban again, whatever its origin, and gives the firewall in one change all that
+differs from the mirror: what the firewall was last given. After a failure nobody knows what the firewall holds, so it
+is given everything anew with `replace`; so it is at the start, when somebody took our table away, and when the list of
+those always let in has changed. Bans end in the firewall by themselves and are only forgotten here. Nothing is lifted
+because the bouncer ends.
+"""
+
+import asyncio
+import heapq
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from appguard.address import Address, Network, network_text
+from appguard.ban import Ban
+from appguard.errors import AppGuardError, FirewallError, RefusedForSafety
+from appguard.firewalls.base import Block, Firewall
+from appguard.host import HostFacts, administrators, read_host_facts
+from appguard.judge import Judge
+from appguard.stores.base import BanSet
+
+__all__ = ["Bouncer", "BouncerStatus", "Judge"]
+
+INTERVAL = 1.0  # seconds between looks at the host, the firewall and the ban set when nobody wakes
+RENEWAL = 86400.0  # seconds after which a block without an end is renewed; far less than any firewall's lease
+RETRY_FIRST, RETRY_MOST = 0.25, 10.0  # seconds until a failed round is tried again, doubled each time
+
+log = logging.getLogger("appguard.bouncer")
+
+
+@dataclass(frozen=True, slots=True)
+class BouncerStatus:
+    """How enforcement is: `error` is empty while it works; `refused` holds bans the judge keeps out, and why."""
+
+    firewall: str
+    is_held: bool
+    error: str
+    enforced: int
+    dropped: int
+    refused: tuple[tuple[Ban, str], ...]
+
+
+class Bouncer:
+    """Keeps a firewall in step with a ban set.
+
+    Every method is to be called on the event loop `run` runs on; `hold` and `force` also before it runs.
+    """
+
+    def __init__(
+        self,
+        ban_set: BanSet,
+        firewall: Firewall,
+        judge: Judge,
+        clock: Callable[[], float] = time.time,
+        *,
+        read_facts: Callable[[], HostFacts] = read_host_facts,
+        read_administrators: Callable[[], Iterable[Address]] = administrators,
+        interval: float = INTERVAL,
+    ) -> None:
+        self._ban_set = ban_set
+        self._firewall = firewall
+        self._judge = judge
+        self._clock = clock
+        self._read_facts = read_facts
+        self._read_administrators = read_administrators
+        self._interval = interval
+        self._woken = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._cursor: int | None = None
+        self._wanted: dict[str, Ban] = {}
+        self._ends: list[tuple[float, str]] = []  # a heap
+        self._changed: set[str] = set()
+        self._mirror: dict[str, tuple[Block, float]] = {}  # with the time it was given
+        self._let_in: tuple[Network, ...] = ()
+        self._refused: dict[str, tuple[Ban, str]] = {}
+        self._forced: set[str] = set()
+        self._is_held = False
+        self._is_lifted = False
+        self._is_unknown = True  # what the firewall holds
+        self._look_at = 0.0
+        self._error = ""
+        self._dropped = 0
+
+    @property
+    def status(self) -> BouncerStatus:
+        """Give how enforcement is."""
+        return BouncerStatus(
+            firewall=self._firewall.name,
+            is_held=self._is_held,
+            error=self._error,
+            enforced=len(self._mirror),
+            dropped=self._dropped,
+            refused=tuple(self._refused.values()),
+        )
+
+    def wake(self) -> None:
+        """Say that the ban set has changed."""
+        self._woken.set()
+
+    def force(self, network: Network) -> None:
+        """Let a ban of this network pass that the judge refuses unless forced, until it is lifted or ends."""
+        self._forced.add(network_text(network))
+
+    def hold(self) -> None:
+        """Lift everything and enforce nothing until `release`. The next round does it; `settle` waits for it."""
+        self._is_held = True
+        self.wake()
+
+    def release(self) -> None:
+        """Enforce again."""
+        self._is_held = False
+        self.wake()
+
+    async def settle(self) -> None:
+        """Go a round now; raise `FirewallError` if the firewall fails. `run` goes on trying then."""
+        async with self._turn:
+            await self._round()
+
+    async def run(self) -> None:
+        """Keep the firewall in step until cancelled; what it holds stays in force then."""
+        retry = RETRY_FIRST
+        while True:
+            self._woken.clear()
+            try:
+                await self.settle()
+            except AppGuardError as error:
+                self._say(str(error))
+                await asyncio.sleep(retry)
+                retry = min(2 * retry, RETRY_MOST)
+                continue
+            self._say("")
+            retry = RETRY_FIRST
+            try:
+                async with asyncio.timeout(self._interval):
+                    await self._woken.wait()
+            except TimeoutError:
+                continue
+
+    def _say(self, error: str) -> None:
+        if error and error != self._error:
+            log.error("the firewall is not in step with the bans, trying again: %s", error)
+        elif self._error and not error:
+            log.warning("the firewall is in step with the bans again")
+        self._error = error
+
+    async def _round(self) -> None:
+        now = self._clock()
+        self._follow()
+        self._forget_ended(now)
+        if not self._look_at - self._interval <= now < self._look_at:
+            await self._look_around(now)
+            self._look_at = now + self._interval
+        if self._is_held:
+            await self._lift()
+        elif self._is_unknown:
+            await self._give_all(now)
+        elif self._changed:
+            await self._give_changes(now)
+
+    def _follow(self) -> None:
+        """Take what is new in the ban set."""
+        changes = None if self._cursor is None else self._ban_set.follow(self._cursor)
+        if changes is not None:
+            self._cursor = changes.cursor
+            self._take({fact.key: fact.ban for fact in changes.facts})
+            return
+        snapshot = self._ban_set.snapshot()
+        self._cursor = snapshot.cursor
+        self._take({**dict.fromkeys(self._wanted), **{ban.key: ban for ban in snapshot.bans}})
+
+    def _take(self, bans: dict[str, Ban | None]) -> None:
+        for key, ban in bans.items():
+            if ban is None:
+                self._forget(key)
+            else:
+                self._wanted[key] = ban
+                if ban.end is not None:
+                    heapq.heappush(self._ends, (ban.end, key))
+        self._changed.update(bans)
+
+    def _forget(self, key: str) -> None:
+        self._wanted.pop(key, None)
+        self._refused.pop(key, None)
+        self._forced.discard(key)
+
+    def _forget_ended(self, now: float) -> None:
+        while self._ends and self._ends[0][0] <= now:
+            _, key = heapq.heappop(self._ends)
+            ban = self._wanted.get(key)
+            if ban is not None and not ban.in_force(now):
+                self._forget(key)
+                self._mirror.pop(key, None)
+
+    async def _look_around(self, now: float) -> None:
+        """Look at the host, at what is to be renewed, and at the firewall."""
+        if self._judge.update(self._read_facts(), tuple(self._read_administrators())):
+            self._changed.update(self._wanted)
+        self._changed.update(key for key, (block, given) in self._mirror.items() if _is_stale(block, given, now))
+        if self._is_held or self._is_unknown:
+            return
+        if self._let_in != self._judge.let_in:
+            self._is_unknown = True
+        elif not await self._firewall.intact():
+            log.warning("somebody took away AppGuard's rules in the firewall: putting them back")
+            self._is_unknown = True
+        else:
+            self._dropped = await self._firewall.dropped()
+
+    async def _lift(self) -> None:
+        if self._is_lifted:
+            return
+        self._is_unknown = True
+        await self._firewall.lift()
+        self._is_lifted = True
+        self._mirror.clear()
+        log.warning("everything is lifted; nothing is enforced until enforcement is switched on")
+
+    async def _give_all(self, now: float) -> None:
+        self._changed.clear()
+        blocks = {key: block for key in self._wanted if (block := self._judged(key)) is not None}
+        let_in = self._judge.let_in
+        self._is_unknown, self._is_lifted = True, False
+        await self._firewall.replace(let_in, list(blocks.values()))
+        self._is_unknown = False
+        self._let_in = let_in
+        self._mirror = {key: (block, now) for key, block in blocks.items()}
+
+    async def _give_changes(self, now: float) -> None:
+        add: dict[str, Block] = {}
+        remove: dict[str, Network] = {}
+        for key in self._changed:
+            block = self._judged(key)
+            held, given = self._mirror.get(key, (None, now))
+            if block is None and held is not None:
+                remove[key] = held.network
+            elif block is not None and (block != held or _is_stale(block, given, now)):
+                add[key] = block
+        self._changed.clear()
+        if not add and not remove:
+            return
+        self._is_unknown = True
+        try:
+            await self._firewall.change(list(add.values()), list(remove.values()))
+        except FirewallError as error:
+            log.warning("giving the firewall everything anew: %s", error)
+            await self._give_all(now)
+            return
+        self._is_unknown = False
+        for key in remove:
+            del self._mirror[key]
+        self._mirror.update((key, (block, now)) for key, block in add.items())
+
+    def _judged(self, key: str) -> Block | None:
+        """Give what the firewall is to hold for a ban of the ban set; None if it ended, was lifted or is refused."""
+        ban = self._wanted.get(key)
+        if ban is None:
+            return None
+        try:
+            self._judge.check(ban, force=key in self._forced)
+        except RefusedForSafety as error:
+            if self._refused.get(key, (ban, ""))[1] != str(error):
+                log.warning("[%s] %s is not enforced: %s", ban.jail, key, error)
+            self._refused[key] = (ban, str(error))
+            return None
+        self._refused.pop(key, None)
+        return Block(ban.network, ban.end)
+
+
+def _is_stale(block: Block, given: float, now: float) -> bool:
+    return block.end is None and not given <= now < given + RENEWAL

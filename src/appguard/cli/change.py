@@ -1,0 +1,80 @@
+"""The verbs that change something: `ban`, `unban`, `enforce`. The daemon lets root and group appguard-admin do so."""
+
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+import click
+
+from appguard.address import network_text, parse_network
+from appguard.ban import Ban
+from appguard.cli.client import ask, control_options, say, say_json, understanding
+from appguard.cli.text import span_text
+from appguard.errors import AddressError, ConfigError
+from appguard.status import BanRecord
+
+_REF = re.compile(r"[A-Z2-7]{8}")
+
+
+@click.command()
+@click.argument("address")
+@click.option("--for", "bantime", default="10m", show_default=True, help="How long: 600, 10m, 1d12h; -1 is for ever.")
+@click.option("--jail", default="manual", show_default=True, help="The name the ban is kept under.")
+@click.option("--reason", default="", help="Why; shown in the list.")
+@click.option("--force", is_flag=True, help="Ban even what would cut off this host; holds on this host only.")
+@control_options
+def ban(address: str, bantime: str, jail: str, reason: str, force: bool, socket_path: Path, as_json: bool) -> None:
+    """Ban an address or a network."""
+    try:
+        asked = Ban.of(address, jail=jail, bantime=bantime, reason=reason)
+    except (AddressError, ConfigError) as error:
+        raise click.UsageError(str(error)) from error
+    order = {"address": asked.key, "bantime": bantime, "jail": jail, "reason": asked.reason, "force": force}
+    reply = ask(socket_path, "POST", "/v1/bans", order)
+    if as_json:
+        return say_json(reply)
+    with understanding():
+        kept = BanRecord.from_json(reply)
+        line = f"Banned {kept.network} {span_text(kept)} (jail {kept.jail}, ref {kept.ref})"
+    say(line)
+
+
+@click.command()
+@click.argument("what", required=False)
+@click.option("--ref", help="The reference a shut-out person quotes.")
+@control_options
+def unban(what: str | None, ref: str | None, socket_path: Path, as_json: bool) -> None:
+    """Lift the ban of an address, a network or a ref."""
+    if (what is None) == (ref is None):
+        raise click.UsageError("give either an address, a network or a ref")
+    target = _ref(ref) if ref is not None else _address_or_ref(what or "")
+    reply = ask(socket_path, "DELETE", f"/v1/bans/{quote(target, safe='')}")
+    if as_json:
+        return say_json(reply)
+    with understanding():
+        lifted = BanRecord.from_json(reply)
+    say(f"Lifted the ban of {lifted.network} (jail {lifted.jail})")
+
+
+def _address_or_ref(what: str) -> str:
+    try:
+        return network_text(parse_network(what))
+    except AddressError:
+        return _ref(what)
+
+
+def _ref(text: str) -> str:
+    if not _REF.fullmatch(text.upper()):
+        raise click.UsageError(f"{text!r} is not an address, a network, or a ban's ref such as 'K4TQZ7AB'")
+    return text.upper()
+
+
+@click.command()
+@click.argument("state", type=click.Choice(["on", "off"]))
+@control_options
+def enforce(state: str, socket_path: Path, as_json: bool) -> None:
+    """Enforce bans in the firewall, or lift them all and hold."""
+    reply = ask(socket_path, "PUT", "/v1/enforce", {"on": state == "on"})
+    if as_json:
+        return say_json(reply)
+    say("Bans are enforced" if reply.get("on") else "Bans are kept but not enforced")

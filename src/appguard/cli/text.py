@@ -1,0 +1,96 @@
+"""What the daemon says, as text for people.
+
+`status` keeps fail2ban's tree and words, so that scripts written for it keep parsing the first lines.
+"""
+
+from collections.abc import Iterator, Sequence
+
+from appguard.cli.client import printable
+from appguard.status import BanRecord, DaemonStatus, JailStatus, SourceSummary
+
+REASON_MOST = 48
+_UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
+
+
+def status_lines(status: DaemonStatus) -> list[str]:
+    """Write the daemon's status: fail2ban's three lines, then one for each thing there is to know."""
+    enforcing = "enforcing" if status.enforcing else "NOT enforcing (appguard enforce on)"
+    firewall = (
+        f"{status.firewall}, {enforcing}, {_count(status.bans, 'ban')}, {_count(status.dropped, 'packet')} dropped"
+    )
+    return [
+        "Status",
+        f"|- Number of jail:\t{len(status.jails)}",
+        f"`- Jail list:\t{', '.join(jail.name for jail in status.jails)}",
+        f"Daemon:\t{status.version}, pid {status.pid}",
+        f"Store:\t{status.store}",
+        f"Firewall:\t{firewall}",
+        *([f"Firewall error:\t{status.firewall_error}"] if status.firewall_error else []),
+        *(f"Source:\t{_source(source)}" for source in status.sources),
+        *(f"Refused:\t{refused.network} (jail {refused.jail}): {refused.why}" for refused in status.refused),
+    ]
+
+
+def _source(source: SourceSummary) -> str:
+    origins = " ".join(source.origins) or "nothing yet"
+    lag = f"{_count(source.behind, 'byte')} behind" if source.behind else "up to date"
+    return f"{source.name} ({origins}), {lag}" + (f", complaint: {source.complaint}" if source.complaint else "")
+
+
+def jail_lines(jail: JailStatus) -> list[str]:
+    """Write one jail's status: fail2ban's lines, and who enforces its bans."""
+    return [
+        f"Status for the jail: {jail.name}",
+        "|- Filter",
+        f"|  |- Currently failed:\t{jail.currently_failed}",
+        f"|  |- Total failed:\t{jail.total_failed}",
+        f"|  `- File list:\t{' '.join(jail.origins)}",
+        "`- Actions",
+        f"   |- Currently banned:\t{jail.currently_banned}",
+        f"   |- Total banned:\t{jail.total_banned}",
+        f"   |- Banned IP list:\t{' '.join(jail.banned)}",
+        f"   `- Enforced by:\t{jail.enforced_by}",
+    ]
+
+
+def ban_lines(bans: Sequence[BanRecord], now: float) -> list[str]:
+    """Write bans as an aligned table, newest first."""
+    if not bans:
+        return ["No bans in force."]
+    newest_first = sorted(bans, key=lambda ban: ban.start, reverse=True)
+    return list(_aligned([("ADDRESS", "JAIL", "ENDS IN", "FAILURES", "REASON", "REF"), *_rows(newest_first, now)]))
+
+
+def _rows(bans: Sequence[BanRecord], now: float) -> Iterator[tuple[str, ...]]:
+    for ban in bans:
+        ends = "for ever" if ban.end is None else duration_text(ban.end - now)
+        reason = ban.reason if len(ban.reason) <= REASON_MOST else ban.reason[: REASON_MOST - 3] + "..."
+        yield tuple(
+            printable(str(cell)) for cell in (ban.network, ban.jail, ends, ban.failures, reason or "-", ban.ref)
+        )
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def span_text(ban: BanRecord) -> str:
+    """Write how long a ban lasts from its start: `for 10m`, `for ever`."""
+    return "for ever" if ban.end is None else f"for {duration_text(ban.end - ban.start)}"
+
+
+def duration_text(seconds: float) -> str:
+    """Write a duration with its two greatest units: `4m 10s`, `1d 2h`, `10m`; `0s` for what is over."""
+    rest = max(0, round(seconds))
+    parts: list[str] = []
+    for unit, size in _UNITS:
+        amount, rest = divmod(rest, size)
+        if parts or amount:
+            parts.append(f"{amount}{unit}" if amount else "")
+    return " ".join(part for part in parts[:2] if part) or "0s"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

@@ -1,0 +1,17 @@
+"""The group of all verbs."""
+
+import click
+
+from appguard.cli.change import ban, enforce, unban
+from appguard.cli.look import list_, status
+from appguard.cli.run import daemon
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="appguard-py")
+def appguard() -> None:
+    """See and change what AppGuard's daemon shuts out on this host."""
+
+
+for verb in (daemon, status, ban, unban, list_, enforce):
+    appguard.add_command(verb)

@@ -1,0 +1,333 @@
+"""The companion daemon: wires sources > filters > jails > ban set, and from there state, published bans and bouncer.
+
+Everything runs on one event loop. A chunk of lines goes through in one plain call (`_deliver`): count, ban, wake the
+bouncer, publish for the apps, and save counters and read position in one transaction. So a daemon killed at any point
+continues after a restart with exactly the lines it had not counted, and a ban does not wait for the disk.
+"""
+
+import asyncio
+import logging
+import os
+import pwd
+import signal
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TypeVar
+
+from appguard.address import Grouping, NetworkSet, network_text, parse_address, parse_network
+from appguard.ban import Ban
+from appguard.bouncer import Bouncer
+from appguard.config import CONFIG_FILE, EVENTS_SOURCE, DaemonConfig, JailConfig, daemon_config
+from appguard.control import DaemonStatus, JailStatus, JailSummary, RefusedBan, SourceSummary, serve
+from appguard.errors import AddressError, AppGuardError, ConfigError, RefusedForSafety, StateError
+from appguard.filters.base import Filter
+from appguard.filters.event_log import EventLogFilter
+from appguard.filters.nginx import NginxFilter
+from appguard.firewalls.base import Firewall
+from appguard.firewalls.dry_run import DryRun
+from appguard.firewalls.nftables import Nftables
+from appguard.host import read_host_facts
+from appguard.jail import JailWindow
+from appguard.judge import Judge
+from appguard.pipeline import Pipeline, Route, failures_of
+from appguard.sources.base import Chunk, Source
+from appguard.sources.file import FileSource
+from appguard.sources.socket import EventSocket
+from appguard.state import Batch, State
+from appguard.stores.local import Publisher
+from appguard.stores.memory import MemoryBanSet
+
+FILTERS: dict[str, Callable[[], Filter]] = {"appguard": EventLogFilter, "nginx": NginxFilter}
+FIREWALLS: dict[str, Callable[[], Firewall]] = {"nftables": Nftables, "dry_run": DryRun}
+TICK = 1.0  # seconds between looks for ended bans
+
+log = logging.getLogger("appguard")
+T = TypeVar("T")
+
+
+class Daemon:
+    """The daemon of one host."""
+
+    def __init__(self, config: DaemonConfig, clock: Callable[[], float] = time.time) -> None:
+        self._config = config
+        self._clock = clock
+        self._started = clock()
+        self._facts = read_host_facts()
+        self._grouping = Grouping(self._facts.on_link)
+        self._state = State(config.state_directory, clock)
+        self._bans = MemoryBanSet(clock)
+        self._publisher = Publisher(config.runtime_directory)
+        self._windows = {each.jail.name: JailWindow(each.jail, self._grouping.key) for each in config.jails}
+        self._total_banned = dict.fromkeys(self._windows, 0)
+        safe = [*config.safelist, *config.trusted_proxies.networks]
+        self._pipeline = Pipeline(self._routes(), NetworkSet(safe))
+        self._judge = Judge(self._facts, safelist=config.safelist, proxies=config.trusted_proxies.networks)
+        self._bouncer = Bouncer(self._bans, _member("firewall", FIREWALLS, config.firewall), self._judge, clock)
+        self._sources: dict[str, Source] = {}
+        self._unsaved = Batch()
+        self._cursor = 0
+        self._complaints: dict[str, str] = {}
+
+    def _routes(self) -> dict[str, list[Route]]:
+        routes: dict[str, list[Route]] = {}
+        for each in self._config.jails:
+            chosen = _member(f"jail {each.jail.name}: filter", FILTERS, each.filter)
+            for source in each.sources:
+                users = _user_ids(each) if source == EVENTS_SOURCE else None
+                routes.setdefault(source, []).append(Route(chosen, self._windows[each.jail.name], users))
+        return routes
+
+    async def run(self) -> None:
+        """Run until cancelled; then the bans stay in the firewall. Raise `AppGuardError` if it cannot start."""
+        self._config.runtime_directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._restore()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._bouncer.run())
+                tasks.create_task(serve(self, self._config.control_socket))
+                for source in self._sources.values():
+                    tasks.create_task(source.run(self._deliver_from(source.name)))
+                tasks.create_task(self._tick())
+                log.info("AppGuard daemon is up: %d jails, %d bans", len(self._windows), len(self.bans()))
+        finally:
+            self._save()
+            self._publisher.close()
+            self._state.close()
+
+    def _restore(self) -> None:
+        self._state.open()
+        self._bans.restore([ban for ban in self._state.bans() if ban.in_force(self._clock())])
+        for name, window in self._windows.items():
+            window.restore(self._state.failures(name))
+            window.total_failed, self._total_banned[name] = self._state.totals(name)
+        if self._state.setting("enforce") == "off":
+            self._bouncer.hold()
+        for each in self._config.jails:
+            for name in each.sources:
+                self._sources[name] = self._sources.get(name) or self._open_source(name)
+        self._publisher.publish_all(self.bans())
+
+    def _open_source(self, name: str) -> Source:
+        if name == EVENTS_SOURCE:
+            return EventSocket(name, self._config.runtime_directory / "events.sock")
+        return FileSource(name, [name], self._state.positions(name))
+
+    def _deliver_from(self, source: str) -> Callable[[Chunk], None]:
+        def deliver(chunk: Chunk) -> None:
+            self._deliver(source, chunk)
+
+        return deliver
+
+    def _deliver(self, source: str, chunk: Chunk) -> None:
+        outcome = self._pipeline.feed(source, chunk, self._clock())
+        for ban in outcome.bans:
+            self._ban(ban)
+        for name, keys in outcome.touched.items():
+            self._unsaved.failures.update(failures_of(self._windows[name], keys))
+        if chunk.position is not None:
+            self._unsaved.positions[source, chunk.origin] = chunk.position
+        self._spread()
+
+    def _ban(self, ban: Ban) -> None:
+        try:
+            self._judge.check(ban)
+        except RefusedForSafety as error:
+            log.warning("[%s] %s is not banned: %s", ban.jail, ban.key, error)
+            return
+        kept = self._bans.ban(ban)
+        if kept is not None:
+            self._total_banned[ban.jail] += 1
+            log.warning("[%s] Ban %s", ban.jail, ban.key)
+
+    def _spread(self) -> None:
+        """Tell the bouncer, the apps and the state what changed in the ban set."""
+        changes = self._bans.follow(self._cursor)
+        facts = changes.facts if changes else ()
+        if changes is None or facts:
+            self._bouncer.wake()
+        self._cursor = changes.cursor if changes else self._bans.snapshot().cursor
+        self._unsaved.facts.extend(facts)
+        self._try("published bans", lambda: self._publisher.publish(facts, self.bans))
+        self._save()
+
+    def _save(self) -> None:
+        for name, window in self._windows.items():
+            self._unsaved.totals[name] = (window.total_failed, self._total_banned[name])
+
+        def save() -> None:
+            self._state.save(self._unsaved)
+            self._unsaved = Batch()
+
+        self._try("state", save)
+
+    def _try(self, what: str, act: Callable[[], None]) -> None:
+        """Do what may fail for a while (a full disk); say so once, and once when it works again."""
+        try:
+            act()
+        except (OSError, StateError) as error:
+            if self._complaints.get(what) != str(error):
+                log.error("%s cannot be written, trying again: %s", what, error)
+            self._complaints[what] = str(error)
+            return
+        if self._complaints.pop(what, None):
+            log.info("%s is written again", what)
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            for ban in self._bans.expire():
+                log.info("[%s] Unban %s", ban.jail, ban.key)
+            for window in self._windows.values():
+                gone = set(window.sweep(self._clock()))
+                self._unsaved.failures.update(failures_of(window, gone))
+            if self._complaints.get("published bans"):
+                self._try("published bans", lambda: self._publisher.publish_all(self.bans()))
+            self._save()
+
+    # What the control API asks; see `control.Controlled`.
+
+    def bans(self) -> Sequence[Ban]:
+        """Give the bans in force."""
+        return self._bans.snapshot().bans
+
+    def status(self) -> DaemonStatus:
+        """Say how the daemon is."""
+        bouncer = self._bouncer.status
+        return DaemonStatus(
+            version=version("appguard-py"),
+            pid=os.getpid(),
+            started=self._started,
+            store=self._config.store,
+            firewall=bouncer.firewall,
+            enforcing=not bouncer.is_held,
+            firewall_error=bouncer.error,
+            bans=len(self.bans()),
+            dropped=bouncer.dropped,
+            jails=tuple(self._summary(name) for name in self._windows),
+            sources=tuple(self._source_summary(source) for source in self._sources.values()),
+            refused=tuple(RefusedBan(ban.key, ban.jail, why) for ban, why in bouncer.refused),
+        )
+
+    def _summary(self, name: str) -> JailSummary:
+        window = self._windows[name]
+        banned = sum(ban.jail == name for ban in self.bans())
+        return JailSummary(name, window.currently_failed, window.total_failed, banned, self._total_banned[name])
+
+    def _source_summary(self, source: Source) -> SourceSummary:
+        status = source.status()
+        return SourceSummary(source.name, status.origins, status.behind, status.complaint)
+
+    def jail_status(self, name: str) -> JailStatus | None:
+        """Say how one jail is."""
+        window = self._windows.get(name)
+        if window is None:
+            return None
+        bouncer = self._bouncer.status
+        sources = next(each.sources for each in self._config.jails if each.jail.name == name)
+        banned = [ban.key for ban in self.bans() if ban.jail == name]
+        enforced = (
+            "nothing (enforce off)" if bouncer.is_held else f"{bouncer.firewall}, {bouncer.dropped} packets dropped"
+        )
+        return JailStatus(
+            name=name,
+            currently_failed=window.currently_failed,
+            total_failed=window.total_failed,
+            origins=tuple(origin for source in sources for origin in self._sources[source].status().origins),
+            currently_banned=len(banned),
+            total_banned=self._total_banned[name],
+            banned=banned,
+            enforced_by=f"nothing: {bouncer.error}" if bouncer.error else enforced,
+        )
+
+    async def ban(self, ban: Ban, *, force: bool) -> Ban:
+        """Put a person's ban in force."""
+        if ban.network.version == 6 and ban.network.prefixlen == 128:
+            ban = replace(ban, network=parse_network(self._grouping.key(parse_address(ban.key))))
+        self._judge.check(ban, force=force)
+        if force:
+            self._bouncer.force(ban.network)
+        kept = self._bans.ban(ban)
+        if kept is None:
+            raise ConfigError(f"{ban.key}: the ban would already have ended")
+        self._total_banned[ban.jail] = self._total_banned.get(ban.jail, 0) + 1
+        log.warning("[%s] Ban %s", kept.jail, kept.key)
+        self._spread()
+        return kept
+
+    async def unban(self, what: str) -> Ban | None:
+        """Lift one ban."""
+        found = self._find(what)
+        lifted = self._bans.unban(found.network) if found else None
+        if lifted is None:
+            return None
+        log.warning("[%s] Unban %s", lifted.jail, lifted.key)
+        for window in self._windows.values():
+            window.forget(lifted.key)
+            self._unsaved.failures.update(failures_of(window, {lifted.key}))
+        self._spread()
+        return lifted
+
+    def _find(self, what: str) -> Ban | None:
+        bans = self.bans()
+        by_ref = next((ban for ban in bans if ban.ref == what.upper()), None)
+        if by_ref is not None:
+            return by_ref
+        try:
+            names = {network_text(parse_network(what))}
+        except AddressError:
+            return None
+        if "/" not in what:
+            names.add(self._grouping.key(parse_address(what)))
+        return next((ban for ban in bans if ban.key in names), None)
+
+    async def enforce(self, on: bool) -> None:
+        """Begin or stop to enforce."""
+        self._state.set_setting("enforce", "on" if on else "off")
+        if on:
+            self._bouncer.release()
+        else:
+            self._bouncer.hold()
+        await self._bouncer.settle()
+
+
+def _member(what: str, members: dict[str, Callable[[], T]], name: str) -> T:
+    if name not in members:
+        raise ConfigError(f"{what} = {name!r}: expected one of {', '.join(map(repr, members))}")
+    return members[name]()
+
+
+def _user_ids(config: JailConfig) -> frozenset[int]:
+    found: set[int] = set()
+    for user in config.users:
+        try:
+            found.add(int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid)
+        except KeyError as error:
+            raise ConfigError(f"jail {config.jail.name}: users: there is no user {user!r} on this host") from error
+    return frozenset(found)
+
+
+def main(path: Path | None = None) -> int:
+    """Run the daemon until SIGTERM or SIGINT; give the exit code. Raise `AppGuardError` if it cannot start."""
+    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", level=logging.INFO)
+    config = daemon_config(path or CONFIG_FILE)
+    if config.store != "local://":
+        raise ConfigError(f"store = {config.store!r}: the daemon knows 'local://'")
+    try:
+        asyncio.run(_until_signal(Daemon(config).run()))
+    except* AppGuardError as errors:
+        raise errors.exceptions[0] from errors
+    return 0
+
+
+async def _until_signal(running: Awaitable[None]) -> None:
+    task = asyncio.ensure_future(running)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        await task
+    except asyncio.CancelledError:
+        log.info("AppGuard daemon stops; bans stay in the firewall until they end")

@@ -1,0 +1,61 @@
+"""The dry run: a firewall that remembers and logs what it was asked and shuts nobody out."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from appguard.address import Network, network_text
+from appguard.errors import FirewallError
+from appguard.event import time_text
+from appguard.firewalls.base import Block
+
+log = logging.getLogger("appguard.firewall")
+
+
+class DryRun:
+    """Keeps the blocks a real firewall would hold."""
+
+    name = "dry_run"
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        self.allow: tuple[Network, ...] = ()
+        self._clock = clock
+        self._blocks: dict[Network, Block] | None = None
+
+    @property
+    def blocks(self) -> tuple[Block, ...]:
+        """Give the blocks that would be in force."""
+        now = self._clock()
+        return tuple(block for block in (self._blocks or {}).values() if block.end is None or block.end > now)
+
+    async def replace(self, allow: Sequence[Network], blocks: Sequence[Block]) -> None:
+        """Remember these and nothing else."""
+        self.allow = tuple(allow)
+        self._blocks = {block.network: block for block in blocks}
+        log.info("dry run: would shut out %d networks", len(self.blocks))
+
+    async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:
+        """Remember some more and forget others."""
+        if self._blocks is None:
+            raise FirewallError("dry run: nothing to change; replace comes first")
+        gone = set(remove)
+        kept = {block.network: block for block in self.blocks if block.network not in gone}
+        self._blocks = kept | {block.network: block for block in add}
+        for block in add:
+            until = "for ever" if block.end is None else f"until {time_text(block.end)}"
+            log.info("dry run: would shut out %s %s", network_text(block.network), until)
+        for network in remove:
+            log.info("dry run: would let in %s", network_text(network))
+
+    async def lift(self) -> None:
+        """Forget everything."""
+        self.allow, self._blocks = (), None
+        log.info("dry run: would let in everybody")
+
+    async def intact(self) -> bool:
+        """Say whether there was a `replace` and no `lift` since."""
+        return self._blocks is not None
+
+    async def dropped(self) -> int:
+        """Give 0."""
+        return 0

@@ -1,0 +1,157 @@
+"""The last judge: which bans would cut off this host or its administrator, whoever asks for them.
+
+Never banned, whatever is asked: loopback, link-local, multicast and unspecified addresses; networks wider than a /8
+(IPv4) or /16 (IPv6); and what lies inside a network that is always let in (safelist, trusted proxies, this host's own
+addresses, gateways, resolvers), because the firewall lets it in before it looks for bans. Banned only when forced: a
+network that holds one of those (all of it but those is shut out then), one wider than a /16 (IPv4) or /32 (IPv6), an
+address an administrator is logged in from, and an IPv6 network of unrelated hosts (on this host's links, NAT64), where
+single hosts are banned. Nothing here does I/O; the bouncer keeps the facts fresh.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from appguard.address import NAT64, Address, Network, NetworkMap, network_text, parse_network
+from appguard.ban import Ban
+from appguard.errors import RefusedForSafety
+from appguard.host import HostFacts
+
+WIDEST = {4: 16, 6: 32}
+WIDEST_FORCED = {4: 8, 6: 16}
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A network and what it is, as a refusal says it."""
+
+    network: Network
+    what: str
+
+
+_SPECIAL = tuple(
+    _Known(parse_network(text), what)
+    for text, what in (
+        ("0.0.0.0/8", "the unspecified address"),
+        ("127.0.0.0/8", "loopback"),
+        ("169.254.0.0/16", "link-local"),
+        ("224.0.0.0/4", "multicast"),
+        ("255.255.255.255", "broadcast"),
+        ("::", "the unspecified address"),
+        ("::1", "loopback"),
+        ("fe80::/10", "link-local"),
+        ("ff00::/8", "multicast"),
+    )
+)
+
+
+class Judge:
+    """Says which bans are refused. `facts` and administrators may be given later, with `update`."""
+
+    def __init__(
+        self, facts: HostFacts | None = None, *, safelist: Iterable[Network] = (), proxies: Iterable[Network] = ()
+    ) -> None:
+        self._configured = (
+            *(_Known(network, "on the safelist") for network in safelist),
+            *(_Known(network, "a trusted proxy") for network in proxies),
+        )
+        self._learn(facts or HostFacts(), ())
+
+    def _learn(self, facts: HostFacts, administrators: tuple[Address, ...]) -> None:
+        self._learnt = (facts, administrators)
+        self._let_in = (
+            *self._configured,
+            *(_Known(network, "an address of this host") for network in facts.own),
+            *(_Known(parse_network(address.text), "a gateway of this host") for address in facts.gateways),
+            *(_Known(parse_network(address.text), "a resolver of this host") for address in facts.resolvers),
+        )
+        self._sessions = tuple(
+            _Known(parse_network(address.text), "where an administrator is logged in from")
+            for address in administrators
+        )
+        self._crowds = tuple(
+            _Known(network, what)
+            for networks, what in ((NAT64, "shared by hosts behind NAT64"), (facts.on_link, "on a link of this host"))
+            for network in networks
+            if network.version == 6
+        )
+        self._all = _Networks(known.network for known in (*_SPECIAL, *self._let_in, *self._sessions, *self._crowds))
+
+    def update(self, facts: HostFacts, administrators: Sequence[Address] = ()) -> bool:
+        """Take fresh facts, and the addresses administrators are logged in from; say whether anything changed."""
+        if (facts, tuple(administrators)) == self._learnt:
+            return False
+        self._learn(facts, tuple(administrators))
+        return True
+
+    @property
+    def let_in(self) -> tuple[Network, ...]:
+        """Give the networks a firewall must let in before it looks for bans."""
+        return tuple(known.network for known in self._let_in)
+
+    def check(self, ban: Ban, *, force: bool = False) -> None:
+        """Raise `RefusedForSafety` if the ban must not be enforced; `force` is a person's word, given on this host."""
+        network = ban.network
+        _check_width(network, force=force)
+        if not self._all.touch(network):
+            return
+        self._check_never(network)
+        if not force:
+            self._check_unless_forced(network)
+
+    def _check_never(self, network: Network) -> None:
+        for known in _SPECIAL:
+            if network.overlaps(known.network):
+                raise RefusedForSafety(f"{_told(network, known)}; it is never banned")
+        for known in self._let_in:
+            if _covers(known.network, network):
+                raise RefusedForSafety(
+                    f"{_told(network, known)}; that is always let in, so a ban would do nothing"
+                    " (settings: safelist, trusted_proxies)"
+                )
+
+    def _check_unless_forced(self, network: Network) -> None:
+        for known in (*self._let_in, *self._sessions):
+            if network.overlaps(known.network):
+                raise RefusedForSafety(f"{_told(network, known)}; ban narrower networks, or use --force")
+        for known in () if network.prefixlen == network.max_prefixlen else self._crowds:
+            if network.overlaps(known.network):
+                raise RefusedForSafety(f"{_told(network, known)}; ban single hosts there, or use --force")
+
+
+def _check_width(network: Network, *, force: bool) -> None:
+    widest = (WIDEST_FORCED if force else WIDEST)[network.version]
+    if network.prefixlen < widest:
+        way = "ban narrower networks" if force else "ban narrower networks, or use --force"
+        raise RefusedForSafety(f"{network} is wider than a /{widest}; {way}")
+
+
+def _told(network: Network, known: _Known) -> str:
+    name = network_text(network)
+    if network == known.network:
+        return f"{name} is {known.what}"
+    relation = "lies in" if _covers(known.network, network) else "holds"
+    return f"{name} {relation} {network_text(known.network)}, which is {known.what}"
+
+
+def _covers(wider: Network, network: Network) -> bool:
+    return wider.prefixlen <= network.prefixlen and wider.overlaps(network)
+
+
+class _Networks:
+    """Many networks, and whether another shares an address with any of them: one of two that do begins in the other."""
+
+    def __init__(self, networks: Iterable[Network]) -> None:
+        self._map = NetworkMap((network, True) for network in networks)
+        self._starts = {
+            version: sorted(int(mine.network_address) for mine, _ in self._map if mine.version == version)
+            for version in (4, 6)
+        }
+
+    def touch(self, network: Network) -> bool:
+        first, last = int(network.network_address), int(network.broadcast_address)
+        starts = self._starts[network.version]
+        at = bisect_left(starts, first)
+        if at < len(starts) and starts[at] <= last:
+            return True
+        return self._map.find(Address("", network.version, first, "")) is not None

@@ -1,0 +1,199 @@
+"""Log files as a source: which paths there are, when to look at them, and whose turn it is.
+
+One task reads all of them, a chunk of each in turn, and gives the loop its chance after every chunk, so that neither a
+long backlog nor a busy file keeps the others waiting. Inotify tells when to read; a look once a second finds whatever
+it did not tell, and is all there is where inotify is not to be had. How one path is followed through its rotations is
+in `tail.py`.
+"""
+
+import asyncio
+import glob
+import logging
+import os
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from appguard.sources.base import Deliver, SourceStatus
+from appguard.sources.generation import marks_text
+from appguard.sources.siblings import is_packed, rotated_from
+from appguard.sources.tail import Identity, Tail
+from appguard.sources.watch import DirectoryWatch
+
+POLL_EVERY = 1.0
+QUIET_AFTER = 60.0  # a renamed file nobody wrote to for so long is closed
+LOOK_APART = 0.05  # names are looked at no more often, whatever goes on in the directories
+LOOK_SHARE = 20  # and if it takes long, because a directory is full, it takes no more than this part of the time
+COALESCE = 0.002  # a busy file is read no more often
+FILES_MOST = 256
+COMPLAINTS_SHOWN = 3
+NOWHERE = marks_text([])
+
+_log = logging.getLogger(__name__)
+
+
+class FileSource:
+    """Follows log files by path or glob (`~` is expanded).
+
+    `positions` holds, by path, the last position of a chunk that was kept; a file without one is read from its
+    beginning. `use_inotify` False leaves only polling.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        patterns: Sequence[str],
+        positions: Mapping[str, str],
+        *,
+        use_inotify: bool = True,
+        poll_every: float = POLL_EVERY,
+        quiet_after: float = QUIET_AFTER,
+    ) -> None:
+        self.name = name
+        self._patterns = [os.path.abspath(Path(pattern).expanduser()) for pattern in patterns]  # noqa: PTH100 - no links
+        self._positions = dict(positions)
+        self._use_inotify = use_inotify
+        self._poll_every = poll_every
+        self._quiet_after = quiet_after
+        self._tails: dict[str, Tail] = {}
+        self._watch = DirectoryWatch(self._on_event)
+        self._wake = asyncio.Event()
+        self._has_changed = True
+        self._looked_at = float("-inf")
+        self._look_took = 0.0
+        self._read_at = float("-inf")
+        self._complaints: list[str] = []
+        self._logged: set[str] = set()
+
+    async def run(self, deliver: Deliver) -> None:
+        """Deliver chunks until cancelled. May be run again, and then continues behind what was delivered."""
+        self._wake = asyncio.Event()
+        if self._use_inotify:
+            self._watch.open(asyncio.get_running_loop())
+        try:
+            while True:
+                if time.monotonic() >= self._look_due:
+                    self._look()
+                if not await self._read_all(deliver):
+                    await self._pause()
+        finally:
+            self._watch.close()
+            for path in list(self._tails):
+                self._drop(path)
+
+    @property
+    def _look_due(self) -> float:
+        apart = LOOK_APART if self._has_changed else self._poll_every
+        return self._looked_at + max(apart, self._look_took * LOOK_SHARE)
+
+    def _look(self) -> None:
+        now = self._looked_at = time.monotonic()
+        self._has_changed = False
+        self._complaints = []
+        paths = self._find_paths()
+        for path in paths:
+            if path not in self._tails and len(self._tails) < FILES_MOST:
+                saved = self._positions.get(path, "")
+                self._tails[path] = Tail(path, saved, self._reader_of, self._quiet_after)
+        for path, tail in list(self._tails.items()):
+            tail.look(now)
+            if tail.is_idle and path not in paths:
+                self._drop(path)
+        self._watch.keep(self._directories())
+        self._log_complaints()
+        self._look_took = time.monotonic() - now
+
+    def _find_paths(self) -> dict[str, None]:
+        """Give the paths to follow: first those read before, so that a file with two names is read on by the same."""
+        found = [path for pattern in self._patterns for path in self._expand(pattern)]
+        found.sort(key=lambda path: path not in self._tails and path not in self._positions)
+        if len(found) > FILES_MOST:
+            self._complaints.append(f"{len(found)} files are too many: only {FILES_MOST} are read; narrow the pattern")
+        return dict.fromkeys(found[:FILES_MOST])
+
+    def _expand(self, pattern: str) -> Iterable[str]:
+        if not _is_glob(pattern):
+            return [pattern]
+        found = sorted(glob.glob(pattern))  # noqa: PTH207 - the pattern is a whole path
+        logs = {*found, *self._tails, *self._positions}
+        return [path for path in found if self._is_log(path, logs)]
+
+    def _is_log(self, path: str, logs: set[str]) -> bool:
+        """Say whether a file found by a glob is a log of its own: not an earlier generation of another."""
+        if not path.isprintable():  # a name with surrogates cannot be kept, one with a newline not be shown
+            self._complaints.append(f"{path!r} is not read: rename it to something printable")
+            return False
+        directory, _, name = path.rpartition("/")
+        return not is_packed(name) and not any(f"{directory}/{log}" in logs for log in rotated_from(name))
+
+    def _reader_of(self, identity: Identity) -> str:
+        return next((path for path, tail in self._tails.items() if tail.reads(identity)), "")
+
+    def _directories(self) -> set[str]:
+        """Give the directories where something may happen that concerns us."""
+        found = {directory for tail in self._tails.values() for directory in tail.directories}
+        for pattern in filter(_is_glob, self._patterns):
+            parent = pattern.rpartition("/")[0]
+            found.update(os.path.realpath(directory) for directory in glob.glob(parent or "/"))  # noqa: PTH207
+        return found
+
+    def _drop(self, path: str) -> None:
+        tail = self._tails.pop(path)
+        tail.close()
+        self._positions[path] = tail.position
+        if tail.position == NOWHERE:
+            del self._positions[path]
+
+    async def _read_all(self, deliver: Deliver) -> bool:
+        """Deliver one chunk of every file that has one; say whether there may be more."""
+        may_have_more = False
+        for tail in list(self._tails.values()):
+            now = time.monotonic()
+            try:
+                has_moved = tail.read(deliver, now)
+            except OSError as error:
+                tail.complaint = f"{tail.path} cannot be read: {error.strerror}"
+                continue
+            if has_moved:
+                may_have_more = True
+                self._read_at = now
+                await asyncio.sleep(0)
+        return may_have_more
+
+    async def _pause(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._look_due - time.monotonic()):
+                await self._wake.wait()
+        await asyncio.sleep(max(0.0, self._read_at + COALESCE - time.monotonic()))
+        self._wake.clear()
+
+    def _on_event(self, has_changed: bool) -> None:
+        self._has_changed = self._has_changed or has_changed
+        self._wake.set()
+
+    def status(self) -> SourceStatus:
+        """Say which paths are followed, how far reading is behind, and what is wrong."""
+        tails = self._tails.values()
+        complaints = self._all_complaints()
+        shown = "; ".join(complaints[:COMPLAINTS_SHOWN])
+        if len(complaints) > COMPLAINTS_SHOWN:
+            shown += f"; and {len(complaints) - COMPLAINTS_SHOWN} more"
+        return SourceStatus(tuple(self._tails), sum(tail.behind for tail in tails), shown)
+
+    def _all_complaints(self) -> list[str]:
+        said = [*(tail.complaint for tail in self._tails.values()), *self._complaints, self._watch.complaint]
+        return [complaint for complaint in said if complaint]
+
+    def _log_complaints(self) -> None:
+        """Log what is new; a complaint that lasts is in the status, not in the log again and again."""
+        complaints = self._all_complaints()
+        for complaint in complaints:
+            if complaint not in self._logged:
+                _log.warning("source %s: %s", self.name, complaint)
+        self._logged.intersection_update(complaints)
+        self._logged.update(complaints)
+
+
+def _is_glob(pattern: str) -> bool:
+    return any(character in pattern for character in "*?[")

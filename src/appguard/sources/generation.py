@@ -1,0 +1,147 @@
+"""One generation of a log: a file it is or was written to, and how far that file has been read.
+
+How far is an offset and the *seam*, the bytes right before it. Every read begins at the seam and is good only if the
+seam is still there: a file that was truncated and written anew shows at once, also where it has already grown past the
+offset. Across a restart the seam is kept as a digest, which tells a reused inode from the file that had it before, and
+finds a file again that was renamed or copied meanwhile.
+"""
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import cast
+
+from appguard.sources.lines import split, trim
+
+CHUNK_BYTES = 256 * 1024
+SEAM_BYTES = 256
+MARKS_MOST = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """How far a generation was read, as kept across a restart.
+
+    `is_cut`: the offset is inside a line whose beginning was delivered.
+    """
+
+    inode: int
+    offset: int = 0
+    digest: str = ""
+    is_cut: bool = False
+
+    def fits(self, descriptor: int) -> bool:
+        """Say whether a file holds what was read, up to the offset."""
+        return _digest(_seam(descriptor, self.offset)) == self.digest
+
+
+def marks_text(marks: Iterable[Mark]) -> str:
+    """Write marks as the position of a chunk."""
+    return json.dumps([[mark.inode, mark.offset, mark.digest, mark.is_cut] for mark in marks], separators=(",", ":"))
+
+
+def parse_marks(text: str) -> list[Mark]:
+    """Read what `marks_text` wrote; raise `ValueError` for anything else."""
+    found: object = json.loads(text)
+    if not isinstance(found, list):
+        raise ValueError("not a list")
+    return [_mark(item) for item in cast("list[object]", found)[-MARKS_MOST:]]
+
+
+def _mark(item: object) -> Mark:
+    match item:
+        case [int(inode), int(offset), str(digest), bool(is_cut)] if 0 <= offset < 2**63:
+            return Mark(inode, offset, digest, is_cut)
+        case _:
+            raise ValueError(f"{item!r} is not a mark")
+
+
+def _seam(descriptor: int, offset: int) -> bytes:
+    start = max(0, offset - SEAM_BYTES)
+    return os.pread(descriptor, offset - start, start)
+
+
+def _digest(seam: bytes) -> str:
+    return blake2b(seam, digest_size=12).hexdigest() if seam else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where reading stands in an open file."""
+
+    offset: int = 0
+    seam: bytes = b""
+    is_cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Whole lines read, and the place behind them. No lines: only bytes that were passed over."""
+
+    lines: list[bytes]
+    place: Place
+
+
+TRUNCATED = Reading([], Place())  # what was read before is gone
+
+
+class Generation:
+    """An open file of a log. It owns the descriptor; `place` is where the next read begins."""
+
+    def __init__(self, descriptor: int, mark: Mark | None = None, now: float = 0.0) -> None:
+        status = os.fstat(descriptor)
+        self.identity = (status.st_dev, status.st_ino)
+        self.owner = status.st_uid
+        self.place = Place()
+        self.moved_at = now
+        self._descriptor = descriptor
+        if mark:
+            self.resume(mark)
+
+    def resume(self, mark: Mark) -> None:
+        """Continue at a mark that fits the file."""
+        self.place = Place(mark.offset, _seam(self._descriptor, mark.offset), mark.is_cut)
+
+    def read(self) -> Reading | None:
+        """Read the next whole lines; None if there is none yet, `TRUNCATED` if the file lost what was read before."""
+        data = self._data()
+        if data is None:
+            return TRUNCATED
+        found = split(data, self.place.is_cut)
+        return (
+            Reading(found.lines, self._behind_bytes(data[: found.consumed], found.is_cut)) if found.consumed else None
+        )
+
+    def rest(self) -> Reading | None:
+        """Read the line that was never ended, once nobody writes to the file any more."""
+        data = self._data()
+        return Reading([trim(data)], self._behind_bytes(data, is_cut=False)) if data else None
+
+    def _data(self) -> bytes | None:
+        seam = self.place.seam
+        data = os.pread(self._descriptor, CHUNK_BYTES, self.place.offset - len(seam))
+        return data[len(seam) :] if data.startswith(seam) else None
+
+    def _behind_bytes(self, data: bytes, is_cut: bool) -> Place:
+        seam = (self.place.seam + data[-SEAM_BYTES:])[-SEAM_BYTES:]
+        return Place(self.place.offset + len(data), seam, is_cut)
+
+    @property
+    def mark(self) -> Mark:
+        """Give how far the file was read, to be kept."""
+        return Mark(self.identity[1], self.place.offset, _digest(self.place.seam), self.place.is_cut)
+
+    @property
+    def status(self) -> os.stat_result:
+        """Give what the system says of the file now."""
+        return os.fstat(self._descriptor)
+
+    def holds(self, mark: Mark) -> bool:
+        """Say whether this is the file of a mark."""
+        return mark.inode == self.identity[1] and mark.fits(self._descriptor)
+
+    def close(self) -> None:
+        """Close the file."""
+        os.close(self._descriptor)

@@ -1,0 +1,80 @@
+"""The other files in a log's directory: where the earlier generations of the log are to be found.
+
+A generation is recognised by its inode together with its content (rename rotation), or by its content alone
+(`copytruncate` makes a copy). Only files of the log's own owner are opened.
+"""
+
+import os
+import re
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+from appguard.sources.generation import Mark
+from appguard.sources.opening import open_sibling
+
+ENTRIES_MOST = 4096  # of a directory; the owner of a directory decides how many there are
+ALIKE_MOST = 64  # files opened in search of a copy
+YOUNGER_MOST = 16
+_TURNED = re.compile(r"[.-](?=\d[\w.-]*$|old$)")
+_DATED = re.compile(r"(.+)[.-]\d{8}[\w-]*(\.\w+)")
+_PACKED = re.compile(r"\.(gz|bz2|xz|zst|lz4|Z)$")
+
+
+def rotated_from(name: str) -> list[str]:
+    """Give the logs whose rotation may have made a name: `x.log` for `x.log.1`, `x.log-20261120`, `x-20261120.log`."""
+    dated = _DATED.fullmatch(name)
+    return [name[: found.start()] for found in _TURNED.finditer(name)] + ([dated[1] + dated[2]] if dated else [])
+
+
+def is_packed(name: str) -> bool:
+    """Say whether a name is that of a compressed file."""
+    return _PACKED.search(name) is not None
+
+
+class Siblings:
+    """The files beside a log, its own included, as they were when this was made."""
+
+    def __init__(self, path: str, owner: int) -> None:
+        self.path = os.path.realpath(path)
+        self._directory, self._log = Path(self.path).parent, Path(self.path).name
+        self._owner = owner
+        self._entries: list[tuple[str, int]] = []
+        with suppress(OSError), os.scandir(self._directory) as entries:
+            self._entries = [(entry.name, entry.inode()) for entry in islice(entries, ENTRIES_MOST)]
+
+    def find(self, mark: Mark) -> int | None:
+        """Open the file a mark was made in, or else one that has the same content up to the mark."""
+        names = [name for name, inode in self._entries if inode == mark.inode]
+        if mark.offset:
+            names += self._alike()
+        else:  # nothing was read of it: only the name can say that it is a generation of this log
+            names = [name for name in names if name == self._log or self._log in rotated_from(name)]
+        for name in names:
+            descriptor = self._open(name)
+            if descriptor is not None and mark.fits(descriptor):
+                return descriptor
+            if descriptor is not None:
+                os.close(descriptor)
+        return None
+
+    def younger(self, than_ns: int) -> list[int]:
+        """Open the rotated files of the log that were last written at `than_ns` or later, oldest first."""
+        names = [name for name, _ in self._entries if self._log in rotated_from(name) and not is_packed(name)]
+        names.sort(key=lambda name: (len(name), name), reverse=True)  # of the same time, x.log.10 is older than x.log.9
+        names.sort(key=self._written_ns)
+        opened = (self._open(name) for name in names[-YOUNGER_MOST:] if self._written_ns(name) >= than_ns)
+        return [descriptor for descriptor in opened if descriptor is not None]
+
+    def _alike(self) -> list[str]:
+        stem = self._log.partition(".")[0]
+        names = [name for name, _ in self._entries if name.startswith(stem) and not is_packed(name)]
+        return sorted(names, key=self._written_ns, reverse=True)[:ALIKE_MOST]
+
+    def _written_ns(self, name: str) -> int:
+        with suppress(OSError):
+            return (self._directory / name).lstat().st_mtime_ns
+        return 0
+
+    def _open(self, name: str) -> int | None:
+        return open_sibling(str(self._directory / name), self._owner)

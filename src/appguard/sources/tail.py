@@ -1,0 +1,236 @@
+"""Follow one path through its generations, so that every line written to it is delivered once and in order.
+
+Oldest first: a file that was renamed away is read to its end before the file that took its place, and is kept open
+until it has been quiet for a while and the newer one has lines, because a writer goes on writing to the renamed file
+until it reopens its log. What was closed is remembered by its mark, so that it is never taken for a file not yet read.
+A file that came and went between two looks is found among the siblings; so is the copy that `copytruncate` made.
+"""
+
+import logging
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from appguard.errors import SourceError
+from appguard.sources.base import Chunk, Deliver
+from appguard.sources.generation import TRUNCATED, Generation, Mark, Place, Reading, marks_text, parse_marks
+from appguard.sources.opening import open_log
+from appguard.sources.siblings import Siblings
+
+OPEN_MOST = 8  # generations kept open because they might still be written to
+UNREAD_MOST = 32  # generations open at all: who owns the directory must not use up the daemon's descriptors
+DONE_MOST = 8  # closed generations remembered
+SEARCH_EVERY = 1.0  # at most this often a truncated file makes us search its directory
+UNLINKED_FACTOR = 10  # a deleted file without a successor is kept open this many times longer
+LINKS_MOST = 40
+
+Identity = tuple[int, int]  # device and inode
+_log = logging.getLogger(__name__)
+
+
+class Tail:
+    """Follows one path. Its owner calls `look` when names may have changed, and `read` when bytes may have come.
+
+    `reader_of` says which path a file is already read as. Times are monotonic seconds.
+    """
+
+    def __init__(self, path: str, saved: str, reader_of: Callable[[Identity], str], quiet_after: float) -> None:
+        self.path = path
+        self.complaint = ""
+        self.directories = frozenset[str]()  # where names that matter may change
+        self._reader_of = reader_of
+        self._quiet_after = quiet_after
+        self._open: list[Generation] = []
+        self._done: list[Mark] = []
+        self._search_at = 0.0
+        self._real = ""
+        try:
+            self._done = parse_marks(saved) if saved else []
+        except (ValueError, RecursionError) as error:
+            _log.warning("the saved position of %r is damaged (%s): it is read from its beginning", path, error)
+
+    def look(self, now: float) -> None:
+        """Notice what has become of the path."""
+        if self._is_current():
+            self.complaint = ""
+            return
+        self.directories = directories_of(self.path)
+        try:
+            self._turn(Generation(open_log(self.path), now=now), now)
+        except FileNotFoundError:
+            is_rotating = bool(self._open) and now - self._open[-1].moved_at < self._quiet_after
+            self.complaint = "" if is_rotating else f"{self.path} is not there"
+        except SourceError as error:
+            self.complaint = str(error)
+        except OSError as error:
+            self.complaint = f"{self.path} is not read: {error.strerror}"
+
+    def _is_current(self) -> bool:
+        with suppress(OSError):
+            status = Path(self.path).stat()
+            return bool(self._open) and self._open[-1].identity == (status.st_dev, status.st_ino)
+        return False
+
+    def _turn(self, newest: Generation, now: float) -> None:
+        reader = "" if self._find_open(newest.identity) else self._reader_of(newest.identity)
+        self.complaint = f"{self.path} is not read: it is the same file as {reader}" if reader else ""
+        if reader:
+            newest.close()
+            return
+        siblings = Siblings(self.path, newest.owner)
+        if not self._open:
+            self._reopen(newest, siblings, now)
+        is_known = self._recall(newest)
+        is_same_log = self._real in ("", siblings.path)
+        self._real = siblings.path
+        if self._open and is_same_log and not is_known:
+            self._add_missed(siblings, newest.identity, now)
+        for generation in self._open:
+            generation.moved_at = now
+        self._append(newest)
+
+    def _append(self, generation: Generation) -> None:
+        self._open.append(generation)
+        if len(self._open) > UNREAD_MOST:
+            _log.warning("%r is rotated faster than it can be read: lines were missed", self.path)
+            self._forget(self._open[0])
+
+    def _reopen(self, newest: Generation, siblings: Siblings, now: float) -> None:
+        marks, self._done = self._done, []
+        for mark in marks:
+            descriptor = siblings.find(mark)
+            if descriptor is not None:
+                self._add(Generation(descriptor, mark, now), newest)
+            elif mark is marks[-1]:
+                _log.warning("%r: the file read before is gone; lines at its end may have been missed", self.path)
+
+    def _add(self, generation: Generation, newest: Generation) -> None:
+        if generation.identity == newest.identity:
+            newest.place = generation.place
+        if generation.identity == newest.identity or self._find_open(generation.identity):
+            generation.close()
+        else:
+            self._append(generation)
+
+    def _recall(self, newest: Generation) -> bool:
+        """Continue a file that was read before, if it is one: a symlink was turned back, a file renamed back."""
+        again = self._find_open(newest.identity)
+        if again:
+            newest.place = again.place
+            self._open.remove(again)
+            again.close()
+        mark = next((mark for mark in self._done if newest.holds(mark)), None)
+        if mark:
+            newest.resume(mark)
+            self._done.remove(mark)
+        return newest.place.offset > 0
+
+    def _add_missed(self, siblings: Siblings, newest: Identity, now: float) -> None:
+        for descriptor in siblings.younger(self._open[-1].status.st_mtime_ns):
+            missed = Generation(descriptor, now=now)
+            is_known = any(missed.holds(mark) for mark in self._done) or self._find_open(missed.identity)
+            if is_known or missed.identity == newest or self._reader_of(missed.identity):
+                missed.close()
+            else:
+                self._append(missed)
+
+    def _find_open(self, identity: Identity) -> Generation | None:
+        return next((generation for generation in self._open if generation.identity == identity), None)
+
+    def reads(self, identity: Identity) -> bool:
+        """Say whether this tail has a file open."""
+        return self._find_open(identity) is not None
+
+    def read(self, deliver: Deliver, now: float) -> bool:
+        """Deliver the next chunk, if there is one; say whether there may be more."""
+        for generation in self._open:
+            reading = generation.read()
+            if reading is TRUNCATED:
+                self._rewind(generation, now)
+                return True
+            if reading:
+                generation.moved_at = now
+                self._deliver(generation, reading, deliver)
+                return True
+            if self._is_over(generation, now):
+                self._finish(generation, deliver)
+                return True
+        return False
+
+    def _deliver(self, generation: Generation, reading: Reading, deliver: Deliver) -> None:
+        before, generation.place = generation.place, reading.place
+        if not reading.lines:
+            return
+        try:
+            deliver(Chunk(self.path, reading.lines, self.position))
+        except BaseException:
+            generation.place = before  # not delivered: they come again
+            raise
+
+    def _rewind(self, generation: Generation, now: float) -> None:
+        """Begin a truncated file anew, after what its copy holds that was not read yet."""
+        mark, generation.place = generation.mark, Place()
+        if generation is not self._open[-1] or now < self._search_at:
+            return
+        self._search_at = now + SEARCH_EVERY
+        siblings = Siblings(self.path, generation.owner)
+        descriptor = siblings.find(mark)
+        if descriptor is not None:
+            self._open.remove(generation)
+            self._add(Generation(descriptor, mark, now), generation)
+            self._add_missed(siblings, generation.identity, now)
+            self._append(generation)
+
+    def _is_over(self, generation: Generation, now: float) -> bool:
+        quiet = now - generation.moved_at
+        if generation is self._open[-1]:
+            return quiet >= self._quiet_after * UNLINKED_FACTOR and not generation.status.st_nlink
+        if len(self._open) > OPEN_MOST:
+            return True
+        return quiet >= self._quiet_after and self._open[-1].place.offset > 0
+
+    def _finish(self, generation: Generation, deliver: Deliver) -> None:
+        rest = generation.rest()
+        if rest:
+            self._deliver(generation, rest, deliver)
+        self._forget(generation)
+
+    def _forget(self, generation: Generation) -> None:
+        if generation.status.st_nlink:
+            self._done = [*self._done, generation.mark][-DONE_MOST:]
+        self._open.remove(generation)
+        generation.close()
+
+    @property
+    def position(self) -> str:
+        """Give the marks of all generations, oldest first, as the text to continue from."""
+        return marks_text([*self._done, *(generation.mark for generation in self._open)])
+
+    @property
+    def behind(self) -> int:
+        """Give the number of bytes not yet read."""
+        return sum(max(0, generation.status.st_size - generation.place.offset) for generation in self._open)
+
+    @property
+    def is_idle(self) -> bool:
+        """Say whether nothing is open."""
+        return not self._open
+
+    def close(self) -> None:
+        """Close all files; the tail goes on where it was when it is looked at again."""
+        self._done = [*self._done, *(generation.mark for generation in self._open)]
+        while self._open:
+            self._open.pop().close()
+
+
+def directories_of(path: str) -> frozenset[str]:
+    """Give the real directories of a path, of the symlink it may be, and of what that leads to."""
+    found: set[str] = set()
+    here = Path(path)
+    for _ in range(LINKS_MOST):
+        found.add(os.path.realpath(here.parent))
+        if not here.is_symlink():
+            break
+        here = here.parent / here.readlink()
+    return frozenset(found)

@@ -1,0 +1,219 @@
+"""The daemon's private state in SQLite: how far logs were read, what jails have counted, bans, totals and settings.
+
+Position and counted events of a chunk are saved in one transaction, so they agree after a crash at any point: no line
+is counted twice, none is lost. The write-ahead log makes that cheap (synchronous=NORMAL: a power failure may take the
+last transactions back, but each as a whole). The daemon alone has the database open, and it is locked exclusively:
+that keeps a second daemon out, and needs no shared memory file that a full disk could break.
+"""
+
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+
+from appguard.ban import Ban, Fact
+from appguard.errors import StateError
+from appguard.jail import Failure
+from appguard.state_rows import (
+    purge_bans,
+    read_bans,
+    read_failures,
+    read_positions,
+    read_setting,
+    read_totals,
+    save_facts,
+    save_failures,
+    save_positions,
+    save_setting,
+    save_totals,
+)
+
+FILE_NAME = "state.db"
+SCHEMA_VERSION = 1
+APPLICATION_ID = 0x41477264  # "AGrd"
+LOCK_WAIT = 2.0  # seconds for a predecessor to end
+
+_ADVICE = {
+    "SQLITE_NOTADB": "; it is no state of AppGuard: move it away and the daemon begins anew",
+    "SQLITE_CORRUPT": "; move it away and the daemon begins anew",
+    "SQLITE_BUSY": "; is a second daemon running?",
+    "SQLITE_FULL": "; make room on its disk",
+}
+
+
+@dataclass(slots=True)
+class Batch:
+    """What changed since the last save.
+
+    `positions` by (source, origin); `failures` by (jail, key), all that is counted for the key now, nothing for a key
+    that is gone; `facts` oldest first; `totals` by jail, (failed, banned) since the jail exists.
+    """
+
+    positions: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
+    failures: dict[tuple[str, str], Sequence[Failure]] = field(default_factory=dict[tuple[str, str], Sequence[Failure]])
+    facts: list[Fact] = field(default_factory=list[Fact])
+    totals: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+
+
+class State:
+    """The state kept in a directory. `clock` gives Unix seconds. All methods are called from the loop's thread.
+
+    Every method raises `StateError` if the disk or the database fails; what was saved before is not touched by that,
+    and the same call may be repeated.
+    """
+
+    def __init__(self, directory: Path, clock: Callable[[], float] = time.time) -> None:
+        self._directory = directory
+        self._path = directory / FILE_NAME
+        self._clock = clock
+        self._connection: sqlite3.Connection | None = None
+
+    def open(self) -> None:
+        """Open the database; make it, and its directory, if it is not there."""
+        if self._connection is not None:
+            return
+        self._claim_directory()
+        self._claim_file()
+        connection = sqlite3.connect(self._path, timeout=LOCK_WAIT, isolation_level=None)
+        try:
+            self._prepare(connection)
+        except sqlite3.Error as error:
+            connection.close()
+            raise self._failure(error) from error
+        except StateError:
+            connection.close()
+            raise
+        self._connection = connection
+
+    def _claim_directory(self) -> None:
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = self._directory.stat()
+            if status.st_uid == os.geteuid() and stat.S_IMODE(status.st_mode) != 0o700:
+                self._directory.chmod(0o700)
+        except OSError as error:
+            raise StateError(
+                f"cannot use the state directory {self._directory}: {error.strerror}; make it for the daemon:"
+                f" install -d -m 0700 -o {os.geteuid()} {self._directory}"
+            ) from error
+        if status.st_uid != os.geteuid():
+            raise StateError(
+                f"the state directory {self._directory} belongs to user id {status.st_uid}, and the daemon runs as"
+                f" {os.geteuid()}: run it as the other, or change the owner of the directory and of all in it"
+            )
+
+    def _claim_file(self) -> None:
+        try:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StateError(f"cannot write the state {self._path}: {error.strerror}") from error
+        try:
+            os.fchmod(descriptor, 0o600)
+        except OSError as error:
+            raise StateError(f"the state {self._path} belongs to another user: move it away") from error
+        finally:
+            os.close(descriptor)  # before SQLite opens it: closing any descriptor of a file drops its locks
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.text_factory = _read_text
+        connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        version, owner = _number(connection, "PRAGMA user_version"), _number(connection, "PRAGMA application_id")
+        if owner != APPLICATION_ID:
+            if _number(connection, "SELECT count(*) FROM sqlite_schema"):
+                raise StateError(f"the state {self._path} is the database of another program: move it away")
+            connection.executescript(files("appguard").joinpath("state.sql").read_text(encoding="utf-8"))
+        elif version > SCHEMA_VERSION:
+            raise StateError(
+                f"the state {self._path} was written by a newer AppGuard (schema {version}, this one knows"
+                f" {SCHEMA_VERSION}): install that version again, or move the file away"
+            )
+
+    def close(self) -> None:
+        """Close the database. May be repeated."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _failure(self, error: Exception) -> StateError:
+        name: str = getattr(error, "sqlite_errorname", "")  # SQLITE_BUSY, or more exactly SQLITE_BUSY_RECOVERY
+        advice = _ADVICE.get("_".join(name.split("_")[:2]), "")
+        return StateError(f"the state {self._path} cannot be used: {error}{advice}")
+
+    @contextmanager
+    def _database(self) -> Generator[sqlite3.Connection]:
+        if self._connection is None:
+            raise StateError(f"the state {self._path} is not open")
+        try:
+            yield self._connection
+        except (sqlite3.Error, OverflowError) as error:
+            raise self._failure(error) from error
+
+    @contextmanager
+    def _transaction(self) -> Generator[sqlite3.Connection]:
+        with self._database() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+    def save(self, batch: Batch) -> None:
+        """Save a batch as a whole or not at all, and drop the bans that have ended."""
+        with self._transaction() as connection:
+            save_positions(connection, batch.positions)
+            save_failures(connection, batch.failures)
+            save_facts(connection, batch.facts)
+            save_totals(connection, batch.totals)
+            purge_bans(connection, self._clock())
+
+    def purge(self, now: float) -> None:
+        """Drop the bans that have ended at `now`."""
+        with self._transaction() as connection:
+            purge_bans(connection, now)
+
+    def positions(self, source: str) -> dict[str, str]:
+        """Give how far the origins of a source were read."""
+        with self._database() as connection:
+            return read_positions(connection, source)
+
+    def failures(self, jail: str) -> list[tuple[str, Failure]]:
+        """Give what a jail has counted, by key, in the order of time."""
+        with self._database() as connection:
+            return read_failures(connection, jail)
+
+    def bans(self) -> tuple[Ban, ...]:
+        """Give the bans, ended ones that are not dropped yet included."""
+        with self._database() as connection:
+            return read_bans(connection)
+
+    def totals(self, jail: str) -> tuple[int, int]:
+        """Give how many failures and bans a jail has counted since it exists."""
+        with self._database() as connection:
+            return read_totals(connection, jail)
+
+    def setting(self, name: str) -> str | None:
+        """Give the value of a setting, None if it was never set."""
+        with self._database() as connection:
+            return read_setting(connection, name)
+
+    def set_setting(self, name: str, value: str) -> None:
+        """Keep the value of a setting."""
+        with self._transaction() as connection:
+            save_setting(connection, name, value)
+
+
+def _number(connection: sqlite3.Connection, query: str) -> int:
+    return int(connection.execute(query).fetchone()[0])
+
+
+def _read_text(data: bytes) -> str:
+    return data.decode(errors="replace")

@@ -1,0 +1,202 @@
+"""The rows of the daemon's state: how they are written, and how they are read back.
+
+What is read is validated like any input: a row that is not right is dropped with a line in the log. Text that came
+from outside may hold what UTF-8 cannot; it is replaced on the way in.
+"""
+
+import json
+import logging
+import math
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
+
+from appguard.address import network_text, parse_network
+from appguard.ban import EVIDENCE_MOST, JAIL_NAME, REASON_MOST, Ban, Fact
+from appguard.jail import Failure
+
+COUNT_MOST = 2**53
+VIA_MOST = 64
+
+_log = logging.getLogger(__name__)
+
+
+def save_positions(connection: sqlite3.Connection, positions: Mapping[tuple[str, str], str]) -> None:
+    """Write how far origins were read, by (source, origin)."""
+    connection.executemany(
+        "INSERT INTO position VALUES (?, ?, ?) ON CONFLICT (source, origin) DO UPDATE SET text = excluded.text",
+        [(_clean(source), _clean(origin), _clean(text)) for (source, origin), text in positions.items()],
+    )
+
+
+def read_positions(connection: sqlite3.Connection, source: str) -> dict[str, str]:
+    """Read how far the origins of a source were read."""
+    found = connection.execute("SELECT origin, text FROM position WHERE source = ?", (_clean(source),)).fetchall()
+    return {origin: text for origin, text in found if isinstance(origin, str) and isinstance(text, str)}
+
+
+def save_failures(connection: sqlite3.Connection, failures: Mapping[tuple[str, str], Sequence[Failure]]) -> None:
+    """Write all that is counted for some keys, by (jail, key)."""
+    connection.executemany(
+        "DELETE FROM failure WHERE jail = ? AND key = ?", [key for key in failures if not failures[key]]
+    )
+    connection.executemany(
+        "INSERT INTO failure VALUES (?, ?, ?) ON CONFLICT (jail, key) DO UPDATE SET failures = excluded.failures",
+        [
+            (jail, _clean(key), json.dumps([[each.time, each.count, each.evidence] for each in kept]))
+            for (jail, key), kept in failures.items()
+            if kept
+        ],
+    )
+
+
+def read_failures(connection: sqlite3.Connection, jail: str) -> list[tuple[str, Failure]]:
+    """Read what a jail has counted, by key, in the order of time."""
+    found: list[tuple[str, Failure]] = []
+    for key, text in connection.execute("SELECT key, failures FROM failure WHERE jail = ?", (jail,)).fetchall():
+        try:
+            canonical = network_text(parse_network(_text(key)))
+            found += [(canonical, failure) for failure in map(_failure, _list(text))]
+        except (ValueError, OverflowError, RecursionError) as error:
+            _log.warning("jail %s: what was counted for %r is dropped: %s", jail, key, error)
+    return sorted(found, key=lambda item: item[1].time)
+
+
+def _failure(value: object) -> Failure:
+    match value:
+        case [int() | float() as time, int(count), str(evidence)] if math.isfinite(time) and 0 < count < COUNT_MOST:
+            return Failure(float(time), count, evidence)
+        case _:
+            raise ValueError(f"{value!r} is not a counted event")
+
+
+def save_facts(connection: sqlite3.Connection, facts: Iterable[Fact]) -> None:
+    """Write what became true of networks, oldest first. A fact older than what is known changes nothing."""
+    for fact in facts:
+        if fact.ban is not None:
+            connection.execute(_PUT_BAN, _ban_row(fact.ban))
+        else:
+            connection.execute("DELETE FROM ban WHERE network = ? AND version <= ?", (fact.key, fact.version))
+
+
+_PUT_BAN = """
+INSERT INTO ban (network, jail, starts, ends, reason, failures, evidence, via, automatic, version)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (network) DO UPDATE SET
+    jail = excluded.jail, starts = excluded.starts, ends = excluded.ends, reason = excluded.reason,
+    failures = excluded.failures, evidence = excluded.evidence, via = excluded.via,
+    automatic = excluded.automatic, version = excluded.version
+WHERE excluded.version >= ban.version
+"""
+_GET_BANS = "SELECT network, jail, starts, ends, reason, failures, evidence, via, automatic, version FROM ban"
+
+
+def _ban_row(ban: Ban) -> tuple[object, ...]:
+    evidence, via = json.dumps(ban.evidence), json.dumps(ban.via)
+    reason = _clean(ban.reason)
+    return (
+        ban.key, ban.jail, ban.start, ban.end, reason, ban.failures, evidence, via, int(ban.automatic), ban.version
+    )  # fmt: skip
+
+
+def purge_bans(connection: sqlite3.Connection, now: float) -> None:
+    """Drop the bans that have ended."""
+    connection.execute("DELETE FROM ban WHERE ends <= ?", (now,))
+
+
+def read_bans(connection: sqlite3.Connection) -> tuple[Ban, ...]:
+    """Read all bans."""
+    found: list[Ban] = []
+    for row in connection.execute(_GET_BANS).fetchall():
+        try:
+            found.append(_ban(row))
+        except (ValueError, OverflowError, RecursionError) as error:
+            _log.warning("the saved ban of %r is dropped: %s", row[0], error)
+    return tuple(found)
+
+
+def _ban(row: Sequence[object]) -> Ban:
+    network, jail, start, end, reason, failures, evidence, via, automatic, version = row
+    name = _text(jail)
+    if not JAIL_NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not the name of a jail")
+    return Ban(
+        network=parse_network(_text(network)),
+        jail=name,
+        start=_time(start),
+        end=None if end is None else _time(end),
+        reason=_text(reason)[:REASON_MOST],
+        failures=_count(failures),
+        evidence=_texts(evidence)[:EVIDENCE_MOST],
+        via=_texts(via)[:VIA_MOST],
+        automatic=_count(automatic) == 1,
+        version=_count(version),
+    )
+
+
+def save_totals(connection: sqlite3.Connection, totals: Mapping[str, tuple[int, int]]) -> None:
+    """Write what jails have counted; what has not changed costs no write."""
+    connection.executemany(
+        "INSERT INTO total VALUES (?, ?, ?) ON CONFLICT (jail) DO UPDATE"
+        " SET failed = excluded.failed, banned = excluded.banned"
+        " WHERE failed != excluded.failed OR banned != excluded.banned",
+        [(jail, failed, banned) for jail, (failed, banned) in totals.items()],
+    )
+
+
+def read_totals(connection: sqlite3.Connection, jail: str) -> tuple[int, int]:
+    """Read how many failures and bans a jail has counted."""
+    match connection.execute("SELECT failed, banned FROM total WHERE jail = ?", (jail,)).fetchone():
+        case (int(failed), int(banned)):
+            return failed, banned
+        case _:
+            return 0, 0
+
+
+def save_setting(connection: sqlite3.Connection, name: str, value: str) -> None:
+    """Write one setting."""
+    connection.execute(
+        "INSERT INTO setting VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value", (name, value)
+    )
+
+
+def read_setting(connection: sqlite3.Connection, name: str) -> str | None:
+    """Read one setting."""
+    match connection.execute("SELECT value FROM setting WHERE name = ?", (name,)).fetchone():
+        case (str(value),):
+            return value
+        case _:
+            return None
+
+
+def _clean(text: str) -> str:
+    return text.encode(errors="replace").decode()
+
+
+def _text(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError(f"{value!r} is not a text")
+
+
+def _time(value: object) -> float:
+    if isinstance(value, int | float) and math.isfinite(value):
+        return float(value)
+    raise ValueError(f"{value!r} is not a time")
+
+
+def _count(value: object) -> int:
+    if isinstance(value, int) and value >= 0:
+        return value
+    raise ValueError(f"{value!r} is not a number of things")
+
+
+def _list(text: object) -> list[object]:
+    found: object = json.loads(_text(text))
+    if isinstance(found, list):
+        return cast("list[object]", found)
+    raise ValueError(f"{text!r} is not a list")
+
+
+def _texts(text: object) -> tuple[str, ...]:
+    return tuple(_text(item) for item in _list(text))

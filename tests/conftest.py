@@ -1,0 +1,66 @@
+"""What holds for every test: the lab for those that need it, no skip under CI, nothing left running."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab import in_lab, processes, wait_until
+
+NO_SKIPS = bool(os.environ.get("CI") or os.environ.get("APPGUARD_NO_SKIPS"))
+
+for name in ("APPGUARD_CONFIG", "APPGUARD_STORE", "APPGUARD_EVENT_LOG", "APPGUARD_ENABLED"):
+    os.environ.pop(name, None)  # the developer's own settings
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail a test that would touch this machine's network outside the lab."""
+    if item.get_closest_marker("lab") and not in_lab():
+        pytest.fail(
+            "this test needs the lab: run it with scripts/test, or: scripts/lab .venv/bin/pytest", pytrace=False
+        )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Under CI count a skipped test as failed: a missing program must not look like a passed test."""
+    report = yield
+    if NO_SKIPS and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which CI does not accept: {report.longrepr}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Do the same for a whole file that skips itself."""
+    report = yield
+    if NO_SKIPS and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"skipped, which CI does not accept: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(autouse=True)
+def no_process_left() -> Iterator[None]:
+    """Fail a test that leaves a process running in the lab."""
+    if not in_lab():
+        yield
+        return
+    before = processes()
+    yield
+    wait_until(
+        lambda: processes().keys() <= before.keys(), 5, lambda: f"left running: {processes().keys() - before.keys()}"
+    )
+
+
+@pytest.fixture
+def open_tmp_path() -> Iterator[Path]:
+    """Give a directory that every user may enter, as `tmp_path` is not."""
+    path = Path(tempfile.mkdtemp(prefix="appguard-test-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)

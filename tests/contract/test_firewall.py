@@ -1,0 +1,171 @@
+"""What every firewall must do, on each of them. The kernel one runs in the lab."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from appguard.address import network_text
+from appguard.errors import FirewallError
+from appguard.firewalls.base import Block, Firewall
+from appguard.firewalls.dry_run import DryRun
+from appguard.firewalls.nftables import Nftables
+from tests.netns import banned, elements, has_table, network
+
+HOST = "203.0.113.5"
+OTHER = "203.0.113.6"
+SLASH64 = "2001:db8:5::/64"
+HOST6 = "2001:db8:6::1"
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A firewall and ways to see what it holds."""
+
+    firewall: Firewall
+    held: Callable[[], set[str]]
+    let_in: Callable[[], set[str]]
+
+    def shuts_out(self, address: str) -> bool:
+        """Say whether some block held covers the address."""
+        return any(ip_address(address) in ip_network(text) for text in self.held())
+
+
+@pytest.fixture(params=["dry_run", pytest.param("nftables", marks=pytest.mark.lab)])
+def case(request: pytest.FixtureRequest) -> Iterator[Case]:
+    """Give each firewall, and take away what it made."""
+    if request.param == "dry_run":
+        dry = DryRun()
+        yield Case(
+            dry,
+            lambda: {network_text(block.network) for block in dry.blocks},
+            lambda: {network_text(each) for each in dry.allow},
+        )
+        return
+    firewall = Nftables()
+    yield Case(
+        firewall,
+        lambda: set(banned()) if has_table() else set(),
+        lambda: {*elements("allow4"), *elements("allow6")} if has_table() else set(),
+    )
+    do(firewall.lift())
+
+
+def do(*steps: Coroutine[object, object, None]) -> None:
+    """Run the steps one after the other."""
+
+    async def all_steps() -> None:
+        for step in steps:
+            await step
+
+    asyncio.run(all_steps())
+
+
+def block(text: str, seconds: float | None = 600) -> Block:
+    """Make a block that ends in so many seconds."""
+    return Block(network(text), None if seconds is None else time.time() + seconds)
+
+
+def test_replace_makes_it_hold_exactly_what_was_given(case: Case) -> None:
+    """A replace puts in force hosts, a /64, networks and permanent blocks, and those always let in."""
+    blocks = [block(HOST), block(SLASH64), block(HOST6), block("198.51.100.0/24"), block(OTHER, None)]
+    do(case.firewall.replace([network("192.0.2.7/32"), network("2001:db8:7::/48")], blocks))
+    assert case.held() == {HOST, SLASH64, HOST6, "198.51.100.0/24", OTHER}
+    assert case.let_in() == {"192.0.2.7", "2001:db8:7::/48"}
+
+
+def test_a_second_replace_leaves_nothing_of_the_first(case: Case) -> None:
+    """A replace is whole: what an earlier one or a change put in is gone."""
+    do(
+        case.firewall.replace([network("192.0.2.7/32")], [block(HOST), block("198.51.100.0/24")]),
+        case.firewall.change([block(SLASH64)], []),
+        case.firewall.replace([], [block(OTHER)]),
+    )
+    assert case.held() == {OTHER}
+    assert case.let_in() == set()
+
+
+def test_replace_with_nothing_is_in_force(case: Case) -> None:
+    """An empty replace is intact and ready for changes."""
+    do(case.firewall.replace([], []))
+    assert asyncio.run(case.firewall.intact())
+    do(case.firewall.change([block(HOST)], []))
+    assert case.held() == {HOST}
+
+
+def test_a_change_adds_and_removes(case: Case) -> None:
+    """One change adds some blocks and removes others of every kind."""
+    before = [block(HOST), block(SLASH64), block(HOST6), block("198.51.100.0/24"), block("2001:db8:9::/48")]
+    do(
+        case.firewall.replace([], before),
+        case.firewall.change([block(OTHER), block("192.0.2.0/25")], [each.network for each in before]),
+    )
+    assert case.held() == {OTHER, "192.0.2.0/25"}
+
+
+def test_removing_what_is_not_there_is_no_error(case: Case) -> None:
+    """A removal of an unknown host or network does not hinder the rest of the change."""
+    do(
+        case.firewall.replace([], []),
+        case.firewall.change([block(HOST)], [network(OTHER), network(SLASH64), network("198.51.100.0/24")]),
+    )
+    assert case.held() == {HOST}
+
+
+def test_every_verb_may_be_repeated(case: Case) -> None:
+    """Adding twice, removing twice and lifting twice do what once does."""
+    do(
+        case.firewall.replace([], []),
+        case.firewall.change([block(HOST), block("198.51.100.0/24")], []),
+        case.firewall.change([block(HOST), block("198.51.100.0/24")], []),
+    )
+    assert case.held() == {HOST, "198.51.100.0/24"}
+    do(case.firewall.change([], [network(HOST)]), case.firewall.change([], [network(HOST)]))
+    assert case.held() == {"198.51.100.0/24"}
+    do(case.firewall.lift(), case.firewall.lift())
+    assert case.held() == set()
+
+
+def test_a_block_that_has_ended_is_not_held(case: Case) -> None:
+    """An end in the past shuts nobody out, and given to a held block lets it in."""
+    do(case.firewall.replace([], [block(HOST, -1), block(OTHER), block("198.51.100.0/24"), block("192.0.2.0/25", -1)]))
+    assert case.held() == {OTHER, "198.51.100.0/24"}
+    do(case.firewall.change([block(OTHER, -1), block("198.51.100.0/24", -1), block(SLASH64, -1)], []))
+    assert case.held() == set()
+
+
+def test_overlapping_blocks_all_count(case: Case) -> None:
+    """Hosts and networks inside networks go together, and removing one leaves the others."""
+    do(
+        case.firewall.replace([], [block("198.51.100.0/24"), block("198.51.100.128/25", 900), block("198.51.100.1")]),
+        case.firewall.change([block("198.51.0.0/16", 300)], []),
+    )
+    assert all(map(case.shuts_out, ("198.51.0.1", "198.51.100.1", "198.51.100.2", "198.51.100.200", "198.51.255.9")))
+    do(case.firewall.change([], [network("198.51.0.0/16"), network("198.51.100.0/24")]))
+    assert all(map(case.shuts_out, ("198.51.100.1", "198.51.100.200")))
+    assert not any(map(case.shuts_out, ("198.51.0.1", "198.51.100.2")))
+
+
+def test_intact_only_between_replace_and_lift(case: Case) -> None:
+    """A firewall is intact from its first replace to lift, changes included."""
+    firewall = case.firewall
+    assert not asyncio.run(firewall.intact())
+    do(firewall.replace([], [block(HOST)]), firewall.change([block(OTHER), block("198.51.100.0/24")], []))
+    assert asyncio.run(firewall.intact())
+    do(firewall.lift())
+    assert not asyncio.run(firewall.intact())
+
+
+def test_a_change_needs_a_replace_first(case: Case) -> None:
+    """A change of a firewall that holds nothing of ours is an error, not a silent nothing."""
+    with pytest.raises(FirewallError):
+        do(case.firewall.change([block(HOST)], []))
+
+
+def test_nothing_is_dropped_without_traffic(case: Case) -> None:
+    """The count of dropped packets begins at 0."""
+    do(case.firewall.replace([], [block(HOST)]))
+    assert asyncio.run(case.firewall.dropped()) == 0

@@ -1,0 +1,421 @@
+"""The daemon's private state: what goes in comes out, whatever happens to the process, the disk or the file."""
+
+import logging
+import os
+import random
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from appguard.address import parse_network
+from appguard.ban import Ban, Fact
+from appguard.errors import StateError
+from appguard.jail import Failure
+from appguard.state import Batch, State
+from tests.lab import User, has_user
+
+NOW = 1_800_000_000.0
+STRANGER = 65534
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    """Give an open state in a directory of its own."""
+    state = State(tmp_path / "state", clock=lambda: NOW)
+    state.open()
+    yield state
+    state.close()
+
+
+def reopened(state: State) -> State:
+    """Close and open a state, as a restart does."""
+    state.close()
+    state.open()
+    return state
+
+
+def ban_of(address: str, version: int = 1, end: float | None = NOW + 600) -> Ban:
+    """Make a ban with every field set."""
+    return Ban(
+        parse_network(address),
+        "login",
+        NOW - 1.5,
+        end,
+        "5 x authn_login_fail in 600 s",
+        5,
+        ("a 'quoted' line", '{"user": "al\\u00efce"}', "lone \ud800 surrogate", "nul \0 and\nnewline"),
+        ("127.0.0.1", "10.0.0.1"),
+        automatic=True,
+        version=version,
+    )
+
+
+def put(ban: Ban) -> Fact:
+    """Make the fact that a ban is in force."""
+    return Fact(ban.network, ban.version, ban)
+
+
+def execute(path: Path, *statements: str) -> None:
+    """Change a database behind the state's back."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::/64", "2001:db8::1", "198.51.100.0/24", "2001:db8::/40"])
+def test_a_ban_round_trips(state: State, address: str) -> None:
+    """Every field of a ban survives a restart, whatever its evidence holds."""
+    ban, permanent = ban_of(address, 2**52), replace(ban_of("203.0.113.9", 3, None), automatic=False)
+    state.save(Batch(facts=[put(ban), put(permanent)]))
+    assert set(reopened(state).bans()) == {ban, permanent}
+
+
+def test_the_newest_fact_wins(state: State) -> None:
+    """A newer ban replaces, an older fact changes nothing, and a lifted ban is gone."""
+    state.save(Batch(facts=[put(ban_of("192.0.2.1", 5)), put(ban_of("192.0.2.2", 5)), put(ban_of("192.0.2.3", 5))]))
+    older, newer = ban_of("192.0.2.1", 4, NOW + 9), ban_of("192.0.2.2", 6, NOW + 9)
+    lifted = Fact(parse_network("192.0.2.3"), 7, None)
+    late = Fact(parse_network("192.0.2.2"), 5, None)
+    state.save(Batch(facts=[put(older), put(newer), lifted, late]))
+    assert {ban.key: (ban.version, ban.end) for ban in reopened(state).bans()} == {
+        "192.0.2.1": (5, NOW + 600),
+        "192.0.2.2": (6, NOW + 9),
+    }
+
+
+def test_ended_bans_are_dropped(state: State) -> None:
+    """A save and a purge drop the bans that have ended, and never a permanent one."""
+    bans = [ban_of("192.0.2.1", 1, NOW), ban_of("192.0.2.2", 2, NOW + 10), ban_of("192.0.2.3", 3, None)]
+    state.save(Batch(facts=[put(ban) for ban in bans]))
+    assert {ban.key for ban in state.bans()} == {"192.0.2.2", "192.0.2.3"}
+    state.purge(NOW + 10)
+    assert {ban.key for ban in state.bans()} == {"192.0.2.3"}
+
+
+def test_failures_round_trip_in_order_of_time(state: State) -> None:
+    """What a jail counted comes back by key in the order of time; an empty list forgets a key; jails are apart."""
+    early, middle, late = Failure(NOW, 1, "a \udcff"), Failure(NOW + 1, 3, ""), Failure(NOW + 2, 2, "c")
+    batch = Batch(failures={("login", "192.0.2.1"): [late, early], ("login", "2001:db8::/64"): [middle]})
+    batch.failures["login", "192.0.2.9"] = [early]
+    batch.failures["other", "192.0.2.1"] = [late]
+    state.save(batch)
+    state.save(Batch(failures={("login", "192.0.2.9"): []}))
+    expected = [("192.0.2.1", early), ("2001:db8::/64", middle), ("192.0.2.1", late)]
+    assert reopened(state).failures("login") == expected
+    assert state.failures("other") == [("192.0.2.1", late)]
+    assert state.failures("unknown") == []
+
+
+def test_positions_settings_and_totals_round_trip(state: State) -> None:
+    """The last position of each origin, the last value of each setting and the last totals survive a restart."""
+    state.save(
+        Batch(positions={("nginx", "/a"): "1", ("nginx", "/b"): "2", ("app", "/a"): "3"}, totals={"login": (4, 1)})
+    )
+    state.save(Batch(positions={("nginx", "/a"): '[[1,2,"\u00e4"]]'}, totals={"login": (9, 2)}))
+    state.set_setting("enforce", "on")
+    state.set_setting("enforce", "off")
+    assert reopened(state).positions("nginx") == {"/a": '[[1,2,"\u00e4"]]', "/b": "2"}
+    assert state.positions("unknown") == {}
+    assert (state.totals("login"), state.totals("unknown")) == ((9, 2), (0, 0))
+    assert (state.setting("enforce"), state.setting("unknown")) == ("off", None)
+
+
+def test_saving_what_has_not_changed_writes_nothing(state: State, tmp_path: Path) -> None:
+    """A save once a second with the totals of an idle daemon does not wear the disk."""
+    state.save(Batch(totals={"login": (1, 1)}))
+    log = tmp_path / "state" / "state.db-wal"
+    before = log.stat().st_size
+    state.save(Batch(totals={"login": (1, 1)}))
+    assert log.stat().st_size == before > 0
+
+
+def test_files_are_private(tmp_path: Path) -> None:
+    """Directory and files are the daemon's alone, also where somebody had opened them, and whatever the umask."""
+    directory = tmp_path / "deep" / "state"
+    before = os.umask(0)
+    try:
+        state = State(directory)
+        state.open()
+        state.set_setting("a", "b")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in [directory, *directory.iterdir()]}
+    assert modes == {"state": 0o700, "state.db": 0o600, "state.db-wal": 0o600}
+    state.close()
+    directory.chmod(0o755)
+    (directory / "state.db").chmod(0o644)
+    state.open()
+    assert stat.S_IMODE(directory.stat().st_mode) == 0o700
+    assert stat.S_IMODE((directory / "state.db").stat().st_mode) == 0o600
+    state.close()
+
+
+def test_kill_9_never_parts_positions_from_failures(tmp_path: Path) -> None:
+    """However a writer is killed, each line up to the saved position is counted exactly once, and none after it."""
+    state = State(tmp_path / "state")
+    chance = random.Random(20261120)
+    counted = 0
+    for _ in range(50):
+        kill_a_writer(state, counted, chance.uniform(0, 0.01))
+        state.open()
+        position = int(state.positions("nginx").get("/log", "0"))
+        failures = state.failures("login")
+        assert (position, state.totals("login")[0]) == (len(failures), len(failures))
+        assert sorted(failure.time for _, failure in failures) == list(range(position))
+        assert len(state.bans()) == position // 5
+        assert position > counted
+        counted = position
+        state.close()
+
+
+def kill_a_writer(state: State, counted: int, seconds: float) -> None:
+    """Fork a writer that goes on counting, and kill it that long after its first save."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            write_on(state, counted, writing)
+        finally:
+            os._exit(1)
+    os.close(writing)
+    assert os.read(reading, 1) == b"."
+    os.close(reading)
+    time.sleep(seconds)  # not to wait for anything: the moment of the kill is what the test varies
+    os.kill(child, signal.SIGKILL)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+
+
+def write_on(state: State, counted: int, writing: int) -> None:
+    """Count one line after another, as a daemon does, until killed."""
+    state.open()
+    while True:
+        key = f"10.{counted >> 16}.{counted >> 8 & 255}.{counted & 255}"
+        counted += 1
+        batch = Batch(positions={("nginx", "/log"): str(counted)}, totals={"login": (counted, counted // 5)})
+        batch.failures["login", key] = [Failure(counted - 1, 1, "x" * 200)]
+        if counted % 5 == 0:
+            batch.facts.append(put(ban_of(key, counted, None)))
+        state.save(batch)
+        os.write(writing, b".")
+
+
+DISK_FULL = """
+import sys
+from pathlib import Path
+from appguard.errors import StateError
+from appguard.jail import Failure
+from appguard.state import Batch, State
+
+disk, state = Path(sys.argv[1]), State(Path(sys.argv[1]) / "state")
+
+def batch_of(line):
+    failures = {("login", f"10.0.{line >> 8}.{line & 255}"): [Failure(line, 1, "x" * 900)]}
+    return Batch(positions={("nginx", "/log"): str(line + 1)}, failures=failures)
+
+def save_until_full(line):
+    try:
+        while True:
+            state.save(batch_of(line))
+            line += 1
+    except StateError as error:
+        print(line, error, flush=True)
+        return line
+
+state.open()
+saved = save_until_full(0)
+for again in range(3):
+    assert save_until_full(saved) == saved, "there was no room a moment ago"
+assert len(state.failures("login")) == saved == int(state.positions("nginx")["/log"])
+(disk / "ballast").unlink()
+for line in range(saved, saved + 100):
+    state.save(batch_of(line))
+state.close()
+state.open()
+assert len(state.failures("login")) == saved + 100 == int(state.positions("nginx")["/log"])
+"""
+
+
+def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
+    """On a full disk a save is a clear error that changes nothing, and works again as soon as there is room."""
+    mount = f"mount -t tmpfs -o size=2m tiny {tmp_path} && head -c 1m /dev/zero > {tmp_path}/ballast"
+    shell = ["sh", "-c", f'{mount} && exec "$0" -c "$1" {tmp_path}', sys.executable, DISK_FULL]
+    options = ["--mount"] if os.geteuid() == 0 else ["--mount", "--map-root-user"]
+    result = subprocess.run(["unshare", *options, *shell], capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    first = result.stdout.splitlines()[0]
+    assert "state.db cannot be used" in first
+    assert "make room on its disk" in first
+
+
+def test_a_directory_that_cannot_be_made_is_a_clear_error(tmp_path: Path) -> None:
+    """The error names the directory, the reason, and the command that makes it right."""
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateError, match=r"cannot use the state directory .*/file/state: Not a directory.*install -d"):
+        State(tmp_path / "file" / "state").open()
+
+
+@pytest.mark.skipif(not has_user(STRANGER), reason="acts as another user")
+def test_a_directory_of_somebody_else_is_a_clear_error(tmp_path: Path) -> None:
+    """The daemon neither uses a directory that another user could look into, nor one it may not write to."""
+    theirs = tmp_path / "theirs"
+    theirs.mkdir(mode=0o777)
+    os.chown(theirs, STRANGER, STRANGER)
+    with pytest.raises(StateError, match=rf"belongs to user id {STRANGER}, and the daemon runs as {os.geteuid()}"):
+        State(theirs).open()
+
+
+@pytest.mark.skipif(not has_user(STRANGER), reason="acts as another user")
+def test_an_app_cannot_read_the_state(open_tmp_path: Path) -> None:
+    """Another user of this host can neither list the state's directory nor read its file."""
+    state = State(open_tmp_path / "state")
+    state.open()
+    for path in (open_tmp_path / "state", open_tmp_path / "state" / "state.db"):
+        command = [*User(STRANGER).prefix(), "cat", path]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "Permission denied" in result.stderr
+    state.close()
+
+
+def test_a_second_daemon_is_kept_out(state: State, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While one daemon has the state open, another process gets a clear error, and the first goes on."""
+    monkeypatch.setattr("appguard.state.LOCK_WAIT", 0.05)
+    state.set_setting("enforce", "on")
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            State(tmp_path / "state").open()
+        except StateError as error:
+            os.write(writing, str(error).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as answer:
+        assert "is a second daemon running?" in answer.read()
+    state.set_setting("enforce", "off")
+    assert state.setting("enforce") == "off"
+
+
+@pytest.mark.parametrize(
+    ("statements", "message"),
+    [
+        ([], "it is no state of AppGuard"),
+        (["CREATE TABLE mine (a)"], "the database of another program"),
+        (["PRAGMA application_id = 1095201380", "PRAGMA user_version = 2"], "written by a newer AppGuard"),
+    ],
+)
+def test_a_file_that_is_not_ours_is_a_clear_error(tmp_path: Path, statements: list[str], message: str) -> None:
+    """Garbage, another program's database and a newer schema are refused with advice and left as they are."""
+    tmp_path.chmod(0o700)
+    path = tmp_path / "state.db"
+    if statements:
+        execute(path, *statements)
+    else:
+        path.write_bytes(b"this is a text file, not a database" * 100)
+    before = path.read_bytes()
+    state = State(tmp_path)
+    for _ in range(2):
+        with pytest.raises(StateError, match=message):
+            state.open()
+    assert path.read_bytes()[100:] == before[100:]  # SQLite may touch its header
+
+
+def test_a_symlink_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
+    """The state is never made through a symlink."""
+    (tmp_path / "state.db").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(StateError, match="cannot write the state"):
+        State(tmp_path).open()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_use_before_open_is_a_clear_error(tmp_path: Path) -> None:
+    """A state that is not open says so instead of losing what it is given."""
+    with pytest.raises(StateError, match="is not open"):
+        State(tmp_path).save(Batch())
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "network = 'nonsense'",
+        "network = 7",
+        "jail = '../etc'",
+        "starts = 'soon'",
+        "starts = 9e999",
+        "ends = 'never'",
+        "reason = x'ff'",
+        "failures = -1",
+        "evidence = 'no json'",
+        "evidence = '[1]'",
+        "via = '{}'",
+        "version = 'new'",
+    ],
+)
+def test_a_bad_ban_is_dropped(state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
+    """A ban somebody damaged in the database is dropped with a line in the log, and the others are there."""
+    good, bad = ban_of("192.0.2.1"), ban_of("192.0.2.2")
+    state.save(Batch(facts=[put(good), put(bad)]))
+    state.close()
+    execute(tmp_path / "state" / "state.db", f"UPDATE ban SET {damage} WHERE network = '192.0.2.2'")
+    state.open()
+    with caplog.at_level(logging.WARNING):
+        assert state.bans() == (good,)
+    assert "the saved ban of" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "key = 'nonsense'",
+        "key = x'ff'",
+        "failures = 'no json'",
+        "failures = '[[1, 2]]'",
+        'failures = \'[["1", 2, ""]]\'',
+        "failures = '[[1, 0, \"\"]]'",
+        "failures = '[[NaN, 1, \"\"]]'",
+        "failures = '[[1" + "0" * 400 + ', 1, ""]]\'',
+        "failures = '" + "[" * 100_000 + "'",
+        "failures = CAST(x'5b5bff' AS TEXT)",
+    ],
+)
+def test_bad_failures_are_dropped(state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
+    """What somebody damaged in the database is dropped with a line in the log, and the other keys are there."""
+    good = Failure(NOW, 1, "good")
+    state.save(Batch(failures={("login", "192.0.2.1"): [good], ("login", "192.0.2.2"): [good]}))
+    state.close()
+    execute(tmp_path / "state" / "state.db", f"UPDATE failure SET {damage} WHERE key = '192.0.2.2'")
+    state.open()
+    with caplog.at_level(logging.WARNING):
+        assert state.failures("login") == [("192.0.2.1", good)]
+    assert "jail login: what was counted for" in caplog.text
+
+
+def test_bad_positions_settings_and_totals_are_as_if_never_saved(state: State, tmp_path: Path) -> None:
+    """Values of the wrong type are not handed out."""
+    state.save(Batch(positions={("nginx", "/log"): "1"}, totals={"login": (1, 1)}))
+    state.set_setting("enforce", "on")
+    state.close()
+    tables = {"position": "text", "total": "failed", "setting": "value"}
+    execute(tmp_path / "state" / "state.db", *(f"UPDATE {table} SET {name} = x'ff'" for table, name in tables.items()))
+    state.open()
+    assert (state.positions("nginx"), state.totals("login"), state.setting("enforce")) == ({}, (0, 0), None)
+
+
+def test_a_failed_save_changes_nothing(state: State) -> None:
+    """What SQLite cannot hold fails the whole batch, not a part of it, and the next batch is saved."""
+    bad = Batch(positions={("nginx", "/log"): "9"}, facts=[put(ban_of("192.0.2.1", 2**70))])
+    with pytest.raises(StateError, match="cannot be used"):
+        state.save(bad)
+    assert (state.positions("nginx"), state.bans()) == ({}, ())
+    state.save(Batch(positions={("nginx", "/log"): "1"}))
+    assert state.positions("nginx") == {"/log": "1"}
