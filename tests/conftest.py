@@ -52,9 +52,11 @@ def no_process_left() -> Iterator[None]:
         return
     before = processes()
     yield
-    wait_until(
-        lambda: processes().keys() <= before.keys(), 5, lambda: f"left running: {processes().keys() - before.keys()}"
-    )
+
+    def left() -> list[str]:
+        return [command for pid, command in processes().items() if pid not in before]
+
+    wait_until(lambda: not left(), 2, lambda: f"left running: {', '.join(left())}")
 
 
 @pytest.fixture

@@ -129,9 +129,11 @@ class _Endpoints:
         self._admin_gid = admin_gid
 
     async def status(self, _request: Request) -> Response:
+        """Answer how the daemon is."""
         return _json(self._controlled.status())
 
     async def jail(self, request: Request) -> Response:
+        """Answer how one jail is."""
         name: str = request.path_params["name"]
         found = self._controlled.jail_status(name)
         if found is None:
@@ -140,12 +142,14 @@ class _Endpoints:
         return _json(found)
 
     async def bans(self, request: Request) -> Response:
+        """Answer which bans are in force, all or one jail's."""
         bans, jail = self._controlled.bans(), request.query_params.get("jail")
         if jail is not None:
             bans = [ban for ban in bans if ban.jail == jail]
         return StreamingResponse(_pieces(bans), media_type="application/json")
 
     async def ban(self, request: Request) -> Response:
+        """Put a ban in force."""
         body = await _body(request)
         peer = self._admin(request)
         order = msgspec.json.decode(body, type=_BanOrder)
@@ -154,6 +158,7 @@ class _Endpoints:
         return _json(BanRecord.of(await self._controlled.ban(asked, force=order.force)))
 
     async def unban(self, request: Request) -> Response:
+        """Lift a ban."""
         peer = self._admin(request)
         what: str = request.path_params["what"]
         logger.info("uid %d asks to unban %r", peer.uid, what)
@@ -163,6 +168,7 @@ class _Endpoints:
         return _json(BanRecord.of(lifted))
 
     async def enforce(self, request: Request) -> Response:
+        """Begin or stop to enforce."""
         body = await _body(request)
         peer = self._admin(request)
         order = msgspec.json.decode(body, type=_EnforceOrder)

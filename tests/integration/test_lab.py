@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -171,13 +171,24 @@ def test_clients_reach_the_server_under_their_own_addresses() -> None:
     assert [name for _, name in socket.if_nameindex()] == ["lo"]
 
 
-def run_pytest(directory: Path, test: str, **environment: str) -> str:
+def run_pytest(directory: Path, test: str, *, within: Sequence[str | Path] = (), **environment: str) -> str:
     """Run one test under our conftest in a process of its own, with or without what marks the lab and CI."""
     (directory / "test_it.py").write_text(f"import pytest\n{test}\n")
-    kept = {name: value for name, value in os.environ.items() if name not in ("APPGUARD_LAB", "CI", "APPGUARD_NO_SKIPS")}
-    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", f"--rootdir={directory}"]
+    kept = {
+        name: value for name, value in os.environ.items() if name not in ("APPGUARD_LAB", "CI", "APPGUARD_NO_SKIPS")
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "tests.conftest",
+        "-p",
+        "no:cacheprovider",
+        f"--rootdir={directory}",
+    ]
     done = subprocess.run(
-        [*command, directory / "test_it.py"],
+        [*within, *command, directory / "test_it.py"],
         env={**kept, "PYTHONPATH": str(CHECKOUT), **environment},
         capture_output=True,
         text=True,
@@ -204,7 +215,7 @@ def test_a_skip_fails_under_ci(tmp_path: Path, test: str) -> None:
 
 def test_a_process_left_running_fails_its_test(tmp_path: Path) -> None:
     """A test that leaves a process behind is found, and the process named."""
-    test = "import subprocess\ndef test_it(): pytest.left = subprocess.Popen(['sleep', '602'])"
-    found = run_in_lab("env", f"PYTHONPATH={CHECKOUT}", sys.executable, "-c", LEFTOVER, tmp_path, test)
-    assert "left running" in found.stdout
-    assert "sleep 602" in found.stdout
+    test = "import subprocess\ndef test_it(): subprocess.run('sleep 602 &', shell=True)"
+    found = run_pytest(tmp_path, test, within=lab())
+    assert "left running: sleep 602" in found
+    assert "1 passed, 1 error" in found

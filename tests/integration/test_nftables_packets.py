@@ -24,7 +24,7 @@ PORT = 80
 REFUSED_WITHIN = 0.3  # an answer comes within a millisecond; that the packet was dropped is also counted
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def attacker() -> Iterator[Machine]:
     """Give a machine with two addresses per family on a link of its own."""
     here = [f"{HERE}/24", f"{HERE6}/64"]
@@ -33,7 +33,7 @@ def attacker() -> Iterator[Machine]:
         yield machine
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def neighbour() -> Iterator[Machine]:
     """Give an honest machine on another link."""
     with joined("neighbour", ["192.0.2.1/24", "2001:db8:b::1/64"], ["192.0.2.2/24", "2001:db8:b::2/64"]) as machine:
@@ -173,10 +173,9 @@ def test_a_reset_does_not_turn_an_established_connection_round(
 
         wait_until(our_data_is_dropped, 5, "conntrack still knows the connection, or took it for one of ours")
         client.sendall(b"evil")
-        for end in (client, served):
-            end.settimeout(0.5)
-            with pytest.raises(TimeoutError):
-                wait_until(lambda end=end: end.recv(100) != b"data of ours", 5, "only what was sent before the reset")
+        served.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            served.recv(100)
 
 
 def send_reset(machine: Machine, client: socket.socket) -> None:
@@ -206,6 +205,7 @@ def test_this_host_still_reaches_a_banned_address(
     family = socket.AF_INET6 if ":" in here else socket.AF_INET
     ban(firewall, banned_address)
     with attacker.open_socket(family, socket.SOCK_STREAM) as there:
+        there.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         there.bind((banned_address, PORT))
         there.listen()
         there.settimeout(5)

@@ -8,6 +8,7 @@ A file that came and went between two looks is found among the siblings; so is t
 
 import logging
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,7 +22,7 @@ from appguard.sources.siblings import Siblings
 OPEN_MOST = 8  # generations kept open because they might still be written to
 UNREAD_MOST = 32  # generations open at all: who owns the directory must not use up the daemon's descriptors
 DONE_MOST = 8  # closed generations remembered
-SEARCH_EVERY = 1.0  # at most this often a truncated file makes us search its directory
+SEARCH_SHARE = 20  # the search for copies of truncated files takes no more than this part of the time
 UNLINKED_FACTOR = 10  # a deleted file without a successor is kept open this many times longer
 LINKS_MOST = 40
 
@@ -147,8 +148,7 @@ class Tail:
         for generation in self._open:
             reading = generation.read()
             if reading is TRUNCATED:
-                self._rewind(generation, now)
-                return True
+                return self._rewind(generation, now)
             if reading:
                 generation.moved_at = now
                 self._deliver(generation, reading, deliver)
@@ -168,19 +168,22 @@ class Tail:
             generation.place = before  # not delivered: they come again
             raise
 
-    def _rewind(self, generation: Generation, now: float) -> None:
-        """Begin a truncated file anew, after what its copy holds that was not read yet."""
+    def _rewind(self, generation: Generation, now: float) -> bool:
+        """Begin a truncated file anew, after what its copy holds that was not read yet; False if it has to wait."""
+        if now < self._search_at:
+            return False  # nothing is lost by that: the copies stay where they are
         mark, generation.place = generation.mark, Place()
-        if generation is not self._open[-1] or now < self._search_at:
-            return
-        self._search_at = now + SEARCH_EVERY
         siblings = Siblings(self.path, generation.owner)
         descriptor = siblings.find(mark)
-        if descriptor is not None:
-            self._open.remove(generation)
+        if descriptor is not None and generation is self._open[-1]:
+            self._open.pop()
             self._add(Generation(descriptor, mark, now), generation)
             self._add_missed(siblings, generation.identity, now)
             self._append(generation)
+        elif descriptor is not None:
+            os.close(descriptor)
+        self._search_at = now + (time.monotonic() - now) * SEARCH_SHARE
+        return True
 
     def _is_over(self, generation: Generation, now: float) -> bool:
         quiet = now - generation.moved_at

@@ -14,16 +14,18 @@ import logging
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import Self
 
-from appguard.address import Address, Network, network_text, parse_network
-from appguard.ban import Ban, BanTable, Fact
+from appguard.address import Address, Network, NetworkMap, network_text, parse_network
+from appguard.ban import Ban, Fact
 from appguard.errors import AddressError, StoreError
 from appguard.stores.base import Changes, Snapshot
+from appguard.stores.fork import in_every_child
 from appguard.stores.memory import MemoryCounters
 
 RUNTIME_DIRECTORY = Path("/run/appguard")
@@ -44,6 +46,7 @@ def fact_line(fact: Fact) -> bytes:
     return f"+\t{fact.key}\t{fact.version}\t{end}\t{ban.start!r}\t{ban.jail}\n".encode()
 
 
+@lru_cache(maxsize=4096)
 def parse_fact(line: bytes) -> Fact | None:
     """Read a line that `fact_line` wrote; None for anything else."""
     try:
@@ -67,7 +70,7 @@ class Publisher:
         self._word = -1
         self._file = -1
         self._sequence = 0
-        self._changes = 0
+        self._changes = self._compact_at = 0
 
     def publish_all(self, bans: Iterable[Ban]) -> None:
         """Replace what is published by these bans."""
@@ -86,6 +89,7 @@ class Publisher:
         if self._file >= 0:
             os.close(self._file)
         self._file, self._changes = file, 0
+        self._compact_at = max(COMPACT_AT_LEAST, len(lines))
         self._raise_word()
 
     def publish(self, facts: Sequence[Fact], bans_in_force: Callable[[], Iterable[Ban]]) -> None:
@@ -93,11 +97,9 @@ class Publisher:
         if not facts:
             return
         self._changes += len(facts)
-        if self._file < 0 or self._changes > COMPACT_AT_LEAST:
-            bans = list(bans_in_force())
-            if self._file < 0 or self._changes > len(bans):
-                self.publish_all(bans)
-                return
+        if self._file < 0 or self._changes > self._compact_at:
+            self.publish_all(bans_in_force())
+            return
         try:
             _write_all(self._file, b"".join(fact_line(fact) for fact in facts))
         except OSError:
@@ -127,6 +129,51 @@ def _write_all(file: int, data: bytes) -> None:
         view = view[os.write(file, view) :]
 
 
+class PublishedTable:
+    """The published bans as a reader keeps them: hosts as lines, made into bans only when asked for.
+
+    So a hundred thousand bans are taken over in less than a tenth of a second, in which requests wait.
+    """
+
+    def __init__(self) -> None:
+        self._hosts: dict[bytes, bytes] = {}
+        self._networks: NetworkMap[Ban] = NetworkMap()
+
+    def take(self, line: bytes) -> None:
+        """Take one line of the file over; a line that is no fact is passed over."""
+        sign, _, rest = line.partition(b"\t")
+        key = rest.partition(b"\t")[0]
+        if b"/" in key and not key.endswith(b"/64"):
+            self._take_network(line)
+        elif sign == b"+":
+            self._hosts[key] = line
+        else:
+            self._hosts.pop(key, None)
+
+    def _take_network(self, line: bytes) -> None:
+        fact = parse_fact(line)
+        if fact is not None and fact.ban is not None:
+            self._networks.add(fact.network, fact.ban)
+        elif fact is not None:
+            self._networks.remove(fact.network)
+
+    def find(self, address: Address, now: float) -> Ban | None:
+        """Give the ban in force that holds the address."""
+        for key in (address.text,) if address.version == 4 else (address.text, address.slash64):
+            line = self._hosts.get(key.encode())
+            fact = parse_fact(line) if line else None
+            if fact is not None and fact.ban is not None and fact.ban.in_force(now):
+                return fact.ban
+        if not self._networks:
+            return None
+        return next((ban for ban in self._networks.holding(address) if ban.in_force(now)), None)
+
+    def __iter__(self) -> Iterator[Ban]:
+        facts = map(parse_fact, self._hosts.values())
+        yield from (fact.ban for fact in facts if fact is not None and fact.ban is not None)
+        yield from (ban for _, ban in self._networks)
+
+
 class PublishedBans:
     """An app's side: the published bans, read without locks. `clock` gives Unix seconds, `monotonic` any."""
 
@@ -140,13 +187,20 @@ class PublishedBans:
         self._word_path = directory / "bans.seq"
         self._clock = clock
         self._monotonic = monotonic
-        self._bans_lock = Lock()
         self._reset()
+        self._renew()
+        in_every_child(self._renew)
+
+    def _renew(self) -> None:
+        """Begin anew in a forked child, where another thread may have been in the middle of reading."""
+        self._bans_lock = Lock()
+        self._seen = -1
+        self._inode = (0, 0)
 
     def _reset(self) -> None:
-        self._table = BanTable()
+        self._table = PublishedTable()
         self._word: memoryview | tuple[int] = (0,)
-        self._word_inode = 0
+        self._word_inode = (0, 0)
         self._seen = -1
         self._look_again = 0.0
         self._file = -1
@@ -158,19 +212,22 @@ class PublishedBans:
     def get(self, address: Address) -> Ban | None:
         """Give the ban in force that holds the address."""
         if self._word[0] != self._seen or self._monotonic() >= self._look_again:
-            self._refresh()
+            with self._bans_lock:
+                self._refresh()
         return self._table.find(address, self._clock())
 
     def snapshot(self) -> Snapshot:
         """Give all bans in force."""
-        self._refresh()
         now = self._clock()
-        return Snapshot(self._seen, tuple(ban for ban in self._table if ban.in_force(now)))
+        with self._bans_lock:
+            self._refresh()
+            return Snapshot(self._seen, tuple(ban for ban in self._table if ban.in_force(now)))
 
     def follow(self, cursor: int) -> Changes | None:
         """Give an empty change for the current cursor, else None: the published files keep no history to replay."""
-        self._refresh()
-        return Changes(cursor, ()) if cursor == self._seen else None
+        with self._bans_lock:
+            self._refresh()
+            return Changes(cursor, ()) if cursor == self._seen else None
 
     def ban(self, ban: Ban) -> Ban | None:
         """Refuse: only the daemon writes these bans."""
@@ -182,63 +239,55 @@ class PublishedBans:
         raise StoreError(f"{key}: the bans of local:// are the daemon's: use `appguard unban {key}`")
 
     def _refresh(self) -> None:
-        with self._bans_lock:
-            self._look_again = self._monotonic() + RECHECK
-            try:
-                self._map_word()
-                seen = self._word[0]
-                self._read_on()
-                self._seen = seen
-                self._complained = ""
-            except OSError as error:  # the last known bans stay in force
-                self._seen = self._word[0]
-                if str(error) != self._complained:
-                    self._complained = str(error)
-                    level = logging.DEBUG if isinstance(error, FileNotFoundError) else logging.ERROR
-                    log.log(level, "published bans cannot be read: %s", error)
+        self._look_again = self._monotonic() + RECHECK
+        try:
+            self._map_word()
+            seen = self._word[0]
+            self._read_on()
+            self._seen = seen
+            self._complained = ""
+        except OSError as error:  # the last known bans stay in force
+            self._seen = self._word[0]
+            self._inode = (0, 0)
+            if str(error) != self._complained:
+                self._complained = str(error)
+                level = logging.DEBUG if isinstance(error, FileNotFoundError) else logging.ERROR
+                log.log(level, "published bans cannot be read: %s", error)
 
     def _map_word(self) -> None:
-        inode = self._word_path.stat().st_ino
-        if inode == self._word_inode:
+        if _inode_of(self._word_path.stat()) == self._word_inode:
             return
         file = os.open(self._word_path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if os.fstat(file).st_size < WORD:
+            status = os.fstat(file)
+            if status.st_size < WORD:
                 return
             mapped = mmap.mmap(file, WORD, access=mmap.ACCESS_READ)
         finally:
             os.close(file)
         # A thread may be reading the old word: it is not closed but left to its last reader.
-        self._word, self._word_inode = memoryview(mapped).cast("Q"), inode
+        self._word, self._word_inode = memoryview(mapped).cast("Q"), _inode_of(status)
 
     def _read_on(self) -> None:
-        status = self._path.stat()
-        if (status.st_dev, status.st_ino) != self._inode or self._file < 0:
+        table = self._table
+        if _inode_of(self._path.stat()) != self._inode:
             self._open_anew()
+            table = PublishedTable()
         lines = [self._rest]
         while data := os.pread(self._file, 1 << 20, self._offset):
             self._offset += len(data)
             lines.append(data)
         *whole, self._rest = b"".join(lines).split(b"\n")
         for line in whole:
-            self._apply(line)
+            table.take(line)
+        self._table = table  # whole: no other thread ever finds it half read
 
     def _open_anew(self) -> None:
         file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        if self._file >= 0:
-            os.close(self._file)
-        status = os.fstat(file)
-        self._file, self._inode = file, (status.st_dev, status.st_ino)
-        self._offset, self._rest, self._table = 0, b"", BanTable()
-
-    def _apply(self, line: bytes) -> None:
-        fact = parse_fact(line)
-        if fact is None:
-            return
-        if fact.ban is None:
-            self._table.drop(fact.network)
-        else:
-            self._table.put(fact.ban)
+        old, self._file = self._file, file
+        if old >= 0:
+            os.close(old)
+        self._inode, self._offset, self._rest = _inode_of(os.fstat(file)), 0, b""
 
     def close(self) -> None:
         """Close the files; the next use opens them again."""
@@ -250,6 +299,10 @@ class PublishedBans:
     def __del__(self) -> None:
         if getattr(self, "_file", -1) >= 0:
             self.close()
+
+
+def _inode_of(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 class LocalStore(MemoryCounters, PublishedBans):

@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
 from threading import Lock
 from types import TracebackType
 from typing import Self
@@ -18,10 +19,12 @@ from appguard.address import Address, Network, parse_network
 from appguard.ban import Ban, BanTable, Fact, supersedes
 from appguard.limit import ADMITTED, Hit, SlidingWindow, Verdict
 from appguard.stores.base import Changes, Snapshot
+from appguard.stores.fork import in_every_child
 
 KEYS_MOST = 100_000
 EVICTION_TRIES = 16
 FACTS_KEPT = 20_000
+ENDS_SPARE = 1_000
 
 
 class MemoryCounters:
@@ -30,6 +33,10 @@ class MemoryCounters:
     def __init__(self, monotonic: Callable[[], float] = time.monotonic, keys_most: int = KEYS_MOST) -> None:
         self._monotonic = monotonic
         self._keys_most = keys_most
+        self._renew_counters()
+        in_every_child(self._renew_counters)
+
+    def _renew_counters(self) -> None:
         self._windows: dict[str, SlidingWindow] = {}
         self._counters_lock = Lock()
 
@@ -91,6 +98,10 @@ class MemoryBanSet:
         self._lifted: dict[str, int] = {}
         self._cursor = 0
         self._version = 0
+        self._renew_lock()
+        in_every_child(self._renew_lock)
+
+    def _renew_lock(self) -> None:
         self._bans_lock = Lock()
 
     def ban(self, ban: Ban) -> Ban | None:
@@ -130,7 +141,7 @@ class MemoryBanSet:
             missed = self._cursor - cursor
             if not 0 <= missed <= len(self._facts):
                 return None
-            return Changes(self._cursor, tuple(self._facts)[len(self._facts) - missed :])
+            return Changes(self._cursor, tuple(islice(reversed(self._facts), missed))[::-1])
 
     def restore(self, bans: Sequence[Ban]) -> None:
         """Take back bans with the versions they had."""
@@ -183,6 +194,9 @@ class MemoryBanSet:
         self._table.put(ban)
         if ban.end is not None:
             heapq.heappush(self._ends, (ban.end, ban.version, ban.key))
+        if len(self._ends) > 2 * len(self._table) + ENDS_SPARE:  # mostly of bans since extended or lifted
+            self._ends = [(mine.end, mine.version, mine.key) for mine in self._table if mine.end is not None]
+            heapq.heapify(self._ends)
 
     def _next_version(self, now: float) -> int:
         self._version = max(self._version + 1, int(now * 1_000_000))

@@ -1,0 +1,102 @@
+"""A real daemon for tests: its directories, its settings, its process, and the CLI to ask it."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from appguard.address import parse_address
+from appguard.event import LOGIN_FAIL, Event
+from tests.lab import Process, User, wait_until
+from tests.netns import banned, has_table
+
+DAEMON = User(4711, capabilities=("net_admin",))
+APP = User(33)
+NGINX_404 = '{} - - [{}] "GET /wp-login.php HTTP/1.1" 404 153 "-" "curl/7.88.1"\n'
+
+
+class Place:
+    """The directories of one daemon under `root`, owned by its user."""
+
+    def __init__(self, root: Path, user: User | None = DAEMON) -> None:
+        self.user = user
+        self.runtime = root / "run"
+        self.state = root / "state"
+        self.logs = root / "log"
+        self.config = root / "appguard.toml"
+        for directory in (self.runtime, self.state, self.logs):
+            directory.mkdir()
+            if user is not None:
+                subprocess.run(["chown", str(user.uid), str(directory)], check=True)
+        self.access_log = self.logs / "access.log"
+
+    def configure(self, jails: str, more: str = "") -> None:
+        """Write the settings: `more` first, then the jails."""
+        self.config.write_text(
+            f'runtime_directory = "{self.runtime}"\nstate_directory = "{self.state}"\n{more}\n{jails}\n'
+        )
+
+    def start(self, *, is_up: bool = True) -> Process:
+        """Start the daemon and wait until it is up."""
+        command = [sys.executable, "-m", "appguard", "daemon", "--config", str(self.config)]
+        process = Process("daemon", command, user=self.user)
+        if is_up:
+            process.wait_for("AppGuard daemon is up")
+            wait_until(lambda: (self.runtime / "control.sock").exists(), 10, process.output)
+        return process
+
+    def run(self, *verb: str) -> subprocess.CompletedProcess[str]:
+        """Run one verb of the CLI as root."""
+        command = [sys.executable, "-m", "appguard", *verb, "--socket", str(self.runtime / "control.sock")]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def ask(self, *verb: str) -> Any:
+        """Run one verb of the CLI with --json and give what it says."""
+        done = self.run(*verb, "--json")
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def banned(self) -> list[str]:
+        """Give the networks that are banned."""
+        return sorted(ban["network"] for ban in self.ask("list")["bans"])
+
+    def append(self, address: str, times: int = 1) -> None:
+        """Write nginx lines of a prober to the access log, as nginx does: one write per line."""
+        stamp = time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime())
+        for _ in range(times):
+            with self.access_log.open("a") as log:
+                log.write(NGINX_404.format(address, stamp))
+
+
+def in_kernel() -> dict[str, int]:
+    """Give the networks the kernel shuts out and the seconds left; nothing before there is a table."""
+    return banned() if has_table() else {}
+
+
+@contextmanager
+def running_daemon(place: Place) -> Generator[Process]:
+    """Run the daemon for the length of the block."""
+    process = place.start()
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+def login_failure(address: str, **details: Any) -> Event:
+    """Make the event of a failed login now."""
+    return Event(LOGIN_FAIL, time.time(), parse_address(address), app="shop", **details)
+
+
+def web_jail(place: Place, settings: Mapping[str, object] | None = None) -> str:
+    """Give the settings of a jail that bans probers of the access log."""
+    chosen = {"events": ["guard_probe"], "maxretry": 3, "findtime": "10m", "bantime": "10m"} | dict(settings or {})
+    lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in chosen.items())
+    return f'[jails.probes]\nsource = "{place.access_log}"\nfilter = "nginx"\n{lines}\n'
+
+
+LOGIN_JAIL = '[jails.login]\nsource = "events"\nusers = ["33"]\nmaxretry = 3\nfindtime = "10m"\nbantime = "10m"\n'
