@@ -2,9 +2,10 @@
 
 A setting is checked where it is read, and every message says the file, the key, the value and what is accepted.
 Unknown keys are errors. The app's settings come from, in this order: an argument, the environment
-(`APPGUARD_STORE`, `APPGUARD_EVENT_LOG`, `APPGUARD_ENABLED`), the `[app]` table of the file in `APPGUARD_CONFIG`, the
-default; a key is replaced whole, never merged. The daemon reads one file and the files of `conf.d` beside it, later
-ones winning key by key.
+(`APPGUARD_STORE`, `APPGUARD_EVENT_LOG`, `APPGUARD_ENABLED`; empty is as good as not set), the `[app]` table of the file
+in `APPGUARD_CONFIG`, the default. A file is read together with the files of `conf.d` beside it, whole and by one schema
+whoever reads it; later files win key by key, in `[jails]` jail by jail. Where one value wins over another it replaces
+it whole: no two lists and no two jails are ever merged.
 """
 
 import difflib
@@ -13,7 +14,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypedDict, TypeVar, cast
+from typing import TypedDict, cast
 
 from appguard.address import Network, Proxies, parse_network
 from appguard.errors import AppGuardError, ConfigError
@@ -21,9 +22,7 @@ from appguard.event import LOGIN_PATHS
 from appguard.jail import Jail
 from appguard.limit import Limit, path_pattern
 
-T = TypeVar("T")
-D = TypeVar("D")
-NO_TABLE: Mapping[str, object] = {}
+Check = Callable[[object], object]
 DEFAULT_LIMITS = ("100/second",)
 CONFIG_FILE = Path("/etc/appguard/appguard.toml")
 EVENTS_SOURCE = "events"
@@ -88,35 +87,28 @@ class DaemonConfig:
     control_socket: Path
 
 
-class Table:
-    """One table of settings being read: each read takes a key out, `end` refuses what is left."""
-
-    def __init__(self, table: Mapping[str, object], where: str) -> None:
-        self._left = dict(table)
-        self._known: list[str] = []
-        self.where = where
-
-    def take(self, key: str, default: D, check: Callable[[object], T]) -> T | D:
-        """Read one key; raise `ConfigError` naming the place, the key and the value."""
-        self._known.append(key)
-        if key not in self._left:
-            return default
-        value = self._left.pop(key)
+def read(table: object, where: str, checks: Mapping[str, Check]) -> dict[str, object]:
+    """Check the keys that a table sets; raise `ConfigError` with the place, the key, the value and what is accepted."""
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where} = {table!r}: expected a table")
+    found: dict[str, object] = {}
+    for key, value in cast("Mapping[str, object]", table).items():
+        if key not in checks:
+            near = difflib.get_close_matches(key, checks, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(sorted(checks))}"
+            raise ConfigError(f"{where}: unknown key {key!r}: {hint}")
         try:
-            return check(value)
+            found[key] = checks[key](value)
         except (AppGuardError, ValueError, TypeError) as error:
-            raise ConfigError(f"{self.where}: {key} = {value!r}: {error}") from error
+            raise ConfigError(f"{where}: {key} = {value!r}: {error}") from error
+    return found
 
-    def keys(self) -> list[str]:
-        """Give the keys not read yet."""
-        return list(self._left)
 
-    def end(self) -> None:
-        """Refuse keys nobody read."""
-        for key in self._left:
-            near = difflib.get_close_matches(key, self._known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(sorted(self._known))}"
-            raise ConfigError(f"{self.where}: unknown key {key!r}: {hint}")
+def table(value: object) -> Mapping[str, object]:
+    """Accept a table."""
+    if not isinstance(value, Mapping):
+        raise ConfigError("expected a table")
+    return cast("Mapping[str, object]", value)
 
 
 def text(value: object) -> str:
@@ -178,8 +170,6 @@ def paths(value: object) -> tuple[str, ...]:
     """Accept a list of path patterns."""
     found = texts(value)
     for path in found:
-        if not path.startswith("/"):
-            raise ConfigError(f"{path!r} must begin with '/'")
         path_pattern(path)
     return found
 
@@ -192,9 +182,34 @@ def directory(value: object) -> Path:
     return path
 
 
+def ignoreip(value: object) -> tuple[Network, ...]:
+    """Accept the safelist in fail2ban's spelling: one text, addresses and networks separated by spaces or commas."""
+    return networks(value.replace(",", " ").split() if isinstance(value, str) else value)
+
+
+def sources(value: object) -> tuple[str, ...]:
+    """Accept one or more places that log lines come from."""
+    found = one_or_more(value)
+    for source in found:
+        if source != EVENTS_SOURCE and not source.startswith("/"):
+            raise ConfigError(f'{source!r}: expected a log file or glob with its whole path, or "{EVENTS_SOURCE}"')
+    return found
+
+
+def users(value: object) -> tuple[str, ...]:
+    """Accept a list of user names or user ids."""
+    found = items(value)
+    for item in found:
+        if not isinstance(item, str | int) or isinstance(item, bool) or item == "":
+            raise ConfigError("expected a list of user names or user ids")
+    return tuple(map(str, found))
+
+
 def limits(value: object) -> tuple[Limit, ...]:
     """Accept a list of rates: texts, `Limit`s, or tables with the keys of `Limit`."""
-    return tuple(_limit(item) for item in items(value))
+    found = tuple(map(_limit, items(value)))
+    _refuse_same_names("limits", [limit.name for limit in found])
+    return found
 
 
 def _limit(item: object) -> Limit:
@@ -204,15 +219,8 @@ def _limit(item: object) -> Limit:
         return Limit(item)
     if not isinstance(item, Mapping):
         raise ConfigError(f"{item!r}: expected a rate such as '5/minute'")
-    table = Table(cast("Mapping[str, object]", item), "limit")
-    found = Limit(
-        table.take("rate", "", text),
-        path=table.take("path", "", text),
-        methods=table.take("methods", (), texts),
-        name=table.take("name", "", text),
-    )
-    table.end()
-    return found
+    found = read(cast("Mapping[str, object]", item), "limit", LIMIT_CHECKS)
+    return Limit(**({"rate": ""} | found))  # type: ignore[arg-type]  # each was checked by its key's check
 
 
 def jails(value: object) -> tuple[Jail, ...]:
@@ -221,31 +229,18 @@ def jails(value: object) -> tuple[Jail, ...]:
     for item in found:
         if not isinstance(item, Jail):
             raise ConfigError(f"{item!r}: expected Jail(...)")
+    _refuse_same_names("jails", [jail.name for jail in cast("list[Jail]", found)])
     return tuple(cast("list[Jail]", found))
 
 
-def app_config(options: Mapping[str, object], environment: Mapping[str, str] | None = None) -> AppConfig:
-    """Give an app's settings from its arguments, the environment and the file; raise `ConfigError`."""
-    environment = os.environ if environment is None else environment
-    path = environment.get("APPGUARD_CONFIG", "")
-    from_file = daemon_tables(Path(path)).get("app", NO_TABLE) if path else NO_TABLE
-    checked = read_app(from_file, f"{path}: [app]")
-    variables = {
-        key: environment[variable]
-        for key, variable in (
-            ("store", "APPGUARD_STORE"),
-            ("event_log", "APPGUARD_EVENT_LOG"),
-            ("enabled", "APPGUARD_ENABLED"),
-        )
-        if variable in environment
-    }
-    checked |= read_app(variables, "environment: APPGUARD_")
-    checked |= read_app(options, "AppGuard(...)")
-    defaults: dict[str, object] = {"name": Path.cwd().name or "app", "limits": tuple(map(Limit, DEFAULT_LIMITS))}
-    return AppConfig(**(APP_DEFAULTS | defaults | checked))  # type: ignore[arg-type]  # each was checked by its key's check
+def _refuse_same_names(what: str, names: Sequence[str]) -> None:
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ConfigError(f"two {what} are named {twice[0]!r}: they would be counted together")
 
 
-APP_CHECKS: dict[str, Callable[[object], object]] = {
+LIMIT_CHECKS: dict[str, Check] = {"rate": text, "path": text, "methods": texts, "name": text}
+APP_CHECKS: dict[str, Check] = {
     "name": text,
     "limits": limits,
     "jails": jails,
@@ -260,6 +255,7 @@ APP_CHECKS: dict[str, Callable[[object], object]] = {
     "enabled": flag,
 }
 APP_DEFAULTS: dict[str, object] = {
+    "limits": tuple(map(Limit, DEFAULT_LIMITS)),
     "jails": (),
     "store": "",
     "trusted_proxies": Proxies(),
@@ -271,106 +267,129 @@ APP_DEFAULTS: dict[str, object] = {
     "on_store_error": "local",
     "enabled": True,
 }
+APP_VARIABLES = {"APPGUARD_STORE": "store", "APPGUARD_EVENT_LOG": "event_log", "APPGUARD_ENABLED": "enabled"}
+JAIL_OPTIONS = tuple(field.name for field in fields(Jail) if field.name != "name")
+JAIL_CHECKS: dict[str, Check] = {
+    **dict.fromkeys(JAIL_OPTIONS, lambda value: value),  # `Jail` checks them
+    "events": one_or_more,
+    "source": sources,
+    "filter": text,
+    "users": users,
+}
+FILE_CHECKS: dict[str, Check] = {
+    "store": text,
+    "safelist": networks,
+    "ignoreip": ignoreip,
+    "trusted_proxies": proxies,
+    "runtime_directory": directory,
+    "state_directory": directory,
+    "app": table,
+    "jails": table,
+    "firewall": table,
+    "control": table,
+}
+FILE_DEFAULTS: dict[str, object] = {
+    "store": "local://",
+    "safelist": (),
+    "ignoreip": (),
+    "trusted_proxies": Proxies(),
+    "runtime_directory": Path("/run/appguard"),
+    "state_directory": Path("/var/lib/appguard"),
+}
+TABLE_CHECKS: dict[str, dict[str, Check]] = {
+    "app": APP_CHECKS,
+    "firewall": {"kind": text},
+    "control": {"socket": directory},
+}
 
 
-def read_app(options: object, where: str) -> dict[str, object]:
-    """Check an app's settings; give those that are set. Raise `ConfigError`."""
-    if not isinstance(options, Mapping):
-        raise ConfigError(f"{where}: expected a table")
-    table = Table(cast("Mapping[str, object]", options), where)
-    found: dict[str, object] = {}
-    for key, check in APP_CHECKS.items():
-        value = table.take(key, None, check)
-        if value is not None:
-            found[key] = value
-    table.end()
-    return found
+def app_config(options: Mapping[str, object], environment: Mapping[str, str] | None = None) -> AppConfig:
+    """Give an app's settings from its arguments, the environment and the file; raise `ConfigError`."""
+    environment = os.environ if environment is None else environment
+    path = environment.get("APPGUARD_CONFIG", "")
+    found = APP_DEFAULTS | (read_files(Path(path))["app"] if path else {})
+    variables = {variable: environment[variable] for variable in APP_VARIABLES if environment.get(variable)}
+    checks = {variable: APP_CHECKS[key] for variable, key in APP_VARIABLES.items()}
+    found |= {APP_VARIABLES[name]: value for name, value in read(variables, "environment", checks).items()}
+    found |= read(options, "AppGuard(...)", APP_CHECKS)
+    return AppConfig(**({"name": _default_name()} | found))  # type: ignore[arg-type]  # checked by its key's check
 
 
-def daemon_tables(path: Path) -> dict[str, object]:
-    """Read a file and the `conf.d/*.toml` beside it, later ones winning key by key."""
-    merged: dict[str, object] = {}
-    for file in (path, *sorted((path.parent / "conf.d").glob("*.toml"))):
-        try:
-            with file.open("rb") as opened:
-                merged |= tomllib.load(opened)
-        except OSError as error:
-            raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{file}: not valid TOML: {error}") from error
+def _default_name() -> str:
+    try:
+        return Path.cwd().name or "app"
+    except OSError:  # the directory is gone
+        return "app"
+
+
+def read_files(path: Path) -> dict[str, dict[str, object]]:
+    """Read and check a file and the `conf.d/*.toml` beside it; give their tables, the top one under "".
+
+    Raise `ConfigError`.
+    """
+    try:
+        drop_ins = sorted((path.parent / "conf.d").iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        drop_ins = []
+    except OSError as error:  # left out silently, it would leave out jails
+        raise ConfigError(f"{path.parent / 'conf.d'}: cannot be read: {error.strerror}") from error
+    merged: dict[str, dict[str, object]] = {}
+    for file in (path, *(each for each in drop_ins if each.suffix == ".toml" and each.name[0] != ".")):
+        for name, found in _read_file(file).items():
+            merged[name] = merged.get(name, {}) | found
     return merged
 
 
-def daemon_config(path: Path) -> DaemonConfig:
-    """Read and check the daemon's settings; raise `ConfigError`."""
-    where = str(path)
-    table = Table(daemon_tables(path), where)
-    runtime = table.take("runtime_directory", Path("/run/appguard"), directory)
-    firewall = Table(table.take("firewall", NO_TABLE, _table), f"{where}: [firewall]")
-    control = Table(table.take("control", NO_TABLE, _table), f"{where}: [control]")
-    read_app(table.take("app", NO_TABLE, _table), f"{where}: [app]")
-    jail_tables = table.take("jails", NO_TABLE, _table)
-    found = DaemonConfig(
-        store=table.take("store", "local://", text),
-        safelist=table.take("safelist", (), networks) + table.take("ignoreip", (), ignoreip),
-        trusted_proxies=table.take("trusted_proxies", Proxies(), proxies),
-        runtime_directory=runtime,
-        state_directory=table.take("state_directory", Path("/var/lib/appguard"), directory),
-        jails=tuple(_jail(name, each, f"{where}: [jails.{name}]") for name, each in jail_tables.items()),
-        firewall=firewall.take("kind", "nftables", text),
-        control_socket=control.take("socket", runtime / "control.sock", directory),
-    )
-    for each in (table, firewall, control):
-        each.end()
-    return found
-
-
-def _table(value: object) -> Mapping[str, object]:
-    if not isinstance(value, Mapping):
-        raise ConfigError("expected a table")
-    return cast("Mapping[str, object]", value)
-
-
-def ignoreip(value: object) -> tuple[Network, ...]:
-    """Accept the safelist in fail2ban's spelling: one text, addresses and networks separated by spaces or commas."""
-    return networks(value.replace(",", " ").split() if isinstance(value, str) else value)
+def _read_file(file: Path) -> dict[str, dict[str, object]]:
+    where = str(file)
+    try:
+        with file.open("rb") as opened:
+            top = read(tomllib.load(opened), where, FILE_CHECKS)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}") from error
+    found = {name: read(top.pop(name, {}), f"{where}: [{name}]", checks) for name, checks in TABLE_CHECKS.items()}
+    jail_tables = table(top.pop("jails", {}))
+    found["jails"] = {name: _jail(name, each, f"{where}: [jails.{name}]") for name, each in jail_tables.items()}
+    return found | {"": top}
 
 
 def _jail(name: str, value: object, where: str) -> JailConfig:
-    table = Table(_table(value), where)
-    options = {
-        field.name: table.take(field.name, field.default, _as_it_is)
-        for field in fields(Jail)
-        if field.name not in ("name", "events")
-    }
-    sources = table.take("source", (), one_or_more)
-    users = table.take("users", (), _users)
-    reads_events = EVENTS_SOURCE in sources
-    chosen = table.take("filter", "appguard" if reads_events else "", text)
+    found = read(value, where, JAIL_CHECKS)
     try:
-        jail = Jail(name, **options, events=table.take("events", Jail("x").events, texts))  # type: ignore[arg-type]
+        jail = Jail(name, **{key: found[key] for key in JAIL_OPTIONS if key in found})  # type: ignore[arg-type]
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
-    table.end()
-    if not sources:
+    origins = cast("tuple[str, ...]", found.get("source", ()))
+    if not origins:
         raise ConfigError(f'{where}: source is missing: give a log file, a glob, or "{EVENTS_SOURCE}"')
+    logs = [origin for origin in origins if origin != EVENTS_SOURCE]
+    chosen = str(found.get("filter", "" if logs else "appguard"))
     if not chosen:
-        raise ConfigError(f'{where}: filter is missing: say how to read {sources[0]}, for example filter = "nginx"')
-    if reads_events and not users:
+        raise ConfigError(f'{where}: filter is missing: say how to read {logs[0]}, for example filter = "nginx"')
+    reporters = cast("tuple[str, ...]", found.get("users", ()))
+    if EVENTS_SOURCE in origins and not reporters:
         raise ConfigError(
             f"{where}: users is missing: say which users' apps may report to this jail over {EVENTS_SOURCE}.sock, "
             'for example users = ["www-data"]'
         )
-    return JailConfig(jail, sources, chosen, users)
+    return JailConfig(jail, origins, chosen, reporters)
 
 
-def _as_it_is(value: object) -> object:
-    return value
-
-
-def _users(value: object) -> tuple[str, ...]:
-    found = items(value)
-    for item in found:
-        if not isinstance(item, str | int) or isinstance(item, bool) or item == "":
-            raise ConfigError("expected a list of user names or user ids")
-    return tuple(map(str, found))
+def daemon_config(path: Path) -> DaemonConfig:
+    """Read and check the daemon's settings; raise `ConfigError`."""
+    tables = read_files(path)
+    top = FILE_DEFAULTS | tables[""]
+    safelist = cast("tuple[Network, ...]", top["safelist"]) + cast("tuple[Network, ...]", top["ignoreip"])
+    runtime = cast("Path", top["runtime_directory"])
+    return DaemonConfig(
+        store=str(top["store"]),
+        safelist=safelist,
+        trusted_proxies=cast("Proxies", top["trusted_proxies"]),
+        runtime_directory=runtime,
+        state_directory=cast("Path", top["state_directory"]),
+        jails=cast("tuple[JailConfig, ...]", tuple(tables["jails"].values())),
+        firewall=str(tables["firewall"].get("kind", "nftables")),
+        control_socket=cast("Path", tables["control"].get("socket", runtime / "control.sock")),
+    )

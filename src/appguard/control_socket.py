@@ -59,7 +59,7 @@ class _Exchange(H11Protocol):
         super().connection_made(transport)
         self.peer = peer_of(transport.get_extra_info("socket"))
         self.app_state = {"peer": self.peer}  # each request's `request.state` is a copy of it
-        self._end = self.loop.call_later(9999, transport.abort)
+        self._end = self.loop.call_later(EXCHANGE_SECONDS, transport.abort)
         if sum(_uid(other) == self.peer.uid for other in self.connections) > CONNECTIONS_PER_USER:
             transport.abort()
 

@@ -45,7 +45,7 @@ def read_host_facts(root: Path = ROOT) -> HostFacts:
     own6, on_link6, gateways6 = _routes6(root)
     return HostFacts(
         own=_networks([*own, *own6]),
-        on_link=_networks([*on_link, *on_link6]),
+        on_link=_networks({*on_link, *on_link6}.difference(own, own6)),
         gateways=_addresses([*gateways, *gateways6]),
         resolvers=_addresses(_resolvers(root)),
     )

@@ -269,8 +269,9 @@ class Middleware:
 
 
 def basic_user(credential: str) -> str:
-    """Give the user name of HTTP Basic credentials (RFC 7617); the password is dropped."""
+    """Give the user name of HTTP Basic credentials (RFC 7617); the password, or what has no colon, is dropped."""
     try:
-        return base64.b64decode(credential, validate=True).partition(b":")[0].decode(errors="replace")
+        user, colon, _ = base64.b64decode(credential, validate=True).partition(b":")
     except (binascii.Error, ValueError):
         return ""
+    return user.decode(errors="replace") if colon else ""

@@ -1,11 +1,12 @@
 """The filter for nginx's `combined` access log (and Apache's, which has the same form).
 
-Where each field ends cannot be forged: nginx writes `\\x22` for a quote in any value, so the first quote of a line
-opens the request, whatever stands in the user name before it.
+Where each field ends cannot be forged: for a quote in any value nginx writes `\\x22` and Apache `\\"`, so the first
+quote without a backslash opens the request, and the time is what stands right before it, whatever the user name is.
 """
 
+import posixpath
 import re
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 from urllib.parse import unquote
 
@@ -13,11 +14,14 @@ from appguard.address import parse_address
 from appguard.errors import AddressError
 from appguard.event import LIMIT_EXCEEDED, PROBE, Event, kind_of_answer
 
+_TEXT = r'[^"\\]*+(?:\\.[^"\\]*+)*+'  # up to a quote without a backslash; possessive, so the time is linear
 LINE = re.compile(
-    r'(?P<address>[0-9A-Fa-f:.]+) - (?P<user>[^"]*) \[(?P<time>[^"\[\]]{26})\] '
-    r'"(?P<request>[^"]*)" (?P<status>\d{3}) (?:\d+|-) "[^"]*" "(?P<agent>[^"]*)"'
+    rf'(?P<address>[0-9A-Fa-f:.]+) - (?P<user_and_time>{_TEXT})"(?P<request>{_TEXT})" '
+    rf'(?P<status>[0-9]{{3}}) (?:[0-9]+|-) "{_TEXT}" "(?P<agent>{_TEXT})"',
+    re.DOTALL,
 )
-TIME = re.compile(r"(\d\d)/(\w{3})/(\d{4}):(\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)")
+TIME = re.compile(r" \[(\d\d)/(\w{3})/(\d{4}):(\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)\] ", re.ASCII)
+TIME_LENGTH = 30
 MONTHS = {
     name: number
     for number, name in enumerate(
@@ -35,19 +39,17 @@ class NginxFilter:
     def match(self, line: bytes) -> Event | None:
         """Give the event of a line; most lines are of none."""
         found = LINE.match(line.decode(errors="replace"))
-        if found is None:
+        if found is None or found["status"] < "400":
             return None
-        status, user = int(found["status"]), found["user"]
+        status, user = int(found["status"]), found["user_and_time"][:-TIME_LENGTH]
         method, path = _request(found["request"])
         kind = _kind(status, method, path, has_user=user != "-")
-        if not kind:
+        time = _seconds(found["user_and_time"][-TIME_LENGTH:])
+        if not kind or time is None:
             return None
-        time = _seconds(found["time"])
         try:
             address = parse_address(found["address"])
         except AddressError:
-            return None
-        if time is None:
             return None
         user = "" if user == "-" else user
         agent = found["agent"]
@@ -55,8 +57,6 @@ class NginxFilter:
 
 
 def _kind(status: int, method: str, path: str, *, has_user: bool) -> str:
-    if status < 400:
-        return ""
     if status == 429:
         return LIMIT_EXCEEDED
     if status in PROBED:
@@ -67,7 +67,8 @@ def _kind(status: int, method: str, path: str, *, has_user: bool) -> str:
 def _request(request: str) -> tuple[str, str]:
     method, _, rest = request.partition(" ")
     target = rest.rpartition(" ")[0] or rest
-    return method, unquote(target.partition("?")[0])
+    path = unquote(target.partition("?")[0])
+    return method, posixpath.normpath(path) if "/." in path else path  # `/login/.` is the login to nginx
 
 
 @lru_cache(maxsize=64)
@@ -79,6 +80,6 @@ def _seconds(text: str) -> float | None:
     offset = timedelta(hours=int(found[8]), minutes=int(found[9]))
     try:
         zone = timezone(-offset if found[7] == "-" else offset)
-        return datetime(year, MONTHS[found[2]], day, hour, minute, second, tzinfo=zone).astimezone(UTC).timestamp()
-    except (ValueError, OverflowError):
+        return datetime(year, MONTHS[found[2]], day, hour, minute, second, tzinfo=zone).timestamp()
+    except ValueError:
         return None

@@ -146,17 +146,27 @@ class Tail:
     def read(self, deliver: Deliver, now: float) -> bool:
         """Deliver the next chunk, if there is one; say whether there may be more."""
         for generation in self._open:
-            reading = generation.read()
-            if reading is TRUNCATED:
-                return self._rewind(generation, now)
-            if reading:
-                generation.moved_at = now
-                self._deliver(generation, reading, deliver)
-                return True
-            if self._is_over(generation, now):
+            if self._is_over(generation, now) and generation.read() is None:
                 self._finish(generation, deliver)
                 return True
-        return False
+        ready = self._first_ready()
+        if ready and ready[0] is not self._open[0]:
+            ready = self._first_ready()  # what an older file got before the newer one was written to comes first
+        if not ready:
+            return False
+        generation, reading = ready
+        if reading is TRUNCATED:
+            return self._rewind(generation, now)
+        generation.moved_at = now
+        self._deliver(generation, reading, deliver)
+        return True
+
+    def _first_ready(self) -> tuple[Generation, Reading] | None:
+        for generation in self._open:
+            reading = generation.read()
+            if reading:
+                return generation, reading
+        return None
 
     def _deliver(self, generation: Generation, reading: Reading, deliver: Deliver) -> None:
         before, generation.place = generation.place, reading.place

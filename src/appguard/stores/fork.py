@@ -2,21 +2,23 @@
 
 import os
 from collections.abc import Callable
-from weakref import WeakMethod
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
-_methods: set["WeakMethod[Callable[[], None]]"] = set()
+T = TypeVar("T")
+
+_renewals: WeakKeyDictionary[object, list[Callable[[Any], None]]] = WeakKeyDictionary()
 
 
-def in_every_child(renew: Callable[[], None]) -> None:
-    """Call a bound method in every forked child, before anything else runs there, as long as its object lives."""
-    _methods.add(WeakMethod(renew, _methods.discard))
+def in_every_child(owner: T, renew: Callable[[T], None]) -> None:
+    """Call `renew(owner)` in every forked child, before anything else runs there, as long as the owner lives."""
+    _renewals.setdefault(owner, []).append(renew)
 
 
 def _renew_all() -> None:
-    for method in tuple(_methods):
-        renew = method()
-        if renew is not None:
-            renew()
+    for owner, renewals in tuple(_renewals.items()):
+        for renew in renewals:
+            renew(owner)
 
 
 if hasattr(os, "register_at_fork"):  # not where there is no fork

@@ -52,6 +52,8 @@ def parse_fact(line: bytes) -> Fact | None:
     try:
         sign, key, version, *rest = line.decode().split("\t")
         network = parse_network(key)
+        if sign not in ("+", "-"):
+            return None
         if sign == "-":
             return Fact(network, int(version), None)
         end, start, jail = rest
@@ -136,18 +138,18 @@ class PublishedTable:
     """
 
     def __init__(self) -> None:
-        self._hosts: dict[bytes, bytes] = {}
+        self._hosts: dict[str, bytes] = {}
         self._networks: NetworkMap[Ban] = NetworkMap()
 
     def take(self, line: bytes) -> None:
         """Take one line of the file over; a line that is no fact is passed over."""
         sign, _, rest = line.partition(b"\t")
-        key = rest.partition(b"\t")[0]
-        if b"/" in key and not key.endswith(b"/64"):
+        key = rest.partition(b"\t")[0].decode("latin-1")
+        if "/" in key and not key.endswith("/64"):
             self._take_network(line)
         elif sign == b"+":
             self._hosts[key] = line
-        else:
+        elif sign == b"-":
             self._hosts.pop(key, None)
 
     def _take_network(self, line: bytes) -> None:
@@ -160,7 +162,7 @@ class PublishedTable:
     def find(self, address: Address, now: float) -> Ban | None:
         """Give the ban in force that holds the address."""
         for key in (address.text,) if address.version == 4 else (address.text, address.slash64):
-            line = self._hosts.get(key.encode())
+            line = self._hosts.get(key)
             fact = parse_fact(line) if line else None
             if fact is not None and fact.ban is not None and fact.ban.in_force(now):
                 return fact.ban
@@ -189,7 +191,7 @@ class PublishedBans:
         self._monotonic = monotonic
         self._reset()
         self._renew()
-        in_every_child(self._renew)
+        in_every_child(self, PublishedBans._renew)
 
     def _renew(self) -> None:
         """Begin anew in a forked child, where another thread may have been in the middle of reading."""

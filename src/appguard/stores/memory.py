@@ -34,7 +34,7 @@ class MemoryCounters:
         self._monotonic = monotonic
         self._keys_most = keys_most
         self._renew_counters()
-        in_every_child(self._renew_counters)
+        in_every_child(self, MemoryCounters._renew_counters)
 
     def _renew_counters(self) -> None:
         self._windows: dict[str, SlidingWindow] = {}
@@ -99,7 +99,7 @@ class MemoryBanSet:
         self._cursor = 0
         self._version = 0
         self._renew_lock()
-        in_every_child(self._renew_lock)
+        in_every_child(self, MemoryBanSet._renew_lock)
 
     def _renew_lock(self) -> None:
         self._bans_lock = Lock()

@@ -1,5 +1,6 @@
 """Opens a store by its URI; the only place that names the members of the family for the apps' side."""
 
+import re
 from pathlib import Path
 
 from appguard.errors import ConfigError
@@ -16,9 +17,10 @@ def default_uri() -> str:
 def open_store(uri: str = "") -> Store:
     """Give the store of a URI: `memory://`, `local://` or `local:///path/of/the/daemon`; raise `ConfigError`."""
     uri = uri or default_uri()
-    scheme, _, rest = uri.partition("://")
-    if scheme == "memory" and not rest:
+    if uri == "memory://":
         return MemoryStore()
-    if scheme == "local" and (not rest or rest.startswith("/")):
-        return LocalStore(Path(rest) if rest else RUNTIME_DIRECTORY)
-    raise ConfigError(f"store = {uri!r}: expected 'memory://', 'local://' or 'local:///run/appguard'")
+    scheme, _, path = uri.partition("://")
+    if uri == "local://" or (scheme == "local" and path.startswith("/")):
+        return LocalStore(Path(path) if path else RUNTIME_DIRECTORY)
+    shown = re.sub(r"//.*@", "//...@", uri)  # it may hold a password
+    raise ConfigError(f"store = {shown!r}: expected 'memory://', 'local://' or 'local:///run/appguard'")

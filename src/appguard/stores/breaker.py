@@ -1,0 +1,55 @@
+"""Breaker: stops asking a store that does not answer, and asks again with one caller at a time.
+
+Closed, everybody may ask. After `FAILURES` failures in a row it opens for a second, then two, four, at most `LONGEST`;
+when that time is over one caller may ask (the others still may not), and its success closes the breaker.
+"""
+
+import logging
+from collections.abc import Callable
+from threading import Lock
+
+FAILURES = 3
+SHORTEST = 0.5  # seconds
+LONGEST = 1.0  # seconds: how late a recovery is noticed
+
+log = logging.getLogger("appguard.stores")
+
+
+class Breaker:
+    """Whether a store may be asked now; `monotonic` gives seconds that never step back."""
+
+    def __init__(self, what: str, monotonic: Callable[[], float]) -> None:
+        self._what = what
+        self._monotonic = monotonic
+        self._lock = Lock()
+        self._failures = 0
+        self._opened_for = 0.0
+        self._ask_again = 0.0
+
+    def may_ask(self) -> bool:
+        """Say whether to ask; who was told yes must report `worked` or `failed`."""
+        if not self._opened_for:
+            return True
+        with self._lock:
+            now = self._monotonic()
+            if now < self._ask_again:
+                return False
+            self._ask_again = now + self._opened_for  # the others wait while this caller tries
+            return True
+
+    def worked(self) -> None:
+        """Note an answer."""
+        if self._opened_for:
+            log.warning("%s answers again", self._what)
+        self._failures, self._opened_for = 0, 0.0
+
+    def failed(self, error: Exception) -> None:
+        """Note a failure."""
+        with self._lock:
+            self._failures += 1
+            if self._failures < FAILURES and not self._opened_for:
+                return
+            if not self._opened_for:
+                log.error("%s does not answer, limits are counted in this process until it does: %s", self._what, error)
+            self._opened_for = min(LONGEST, self._opened_for * 2 or SHORTEST)
+            self._ask_again = self._monotonic() + self._opened_for

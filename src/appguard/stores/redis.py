@@ -1,0 +1,73 @@
+"""The store of a fleet: counters and ban set in Redis or Valkey.
+
+On a host with a daemon the daemon is the replica of the ban set, and the apps read what it publishes; an app without a
+living daemon follows Redis by itself.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from appguard.address import Address
+from appguard.ban import Ban
+from appguard.stores.local import RUNTIME_DIRECTORY, PublishedBans
+from appguard.stores.redis_bans import RedisBanSet
+from appguard.stores.redis_connection import checked_uri, uri_for_people
+from appguard.stores.redis_counters import RedisCounters
+
+HEARTBEAT_MOST = 5.0  # seconds since a living daemon last touched what it publishes
+
+
+class RedisStore(RedisCounters, RedisBanSet):
+    """Counters of one app and the fleet's bans."""
+
+    def __init__(
+        self,
+        uri: str,
+        app: str = "app",
+        on_store_error: str = "local",
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        directory: Path = RUNTIME_DIRECTORY,
+    ) -> None:
+        checked_uri(uri)
+        self.name = uri_for_people(uri)
+        RedisCounters.__init__(self, uri, app, on_store_error, monotonic)
+        RedisBanSet.__init__(self, uri, clock=clock)
+        self._monotonic = monotonic
+        self._published = PublishedBans(directory, clock, monotonic)
+        self._heartbeat = directory / "bans.seq"
+        self._reads_published = False
+        self._look_at_heartbeat = 0.0
+
+    def get(self, address: Address) -> Ban | None:
+        """Give the ban in force that holds the address, from the daemon of this host or else from Redis."""
+        if self._monotonic() >= self._look_at_heartbeat:
+            self._look_at_heartbeat = self._monotonic() + 1.0
+            self._reads_published = self._daemon_lives()
+        return self._published.get(address) if self._reads_published else super().get(address)
+
+    def _daemon_lives(self) -> bool:
+        try:
+            return self._clock() - self._heartbeat.stat().st_mtime < HEARTBEAT_MOST
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Close connections and end the threads; the next use starts them again."""
+        RedisBanSet.close(self)
+        self._published.close()
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        self._async_client = None  # its connections belong to a loop that may be gone, and close with it
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

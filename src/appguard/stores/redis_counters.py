@@ -1,0 +1,112 @@
+"""Counters in Redis: one script call per request for all its limits, by the server's clock.
+
+The ladder when Redis is slow or down: the decision waits at most `BUDGET` seconds, once; after a few failures a breaker
+keeps everybody from asking, and meanwhile the app does what `on_store_error` says: count in this process (`local`),
+admit (`open`) or refuse (`closed`).
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from itertools import chain
+
+from redis.exceptions import RedisError
+
+from appguard.limit import ADMITTED, Hit, Verdict
+from appguard.stores.breaker import Breaker
+from appguard.stores.memory import MemoryCounters
+from appguard.stores.redis_connection import AsyncCommands, Commands, Script, connect, connect_async, uri_for_people
+
+BUDGET = 0.05  # seconds
+CLOSED_WAIT = 1.0  # seconds a refused client is told to wait while the store is down
+
+
+class RedisCounters:
+    """Counters shared by all processes that use the same Redis and app name."""
+
+    def __init__(
+        self, uri: str, app: str, on_store_error: str = "local", monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._counters_uri = uri
+        self._app = app
+        self._on_store_error = on_store_error
+        self._local = MemoryCounters(monotonic)
+        self._breaker = Breaker(uri_for_people(uri), monotonic)
+        self._count = Script("count")
+        self._client: Commands | None = None
+        self._async_client: AsyncCommands | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def check(self, hits: Sequence[Hit]) -> Verdict:
+        """Count one request under every hit, or say which limit refuses it the longest."""
+        if not self._breaker.may_ask():
+            return self._without_redis(hits)
+        if self._client is None:
+            self._client = connect(self._counters_uri, BUDGET)
+        try:
+            reply = self._count.call(self._client, self._counter_keys(hits), _arguments(hits))
+        except (RedisError, OSError) as error:
+            self._breaker.failed(error)
+            return self._without_redis(hits)
+        self._breaker.worked()
+        return _verdict(reply, hits)
+
+    async def check_async(self, hits: Sequence[Hit]) -> Verdict:
+        """Do what `check` does without blocking the event loop."""
+        if not self._breaker.may_ask():
+            return self._without_redis(hits)
+        client = self._client_of_loop()
+        try:
+            async with asyncio.timeout(BUDGET):
+                reply = await self._count.call_async(client, self._counter_keys(hits), _arguments(hits))
+        except (RedisError, OSError) as error:  # TimeoutError is an OSError
+            self._breaker.failed(error)
+            return self._without_redis(hits)
+        self._breaker.worked()
+        return _verdict(reply, hits)
+
+    def reset(self, key: str) -> None:
+        """Forget all that is counted for a client's key. Raise redis-py's error if Redis does not answer."""
+        self._local.reset(key)
+        client = connect(self._counters_uri, 1.0)
+        try:
+            cursor = b"0"
+            while True:
+                pattern = f"appguard:l:{{{key}}}:{_escaped(self._app)}:*"
+                cursor, found = client.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
+                if found:
+                    client.execute_command("DEL", *found)
+                if cursor == b"0":
+                    return
+        finally:
+            client.close()
+
+    def _client_of_loop(self) -> AsyncCommands:
+        loop = asyncio.get_running_loop()
+        if self._async_client is None or self._loop is not loop:
+            self._async_client, self._loop = connect_async(self._counters_uri, BUDGET), loop
+        return self._async_client
+
+    def _without_redis(self, hits: Sequence[Hit]) -> Verdict:
+        if self._on_store_error == "local":
+            return self._local.check(hits)
+        return ADMITTED if self._on_store_error == "open" else Verdict(hits[0], CLOSED_WAIT)
+
+    def _counter_keys(self, hits: Sequence[Hit]) -> list[str]:
+        keys: list[str] = []
+        for hit in hits:
+            client, _, limit = hit.key.partition(" ")
+            keys.append(f"appguard:l:{{{client}}}:{self._app}:{limit}")
+        return keys
+
+
+def _arguments(hits: Sequence[Hit]) -> list[object]:
+    return list(chain.from_iterable((hit.limit.amount, int(hit.limit.window * 1000)) for hit in hits))
+
+
+def _verdict(reply: Sequence[int], hits: Sequence[Hit]) -> Verdict:
+    return ADMITTED if reply[0] == 0 else Verdict(hits[reply[0] - 1], reply[1] / 1000)
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"\\{letter}" if letter in "*?[]^\\" else letter for letter in text)

@@ -1,0 +1,174 @@
+"""A real control server on a real socket, before a daemon that keeps its bans in a dictionary; and its clients."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from appguard.address import network_text, parse_network
+from appguard.ban import Ban
+from appguard.control import DaemonStatus, JailStatus, JailSummary, RefusedBan, SourceSummary, serve
+from appguard.errors import FirewallError, RefusedForSafety
+from tests.lab import User, wait_until
+
+ADMIN_GID = 61003
+DAEMON_GID = 0
+STRANGER = 65534
+GATEWAY = "192.0.2.1"
+NOW = time.time()
+
+
+class DictionaryDaemon:
+    """A daemon whose ban set is a dictionary and whose firewall is a word."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Ban] = {}
+        self.enforcing = True
+        self.version = 0
+
+    def status(self) -> DaemonStatus:
+        """Say what the tests expect to read."""
+        return DaemonStatus(
+            version="0.1.0",
+            pid=4242,
+            started=NOW - 60,
+            store="local:///run/appguard",
+            firewall="nftables",
+            enforcing=self.enforcing,
+            firewall_error="",
+            bans=len(self.kept),
+            dropped=14,
+            jails=(JailSummary("login", 1, 9, 1, 2), JailSummary("nginx-auth", 0, 0, 0, 0)),
+            sources=(
+                SourceSummary("app", ("/run/appguard/events.sock",), 0, ""),
+                SourceSummary("nginx", (), 2048, "/var/log/nginx/access.log: Permission denied"),
+            ),
+            refused=(RefusedBan(GATEWAY, "login", "it is the gateway"),),
+        )
+
+    def jail_status(self, name: str) -> JailStatus | None:
+        """Know one jail."""
+        if name != "login":
+            return None
+        return JailStatus(
+            name, 1, 9, ("/run/appguard/events.sock",), 1, 2, ("203.0.113.5",), "nftables, 14 packets dropped"
+        )
+
+    def bans(self) -> Sequence[Ban]:
+        """Give a copy of what is kept."""
+        return tuple(self.kept.values())
+
+    async def ban(self, ban: Ban, *, force: bool) -> Ban:
+        """Keep the ban, unless it hits the gateway or is asked for by a jail that stands for a fault."""
+        if ban.jail == "faulty":
+            raise RuntimeError("a detail nobody outside should read")
+        if ban.key == GATEWAY and not force:
+            raise RefusedForSafety(f"{GATEWAY} is the gateway")
+        self.version += 1
+        kept = replace(ban.starting(time.time()), version=self.version)
+        self.kept[kept.key] = kept
+        return kept
+
+    async def unban(self, what: str) -> Ban | None:
+        """Lift by key or ref."""
+        for key, ban in self.kept.items():
+            if ban.ref == what:
+                return self.kept.pop(key)
+        if len(what) == 8 and what.isalnum():
+            return None
+        return self.kept.pop(network_text(parse_network(what)), None)
+
+    async def enforce(self, on: bool) -> None:
+        """Switch the word; a daemon with 9 bans has a broken firewall."""
+        if len(self.kept) == 9:
+            raise FirewallError("nft: Operation not permitted")
+        self.enforcing = on
+
+
+@contextmanager
+def serving(daemon: DictionaryDaemon, path: Path) -> Generator[None]:
+    """Serve in a thread; on leaving, cancel and expect an end within 10 seconds."""
+    started: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[None]]] = Future()
+
+    async def main() -> None:
+        task = asyncio.create_task(serve(daemon, path, admin_gid=lambda: ADMIN_GID))
+        started.set_result((asyncio.get_running_loop(), task))
+        with suppress(asyncio.CancelledError):
+            await task
+
+    thread = threading.Thread(target=asyncio.run, args=(main(),), daemon=True)
+    thread.start()
+    loop, task = started.result(10)
+    try:
+        wait_until(lambda: answers(path), 10, "the server listens")
+        yield
+    finally:
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def answers(path: Path) -> bool:
+    """Say whether a server answers a request, and has closed the connection since."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        if client.connect_ex(str(path)) != 0:
+            return False
+        client.sendall(b"GET /v1/status HTTP/1.1\r\nHost: a\r\n\r\n")
+        return client.recv(12) == b"HTTP/1.1 200" and is_ended(client)
+
+
+def run(path: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the real command."""
+    return subprocess.run(
+        [sys.executable, "-m", "appguard", *arguments, "--socket", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=os.environ | environment,
+    )
+
+
+def ask(
+    path: Path, method: str, target: str, body: str = "", user: User | None = None
+) -> tuple[int, dict[str, object]]:
+    """Send one request with curl as a user; give status and JSON, (0, {}) if there was no connection."""
+    command = [*(user.prefix() if user else ()), "curl", "--silent", "--max-time", "20", "--unix-socket", str(path)]
+    command += ["--request", method, "--write-out", "\n%{http_code}", f"http://appguard{target}"]
+    command += ["--data-binary", "@-"] if body else []
+    sent = body.encode(errors="surrogateescape")
+    done = subprocess.run(command, input=sent, capture_output=True, timeout=60, check=False, cwd="/")
+    if done.returncode == 7:
+        return 0, {}
+    assert done.returncode == 0, done.stderr
+    text, _, status = done.stdout.rpartition(b"\n")
+    return int(status), cast("dict[str, object]", json.loads(text))
+
+
+@contextmanager
+def connected(path: Path, data: bytes = b"") -> Generator[socket.socket]:
+    """Hold a connection on which only this was sent."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(20)
+        client.connect(str(path))
+        client.sendall(data)
+        yield client
+
+
+def is_ended(client: socket.socket) -> bool:
+    """Say whether the server closes the connection within the socket's timeout, after whatever it still sends."""
+    with suppress(ConnectionResetError):
+        while client.recv(65536):
+            pass
+    return True
