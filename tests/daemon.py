@@ -25,10 +25,11 @@ class Place:
     def __init__(self, root: Path, user: User | None = DAEMON) -> None:
         self.user = user
         self.runtime = root / "run"
+        self.control = root / "run-control" / "control.sock"
         self.state = root / "state"
         self.logs = root / "log"
         self.config = root / "appguard.toml"
-        for directory in (self.runtime, self.state, self.logs):
+        for directory in (self.runtime, self.control.parent, self.state, self.logs):
             directory.mkdir()
             if user is not None:
                 subprocess.run(["chown", str(user.uid), str(directory)], check=True)
@@ -46,12 +47,12 @@ class Place:
         process = Process("daemon", command, user=self.user)
         if is_up:
             process.wait_for("AppGuard daemon is up")
-            wait_until(lambda: (self.runtime / "control.sock").exists(), 10, process.output)
+            wait_until(lambda: self.control.exists(), 10, process.output)
         return process
 
     def run(self, *verb: str) -> subprocess.CompletedProcess[str]:
         """Run one verb of the CLI as root."""
-        command = [sys.executable, "-m", "appguard", *verb, "--socket", str(self.runtime / "control.sock")]
+        command = [sys.executable, "-m", "appguard", *verb, "--socket", str(self.control)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
     def ask(self, *verb: str) -> Any:

@@ -9,6 +9,7 @@ import socket
 import statistics
 import struct
 import threading
+from itertools import pairwise
 from time import monotonic, sleep
 from types import TracebackType
 from typing import Self
@@ -83,4 +84,4 @@ class Probes:
     def spacing(self) -> float:
         """Give the median time between two packets."""
         sent = self._sent[-5000:]
-        return statistics.median(later - earlier for earlier, later in zip(sent, sent[1:], strict=False))
+        return statistics.median(later - earlier for earlier, later in pairwise(sent))

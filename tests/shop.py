@@ -62,16 +62,20 @@ class Answer:
 
 
 class Visitor:
-    """Somebody with a browser on a machine; each request is a connection of its own, from `source` if it is given."""
+    """Somebody with a browser on a machine; each request is a connection of its own, from `source` if it is given.
 
-    def __init__(self, machine: Machine, host: str, source: str = "") -> None:
+    `patience` is how many seconds to wait for the server.
+    """
+
+    def __init__(self, machine: Machine, host: str, source: str = "", patience: float = 1.0) -> None:
         self.machine = machine
         self.host = host
         self.source = source
+        self.patience = patience
 
     def ask(self, method: str, path: str, body: str = "", headers: Mapping[str, str] = NO_HEADERS) -> Answer:
         """Send a request; raise OSError if nobody answers."""
-        connection = HTTPConnection(self.host, 80, timeout=1.0, source_address=(self.source, 0))
+        connection = HTTPConnection(self.host, 80, timeout=self.patience, source_address=(self.source, 0))
         with self.machine:
             connection.connect()
         try:

@@ -377,6 +377,11 @@ def _jail(name: str, value: object, where: str) -> JailConfig:
     return JailConfig(jail, origins, chosen, reporters)
 
 
+def control_socket(runtime: Path) -> Path:
+    """Give the control socket's place: beside the runtime directory, which containers get to see, not in it."""
+    return runtime.with_name(f"{runtime.name}-control") / "control.sock"
+
+
 def daemon_config(path: Path) -> DaemonConfig:
     """Read and check the daemon's settings; raise `ConfigError`."""
     tables = read_files(path)
@@ -391,5 +396,5 @@ def daemon_config(path: Path) -> DaemonConfig:
         state_directory=cast("Path", top["state_directory"]),
         jails=cast("tuple[JailConfig, ...]", tuple(tables["jails"].values())),
         firewall=str(tables["firewall"].get("kind", "nftables")),
-        control_socket=cast("Path", tables["control"].get("socket", runtime / "control.sock")),
+        control_socket=cast("Path", tables["control"].get("socket", control_socket(runtime))),
     )

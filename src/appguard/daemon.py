@@ -11,6 +11,7 @@ import os
 import pwd
 import signal
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -82,7 +83,7 @@ class Daemon:
 
     async def run(self) -> None:
         """Run until cancelled; then the bans stay in the firewall. Raise `AppGuardError` if it cannot start."""
-        self._config.runtime_directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self._make_directories()
         self._restore()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -96,6 +97,17 @@ class Daemon:
             self._save()
             self._publisher.close()
             self._state.close()
+
+    def _make_directories(self) -> None:
+        """Make what a service manager would have made."""
+        for path, mode in ((self._config.runtime_directory, 0o755), (self._config.control_socket.parent, 0o750)):
+            try:
+                path.mkdir(mode=mode, parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(
+                    f"{path} cannot be made: {error.strerror}; make it for the daemon: install -d -m {mode:o} "
+                    f"-o {os.geteuid()} -g {os.getegid()} {path}"
+                ) from error
 
     def _restore(self) -> None:
         self._state.open()
@@ -195,7 +207,8 @@ class Daemon:
 
     def status(self) -> DaemonStatus:
         """Say how the daemon is."""
-        bouncer = self._bouncer.status
+        bouncer, bans = self._bouncer.status, self.bans()
+        banned = Counter(ban.jail for ban in bans)
         return DaemonStatus(
             version=version("appguard-py"),
             pid=os.getpid(),
@@ -204,16 +217,15 @@ class Daemon:
             firewall=bouncer.firewall,
             enforcing=not bouncer.is_held,
             firewall_error=bouncer.error,
-            bans=len(self.bans()),
+            bans=len(bans),
             dropped=bouncer.dropped,
-            jails=tuple(self._summary(name) for name in self._windows),
+            jails=tuple(self._summary(name, banned[name]) for name in self._windows),
             sources=tuple(self._source_summary(source) for source in self._sources.values()),
             refused=tuple(RefusedBan(ban.key, ban.jail, why) for ban, why in bouncer.refused),
         )
 
-    def _summary(self, name: str) -> JailSummary:
+    def _summary(self, name: str, banned: int) -> JailSummary:
         window = self._windows[name]
-        banned = sum(ban.jail == name for ban in self.bans())
         return JailSummary(name, window.currently_failed, window.total_failed, banned, self._total_banned[name])
 
     def _source_summary(self, source: Source) -> SourceSummary:
@@ -271,17 +283,14 @@ class Daemon:
         return lifted
 
     def _find(self, what: str) -> Ban | None:
-        bans = self.bans()
-        by_ref = next((ban for ban in bans if ban.ref == what.upper()), None)
-        if by_ref is not None:
-            return by_ref
+        """Find a ban by its network, an address (the ban of its /64 too), or its ref."""
         try:
-            names = {network_text(parse_network(what))}
+            keys = {network_text(parse_network(what))}
+            if "/" not in what:
+                keys.add(self._grouping.key(parse_address(what)))
         except AddressError:
-            return None
-        if "/" not in what:
-            names.add(self._grouping.key(parse_address(what)))
-        return next((ban for ban in bans if ban.key in names), None)
+            return next((ban for ban in self.bans() if ban.ref == what.upper()), None)
+        return next((ban for ban in self.bans() if ban.key in keys), None)
 
     async def enforce(self, on: bool) -> None:
         """Begin or stop to enforce."""

@@ -33,7 +33,7 @@ while time.monotonic() < end:
 HOSTILE = """
 import fcntl, mmap, os, socket, sys, time
 from pathlib import Path
-runtime, state = Path(sys.argv[1]), Path(sys.argv[2])
+runtime, state, control = map(Path, sys.argv[1:])
 
 def attempt(what, act):
     try:
@@ -43,7 +43,7 @@ def attempt(what, act):
     else:
         print(what, "worked", flush=True)
 
-bans, word, control = runtime / "bans", runtime / "bans.seq", runtime / "control.sock"
+bans, word = runtime / "bans", runtime / "bans.seq"
 kept = [bans.open("rb"), word.open("rb")]
 attempt("lock", lambda: [fcntl.flock(each, fcntl.LOCK_EX) for each in kept])
 attempt("map", lambda: kept.append(mmap.mmap(kept[1].fileno(), 8, access=mmap.ACCESS_READ)))
@@ -102,7 +102,7 @@ def test_app_can_hold_everything_and_stop(place: Place) -> None:
     """An app that locks and maps what it can open, is refused all else and is then stopped, delays no ban."""
     place.configure(LOGIN_JAIL)
     with running_daemon(place) as daemon:
-        command = [sys.executable, "-c", HOSTILE, str(place.runtime), str(place.state)]
+        command = [sys.executable, "-c", HOSTILE, str(place.runtime), str(place.state), str(place.control)]
         with running(Process("hostile app", command, user=APP)) as hostile:
             hostile.wait_for("holding")
             hostile.send(signal.SIGSTOP)
@@ -124,7 +124,7 @@ def test_half_a_control_request_delays_no_ban(place: Place) -> None:
     """An administrator's client that stops in the middle of a request holds up neither bans nor other clients."""
     place.configure(LOGIN_JAIL)
     with running_daemon(place) as daemon, socket.socket(socket.AF_UNIX) as half:
-        half.connect(str(place.runtime / "control.sock"))
+        half.connect(str(place.control))
         half.send(b"POST /v1/bans HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         send_three(place, "203.0.113.33", APP)
         daemon.wait_for("[login] Ban 203.0.113.33", 5)

@@ -14,7 +14,7 @@ import click
 P = ParamSpec("P")
 Reply = Mapping[str, object]
 
-SOCKET = Path("/run/appguard/control.sock")
+SOCKET = Path("/run/appguard-control/control.sock")
 SECONDS_MOST = 30.0
 
 

@@ -2,6 +2,8 @@
 
 Where each field ends cannot be forged: for a quote in any value nginx writes `\\x22` and Apache `\\"`, so the first
 quote without a backslash opens the request, and the time is what stands right before it, whatever the user name is.
+Nor can length hide a failure: what follows the status may be cut off, and a request so long that its status is cut off
+counts as refused (nginx itself takes no longer ones by default).
 """
 
 import posixpath
@@ -12,12 +14,12 @@ from urllib.parse import unquote
 
 from appguard.address import parse_address
 from appguard.errors import AddressError
-from appguard.event import LIMIT_EXCEEDED, PROBE, Event, kind_of_answer
+from appguard.event import LIMIT_EXCEEDED, LINE_MOST, PROBE, Event, kind_of_answer
 
 _TEXT = r'[^"\\]*+(?:\\.[^"\\]*+)*+'  # up to a quote without a backslash; possessive, so the time is linear
 LINE = re.compile(
-    rf'(?P<address>[0-9A-Fa-f:.]+) - (?P<user_and_time>{_TEXT})"(?P<request>{_TEXT})" '
-    rf'(?P<status>[0-9]{{3}}) (?:[0-9]+|-) "{_TEXT}" "(?P<agent>{_TEXT})"',
+    rf'(?P<address>[0-9A-Fa-f:.]+) - (?P<user_and_time>{_TEXT})"(?P<request>{_TEXT})'
+    rf'(?:" (?P<status>[0-9]{{3}}) (?:(?:[0-9]+|-) "{_TEXT}" "(?P<agent>{_TEXT}))?|\\?\Z)',
     re.DOTALL,
 )
 TIME = re.compile(r" \[(\d\d)/(\w{3})/(\d{4}):(\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)\] ", re.ASCII)
@@ -39,9 +41,11 @@ class NginxFilter:
     def match(self, line: bytes) -> Event | None:
         """Give the event of a line; most lines are of none."""
         found = LINE.match(line.decode(errors="replace"))
-        if found is None or found["status"] < "400":
+        if found is None:
             return None
-        status, user = int(found["status"]), found["user_and_time"][:-TIME_LENGTH]
+        status, user = int(found["status"] or 0), found["user_and_time"][:-TIME_LENGTH]
+        if status < 400 and (status or len(line) < LINE_MOST):
+            return None
         method, path = _request(found["request"])
         kind = _kind(status, method, path, has_user=user != "-")
         time = _seconds(found["user_and_time"][-TIME_LENGTH:])
@@ -52,7 +56,7 @@ class NginxFilter:
         except AddressError:
             return None
         user = "" if user == "-" else user
-        agent = found["agent"]
+        agent = found["agent"] or ""
         return Event(kind, time, address, user=user, method=method, path=path, status=status, user_agent=agent)
 
 
@@ -61,7 +65,10 @@ def _kind(status: int, method: str, path: str, *, has_user: bool) -> str:
         return LIMIT_EXCEEDED
     if status in PROBED:
         return PROBE
-    return kind_of_answer(status, scheme="basic" if has_user else "", method=method, path=path)
+    scheme = "basic" if has_user else ""
+    if not status:  # it is cut off
+        return kind_of_answer(401, scheme=scheme, method=method, path=path) or PROBE
+    return kind_of_answer(status, scheme=scheme, method=method, path=path)
 
 
 def _request(request: str) -> tuple[str, str]:

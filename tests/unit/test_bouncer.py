@@ -1,0 +1,421 @@
+"""The bouncer against a real ban set and a firewall that remembers."""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+import pytest
+
+from appguard.address import Address, Network, network_text, parse_address, parse_network
+from appguard.ban import Ban
+from appguard.bouncer import RENEWAL, Bouncer
+from appguard.errors import FirewallError
+from appguard.firewalls.base import Block
+from appguard.firewalls.dry_run import DryRun
+from appguard.host import HostFacts
+from appguard.judge import Judge
+from appguard.stores.memory import FACTS_KEPT, MemoryBanSet
+
+START = 1_800_000_000.0
+NEVER = 3600.0  # an interval no test waits for
+
+
+class Recording(DryRun):
+    """A dry run that keeps the verbs it was asked, and fails as long as it is told to."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        super().__init__(clock=clock)
+        self.verbs: list[str] = []
+        self.fails = ""
+
+    def _note(self, verb: str) -> None:
+        self.verbs.append(verb)
+        if self.fails:
+            raise FirewallError(self.fails)
+
+    async def replace(self, allow: Sequence[Network], blocks: Sequence[Block]) -> None:
+        """Note and do it."""
+        self._note("replace")
+        await super().replace(allow, blocks)
+
+    async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:
+        """Note and do it."""
+        self._note(f"change +{len(add)} -{len(remove)}")
+        await super().change(add, remove)
+
+    async def lift(self) -> None:
+        """Note and do it."""
+        self._note("lift")
+        await super().lift()
+
+    @property
+    def held(self) -> set[str]:
+        """Give the networks held, as text."""
+        return {network_text(block.network) for block in self.blocks}
+
+
+@dataclass
+class World:
+    """A bouncer and all it works with; time and facts are what the test says."""
+
+    now: float = START
+    facts: HostFacts = HostFacts()
+    administrators: tuple[Address, ...] = ()
+    safelist: tuple[Network, ...] = ()
+    interval: float = NEVER
+    ban_set: MemoryBanSet = field(init=False)
+    firewall: Recording = field(init=False)
+    bouncer: Bouncer = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Put the parts together."""
+        self.ban_set = MemoryBanSet(self.clock)
+        self.firewall = Recording(self.clock)
+        self.bouncer = self.new_bouncer()
+
+    def clock(self) -> float:
+        """Give the time."""
+        return self.now
+
+    def new_bouncer(self) -> Bouncer:
+        """Give another bouncer of the same ban set and firewall."""
+        return Bouncer(
+            self.ban_set,
+            self.firewall,
+            Judge(safelist=self.safelist),
+            self.clock,
+            read_facts=lambda: self.facts,
+            read_administrators=lambda: self.administrators,
+            interval=self.interval,
+        )
+
+    def ban(self, text: str, seconds: float = 600, *, automatic: bool = False) -> None:
+        """Put a ban into the ban set and wake the bouncer."""
+        end = None if seconds == -1 else self.now + seconds
+        assert self.ban_set.ban(Ban(parse_network(text), "test", self.now, end, automatic=automatic))
+        self.bouncer.wake()
+
+    def unban(self, text: str) -> None:
+        """Lift a ban and wake the bouncer."""
+        assert self.ban_set.unban(parse_network(text))
+        self.bouncer.wake()
+
+    def settle(self) -> None:
+        """Let the bouncer go one round."""
+        asyncio.run(self.bouncer.settle())
+
+
+@asynccontextmanager
+async def running(bouncer: Bouncer) -> AsyncGenerator[None]:
+    """Run a bouncer, and cancel it."""
+    task = asyncio.create_task(bouncer.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a condition."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(5):
+            while not condition():
+                await asyncio.sleep(0.002)
+            return
+    raise AssertionError(what)
+
+
+def play(scene: Callable[[World], Coroutine[object, object, None]], world: World) -> None:
+    """Play a scene with the bouncer running."""
+
+    async def whole() -> None:
+        async with running(world.bouncer):
+            await scene(world)
+
+    asyncio.run(whole())
+
+
+def test_bans_from_before_the_start_are_given_at_once() -> None:
+    """The first round swaps in all bans in one replace, so that nothing from before has to be lifted first."""
+    world = World()
+    world.ban("203.0.113.5")
+    world.ban("2001:db8:5::/64")
+    world.settle()
+    assert world.firewall.held == {"203.0.113.5", "2001:db8:5::/64"}
+    assert world.firewall.verbs == ["replace"]
+
+
+def test_a_wake_is_answered_without_waiting() -> None:
+    """A ban and its lifting reach the firewall on `wake` alone, the interval being an hour."""
+
+    async def scene(world: World) -> None:
+        await until(lambda: world.firewall.verbs == ["replace"], "no start")
+        world.ban("203.0.113.5")
+        await until(lambda: world.firewall.held == {"203.0.113.5"}, "the ban did not arrive")
+        world.unban("203.0.113.5")
+        await until(lambda: not world.firewall.held, "the lifting did not arrive")
+        assert world.firewall.verbs == ["replace", "change +1 -0", "change +0 -1"]
+
+    play(scene, World())
+
+
+def test_what_is_pending_goes_in_one_change() -> None:
+    """Many bans and liftings between two rounds cost one change of the firewall."""
+    world = World()
+    world.ban("203.0.113.5")
+    world.settle()
+    for number in range(100):
+        world.ban(f"198.51.100.{number}")
+    world.unban("198.51.100.7")
+    world.unban("203.0.113.5")
+    world.settle()
+    assert world.firewall.verbs == ["replace", "change +99 -1"]
+
+
+def test_a_missed_wake_is_made_good() -> None:
+    """A ban that nobody woke the bouncer for is enforced within the interval."""
+
+    async def scene(world: World) -> None:
+        await until(lambda: world.firewall.verbs == ["replace"], "no start")
+        world.ban_set.ban(Ban.of("203.0.113.5"))
+        await until(lambda: world.firewall.held == {"203.0.113.5"}, "the ban was not found")
+
+    play(scene, World(interval=0.02))
+
+
+def test_a_new_end_is_given_and_an_old_one_is_not() -> None:
+    """A longer or shorter ban of the same network goes to the firewall; a round without news asks nothing of it."""
+    world = World()
+    world.settle()
+    for seconds in (600, 1200, 300):
+        world.ban("203.0.113.5", seconds)
+        world.settle()
+        world.settle()
+        assert world.firewall.blocks == (Block(parse_network("203.0.113.5"), START + seconds),)
+    assert world.firewall.verbs == ["replace", *["change +1 -0"] * 3]
+
+
+def test_an_ended_ban_is_forgotten_without_asking_the_firewall() -> None:
+    """The firewall ends bans by itself; the bouncer only stops counting them, and may enforce the next one."""
+    world = World()
+    world.ban("203.0.113.5", 600)
+    world.ban("203.0.113.6", 900)
+    world.settle()
+    assert world.bouncer.status.enforced == 2
+    world.now += 700
+    world.settle()
+    assert world.bouncer.status.enforced == 1
+    assert world.firewall.verbs == ["replace"]
+    world.ban("203.0.113.5")
+    world.settle()
+    assert world.firewall.held == {"203.0.113.5", "203.0.113.6"}
+
+
+def test_permanent_bans_are_renewed() -> None:
+    """A ban without an end is given again once a day, others are not."""
+    world = World()
+    world.ban("203.0.113.5", -1)
+    world.ban("203.0.113.6", 10 * RENEWAL)
+    world.settle()
+    world.now += RENEWAL - 10
+    world.settle()
+    assert world.firewall.verbs == ["replace"]
+    for _ in range(2):
+        world.now += RENEWAL
+        world.settle()
+    assert world.firewall.verbs == ["replace", "change +1 -0", "change +1 -0"]
+
+
+def test_the_history_may_be_lost() -> None:
+    """When the ban set no longer knows what changed, the bouncer takes a snapshot and gives only the difference."""
+    world = World()
+    world.ban("203.0.113.5")
+    world.ban("203.0.113.6")
+    world.settle()
+    world.unban("203.0.113.5")
+    for _ in range(FACTS_KEPT + 1):
+        world.ban("203.0.113.7")
+    assert world.ban_set.follow(0) is None
+    world.settle()
+    assert world.firewall.held == {"203.0.113.6", "203.0.113.7"}
+    assert world.firewall.verbs == ["replace", "change +1 -1"]
+
+
+def test_a_refused_ban_is_visible_and_never_enforced(caplog: pytest.LogCaptureFixture) -> None:
+    """What the judge refuses is logged once with its reason, shown in the status, and kept out of the firewall."""
+    world = World(safelist=(parse_network("192.0.2.0/24"),))
+    world.ban("192.0.2.5")
+    world.ban("203.0.113.5")
+    with caplog.at_level(logging.WARNING, "appguard.bouncer"):
+        for _ in range(3):
+            world.settle()
+            world.ban("192.0.2.5")
+            world.now += NEVER
+    assert world.firewall.held <= {"203.0.113.5"}
+    ((refused, why),) = world.bouncer.status.refused
+    assert refused.key == "192.0.2.5"
+    assert "on the safelist" in why
+    assert [record.getMessage() for record in caplog.records] == [f"[test] 192.0.2.5 is not enforced: {why}"]
+    world.unban("192.0.2.5")
+    world.settle()
+    assert world.bouncer.status.refused == ()
+
+
+def test_a_ban_is_judged_again_when_the_facts_change() -> None:
+    """An administrator who logs in from a banned address is let in; when the session ends the ban is enforced again."""
+    world = World(interval=1.0)
+    world.ban("203.0.113.5")
+    world.settle()
+    for session, held in (((parse_address("203.0.113.5"),), set[str]()), ((), {"203.0.113.5"})):
+        world.administrators = session
+        world.now += 2
+        world.settle()
+        assert world.firewall.held == held
+        assert len(world.bouncer.status.refused) == len(session)
+
+
+def test_those_let_in_follow_the_host() -> None:
+    """A new address of this host is let in by a new replace, together with the safelist."""
+    world = World(safelist=(parse_network("192.0.2.0/24"),), interval=1.0)
+    world.settle()
+    assert world.firewall.allow == (parse_network("192.0.2.0/24"),)
+    world.facts = HostFacts(own=(parse_network("198.51.100.1"),), resolvers=(parse_address("203.0.113.53"),))
+    world.now += 2
+    world.settle()
+    assert set(map(network_text, world.firewall.allow)) == {"192.0.2.0/24", "198.51.100.1", "203.0.113.53"}
+    assert world.firewall.verbs == ["replace", "replace"]
+
+
+def test_a_forced_ban_is_enforced_until_it_is_lifted() -> None:
+    """Force holds for one network and one ban: the next ban of that network is refused again."""
+    world = World(facts=HostFacts(own=(parse_network("198.51.100.1"),)))
+    world.settle()
+    world.ban("198.51.100.0/24")
+    world.settle()
+    assert not world.firewall.held
+    world.unban("198.51.100.0/24")
+    world.bouncer.force(parse_network("198.51.100.0/24"))
+    world.ban("198.51.100.0/24")
+    world.settle()
+    assert world.firewall.held == {"198.51.100.0/24"}
+    world.unban("198.51.100.0/24")
+    world.settle()
+    world.ban("198.51.100.0/24")
+    world.settle()
+    assert not world.firewall.held
+    assert len(world.bouncer.status.refused) == 1
+
+
+def test_a_forced_ban_that_ended_is_not_forced_again() -> None:
+    """Force ends with the ban."""
+    world = World(facts=HostFacts(own=(parse_network("198.51.100.1"),)))
+    world.bouncer.force(parse_network("198.51.100.0/24"))
+    world.ban("198.51.100.0/24", 600)
+    world.settle()
+    world.now += 601
+    world.settle()
+    world.ban("198.51.100.0/24")
+    world.settle()
+    assert not world.firewall.held
+
+
+def test_hold_lifts_and_release_enforces() -> None:
+    """While held nothing is enforced, whatever is banned; release enforces all that is in force by then."""
+    world = World()
+    world.ban("203.0.113.5")
+    world.settle()
+    world.bouncer.hold()
+    world.settle()
+    assert not world.firewall.held
+    assert world.bouncer.status.is_held
+    world.ban("203.0.113.6")
+    world.now += NEVER
+    world.settle()
+    world.ban("203.0.113.7")
+    world.settle()
+    assert world.firewall.verbs == ["replace", "lift"]
+    world.bouncer.release()
+    world.settle()
+    assert world.firewall.held == {"203.0.113.7"}  # the others ended meanwhile
+    assert not world.bouncer.status.is_held
+
+
+def test_held_from_the_start() -> None:
+    """A bouncer held before it runs takes away what an earlier one left, and enforces nothing."""
+    world = World()
+    world.ban("203.0.113.5")
+    world.settle()
+    world.bouncer = world.new_bouncer()
+    world.bouncer.hold()
+    world.settle()
+    assert not world.firewall.held
+    assert world.bouncer.status.enforced == 0
+
+
+def test_the_end_of_the_bouncer_lifts_nothing() -> None:
+    """Cancelled, it leaves in the firewall what is there."""
+    world = World()
+    world.ban("203.0.113.5")
+
+    async def scene(world: World) -> None:
+        await until(lambda: bool(world.firewall.held), "no start")
+
+    play(scene, world)
+    assert world.firewall.held == {"203.0.113.5"}
+    assert world.firewall.verbs == ["replace"]
+
+
+def test_a_failure_is_said_once_and_made_good(caplog: pytest.LogCaptureFixture) -> None:
+    """A failing firewall is an error in the status and one line in the log; when it works again all is enforced."""
+
+    async def scene(world: World) -> None:
+        await until(lambda: world.firewall.verbs == ["replace"], "no start")
+        world.firewall.fails = "no room"
+        world.ban("203.0.113.5")
+        await until(lambda: world.firewall.verbs.count("replace") > 3, "not tried again")
+        assert world.bouncer.status.error == "no room"
+        world.firewall.fails = ""
+        await until(lambda: world.firewall.held == {"203.0.113.5"}, "not made good")
+        await until(lambda: not world.bouncer.status.error, "still an error")
+
+    with caplog.at_level(logging.ERROR, "appguard.bouncer"):
+        play(scene, World())
+    assert [record.getMessage() for record in caplog.records] == [
+        "the firewall is not in step with the bans, trying again: no room"
+    ]
+
+
+def test_a_failed_change_is_followed_by_everything_anew() -> None:
+    """After a change failed nobody knows what the firewall holds, so the same round gives it everything."""
+
+    class Forgetful(Recording):
+        async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:
+            raise FirewallError("no such table")
+
+    world = World()
+    world.firewall = Forgetful(world.clock)
+    world.bouncer = world.new_bouncer()
+    world.ban("203.0.113.5")
+    world.settle()
+    world.ban("203.0.113.6")
+    world.settle()
+    assert world.firewall.held == {"203.0.113.5", "203.0.113.6"}
+
+
+def test_a_firewall_that_fails_to_lift_is_told_to_the_person_and_tried_again() -> None:
+    """`settle` after `hold` raises the firewall's words; later rounds go on trying."""
+    world = World()
+    world.ban("203.0.113.5")
+    world.settle()
+    world.firewall.fails = "busy"
+    world.bouncer.hold()
+    with pytest.raises(FirewallError, match="busy"):
+        world.settle()
+    world.firewall.fails = ""
+    world.settle()
+    assert not world.firewall.held
+    assert world.firewall.verbs == ["replace", "lift", "lift"]
