@@ -15,7 +15,6 @@ from appguard.address import Client, forwarded_for
 from appguard.answers import Answer, answer
 from appguard.config import AppOptions, app_config
 from appguard.errors import ConfigError
-from appguard.guard import Refusal
 from appguard.middleware import Exchange, Middleware
 from appguard.report import NOTES, Note
 
@@ -67,19 +66,15 @@ class AppGuard:
             scope[NOTES] = []  # reports are heard and forgotten
             await self.app(scope, receive, send)
             return
-        now = time.monotonic()
         method = scope.get("method", "GET")
         path = _path(scope)
         client = self._client(middleware, scope)
-        found = middleware.judge(client, method, path, now, is_counted=not _is_preflight(scope, method))
-        if isinstance(found, Refusal):
-            refusal: Refusal | None = found
-        else:
-            refusal = middleware.guard.settle(await middleware.store.check_async(found), now) if found else None
+        refusal = await middleware.decide_async(
+            client, method, path, time.monotonic(), is_counted=not _is_preflight(scope, method)
+        )
         if refusal is None:
             await self._pass(middleware, client, path, scope, receive, send)
             return
-        middleware.refused(client, refusal, method, path, now)
         await _refuse(answer(refusal, _header(scope, b"accept")), scope, receive, send)
 
     async def _pass(

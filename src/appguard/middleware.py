@@ -174,16 +174,39 @@ class Middleware:
             self._said.add(what)
             log.log(level, message, *args)
 
-    def judge(self, client: Client, method: str, path: str, now: float, *, is_counted: bool) -> Refusal | Sequence[Hit]:
+    def _judge(
+        self, client: Client, method: str, path: str, now: float, *, is_counted: bool
+    ) -> Refusal | Sequence[Hit]:
         """Refuse, or give the hits to be counted; `now` is monotonic seconds. A CORS preflight is not counted."""
         if client.unknown:
             self.explain_unknown(client)
         return self.guard.judge(client, method, path, self.store.get, time.time(), now, is_counted=is_counted)
 
-    def refused(self, client: Client, refusal: Refusal, method: str, path: str, now: float) -> None:
+    def decide(self, client: Client, method: str, path: str, now: float, *, is_counted: bool) -> Refusal | None:
+        """Judge and count a request, in a thread; give its refusal, whose event is written."""
+        found = self._judge(client, method, path, now, is_counted=is_counted)
+        if isinstance(found, Refusal):
+            return self._refused(client, found, method, path, now)
+        refusal = self.guard.settle(self.store.check(found), now) if found else None
+        return self._refused(client, refusal, method, path, now)
+
+    async def decide_async(
+        self, client: Client, method: str, path: str, now: float, *, is_counted: bool
+    ) -> Refusal | None:
+        """Do what `decide` does, on the event loop."""
+        found = self._judge(client, method, path, now, is_counted=is_counted)
+        if isinstance(found, Refusal):
+            return self._refused(client, found, method, path, now)
+        refusal = self.guard.settle(await self.store.check_async(found), now) if found else None
+        return self._refused(client, refusal, method, path, now)
+
+    def _refused(self, client: Client, refusal: Refusal | None, method: str, path: str, now: float) -> Refusal | None:
+        if refusal is not None and refusal.limit is not None and client.address is not None:
+            self._write_refusal(client, method, path, now)
+        return refusal
+
+    def _write_refusal(self, client: Client, method: str, path: str, now: float) -> None:
         """Write the event of a refusal by a limit: at once, then at most one per client and second."""
-        if refusal.limit is None or client.address is None:
-            return
         due, suppressed = self._refusals.get(client.key, (now, 0))
         if now < due:
             self._refusals[client.key] = (due, suppressed + 1)

@@ -1,0 +1,10 @@
+"""The Django app: settings, system checks, signals and the middleware.
+
+INSTALLED_APPS = ["appguard.django", ...]
+MIDDLEWARE = ["appguard.django.AppGuardMiddleware", ...]
+APPGUARD = {"limits": ["600/minute"]}
+"""
+
+from appguard.django.middleware import AppGuardMiddleware
+
+__all__ = ["AppGuardMiddleware"]

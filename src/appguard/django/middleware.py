@@ -1,0 +1,90 @@
+"""The Django middleware: one class for sync and async, around what all adapters share."""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import cast
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.http import HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+
+from appguard.address import Client
+from appguard.answers import answer
+from appguard.django.settings import from_settings
+from appguard.environ import client_of, exchange_of, is_preflight, text_of
+from appguard.guard import Refusal
+from appguard.middleware import Middleware
+from appguard.report import NOTES, Note
+
+Answering = Callable[[HttpRequest], HttpResponseBase] | Callable[[HttpRequest], Awaitable[HttpResponseBase]]
+
+
+class AppGuardMiddleware:
+    """Protects a Django project by its setting `APPGUARD`. Put it first in `MIDDLEWARE`."""
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Answering) -> None:
+        self.get_response = get_response
+        # `inspect` sees what asgiref has marked only from Python 3.12 on.
+        self._is_async = iscoroutinefunction(get_response)  # pyright: ignore[reportDeprecated]
+        if self._is_async:
+            markcoroutinefunction(self)
+        config = from_settings()
+        self._middleware = Middleware(config) if config.enabled else None
+        if self._middleware is not None:
+            self._middleware.start()
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        """Judge one request."""
+        if self._is_async:
+            return self._call_async(request)
+        respond = cast("Callable[[HttpRequest], HttpResponseBase]", self.get_response)
+        middleware = self._middleware
+        notes = _take_notes(request)
+        if middleware is None:
+            return respond(request)
+        client = client_of(middleware, request.META)
+        refusal = middleware.decide(
+            client, request.method or "", request.path_info, time.monotonic(), is_counted=not is_preflight(request.META)
+        )
+        if refusal is not None:
+            return _refused(refusal, request)
+        response = respond(request)
+        _record(middleware, client, request, response, notes)
+        return response
+
+    async def _call_async(self, request: HttpRequest) -> HttpResponseBase:
+        respond = cast("Callable[[HttpRequest], Awaitable[HttpResponseBase]]", self.get_response)
+        middleware = self._middleware
+        notes = _take_notes(request)
+        if middleware is None:
+            return await respond(request)
+        client = client_of(middleware, request.META)
+        refusal = await middleware.decide_async(
+            client, request.method or "", request.path_info, time.monotonic(), is_counted=not is_preflight(request.META)
+        )
+        if refusal is not None:
+            return _refused(refusal, request)
+        response = await respond(request)
+        _record(middleware, client, request, response, notes)
+        return response
+
+
+def _take_notes(request: HttpRequest) -> list[Note]:
+    notes: list[Note] = []
+    request.META[NOTES] = notes
+    return notes
+
+
+def _record(
+    middleware: Middleware, client: Client, request: HttpRequest, response: HttpResponseBase, notes: list[Note]
+) -> None:
+    if notes or response.status_code in (401, 403):
+        middleware.record(exchange_of(request.META, client, request.path_info, response.status_code), notes)
+
+
+def _refused(refusal: Refusal, request: HttpRequest) -> HttpResponse:
+    found = answer(refusal, text_of(request.META, "HTTP_ACCEPT"))
+    return HttpResponse(found.body, status=found.status, headers=dict(found.headers))

@@ -1,0 +1,56 @@
+"""Reads what AppGuard needs from a WSGI environ (PEP 3333); Django's `request.META` has the same keys."""
+
+from collections.abc import Mapping
+
+from appguard.address import Client, forwarded_for
+from appguard.middleware import Exchange, Middleware
+
+PROXY_FIX = "werkzeug.proxy_fix.orig"  # what werkzeug's ProxyFix leaves behind when it has replaced the peer
+HEADERS = {"x-forwarded-for": "HTTP_X_FORWARDED_FOR", "forwarded": "HTTP_FORWARDED"}
+
+
+def text_of(environ: Mapping[str, object], key: str) -> str:
+    """Give a text of the environ, empty without it."""
+    value = environ.get(key, "")
+    return value if isinstance(value, str) else ""
+
+
+def client_of(middleware: Middleware, environ: Mapping[str, object]) -> Client:
+    """Give the client of a request."""
+    peer = middleware.finder.peer(text_of(environ, "REMOTE_ADDR"))
+    is_rewritten = PROXY_FIX in environ or text_of(environ, "REMOTE_PORT") == "0"
+    if not peer.forwards and not is_rewritten:
+        return peer.client
+    header = middleware.config.forwarding_header
+    forwarded = text_of(environ, HEADERS[header]) or None
+    other = any(text_of(environ, key) for name, key in HEADERS.items() if name != header)
+    if forwarded is not None and header == "forwarded":
+        forwarded = forwarded_for(forwarded)
+    return middleware.client(peer, 0 if is_rewritten else None, forwarded, other)
+
+
+def path_of(environ: Mapping[str, object]) -> str:
+    """Give the path inside the app, decoded: PEP 3333 hands the bytes over as latin-1."""
+    path = text_of(environ, "PATH_INFO")
+    try:
+        return path.encode("latin-1").decode(errors="replace") or "/"
+    except UnicodeEncodeError:
+        return path
+
+
+def exchange_of(environ: Mapping[str, object], client: Client, path: str, status: int) -> Exchange:
+    """Give the request and its answer, as far as an event tells of them."""
+    return Exchange(
+        client,
+        text_of(environ, "REQUEST_METHOD"),
+        path,
+        status,
+        authorization=text_of(environ, "HTTP_AUTHORIZATION"),
+        user_agent=text_of(environ, "HTTP_USER_AGENT"),
+        request_id=text_of(environ, "HTTP_X_REQUEST_ID"),
+    )
+
+
+def is_preflight(environ: Mapping[str, object]) -> bool:
+    """Say whether a request is a CORS preflight."""
+    return environ.get("REQUEST_METHOD") == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
