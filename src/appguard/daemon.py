@@ -40,6 +40,7 @@ from appguard.sources.socket import EventSocket
 from appguard.state import Batch, State
 from appguard.stores.local import Publisher
 from appguard.stores.memory import MemoryBanSet
+from appguard.stores.open import REDIS
 
 FILTERS: dict[str, Callable[[], Filter]] = {"appguard": EventLogFilter, "nginx": NginxFilter}
 FIREWALLS: dict[str, Callable[[], Firewall]] = {"nftables": Nftables, "dry_run": DryRun}
@@ -59,7 +60,7 @@ class Daemon:
         self._facts = read_host_facts()
         self._grouping = Grouping(self._facts.on_link)
         self._state = State(config.state_directory, clock)
-        self._bans = MemoryBanSet(clock)
+        self._bans = _ban_set(config.store, clock, self._on_change)
         self._publisher = Publisher(config.runtime_directory)
         self._windows = {each.jail.name: JailWindow(each.jail, self._grouping.key) for each in config.jails}
         self._total_banned = dict.fromkeys(self._windows, 0)
@@ -69,6 +70,7 @@ class Daemon:
         self._bouncer = Bouncer(self._bans, _member("firewall", FIREWALLS, config.firewall), self._judge, clock)
         self._sources: dict[str, Source] = {}
         self._unsaved = Batch()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._cursor = 0
         self._complaints: dict[str, str] = {}
 
@@ -84,6 +86,7 @@ class Daemon:
     async def run(self) -> None:
         """Run until cancelled; then the bans stay in the firewall. Raise `AppGuardError` if it cannot start."""
         self._make_directories()
+        self._loop = asyncio.get_running_loop()
         self._restore()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -94,6 +97,8 @@ class Daemon:
                 tasks.create_task(self._tick())
                 log.info("AppGuard daemon is up: %d jails, %d bans", len(self._windows), len(self.bans()))
         finally:
+            self._loop = None
+            self._bans.close()
             self._save()
             self._publisher.close()
             self._state.close()
@@ -108,6 +113,11 @@ class Daemon:
                     f"{path} cannot be made: {error.strerror}; make it for the daemon: install -d -m {mode:o} "
                     f"-o {os.geteuid()} -g {os.getegid()} {path}"
                 ) from error
+
+    def _on_change(self) -> None:
+        """Take what a shared ban set has learnt, told by another thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._spread)
 
     def _restore(self) -> None:
         self._state.open()
@@ -197,6 +207,7 @@ class Daemon:
                 self._unsaved.failures.update(failures_of(window, gone))
             if self._complaints.get("published bans"):
                 self._try("published bans", lambda: self._publisher.publish_all(self.bans()))
+            self._publisher.beat()
             self._save()
 
     # What the control API asks; see `control.Controlled`.
@@ -213,7 +224,7 @@ class Daemon:
             version=version("appguard-py"),
             pid=os.getpid(),
             started=self._started,
-            store=self._config.store,
+            store=self._bans.name + (f", not answering: {self._bans.complaint}" if self._bans.complaint else ""),
             firewall=bouncer.firewall,
             enforcing=not bouncer.is_held,
             firewall_error=bouncer.error,
@@ -308,6 +319,16 @@ def _member(what: str, members: dict[str, Callable[[], T]], name: str) -> T:
     return members[name]()
 
 
+def _ban_set(store: str, clock: Callable[[], float], on_change: Callable[[], None]) -> MemoryBanSet:
+    if store == "local://":
+        return MemoryBanSet(clock)
+    if store.partition("://")[0] in REDIS:
+        from appguard.stores.redis_bans import RedisBanSet  # redis is imported only where it is used
+
+        return RedisBanSet(store, clock=clock, on_change=on_change)
+    raise ConfigError(f"store = {store!r}: expected 'local://' (this host alone) or 'redis://host:6379/0' (a fleet)")
+
+
 def _user_ids(config: JailConfig) -> frozenset[int]:
     found: set[int] = set()
     for user in config.users:
@@ -322,8 +343,6 @@ def main(path: Path | None = None) -> int:
     """Run the daemon until SIGTERM or SIGINT; give the exit code. Raise `AppGuardError` if it cannot start."""
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", level=logging.INFO)
     config = daemon_config(path or CONFIG_FILE)
-    if config.store != "local://":
-        raise ConfigError(f"store = {config.store!r}: the daemon knows 'local://'")
     try:
         asyncio.run(_until_signal(Daemon(config).run()))
     except* AppGuardError as errors:

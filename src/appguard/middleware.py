@@ -37,7 +37,7 @@ from appguard.jail import JailWindow
 from appguard.limit import Hit
 from appguard.report import Note
 from appguard.stores.base import Store
-from appguard.stores.memory import MemoryStore
+from appguard.stores.local import LocalStore
 from appguard.stores.open import default_uri, open_store
 
 SILENT_PROXY = "silent"
@@ -91,7 +91,7 @@ class Middleware:
     def __init__(self, config: AppConfig) -> None:
         self.config = config
         if config.store:
-            open_store(config.store)  # checks the URI, opens nothing
+            self._open_store(config.store)  # checks the URI, opens nothing
         self._safelist = NetworkSet([*config.safelist, *config.trusted_proxies.networks])
         self.guard = Guard(config.limits, self._safelist, config.exempt_paths)
         self.event_log = EventLog(config.event_log)
@@ -102,12 +102,15 @@ class Middleware:
     @cached_property
     def store(self) -> Store:
         """Give the app's store; the default is chosen at the first use."""
-        store = open_store(self.config.store or default_uri())
-        if self.config.jails and not isinstance(store, MemoryStore):
+        store = self._open_store(self.config.store or default_uri())
+        if self.config.jails and isinstance(store, LocalStore):
             raise ConfigError(
                 f"jails: with store {store.name} the daemon bans: move them to [jails.NAME] of its appguard.toml"
             )
         return store
+
+    def _open_store(self, uri: str) -> Store:
+        return open_store(uri, app=self.config.name, on_store_error=self.config.on_store_error)
 
     @cached_property
     def _grouping(self) -> Grouping:

@@ -6,7 +6,7 @@ report costs nothing, cannot fail the request, and needs no import of a framewor
 
 import logging
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from appguard.event import LOGIN_FAIL, LOGIN_SUCCESS
@@ -22,7 +22,7 @@ class Note:
 
     kind: str
     user: str = ""
-    credential: str = ""
+    credential: str = field(default="", repr=False)
 
 
 def report_auth_failure(request: object, user: str = "", *, credential: str = "") -> None:
@@ -55,12 +55,11 @@ def _text(value: object) -> str:
 
 
 def _mapping_of(request: object) -> Mapping[str, object]:
-    if isinstance(request, MutableMapping):
-        return cast("Mapping[str, object]", request)
-    for attribute in ("scope", "environ", "META"):
-        found = getattr(request, attribute, None)
-        if isinstance(found, MutableMapping):
-            return cast("Mapping[str, object]", found)
-    raise TypeError(
-        f"expected a Starlette, Flask or Django request, an ASGI scope or a WSGI environ, not {type(request).__name__}"
-    )
+    candidates = (request, *(getattr(request, attribute, None) for attribute in ("scope", "environ", "META")))
+    found = [cast("Mapping[str, object]", each) for each in candidates if isinstance(each, MutableMapping)]
+    if not found:
+        raise TypeError(
+            "expected a Starlette, Flask or Django request, an ASGI scope or a WSGI environ, "
+            f"not {type(request).__name__}"
+        )
+    return next((each for each in found if NOTES in each), found[0])  # Django's ASGI request has scope and META

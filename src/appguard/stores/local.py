@@ -117,6 +117,11 @@ class Publisher:
         self._sequence += 1
         os.pwrite(self._word, self._sequence.to_bytes(WORD, "little"), 0)
 
+    def beat(self) -> None:
+        """Show that the daemon lives: an app whose daemon has died follows Redis by itself."""
+        if self._word >= 0:
+            os.utime(self._word)
+
     def close(self) -> None:
         """Close the files; what is published stays."""
         for file in (self._file, self._word):

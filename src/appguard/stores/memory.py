@@ -88,7 +88,10 @@ class MemoryCounters:
 
 
 class MemoryBanSet:
-    """Bans of one process; `clock` gives Unix seconds."""
+    """Bans of one process; `clock` gives Unix seconds. `complaint` says what is wrong with a set that is shared."""
+
+    name = "local://"
+    complaint = ""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -112,7 +115,7 @@ class MemoryBanSet:
             if not ban.in_force(now) or not supersedes(ban, self._table.exact(ban.network), now):
                 return None
             kept = replace(ban, version=self._next_version(now))
-            self._apply(Fact(kept.network, kept.version, kept))
+            self._make(Fact(kept.network, kept.version, kept))
             return kept
 
     def unban(self, network: Network) -> Ban | None:
@@ -122,7 +125,7 @@ class MemoryBanSet:
             ban = self._table.exact(network)
             if ban is None or not ban.in_force(now):
                 return None
-            self._apply(Fact(network, self._next_version(now), None))
+            self._make(Fact(network, self._next_version(now), None))
             return ban
 
     def get(self, address: Address) -> Ban | None:
@@ -178,6 +181,13 @@ class MemoryBanSet:
                     ended.append(ban)
         return ended
 
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def _make(self, fact: Fact) -> None:
+        """Take a fact decided in this process."""
+        self._apply(fact)
+
     def _apply(self, fact: Fact) -> None:
         if fact.ban is not None:
             self._lifted.pop(fact.key, None)
@@ -216,8 +226,10 @@ class MemoryStore(MemoryCounters, MemoryBanSet):
         MemoryCounters.__init__(self, monotonic)
         MemoryBanSet.__init__(self, clock)
 
-    def close(self) -> None:
-        """Nothing is open."""
+    def ban(self, ban: Ban) -> Ban | None:
+        """Put a ban in force; give it as kept, or None if one in force already outlasts it."""
+        self.expire()
+        return super().ban(ban)
 
     def __enter__(self) -> Self:
         return self

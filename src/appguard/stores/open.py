@@ -8,19 +8,29 @@ from appguard.stores.base import Store
 from appguard.stores.local import RUNTIME_DIRECTORY, LocalStore
 from appguard.stores.memory import MemoryStore
 
+REDIS = ("redis", "rediss", "redis+unix")
+
 
 def default_uri() -> str:
     """Give `local://` where a daemon's directory is, else `memory://`."""
     return "local://" if RUNTIME_DIRECTORY.is_dir() else "memory://"
 
 
-def open_store(uri: str = "") -> Store:
-    """Give the store of a URI: `memory://`, `local://` or `local:///path/of/the/daemon`; raise `ConfigError`."""
+def open_store(uri: str = "", *, app: str = "app", on_store_error: str = "local") -> Store:
+    """Give the store of a URI; raise `ConfigError`.
+
+    `memory://`, `local://` or `local:///path/of/the/daemon`, `redis://`, `rediss://`, `redis+unix://`. In a store that
+    others share, limits are counted per `app`; `on_store_error` says what to do about limits while it does not answer.
+    """
     uri = uri or default_uri()
     if uri == "memory://":
         return MemoryStore()
     scheme, _, path = uri.partition("://")
     if uri == "local://" or (scheme == "local" and path.startswith("/")):
         return LocalStore(Path(path) if path else RUNTIME_DIRECTORY)
+    if scheme in REDIS:
+        from appguard.stores.redis import RedisStore  # redis is imported only where it is used
+
+        return RedisStore(uri, app, on_store_error)
     shown = re.sub(r"//.*@", "//...@", uri)  # it may hold a password
-    raise ConfigError(f"store = {shown!r}: expected 'memory://', 'local://' or 'local:///run/appguard'")
+    raise ConfigError(f"store = {shown!r}: expected 'memory://', 'local://' or 'redis://host:6379/0'")

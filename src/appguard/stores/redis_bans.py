@@ -1,15 +1,17 @@
 """The fleet's ban set in Redis, and this process's replica of it.
 
-Theory of operation. Every ban and every lift is a fact with a version; of two facts about a network the higher version
-wins, here (`MemoryBanSet.merge`) as in Redis (`merge.lua`). A change is made in the replica first, under a version from
-this process's estimate of Redis TIME, and is in force here at once; one thread then tells Redis, again and again until it
-is told, with the version it had, so that a fact kept back by an outage never undoes what was decided later elsewhere.
+Theory of operation. Every ban and every lift is a fact with a version; of two facts about a network the higher
+version wins, here (`MemoryBanSet.merge`) as in Redis (`merge.lua`). A change is made in the replica first, under a
+version from this process's estimate of Redis TIME, and is in force here at once; one thread then tells Redis, again
+and again until it is told, with the version it had, so that a fact kept back by an outage never undoes what was
+decided later elsewhere.
 
-Another thread follows. It reads the newest entry of the stream, then all facts, then what the stream adds. After every
-pause it re-reads the last entry it saw: if that entry is there unchanged, this server's history holds all that was seen
-and reading goes on; if not (failover with loss, FLUSHALL, trimming) it reads everything anew, forgets what is no longer
-there and tells again the facts this process made. Ends are kept by this process's clock: the offset to Redis TIME is
-measured at every connection. Both threads start at the first use and belong to this process; `close` ends them.
+Another thread follows. It reads the newest entry of the stream, then all facts, then what the stream adds. After
+every pause it re-reads the last entry it saw: if that entry is there unchanged, this server's history holds all that
+was seen and reading goes on; if not (failover with loss, FLUSHALL, trimming) it reads everything anew, forgets what
+is no longer there and tells again the facts this process made. Ends are kept by this process's clock: the offset to
+Redis TIME is measured at every connection. Both threads start at the first use and belong to this process; `close`
+ends them.
 """
 
 import json
@@ -33,7 +35,7 @@ BLOCK = 1.0  # seconds a follower waits for news before it checks its continuity
 ANSWER = 2.0  # seconds Redis may take to answer the threads
 RETRY = 0.5  # seconds between attempts while Redis is down
 STREAM_MOST = 20_000
-QUEUE_MOST = 10_000
+QUEUE_MOST = 100_000
 PAGE = 5_000
 NOTHING_SEEN = b"0-0"
 
@@ -54,38 +56,38 @@ class RedisBanSet(MemoryBanSet):
     ) -> None:
         super().__init__(clock)
         self._uri = uri
-        self._what = uri_for_people(uri)
+        self.name = self._what = uri_for_people(uri)
         prefix = f"appguard:b:{{{name}}}"
         self._ban_keys = [f"{prefix}:{part}" for part in ("bans", "facts", "lifted", "changes")]
         self._merge_script = Script("merge")
         self._on_change = on_change or (lambda: None)
         self._offset = 0.0  # Redis TIME minus this clock, seconds
-        self._own: OrderedDict[str, Fact] = OrderedDict()
+        self._own: dict[str, Fact] = {}
         self._untold: OrderedDict[str, tuple[Fact, bool]] = OrderedDict()
         self._told = Condition()
         self._last = (b"", b"")  # id and fact of the last entry seen
         self._stop = Event()
         self._threads: list[Thread] = []
         self._synced = Event()
-        self._complaint = ""
+        self.complaint = ""
 
     # What the BanSet protocol asks; see `base.BanSet`.
 
     def ban(self, ban: Ban) -> Ban | None:
         """Put a ban in force here at once, and in the fleet as soon as Redis answers."""
         self.start()
-        kept = super().ban(ban)
-        if kept is not None:
-            self._tell_redis(Fact(kept.network, kept.version, kept))
-        return kept
+        return super().ban(ban)
 
     def unban(self, network: Network) -> Ban | None:
         """Lift the ban of exactly this network here at once, and in the fleet as soon as Redis answers."""
         self.start()
-        lifted = super().unban(network)
-        if lifted is not None:
-            self._tell_redis(Fact(network, self._version, None))
-        return lifted
+        return super().unban(network)
+
+    def restore(self, bans: Sequence[Ban]) -> None:
+        """Take back bans with the versions they had, and tell Redis those it has lost."""
+        super().restore(bans)
+        for ban in bans:
+            self._to_be_told(Fact(ban.network, ban.version, ban), is_new=False)
 
     def get(self, address: Address) -> Ban | None:
         """Give the ban in force that holds the address, as far as the replica knows."""
@@ -135,34 +137,31 @@ class RedisBanSet(MemoryBanSet):
         self._threads = []
         self._synced.clear()
 
-    @property
-    def complaint(self) -> str:
-        """Say what is wrong with Redis; empty while it answers."""
-        return self._complaint
-
     def _run(self, work: Callable[[Commands], None]) -> None:
         while not self._stop.is_set():
             client = connect(self._uri, BLOCK + ANSWER)
             try:
                 work(client)
             except (RedisError, OSError) as error:
-                if not self._complaint:
+                if not self.complaint:
                     log.error("%s: %s: the last known bans stay in force", self._what, error)
-                self._complaint = str(error) or type(error).__name__
+                self.complaint = str(error) or type(error).__name__
                 self._stop.wait(RETRY)
             finally:
                 client.close()
 
     # Telling.
 
-    def _tell_redis(self, fact: Fact) -> None:
+    def _make(self, fact: Fact) -> None:
+        super()._make(fact)
+        self._to_be_told(fact, is_new=True)
+
+    def _to_be_told(self, fact: Fact, *, is_new: bool) -> None:
         with self._told:
             self._own[fact.key] = fact
-            self._own.move_to_end(fact.key)
-            while len(self._own) > QUEUE_MOST:
-                self._own.popitem(last=False)
-            self._untold[fact.key] = (fact, True)
-            while len(self._untold) > QUEUE_MOST:
+            self._untold.pop(fact.key, None)
+            self._untold[fact.key] = (fact, is_new)
+            if len(self._untold) > QUEUE_MOST:
                 self._untold.popitem(last=False)
             self._told.notify_all()
 
@@ -194,9 +193,9 @@ class RedisBanSet(MemoryBanSet):
             self._read_all(client)
         self._synced.set()
         while not self._stop.is_set():
-            if self._complaint:
+            if self.complaint:
                 log.warning("%s answers again", self._what)
-                self._complaint = ""
+                self.complaint = ""
             reply = client.execute_command(
                 "XREAD", "COUNT", PAGE, "BLOCK", int(BLOCK * 1000), "STREAMS", self._ban_keys[3], self._last[0]
             )
@@ -249,7 +248,7 @@ class RedisBanSet(MemoryBanSet):
         now = self._clock()
         with self._told:
             own = {key: fact for key, fact in self._own.items() if fact.ban is None or fact.ban.in_force(now)}
-            self._own = OrderedDict(own)
+            self._own = own
             for key, fact in own.items():
                 self._untold.setdefault(key, (fact, False))
             self._told.notify_all()
