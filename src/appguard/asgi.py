@@ -127,7 +127,7 @@ class AppGuard:
             await self.app(scope, receive, send)
         finally:
             if self._middleware is not None:
-                self._middleware.close()
+                await self._middleware.close_async()
 
     def _client(self, middleware: Middleware, scope: Scope) -> Client:
         text, port = scope.get("client") or (None, None)

@@ -293,6 +293,12 @@ class Middleware:
         if "store" in self.__dict__:
             self.store.close()
 
+    async def close_async(self) -> None:
+        """Do what `close` does, and close what belongs to the running event loop."""
+        self.event_log.close()
+        if "store" in self.__dict__:
+            await self.store.close_async()
+
 
 def basic_user(credential: str) -> str:
     """Give the user name of HTTP Basic credentials (RFC 7617); the password, or what has no colon, is dropped."""

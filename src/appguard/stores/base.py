@@ -84,6 +84,10 @@ class Store(Counters, BanSet, Protocol):
         """Close what is open. May be repeated; the store opens again on its next use."""
         ...
 
+    async def close_async(self) -> None:
+        """Do what `close` does, and close what belongs to the running event loop."""
+        ...
+
     def __enter__(self) -> Self: ...
 
     def __exit__(

@@ -326,6 +326,10 @@ class LocalStore(MemoryCounters, PublishedBans):
         MemoryCounters.__init__(self, monotonic)
         PublishedBans.__init__(self, directory, clock, monotonic)
 
+    async def close_async(self) -> None:
+        """Close the files; the next use opens them again."""
+        self.close()
+
     def __enter__(self) -> Self:
         return self
 

@@ -231,6 +231,9 @@ class MemoryStore(MemoryCounters, MemoryBanSet):
         self.expire()
         return super().ban(ban)
 
+    async def close_async(self) -> None:
+        """Nothing is open."""
+
     def __enter__(self) -> Self:
         return self
 

@@ -4,6 +4,7 @@ On a host with a daemon the daemon is the replica of the ban set, and the apps r
 living daemon follows Redis by itself.
 """
 
+import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +63,11 @@ class RedisStore(RedisCounters, RedisBanSet):
         if self._client is not None:
             self._client.close()
             self._client = None
-        self._async_client = None  # its connections belong to a loop that may be gone, and close with it
+
+    async def close_async(self) -> None:
+        """Do what `close` does, and close the connections of the running event loop."""
+        await RedisCounters.close_connections(self)
+        await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Self:
         return self

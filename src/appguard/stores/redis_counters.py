@@ -81,6 +81,12 @@ class RedisCounters:
         finally:
             client.close()
 
+    async def close_connections(self) -> None:
+        """Close the connections of the running event loop."""
+        client, self._async_client = self._async_client, None
+        if client is not None and self._loop is asyncio.get_running_loop():
+            await client.aclose()
+
     def _client_of_loop(self) -> AsyncCommands:
         loop = asyncio.get_running_loop()
         if self._async_client is None or self._loop is not loop:

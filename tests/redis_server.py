@@ -1,0 +1,66 @@
+"""A real redis-server of the tests' own, on a unix socket, a port, or both; it can be stopped, frozen and restarted."""
+
+import signal
+import socket
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.lab import Process, free_port, wait_until
+
+
+class RedisServer:
+    """One server without persistence; its data are gone when it ends."""
+
+    def __init__(self, directory: Path, *, address: str = "127.0.0.1", port: int = 0) -> None:
+        self._directory = directory
+        self.address = address
+        self.port = port or free_port(address)
+        self.uri = f"redis://{address}:{self.port}/0"
+        self._process: Process | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        arguments = ("--port", str(self.port), "--bind", self.address, "--save", "", "--appendonly", "no")
+        command = ["redis-server", *arguments, "--protected-mode", "no", "--dir", str(self._directory)]
+        self._process = Process("redis-server", command)
+        wait_until(lambda: self.command("PING") == b"+PONG\r\n", 10, self._process.output)
+
+    def command(self, *words: str) -> bytes:
+        """Send one command on a connection of its own; give the reply as it comes, empty if nobody answers."""
+        try:
+            with socket.create_connection((self.address, self.port), 2) as connection:
+                parts = [f"${len(word.encode())}\r\n{word}\r\n" for word in words]
+                connection.sendall(f"*{len(parts)}\r\n{''.join(parts)}".encode())
+                return connection.recv(65536)
+        except OSError:
+            return b""
+
+    def freeze(self) -> None:
+        """Let it accept and never answer."""
+        assert self._process is not None
+        self._process.send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it answer again."""
+        assert self._process is not None
+        self._process.send(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process is not None:
+            self._process.send(signal.SIGKILL)
+            self._process.wait()
+            self._process.stop()
+            self._process = None
+
+
+@contextmanager
+def redis_server(directory: Path) -> Generator[RedisServer]:
+    """Run a server for the length of the block."""
+    server = RedisServer(directory)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
