@@ -8,7 +8,6 @@ deleted first; a timeout of 0 means for ever, so none is ever written.
 """
 
 import asyncio
-import math
 import os
 import shutil
 import time
@@ -184,6 +183,6 @@ def _text(network: Network) -> str:
 
 def _timeout(seconds: float) -> str:
     """Write a timeout: never 0, which means for ever, and no number long enough for nft to refuse it."""
-    milliseconds = max(1, math.ceil(min(seconds, LONGEST) * 1000))
+    milliseconds = max(1, int(min(seconds, LONGEST) * 1000))
     days, milliseconds = divmod(milliseconds, 86_400_000)
     return f"timeout {days}d{milliseconds // 1000}s{milliseconds % 1000}ms"

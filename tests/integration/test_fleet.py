@@ -1,0 +1,88 @@
+"""Two hosts in namespaces of their own and one Redis between them."""
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.daemon import Place, running_daemon, web_jail
+from tests.lab import Process, wait_until
+from tests.machine import Machine
+from tests.netns import joined, run
+from tests.redis_server import RedisServer
+
+pytestmark = pytest.mark.lab
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A host of the fleet: its machine, its daemon's directories and its daemon."""
+
+    machine: Machine
+    place: Place
+    daemon: Process
+
+    def drops(self, address: str) -> bool:
+        """Say whether this host's kernel shuts an address out."""
+        return address in self.machine.run("nft", "list", "ruleset")
+
+
+@pytest.fixture
+def fleet(open_tmp_path: Path) -> Iterator[tuple[Host, Host]]:
+    """Give two hosts whose daemons share a Redis on a third machine, the lab's own."""
+    with ExitStack() as stack:
+        machines = [
+            stack.enter_context(joined(name, [f"192.0.2.{at}/30"], [f"192.0.2.{at + 1}/30"]))
+            for name, at in (("alpha", 1), ("beta", 5))
+        ]
+        hosts: list[Host] = []
+        server = RedisServer(open_tmp_path, address="0.0.0.0")
+        server.start()
+        stack.callback(server.kill)
+        for machine, gateway in zip(machines, ("192.0.2.1", "192.0.2.5"), strict=True):
+            root = open_tmp_path / machine.name
+            root.mkdir()
+            place = Place(root)
+            place.configure(web_jail(place), f'store = "redis://{gateway}:{server.port}/0"')
+            with machine:
+                daemon = stack.enter_context(running_daemon(place))
+            hosts.append(Host(machine, place, daemon))
+        yield hosts[0], hosts[1]
+
+
+def test_failure_on_one_host_is_dropped_on_the_other(fleet: tuple[Host, Host]) -> None:
+    """A prober seen by alpha is in beta's kernel, and a lift on beta lifts it on alpha; the times are printed."""
+    alpha, beta = fleet
+    began = time.monotonic()
+    alpha.place.append("203.0.113.5", 3)
+    wait_until(lambda: beta.drops("203.0.113.5"), 5, beta.daemon.output)
+    banned = time.monotonic()
+    assert alpha.drops("203.0.113.5")
+    assert beta.place.run("unban", "203.0.113.5").returncode == 0
+    lifting = time.monotonic()
+    wait_until(lambda: not alpha.drops("203.0.113.5"), 5, alpha.daemon.output)
+    lifted = time.monotonic()
+    print(f"log line on alpha to kernel of beta {1000 * (banned - began):.0f} ms, ", end="")
+    print(f"lift on beta to kernel of alpha {1000 * (lifted - lifting):.0f} ms")
+    assert beta.place.banned() == []
+
+
+def test_lift_survives_a_partition(fleet: tuple[Host, Host]) -> None:
+    """What beta lifts while alpha is cut off from Redis stays lifted when alpha returns; alpha's new bans arrive."""
+    alpha, beta = fleet
+    alpha.place.append("203.0.113.5", 3)
+    wait_until(lambda: beta.drops("203.0.113.5"), 5, beta.daemon.output)
+    run("ip", "link", "set", "alpha", "down")
+    assert beta.place.run("unban", "203.0.113.5").returncode == 0
+    alpha.place.append("198.51.100.7", 3)
+    wait_until(lambda: alpha.drops("198.51.100.7"), 5, alpha.daemon.output)
+    assert alpha.drops("203.0.113.5")
+    assert not beta.drops("198.51.100.7")
+    run("ip", "link", "set", "alpha", "up")
+    wait_until(lambda: not alpha.drops("203.0.113.5"), 20, alpha.daemon.output)
+    wait_until(lambda: beta.drops("198.51.100.7"), 20, beta.daemon.output)
+    assert not beta.drops("203.0.113.5")
+    assert alpha.place.banned() == beta.place.banned() == ["198.51.100.7"]
