@@ -63,6 +63,21 @@ def no_process_left() -> Iterator[None]:
     wait_until(lambda: not left(), 2, lambda: f"left running: {', '.join(left())}")
 
 
+@pytest.fixture(autouse=True)
+def own_temporary_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """Give each test, and every process it starts as whatever user, counters of `local://` that nobody else shares."""
+    tmp_path_factory.getbasetemp()  # chosen now, it is not in what is removed below
+    path = Path(tempfile.mkdtemp(prefix="appguard-test-"))
+    path.chmod(0o1777)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(path))
+    monkeypatch.setattr(tempfile, "tempdir", str(path))
+    yield path
+    shutil.rmtree(path)
+
+
 @pytest.fixture
 def open_tmp_path() -> Iterator[Path]:
     """Give a directory that every user may enter, as `tmp_path` is not."""

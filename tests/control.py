@@ -19,6 +19,8 @@ from appguard.address import network_text, parse_network
 from appguard.ban import Ban
 from appguard.control import DaemonStatus, JailStatus, JailSummary, RefusedBan, SourceSummary, serve
 from appguard.errors import FirewallError, RefusedForSafety
+from appguard.following import Following
+from appguard.stores.memory import MemoryBanSet
 from tests.lab import User, wait_until
 
 ADMIN_GID = 61003
@@ -35,6 +37,8 @@ class DictionaryDaemon:
         self.kept: dict[str, Ban] = {}
         self.enforcing = True
         self.version = 0
+        self.told = MemoryBanSet()
+        self.following = Following(self.told)
 
     def status(self) -> DaemonStatus:
         """Say what the tests expect to read."""
@@ -77,22 +81,28 @@ class DictionaryDaemon:
         self.version += 1
         kept = replace(ban.starting(time.time()), version=self.version)
         self.kept[kept.key] = kept
+        self.told.ban(kept)
+        self.following.tell()
         return kept
 
-    async def unban(self, what: str) -> Ban | None:
+    async def unban(self, what: str, jail: str | None = None) -> Ban | None:
         """Lift by key or ref."""
-        for key, ban in self.kept.items():
-            if ban.ref == what:
-                return self.kept.pop(key)
-        if len(what) == 8 and what.isalnum():
+        is_ref = len(what) == 8 and what.isalnum()
+        name = what if is_ref else network_text(parse_network(what))
+        found = next((ban for ban in self.kept.values() if name in (ban.key, ban.ref)), None)
+        if found is None or jail not in (None, found.jail):
             return None
-        return self.kept.pop(network_text(parse_network(what)), None)
+        del self.kept[found.key]
+        self.told.unban(found.network)
+        self.following.tell()
+        return found
 
     async def enforce(self, on: bool) -> None:
         """Switch the word; a daemon with 9 bans has a broken firewall."""
         if len(self.kept) == 9:
             raise FirewallError("nft: Operation not permitted")
         self.enforcing = on
+        self.following.switch(on)
 
 
 @contextmanager

@@ -32,13 +32,16 @@ log = logging.getLogger("appguard.bouncer")
 
 @dataclass(frozen=True, slots=True)
 class BouncerStatus:
-    """How enforcement is: `error` is empty while it works; `refused` holds bans the judge keeps out, and why."""
+    """How enforcement is: `error` is empty while it works; `refused` holds bans the judge keeps out, and why.
+
+    `dropped` is None where the number is not known.
+    """
 
     firewall: str
     is_held: bool
     error: str
     enforced: int
-    dropped: int
+    dropped: int | None
     refused: tuple[tuple[Ban, str], ...]
 
 

@@ -25,7 +25,7 @@ from appguard.limit import Limit, path_pattern
 Check = Callable[[object], object]
 DEFAULT_LIMITS = ("100/second",)
 CONFIG_FILE = Path("/etc/appguard/appguard.toml")
-EVENTS_SOURCE = "events"
+EVENTS_SOURCE, SYSLOG_SOURCE = SOCKET_SOURCES = ("events", "syslog")
 
 
 class AppOptions(TypedDict, total=False):
@@ -83,7 +83,7 @@ class DaemonConfig:
     runtime_directory: Path
     state_directory: Path
     jails: tuple[JailConfig, ...]
-    firewall: str
+    firewall: Mapping[str, object]
     control_socket: Path
 
 
@@ -191,8 +191,9 @@ def sources(value: object) -> tuple[str, ...]:
     """Accept one or more places that log lines come from."""
     found = one_or_more(value)
     for source in found:
-        if source != EVENTS_SOURCE and not source.startswith("/"):
-            raise ConfigError(f'{source!r}: expected a log file or glob with its whole path, or "{EVENTS_SOURCE}"')
+        if source not in SOCKET_SOURCES and not source.startswith("/"):
+            words = " or ".join(f'"{name}"' for name in SOCKET_SOURCES)
+            raise ConfigError(f"{source!r}: expected a log file or glob with its whole path, or {words}")
     return found
 
 
@@ -298,7 +299,7 @@ FILE_DEFAULTS: dict[str, object] = {
 }
 TABLE_CHECKS: dict[str, dict[str, Check]] = {
     "app": APP_CHECKS,
-    "firewall": {"kind": text},
+    "firewall": {"kind": text, "path": directory, "reload": texts},
     "control": {"socket": directory},
 }
 
@@ -369,11 +370,9 @@ def _jail(name: str, value: object, where: str) -> JailConfig:
     if not chosen:
         raise ConfigError(f'{where}: filter is missing: say how to read {logs[0]}, for example filter = "nginx"')
     reporters = cast("tuple[str, ...]", found.get("users", ()))
-    if EVENTS_SOURCE in origins and not reporters:
-        raise ConfigError(
-            f"{where}: users is missing: say which users' apps may report to this jail over {EVENTS_SOURCE}.sock, "
-            'for example users = ["www-data"]'
-        )
+    if not reporters and not set(SOCKET_SOURCES).isdisjoint(origins):
+        who = "say which users' apps may report to this jail over a socket, for example"
+        raise ConfigError(f'{where}: users is missing: {who} users = ["www-data"]')
     return JailConfig(jail, origins, chosen, reporters)
 
 
@@ -395,6 +394,6 @@ def daemon_config(path: Path) -> DaemonConfig:
         runtime_directory=runtime,
         state_directory=cast("Path", top["state_directory"]),
         jails=cast("tuple[JailConfig, ...]", tuple(tables["jails"].values())),
-        firewall=str(tables["firewall"].get("kind", "nftables")),
+        firewall=tables["firewall"],
         control_socket=cast("Path", tables["control"].get("socket", control_socket(runtime))),
     )

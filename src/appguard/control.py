@@ -3,21 +3,27 @@
     GET    /v1/status           DaemonStatus
     GET    /v1/jails/{name}     JailStatus
     GET    /v1/bans[?jail=]     {"bans": [BanRecord...]}
-    POST   /v1/bans             {"address", "bantime", "jail", "reason", "force"} -> BanRecord
-    DELETE /v1/bans/{what}      an address, a network or a ban's ref -> BanRecord
+    GET    /v1/bans?follow=     {"cursor", "whole", "enforcing", "facts": [FactRecord...]}
+    POST   /v1/bans             {"address", "bantime", "jail", "reason", "force", "automatic"} -> BanRecord
+    DELETE /v1/bans/{what}      an address, a network or a ban's ref; [?jail=] only this jail's -> BanRecord
     PUT    /v1/enforce          {"on": bool} -> the same
 
 Every other answer is {"error": "..."}: 400 bad input, 403 not permitted, 404 no such jail or ban, 409 refused for
-safety, 413 too long, 500 the daemon's own trouble. Who can connect may read: the socket has mode 0660 and the daemon's
-own group. To change anything a peer must be root or in the group `appguard-admin`.
+safety, 413 too long, 429 too many followers of one user, 500 the daemon's own trouble. To follow, ask again and again
+with the cursor of the last answer, and without one at first; `following.py` has the rules. Who can connect may read:
+the socket has mode 0660 and the daemon's own group. To change anything a peer must be root or in the group
+`appguard-admin`.
 """
 
 import asyncio
 import grp
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -29,7 +35,16 @@ from starlette.routing import Route
 from appguard.ban import Ban
 from appguard.control_socket import Peer, serve_on
 from appguard.errors import AddressError, AppGuardError, ConfigError, RefusedForSafety
-from appguard.status import BanRecord, DaemonStatus, JailStatus, JailSummary, RefusedBan, SourceSummary
+from appguard.following import Following
+from appguard.status import (
+    BanRecord,
+    DaemonStatus,
+    FactRecord,
+    JailStatus,
+    JailSummary,
+    RefusedBan,
+    SourceSummary,
+)
 
 __all__ = [
     "BanRecord",
@@ -44,13 +59,20 @@ __all__ = [
 
 ADMIN_GROUP = "appguard-admin"
 BODY_MOST = 64 * 1024
-BANS_PER_PIECE = 500
+RECORDS_PER_PIECE = 500
+FOLLOWERS_PER_USER = 8  # of the connections of one user: the others are for verbs
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
 
 class Controlled(Protocol):
     """What the control API needs of the daemon. All is called on the daemon's event loop."""
+
+    @property
+    def following(self) -> Following:
+        """Give what tells followers of the ban set."""
+        ...
 
     def status(self) -> DaemonStatus:
         """Say how the daemon is. Reads memory only."""
@@ -65,14 +87,17 @@ class Controlled(Protocol):
         ...
 
     async def ban(self, ban: Ban, *, force: bool) -> Ban:
-        """Put a ban in force and give it as kept.
+        """Put a ban in force and give it as kept; if it is automatic and one in force outlasts it, give that one.
 
         Raise `RefusedForSafety` (which `force` overrides on this host), `ConfigError` or `AddressError`.
         """
         ...
 
-    async def unban(self, what: str) -> Ban | None:
-        """Lift one ban, named by its address, network or ref; give it, None if there is none. Raise `AddressError`."""
+    async def unban(self, what: str, jail: str | None = None) -> Ban | None:
+        """Lift one ban, named by its address, network or ref, of one jail only if one is named.
+
+        Give it, None if there is none. Raise `AddressError`.
+        """
         ...
 
     async def enforce(self, on: bool) -> None:
@@ -93,7 +118,7 @@ async def serve(controlled: Controlled, path: Path, *, admin_gid: Callable[[], i
 
     `admin_gid` gives the group whose members may change things. Raise `ConfigError` if the socket cannot be made.
     """
-    await serve_on(path, _application(controlled, admin_gid))
+    await serve_on(path, _application(controlled, admin_gid), controlled.following.close)
 
 
 def _application(controlled: Controlled, admin_gid: Callable[[], int | None]) -> Starlette:
@@ -115,6 +140,7 @@ class _BanOrder(msgspec.Struct, forbid_unknown_fields=True):
     jail: str = "manual"
     reason: str = ""
     force: bool = False
+    automatic: bool = False
 
 
 class _EnforceOrder(msgspec.Struct, forbid_unknown_fields=True):
@@ -127,6 +153,7 @@ class _Endpoints:
     def __init__(self, controlled: Controlled, admin_gid: Callable[[], int | None]) -> None:
         self._controlled = controlled
         self._admin_gid = admin_gid
+        self._followers: Counter[int] = Counter()  # by uid
 
     async def status(self, _request: Request) -> Response:
         """Answer how the daemon is."""
@@ -142,11 +169,35 @@ class _Endpoints:
         return _json(found)
 
     async def bans(self, request: Request) -> Response:
-        """Answer which bans are in force, all or one jail's."""
+        """Answer which bans are in force, all or one jail's; or what a follower does not know yet."""
+        if "follow" in request.query_params:
+            return await self._follow(request)
         bans, jail = self._controlled.bans(), request.query_params.get("jail")
         if jail is not None:
             bans = [ban for ban in bans if ban.jail == jail]
-        return StreamingResponse(_pieces(bans), media_type="application/json")
+        records = _pieces(b'{"bans":[', bans, BanRecord.of)
+        return StreamingResponse(records, media_type="application/json")
+
+    async def _follow(self, request: Request) -> Response:
+        await _body(request)
+        peer: Peer = request.state.peer
+        with self._place(peer.uid):
+            cursor = request.query_params["follow"]
+            news = await _unless_gone(request, self._controlled.following.news(cursor, peer.pid))
+        head = {"cursor": news.cursor, "whole": news.whole, "enforcing": news.enforcing}
+        opening = msgspec.json.encode(head)[:-1] + b',"facts":['
+        return StreamingResponse(_pieces(opening, news.facts, FactRecord.of), media_type="application/json")
+
+    @contextmanager
+    def _place(self, uid: int) -> Generator[None]:
+        """Hold one of a user's places for followers that wait."""
+        if self._followers[uid] >= FOLLOWERS_PER_USER:
+            raise HTTPException(429, f"uid {uid} has {FOLLOWERS_PER_USER} followers already")
+        self._followers[uid] += 1
+        try:
+            yield
+        finally:
+            self._followers[uid] -= 1
 
     async def ban(self, request: Request) -> Response:
         """Put a ban in force."""
@@ -154,6 +205,7 @@ class _Endpoints:
         peer = self._admin(request)
         order = msgspec.json.decode(body, type=_BanOrder)
         asked = Ban.of(order.address, jail=order.jail, bantime=order.bantime, reason=order.reason)
+        asked = replace(asked, automatic=order.automatic)
         logger.info("uid %d asks to ban %s%s", peer.uid, asked.key, " by force" if order.force else "")
         return _json(BanRecord.of(await self._controlled.ban(asked, force=order.force)))
 
@@ -162,7 +214,7 @@ class _Endpoints:
         peer = self._admin(request)
         what: str = request.path_params["what"]
         logger.info("uid %d asks to unban %r", peer.uid, what)
-        lifted = await self._controlled.unban(what)
+        lifted = await self._controlled.unban(what, request.query_params.get("jail"))
         if lifted is None:
             raise HTTPException(404, f"no such ban: {what!r}")
         return _json(BanRecord.of(lifted))
@@ -197,15 +249,27 @@ def _json(value: object, status: int = 200) -> Response:
     return Response(msgspec.json.encode(value), status, media_type="application/json")
 
 
-async def _pieces(bans: Sequence[Ban]) -> AsyncIterator[bytes]:
+async def _unless_gone(request: Request, answering: Coroutine[None, None, T]) -> T:
+    """Wait for an answer that may take long, but not for a client that is gone; raise `ClientDisconnect` then."""
+    answer, gone = asyncio.ensure_future(answering), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait((answer, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            raise ClientDisconnect
+        return answer.result()
+    finally:
+        answer.cancel()
+        gone.cancel()
+
+
+async def _pieces(opening: bytes, items: Sequence[T], record: Callable[[T], object]) -> AsyncIterator[bytes]:
     """Write a list of any length a few milliseconds at a time, so that no reader delays a ban."""
-    opening = b'{"bans":['
-    for begin in range(0, len(bans), BANS_PER_PIECE):
-        piece = bans[begin : begin + BANS_PER_PIECE]
-        yield opening + b",".join(msgspec.json.encode(BanRecord.of(ban)) for ban in piece)
+    for begin in range(0, len(items), RECORDS_PER_PIECE):
+        piece = items[begin : begin + RECORDS_PER_PIECE]
+        yield opening + b",".join(msgspec.json.encode(record(item)) for item in piece)
         opening = b","
         await asyncio.sleep(0)
-    yield b"]}" if bans else opening + b"]}"
+    yield b"]}" if items else opening + b"]}"
 
 
 _STATUS_OF: dict[type[Exception], int] = {

@@ -13,7 +13,7 @@ import socket
 import stat
 import struct
 from array import array
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,10 +97,11 @@ class _Server(Server):
                 connection.transport.abort()
 
 
-async def serve_on(path: Path, app: ASGIApp) -> None:
+async def serve_on(path: Path, app: ASGIApp, ending: Callable[[], None] = lambda: None) -> None:
     """Serve an application on a unix socket until cancelled, then remove the socket file.
 
-    The file gets mode 0660 and the group of this process. Raise `ConfigError` if it cannot be made.
+    `ending` is called first then, to let go of requests that wait for something. The file gets mode 0660 and the group
+    of this process. Raise `ConfigError` if it cannot be made.
     """
     listener, inode = bound(path)
     server = _Server(
@@ -126,6 +127,7 @@ async def serve_on(path: Path, app: ASGIApp) -> None:
     try:
         await server.serve([listener])
     finally:
+        ending()
         _remove(path, inode)
         await server.end(listener)
 

@@ -9,10 +9,9 @@ import asyncio
 import logging
 import os
 import pwd
-import signal
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -21,29 +20,43 @@ from typing import TypeVar
 from appguard.address import Grouping, NetworkSet, network_text, parse_address, parse_network
 from appguard.ban import Ban
 from appguard.bouncer import Bouncer
-from appguard.config import CONFIG_FILE, EVENTS_SOURCE, DaemonConfig, JailConfig, daemon_config
+from appguard.bouncer_apart import APART, BouncerApart
+from appguard.config import (
+    CONFIG_FILE,
+    EVENTS_SOURCE,
+    SOCKET_SOURCES,
+    SYSLOG_SOURCE,
+    DaemonConfig,
+    JailConfig,
+    daemon_config,
+)
 from appguard.control import DaemonStatus, JailStatus, JailSummary, RefusedBan, SourceSummary, serve
 from appguard.errors import AddressError, AppGuardError, ConfigError, RefusedForSafety, StateError
 from appguard.filters.base import Filter
 from appguard.filters.event_log import EventLogFilter
 from appguard.filters.nginx import NginxFilter
-from appguard.firewalls.base import Firewall
-from appguard.firewalls.dry_run import DryRun
-from appguard.firewalls.nftables import Nftables
+from appguard.filters.nginx_json import NginxJsonFilter
+from appguard.firewalls.open import open_firewall
+from appguard.following import Following
 from appguard.host import read_host_facts
 from appguard.jail import JailWindow
 from appguard.judge import Judge
+from appguard.notify import keep_alive, notify, until_signal
 from appguard.pipeline import Pipeline, Route, failures_of
 from appguard.sources.base import Chunk, Source
 from appguard.sources.file import FileSource
 from appguard.sources.socket import EventSocket
+from appguard.sources.syslog import SyslogSocket
 from appguard.state import Batch, State
 from appguard.stores.local import Publisher
 from appguard.stores.memory import MemoryBanSet
 from appguard.stores.open import REDIS
 
-FILTERS: dict[str, Callable[[], Filter]] = {"appguard": EventLogFilter, "nginx": NginxFilter}
-FIREWALLS: dict[str, Callable[[], Firewall]] = {"nftables": Nftables, "dry_run": DryRun}
+FILTERS: dict[str, Callable[[], Filter]] = {
+    "appguard": EventLogFilter,
+    "nginx": NginxFilter,
+    "nginx-json": NginxJsonFilter,
+}
 TICK = 1.0  # seconds between looks for ended bans
 
 log = logging.getLogger("appguard")
@@ -67,19 +80,25 @@ class Daemon:
         safe = [*config.safelist, *config.trusted_proxies.networks]
         self._pipeline = Pipeline(self._routes(), NetworkSet(safe))
         self._judge = Judge(self._facts, safelist=config.safelist, proxies=config.trusted_proxies.networks)
-        self._bouncer = Bouncer(self._bans, _member("firewall", FIREWALLS, config.firewall), self._judge, clock)
+        self.following = Following(self._bans, clock)
+        self._bouncer = self._choose_bouncer()
         self._sources: dict[str, Source] = {}
         self._unsaved = Batch()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cursor = 0
         self._complaints: dict[str, str] = {}
 
+    def _choose_bouncer(self) -> Bouncer | BouncerApart:
+        if self._config.firewall.get("kind") == APART:
+            return BouncerApart(self.following, self._judge, self._clock)
+        return Bouncer(self._bans, open_firewall(self._config.firewall), self._judge, self._clock)
+
     def _routes(self) -> dict[str, list[Route]]:
         routes: dict[str, list[Route]] = {}
         for each in self._config.jails:
             chosen = _member(f"jail {each.jail.name}: filter", FILTERS, each.filter)
             for source in each.sources:
-                users = _user_ids(each) if source == EVENTS_SOURCE else None
+                users = _user_ids(each) if source in SOCKET_SOURCES else None
                 routes.setdefault(source, []).append(Route(chosen, self._windows[each.jail.name], users))
         return routes
 
@@ -95,6 +114,8 @@ class Daemon:
                 for source in self._sources.values():
                     tasks.create_task(source.run(self._deliver_from(source.name)))
                 tasks.create_task(self._tick())
+                tasks.create_task(keep_alive())
+                notify("READY=1")
                 log.info("AppGuard daemon is up: %d jails, %d bans", len(self._windows), len(self.bans()))
         finally:
             self._loop = None
@@ -126,7 +147,7 @@ class Daemon:
             window.restore(self._state.failures(name))
             window.total_failed, self._total_banned[name] = self._state.totals(name)
         if self._state.setting("enforce") == "off":
-            self._bouncer.hold()
+            self._hold_or_release(on=False)
         for each in self._config.jails:
             for name in each.sources:
                 self._sources[name] = self._sources.get(name) or self._open_source(name)
@@ -135,6 +156,8 @@ class Daemon:
     def _open_source(self, name: str) -> Source:
         if name == EVENTS_SOURCE:
             return EventSocket(name, self._config.runtime_directory / "events.sock")
+        if name == SYSLOG_SOURCE:
+            return SyslogSocket(name, self._config.runtime_directory / "log.sock")
         return FileSource(name, [name], self._state.positions(name))
 
     def _deliver_from(self, source: str) -> Callable[[Chunk], None]:
@@ -170,6 +193,7 @@ class Daemon:
         facts = changes.facts if changes else ()
         if changes is None or facts:
             self._bouncer.wake()
+            self.following.tell()
         self._cursor = changes.cursor if changes else self._bans.snapshot().cursor
         self._unsaved.facts.extend(facts)
         self._try("published bans", lambda: self._publisher.publish(facts, self.bans))
@@ -251,9 +275,8 @@ class Daemon:
         bouncer = self._bouncer.status
         sources = next(each.sources for each in self._config.jails if each.jail.name == name)
         banned = [ban.key for ban in self.bans() if ban.jail == name]
-        enforced = (
-            "nothing (enforce off)" if bouncer.is_held else f"{bouncer.firewall}, {bouncer.dropped} packets dropped"
-        )
+        dropped = "" if bouncer.dropped is None else f", {bouncer.dropped} packets dropped"
+        enforced = "nothing (enforce off)" if bouncer.is_held else f"{bouncer.firewall}{dropped}"
         return JailStatus(
             name=name,
             currently_failed=window.currently_failed,
@@ -274,16 +297,22 @@ class Daemon:
             self._bouncer.force(ban.network)
         kept = self._bans.ban(ban)
         if kept is None:
-            raise ConfigError(f"{ban.key}: the ban would already have ended")
+            return self._outlasting(ban)
         self._total_banned[ban.jail] = self._total_banned.get(ban.jail, 0) + 1
         log.warning("[%s] Ban %s", kept.jail, kept.key)
         self._spread()
         return kept
 
-    async def unban(self, what: str) -> Ban | None:
+    def _outlasting(self, ban: Ban) -> Ban:
+        found = self._find(ban.key)
+        if found is None:
+            raise ConfigError(f"{ban.key}: the ban would already have ended")
+        return found
+
+    async def unban(self, what: str, jail: str | None = None) -> Ban | None:
         """Lift one ban."""
         found = self._find(what)
-        lifted = self._bans.unban(found.network) if found else None
+        lifted = self._bans.unban(found.network) if found and jail in (None, found.jail) else None
         if lifted is None:
             return None
         log.warning("[%s] Unban %s", lifted.jail, lifted.key)
@@ -306,11 +335,15 @@ class Daemon:
     async def enforce(self, on: bool) -> None:
         """Begin or stop to enforce."""
         self._state.set_setting("enforce", "on" if on else "off")
+        self._hold_or_release(on)
+        await self._bouncer.settle()
+
+    def _hold_or_release(self, on: bool) -> None:
+        self.following.switch(on)
         if on:
             self._bouncer.release()
         else:
             self._bouncer.hold()
-        await self._bouncer.settle()
 
 
 def _member(what: str, members: dict[str, Callable[[], T]], name: str) -> T:
@@ -344,18 +377,8 @@ def main(path: Path | None = None) -> int:
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", level=logging.INFO)
     config = daemon_config(path or CONFIG_FILE)
     try:
-        asyncio.run(_until_signal(Daemon(config).run()))
+        farewell = "AppGuard daemon stops; bans stay in the firewall until they end"
+        asyncio.run(until_signal(Daemon(config).run(), farewell))
     except* AppGuardError as errors:
         raise errors.exceptions[0] from errors
     return 0
-
-
-async def _until_signal(running: Awaitable[None]) -> None:
-    task = asyncio.ensure_future(running)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, task.cancel)
-    try:
-        await task
-    except asyncio.CancelledError:
-        log.info("AppGuard daemon stops; bans stay in the firewall until they end")

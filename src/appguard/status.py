@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
-from appguard.ban import Ban
+from appguard.ban import Ban, Fact
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class DaemonStatus:
     """The whole daemon.
 
     `firewall` is its name, `firewall_error` its last words if it is failing (empty if not), `bans` the number in force,
-    `dropped` the packets dropped since the firewall was last set up.
+    `dropped` the packets dropped since the firewall was last set up (None: only a bouncer apart knows).
     """
 
     version: str
@@ -57,7 +57,7 @@ class DaemonStatus:
     enforcing: bool
     firewall_error: str
     bans: int
-    dropped: int
+    dropped: int | None
     jails: Sequence[JailSummary]
     sources: Sequence[SourceSummary]
     refused: Sequence[RefusedBan]
@@ -126,3 +126,17 @@ class BanRecord:
     def from_json(cls, record: Mapping[str, object]) -> Self:
         """Read what the control socket gave; raise TypeError if it is something else."""
         return cls(**cast("dict[str, Any]", record))
+
+
+@dataclass(frozen=True, slots=True)
+class FactRecord:
+    """What is true of one network since `version`, as followers are told: banned as `ban` says, or lifted (None)."""
+
+    network: str
+    version: int
+    ban: BanRecord | None
+
+    @classmethod
+    def of(cls, fact: Fact) -> Self:
+        """Make the record of a fact."""
+        return cls(fact.key, fact.version, None if fact.ban is None else BanRecord.of(fact.ban))

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,7 @@ from appguard.errors import FirewallError
 from appguard.firewalls.base import Block, Firewall
 from appguard.firewalls.dry_run import DryRun
 from appguard.firewalls.nftables import Nftables
+from appguard.firewalls.nginx_deny import NginxDeny
 from tests.netns import banned, elements, has_table, network
 
 HOST = "203.0.113.5"
@@ -34,9 +36,14 @@ class Case:
         return any(ip_address(address) in ip_network(text) for text in self.held())
 
 
-@pytest.fixture(params=["dry_run", pytest.param("nftables", marks=pytest.mark.lab)])
-def case(request: pytest.FixtureRequest) -> Iterator[Case]:
+@pytest.fixture(params=["dry_run", "nginx_deny", pytest.param("nftables", marks=pytest.mark.lab)])
+def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
     """Give each firewall, and take away what it made."""
+    if request.param == "nginx_deny":
+        path = tmp_path / "bans.geo"
+        nginx = NginxDeny(path=path, reload=(), apart=0)
+        yield Case(nginx, lambda: entries(path, "1"), lambda: entries(path, "0"))
+        return
     if request.param == "dry_run":
         dry = DryRun()
         yield Case(
@@ -52,6 +59,12 @@ def case(request: pytest.FixtureRequest) -> Iterator[Case]:
         lambda: {*elements("allow4"), *elements("allow6")} if has_table() else set(),
     )
     do(firewall.lift())
+
+
+def entries(path: Path, value: str) -> set[str]:
+    """Give the networks that a file for nginx's `geo` gives this value."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {network_text(network(line.split()[0])) for line in lines if line.endswith(f" {value};")}
 
 
 def do(*steps: Coroutine[object, object, None]) -> None:

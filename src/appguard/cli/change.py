@@ -8,7 +8,7 @@ import click
 
 from appguard.address import network_text, parse_network
 from appguard.ban import Ban
-from appguard.cli.client import ask, control_options, say, say_json, understanding
+from appguard.cli.client import NotFound, ask, control_options, say, say_json, understanding
 from appguard.cli.text import span_text
 from appguard.errors import AddressError, ConfigError
 from appguard.status import BanRecord
@@ -22,15 +22,25 @@ _REF = re.compile(r"[A-Z2-7]{8}")
 @click.option("--jail", default="manual", show_default=True, help="The name the ban is kept under.")
 @click.option("--reason", default="", help="Why; shown in the list.")
 @click.option("--force", is_flag=True, help="Ban even what would cut off this host; holds on this host only.")
+@click.option("--automatic", is_flag=True, help="For programs: leave a ban that ends later as it is.")
 @control_options
-def ban(address: str, bantime: str, jail: str, reason: str, force: bool, socket_path: Path, as_json: bool) -> None:
+def ban(  # each is an option
+    address: str,
+    bantime: str,
+    jail: str,
+    reason: str,
+    force: bool,
+    automatic: bool,
+    socket_path: Path,
+    as_json: bool,
+) -> None:
     """Ban an address or a network."""
     try:
         asked = Ban.of(address, jail=jail, bantime=bantime, reason=reason)
     except (AddressError, ConfigError) as error:
         raise click.UsageError(str(error)) from error
-    order = {"address": asked.key, "bantime": bantime, "jail": jail, "reason": asked.reason, "force": force}
-    reply = ask(socket_path, "POST", "/v1/bans", order)
+    order = {"address": asked.key, "bantime": bantime, "jail": jail, "reason": asked.reason}
+    reply = ask(socket_path, "POST", "/v1/bans", order | {"force": force, "automatic": automatic})
     if as_json:
         return say_json(reply)
     with understanding():
@@ -42,13 +52,23 @@ def ban(address: str, bantime: str, jail: str, reason: str, force: bool, socket_
 @click.command()
 @click.argument("what", required=False)
 @click.option("--ref", help="The reference a shut-out person quotes.")
+@click.option("--jail", help="Lift it only if it is kept under this name.")
+@click.option("--missing-ok", is_flag=True, help="It is no failure if there is no such ban.")
 @control_options
-def unban(what: str | None, ref: str | None, socket_path: Path, as_json: bool) -> None:
+def unban(
+    what: str | None, ref: str | None, jail: str | None, missing_ok: bool, socket_path: Path, as_json: bool
+) -> None:
     """Lift the ban of an address, a network or a ref."""
     if (what is None) == (ref is None):
         raise click.UsageError("give either an address, a network or a ref")
     target = _ref(ref) if ref is not None else _address_or_ref(what or "")
-    reply = ask(socket_path, "DELETE", f"/v1/bans/{quote(target, safe='')}")
+    only = "" if jail is None else f"?jail={quote(jail, safe='')}"
+    try:
+        reply = ask(socket_path, "DELETE", f"/v1/bans/{quote(target, safe='')}{only}")
+    except NotFound:
+        if not missing_ok:
+            raise
+        return say_json({}) if as_json else say("No such ban")
     if as_json:
         return say_json(reply)
     with understanding():

@@ -37,6 +37,10 @@ class WrongInput(CommandError):
     exit_code = 2
 
 
+class NotFound(CommandError):
+    """There is no such jail or ban."""
+
+
 class SafetyRefusal(CommandError):
     """The daemon will not ban what would cut off its host."""
 
@@ -49,7 +53,7 @@ class NotReachable(CommandError):
     exit_code = 4
 
 
-_ERRORS = {400: WrongInput, 409: SafetyRefusal, 413: WrongInput, 503: NotReachable}
+_ERRORS = {400: WrongInput, 404: NotFound, 409: SafetyRefusal, 413: WrongInput, 503: NotReachable}
 
 
 class _UnixConnection(HTTPConnection):

@@ -4,7 +4,7 @@ import click
 
 from appguard.cli.change import ban, enforce, unban
 from appguard.cli.look import list_, status
-from appguard.cli.run import daemon
+from appguard.cli.run import bouncer, daemon
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -13,5 +13,5 @@ def appguard() -> None:
     """See and change what AppGuard's daemon shuts out on this host."""
 
 
-for verb in (daemon, status, ban, unban, list_, enforce):
+for verb in (daemon, bouncer, status, ban, unban, list_, enforce):
     appguard.add_command(verb)

@@ -16,14 +16,15 @@ from appguard.address import parse_address
 from appguard.errors import AddressError
 from appguard.event import LIMIT_EXCEEDED, LINE_MOST, PROBE, Event, kind_of_answer
 
-_TEXT = r'[^"\\]*+(?:\\.[^"\\]*+)*+'  # up to a quote without a backslash; possessive, so the time is linear
+TEXT = r'[^"\\]*+(?:\\.[^"\\]*+)*+'  # up to a quote without a backslash; possessive, so the time is linear
 LINE = re.compile(
-    rf'(?P<address>[0-9A-Fa-f:.]+) - (?P<user_and_time>{_TEXT})"(?P<request>{_TEXT})'
-    rf'(?:" (?P<status>[0-9]{{3}}) (?:(?:[0-9]+|-) "{_TEXT}" "(?P<agent>{_TEXT}))?|\\?\Z)',
+    rf'(?P<address>[0-9A-Fa-f:.]+) - (?P<user_and_time>{TEXT})"(?P<request>{TEXT})'
+    rf'(?:" (?P<status>[0-9]{{3}}) (?:(?:[0-9]+|-) "{TEXT}" "(?P<agent>{TEXT}))?|\\?\Z)',
     re.DOTALL,
 )
 TIME = re.compile(r" \[(\d\d)/(\w{3})/(\d{4}):(\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)\] ", re.ASCII)
 TIME_LENGTH = 30
+END_OF_PATH = re.compile("[?#]")
 MONTHS = {
     name: number
     for number, name in enumerate(
@@ -47,7 +48,8 @@ class NginxFilter:
         if status < 400 and (status or len(line) < LINE_MOST):
             return None
         method, path = _request(found["request"])
-        kind = _kind(status, method, path, has_user=user != "-")
+        scheme = "" if user == "-" else "basic"
+        kind = kind_of_request(status, method, path, scheme) if status else _kind_of_cut(method, path, scheme)
         time = _seconds(found["user_and_time"][-TIME_LENGTH:])
         if not kind or time is None:
             return None
@@ -60,22 +62,28 @@ class NginxFilter:
         return Event(kind, time, address, user=user, method=method, path=path, status=status, user_agent=agent)
 
 
-def _kind(status: int, method: str, path: str, *, has_user: bool) -> str:
+def kind_of_request(status: int, method: str, path: str, scheme: str) -> str:
+    """Say which kind of event a request of an access log is; empty for none."""
     if status == 429:
         return LIMIT_EXCEEDED
     if status in PROBED:
         return PROBE
-    scheme = "basic" if has_user else ""
-    if not status:  # it is cut off
-        return kind_of_answer(401, scheme=scheme, method=method, path=path) or PROBE
     return kind_of_answer(status, scheme=scheme, method=method, path=path)
+
+
+def path_of(target: str) -> str:
+    """Give the path a request's target means to nginx: `/login/.` and `/login#x` are the login."""
+    path = unquote(END_OF_PATH.split(target, maxsplit=1)[0])
+    return posixpath.normpath(path) if "/." in path else path
+
+
+def _kind_of_cut(method: str, path: str, scheme: str) -> str:
+    return kind_of_request(401, method, path, scheme) or PROBE
 
 
 def _request(request: str) -> tuple[str, str]:
     method, _, rest = request.partition(" ")
-    target = rest.rpartition(" ")[0] or rest
-    path = unquote(target.partition("?")[0])
-    return method, posixpath.normpath(path) if "/." in path else path  # `/login/.` is the login to nginx
+    return method, path_of(rest.rpartition(" ")[0] or rest)
 
 
 @lru_cache(maxsize=64)

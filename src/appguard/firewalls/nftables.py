@@ -8,8 +8,6 @@ deleted first; a timeout of 0 means for ever, so none is ever written.
 """
 
 import asyncio
-import os
-import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
@@ -21,13 +19,13 @@ from appguard.errors import FirewallError, FirewallPermissionError
 from appguard.firewalls.base import Block
 from appguard.firewalls.disjoint import disjoint
 from appguard.firewalls.netlink import NEEDS_CAPABILITY, counted_packets, table_identity
+from appguard.firewalls.program import run
 
 TABLE = "appguard"
 LEASE = 7 * 86400.0
 LONGEST = 10 * 365 * 86400.0  # the longest timeout asked for; the kernel refuses much longer ones
 PATIENCE = 60.0  # seconds nft may take; 200,000 elements take less than one
 WORDS_MOST = 300
-SBIN = "/usr/sbin:/sbin"  # where nft is, also for a PATH without it
 
 _REMOVE_TABLE = f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
 _FLUSH_WIDE = f"flush set inet {TABLE} ban4_net\nflush set inet {TABLE} ban6_net\n"
@@ -88,32 +86,9 @@ class Nftables:
         return {block.network: now + self._lease if block.end is None else block.end for block in blocks}
 
     async def _run(self, script: str) -> None:
-        program = shutil.which(self._program, path=f"{os.environ.get('PATH', '')}:{SBIN}")
-        if program is None:
-            raise FirewallError(f"{self._program} is not installed: install the package nftables")
-        try:
-            process = await asyncio.create_subprocess_exec(
-                program,
-                "-f",
-                "-",
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-                env={"LC_ALL": "C"},
-            )
-        except OSError as error:
-            raise FirewallError(f"{program} does not start: {error.strerror}") from error
-        try:
-            async with asyncio.timeout(PATIENCE):
-                _, words = await process.communicate(script.encode())
-        except TimeoutError:
-            raise FirewallError(f"{program} did not end within {PATIENCE:g} seconds") from None
-        finally:
-            if process.returncode is None:  # timed out or cancelled; a transaction is done whole or not at all
-                process.kill()
-                await process.wait()
-        if process.returncode:
-            raise _error(words.decode(errors="replace"))
+        status, words = await run((self._program, "-f", "-"), "install the package nftables", PATIENCE, text=script)
+        if status:
+            raise _error(words)
 
 
 def _error(words: str) -> FirewallError:

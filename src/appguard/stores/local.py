@@ -1,4 +1,4 @@
-"""The embedded store of one host: bans published by the daemon as read-only files, counters per process.
+"""The embedded store of one host: bans published by the daemon as read-only files, counters shared by an app's workers.
 
 Theory of operation. The daemon owns a directory that apps may only read. In it are two files. `bans` is text, one fact
 per line: first all bans in force, then every change since, appended with one write; when the changes outgrow the bans
@@ -26,7 +26,7 @@ from appguard.ban import Ban, Fact
 from appguard.errors import AddressError, StoreError
 from appguard.stores.base import Changes, Snapshot
 from appguard.stores.fork import in_every_child
-from appguard.stores.memory import MemoryCounters
+from appguard.stores.local_counters import LocalCounters
 
 RUNTIME_DIRECTORY = Path("/run/appguard")
 WORD = 8
@@ -312,8 +312,8 @@ def _inode_of(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-class LocalStore(MemoryCounters, PublishedBans):
-    """The daemon's bans of this host, and counters of this process."""
+class LocalStore(LocalCounters, PublishedBans):
+    """The daemon's bans of this host, and counters of one app."""
 
     name = "local://"
 
@@ -322,9 +322,15 @@ class LocalStore(MemoryCounters, PublishedBans):
         directory: Path = RUNTIME_DIRECTORY,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        app: str = "app",
     ) -> None:
-        MemoryCounters.__init__(self, monotonic)
+        LocalCounters.__init__(self, app, monotonic=monotonic)
         PublishedBans.__init__(self, directory, clock, monotonic)
+
+    def close(self) -> None:
+        """Close the files; the next use opens them again."""
+        PublishedBans.close(self)
+        self.close_table()
 
     async def close_async(self) -> None:
         """Close the files; the next use opens them again."""

@@ -27,7 +27,7 @@ def open_store(uri: str = "", *, app: str = "app", on_store_error: str = "local"
         return MemoryStore()
     scheme, _, path = uri.partition("://")
     if uri == "local://" or (scheme == "local" and path.startswith("/")):
-        return LocalStore(Path(path) if path else RUNTIME_DIRECTORY)
+        return LocalStore(Path(path) if path else RUNTIME_DIRECTORY, app=app)
     if scheme in REDIS:
         from appguard.stores.redis import RedisStore  # redis is imported only where it is used
 

@@ -1,0 +1,106 @@
+"""The bouncer as a process apart: CAP_NET_ADMIN and nothing else, fed by the daemon, which then has no privilege.
+
+It follows the daemon's ban set and keeps the firewall in step. It asks for more only when the firewall has what it was
+told, so the daemon knows from its questions how far it is. While the daemon is away the last known bans stay; before
+the first answer the firewall is not touched, so bans of an earlier bouncer stay too.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from appguard.bouncer import Bouncer
+from appguard.bouncer_apart import APART
+from appguard.config import CONFIG_FILE, DaemonConfig, daemon_config
+from appguard.errors import AppGuardError, ConfigError
+from appguard.firewalls.base import Firewall
+from appguard.firewalls.open import open_firewall
+from appguard.followed_bans import Answer, FollowedBans, ask
+from appguard.judge import Judge
+from appguard.notify import keep_alive, notify, until_signal
+
+RETRY = 0.5  # seconds between attempts while the daemon is away or the firewall fails
+READY_MOST = 5.0  # seconds a booting host waits for the first bans
+
+log = logging.getLogger("appguard.bouncer")
+
+
+class BouncerProcess:
+    """Follows the daemon on its control socket and keeps one firewall in step."""
+
+    def __init__(self, config: DaemonConfig, socket: Path) -> None:
+        self._socket = socket
+        self._bans = FollowedBans()
+        judge = Judge(safelist=config.safelist, proxies=config.trusted_proxies.networks)
+        self._bouncer = Bouncer(self._bans, _firewall(config.firewall), judge)
+        self._cursor = ""
+        self._complaint = ""
+        self._in_step = asyncio.Event()
+
+    async def run(self) -> None:
+        """Run until cancelled; then the bans stay in the firewall."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(keep_alive())
+            tasks.create_task(self._follow())
+            tasks.create_task(self._enforce())
+            try:
+                async with asyncio.timeout(READY_MOST):
+                    await self._in_step.wait()
+            except TimeoutError:
+                log.warning("no bans within %g s; the host goes on without", READY_MOST)
+            notify("READY=1")
+
+    async def _enforce(self) -> None:
+        """Keep the firewall in step, from the first answer on."""
+        await self._in_step.wait()
+        log.info("AppGuard bouncer is up: %d bans enforced", self._bouncer.status.enforced)
+        await self._bouncer.run()
+
+    async def _follow(self) -> None:
+        """Do what the daemon says, again and again; what the firewall did not take is asked for anew."""
+        while True:
+            try:
+                answer = await ask(self._socket, self._cursor)
+                await self._take(answer)
+            except AppGuardError as error:
+                self._complain(str(error))
+                await asyncio.sleep(RETRY)
+                continue
+            self._complain("")
+            self._cursor = answer.cursor
+            self._in_step.set()
+
+    def _complain(self, error: str) -> None:
+        if error and error != self._complaint:
+            log.error("not in step with the daemon, trying again, and what is in force stays: %s", error)
+        elif self._complaint and not error:
+            log.warning("in step with the daemon again")
+        self._complaint = error
+
+    async def _take(self, answer: Answer) -> None:
+        self._bans.take(answer)
+        if answer.enforcing:
+            self._bouncer.release()
+        else:
+            self._bouncer.hold()
+        await self._bouncer.settle()
+
+
+def _firewall(settings: Mapping[str, object]) -> Firewall:
+    if settings.get("kind") != APART:
+        raise ConfigError(f'[firewall]: the daemon enforces bans itself; for a bouncer apart set kind = "{APART}"')
+    return open_firewall({**settings, "kind": "nftables"})
+
+
+def main(path: Path | None = None, socket: Path | None = None) -> int:
+    """Run the bouncer until SIGTERM or SIGINT; give the exit code. Raise `AppGuardError` if it cannot start."""
+    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", level=logging.INFO)
+    config = daemon_config(path or CONFIG_FILE)
+    process = BouncerProcess(config, socket or config.control_socket)
+    try:
+        farewell = "AppGuard bouncer stops; bans stay in the firewall until they end"
+        asyncio.run(until_signal(process.run(), farewell))
+    except* AppGuardError as errors:
+        raise errors.exceptions[0] from errors
+    return 0

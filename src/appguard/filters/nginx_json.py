@@ -1,0 +1,89 @@
+r"""The filter for nginx's access log as `contrib/nginx/appguard-log.conf` has it written: one JSON object a line.
+
+Theory of operation. The line is not read as any JSON, but as what that `log_format` makes: the same keys in the same
+order, first all that nginx itself knows, then what the client chose. nginx writes `\"` for a quote in any value, so the
+first quote without a backslash ends it, and nothing a client sends stands where nginx's own words do. A line that was
+cut off keeps its time, client and status: length hides no failure. Bytes that are no UTF-8 are replaced. Whatever
+follows the known keys is yours. What a request is, `nginx.py` says for both; this log knows more: the scheme of the
+credentials, the proxy the client came through, and that `limit_req` refused, whatever the status.
+"""
+
+import json
+import re
+
+from appguard.address import parse_address
+from appguard.errors import AddressError
+from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, Event
+from appguard.filters.nginx import TEXT, kind_of_request, path_of
+
+LINE = re.compile(
+    r'\{"time":(?P<time>[0-9]{1,11}\.[0-9]{3}),"client":"(?P<client>[0-9A-Fa-f:.]+)","peer":"(?P<peer>[^"\\]*)",'
+    r'"status":"(?P<status>[0-9]{3})","limit_req":"(?P<limit_req>[A-Z_]*)","auth":"(?P<auth>[a-z]*)",'
+    r'"request_id":"(?P<request_id>[0-9a-f]*)",'
+    rf'"method":"(?P<method>{TEXT})(?:","uri":"(?P<uri>{TEXT})'
+    rf'(?P<rest>","user":"(?P<user>{TEXT})(?:","user_agent":"(?P<agent>{TEXT}))?)?)?',
+    re.DOTALL,
+)
+REFUSED = "REJECTED"
+
+
+class NginxJsonFilter:
+    """Reads JSON lines: failed logins and tokens, refusals, and requests for what is not there."""
+
+    name = "nginx-json"
+
+    def match(self, line: bytes) -> Event | None:
+        """Give the event of a line; most lines are of none."""
+        found = LINE.match(line.decode(errors="replace"))
+        if found is None:
+            return None
+        status, is_refused = int(found["status"]), found["limit_req"] == REFUSED
+        if status < 400 and not is_refused:
+            return None
+        method, path = _plain(found["method"]), path_of(_plain((found["uri"] or "").partition("?")[0]))
+        kind = LIMIT_EXCEEDED if is_refused else kind_of_request(status, method, path, found["auth"])
+        if not kind and status == 401 and method == "POST" and _is_path_cut(found):
+            kind = LOGIN_FAIL  # of a path so long that its end is not known, as of no honest client
+        if not kind:
+            return None
+        try:
+            address = parse_address(found["client"])
+        except AddressError:
+            return None
+        return Event(
+            kind,
+            float(found["time"]),
+            address,
+            user=_plain(found["user"]),
+            method=method,
+            path=path,
+            status=status,
+            via=_via(found["peer"], found["client"]),
+            request_id=found["request_id"],
+            user_agent=_plain(found["agent"]),
+        )
+
+
+def _is_path_cut(found: re.Match[str]) -> bool:
+    return found["rest"] is None and "?" not in (found["uri"] or "")
+
+
+def _plain(text: str | None) -> str:
+    """Give what nginx escaped; the text itself where it was cut inside an escape."""
+    if not text or "\\" not in text:
+        return text or ""
+    try:
+        plain = str(json.loads(f'"{text}"', strict=False))
+    except ValueError:
+        return text
+    return plain.encode(errors="replace").decode()  # a lone surrogate would break whoever writes it on
+
+
+def _via(peer: str, client: str) -> tuple[str, ...]:
+    """Give the proxy that a request came through: it is not the client then."""
+    if peer == client:
+        return ()
+    try:
+        return (parse_address(peer).text,)
+    except AddressError:  # a unix socket
+        return ()

@@ -1,0 +1,44 @@
+"""Runs a firewall's program to its end: found also where a daemon's PATH does not look, and never for ever."""
+
+import asyncio
+import os
+import shutil
+from collections.abc import Sequence
+
+from appguard.errors import FirewallError
+
+SBIN = "/usr/sbin:/sbin"  # where such programs are, also for a PATH without it
+
+
+async def run(command: Sequence[str], if_missing: str, patience: float, *, text: str = "") -> tuple[int, str]:
+    """Run a command with `text` on its standard input; give its exit status and what it said on standard error.
+
+    Raise `FirewallError` if it is missing (`if_missing` says what to do then), does not start, or does not end within
+    `patience` seconds.
+    """
+    path = f"{os.environ.get('PATH', '')}:{SBIN}"
+    program = shutil.which(command[0], path=path)
+    if program is None:
+        raise FirewallError(f"{command[0]} is not installed: {if_missing}")
+    try:
+        process = await asyncio.create_subprocess_exec(
+            program,
+            *command[1:],
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+            env={"LC_ALL": "C", "PATH": path},
+        )
+    except OSError as error:
+        raise FirewallError(f"{program} does not start: {error.strerror}") from error
+    try:
+        async with asyncio.timeout(patience):
+            _, words = await process.communicate(text.encode())
+    except TimeoutError:
+        raise FirewallError(f"{program} did not end within {patience:g} seconds") from None
+    finally:
+        if process.returncode is None:  # timed out or cancelled
+            process.kill()
+            await process.wait()
+    assert process.returncode is not None
+    return process.returncode, words.decode(errors="replace")

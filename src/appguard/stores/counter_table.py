@@ -1,0 +1,277 @@
+"""The table of counters that the processes of one app share: a file that all of them map into memory.
+
+Theory of operation. The file holds slots, each the runs of one key under one limit (`appguard.limit` says what a run
+is), 16 slots to a set. A key's keyed hash names its set and is its tag there; the key of the hash is random and stands
+in the file's header, so nobody outside can choose addresses that fall into one set. A slot is
+
+    opened, window, amount, 11 times, 11 counts        (8 bytes each)
+
+and its runs go round: the newest is the one with the latest time, the next place holds the oldest or nothing. Whoever
+reads or writes slots holds the lock (flock: the kernel frees it when its holder dies, however it dies). Every step of a
+write is one aligned word, and after every step the slot is valid, at worst without the request being counted; a slot
+changes hands by losing its tag first and getting the new one last. So a process killed in the middle leaves nothing
+to repair. Times are CLOCK_MONOTONIC, which all processes of one boot share; the header names the boot, and a file of an
+earlier one is emptied.
+
+The file is reserved in full when it is made (a page that a full disk cannot give would kill the process that touches
+it) and is never shortened while it is mapped. It lies in a directory that nobody else may enter; what somebody else
+made in its place is refused.
+"""
+
+import mmap
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, suppress
+from hashlib import blake2b
+from math import inf
+from pathlib import Path
+from struct import Struct
+from typing import NamedTuple
+
+from appguard.limit import RUNS_PER_WINDOW, Limit
+
+if sys.platform != "win32":
+    import fcntl
+
+SETS = 4096
+WAYS = 16
+RUNS = RUNS_PER_WINDOW + 1
+SLOT = Struct(f"2dQ{RUNS}d{RUNS}Q")
+RUN_TIMES = Struct(f"{RUNS}d")
+RUN_COUNTS = Struct(f"{RUNS}Q")
+OPENED, WINDOW, AMOUNT, TIMES, COUNTS = 0, 1, 2, 3, 3 + RUNS  # places of the words in a slot
+WORDS = SLOT.size // 8
+HEADER = Struct("32s36s32s")  # what it is, boot, secret
+TAGS_AT = 4096  # then one tag per slot, then one hash of a client per slot, then the slots
+AMOUNT_MOST = 2**63
+PLACES_MOST = 8192
+BOOT = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Place(NamedTuple):
+    """Where a key belongs: its tag, as bytes and as a number, the hash of its client, the first slot of its set."""
+
+    tag: bytes
+    number: int
+    client: int
+    first: int
+
+
+class CounterTable:
+    """An open table. All but `place`, `lock`, `is_current` and `close` are for the holder of the lock."""
+
+    def __init__(self, path: Path, file: int, sets: int) -> None:
+        self.path = path
+        self._file = file
+        self._sets = sets
+        slots = sets * WAYS
+        self._clients_at = TAGS_AT + 8 * slots
+        self._slots_at = TAGS_AT + 16 * slots
+        self.size = self._slots_at + SLOT.size * slots
+        self._places: dict[str, Place] = {}
+
+    def map(self) -> None:
+        """Make the file a table of this boot if it is none, and map it; raise `OSError`."""
+        boot, kind = BOOT.read_bytes().strip(), f"appguard-counters 1 {self._sets}".encode().ljust(32)
+        header = os.pread(self._file, HEADER.size, 0)
+        if os.fstat(self._file).st_size < self.size or not header.startswith(kind + boot):
+            header = HEADER.pack(kind, boot, os.urandom(32))
+            self._reserve()
+            os.pwrite(self._file, bytes(self._slots_at - TAGS_AT), TAGS_AT)
+            os.pwrite(self._file, header, 0)  # last: without it the next process begins again
+        self._secret = HEADER.unpack(header)[2]
+        self._map = mmap.mmap(self._file, self.size)
+        view = memoryview(self._map)
+        self._tags = view[TAGS_AT : self._clients_at].cast("Q")
+        self._clients = view[self._clients_at : self._slots_at].cast("Q")
+        self._numbers = view[self._slots_at :].cast("Q")
+        self._seconds = view[self._slots_at :].cast("d")
+
+    def _reserve(self) -> None:
+        try:
+            os.posix_fallocate(self._file, 0, self.size)
+        except OSError:
+            os.ftruncate(self._file, 0)  # nobody has mapped what is not yet a table
+            raise
+
+    def lock(self, patience: float = 0.0) -> bool:
+        """Take the lock; say whether it was free within so many seconds. The threads of a process must take turns."""
+        end = 0.0
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                now = time.monotonic()
+                end = end or now + patience
+                if now >= end:
+                    return False
+                time.sleep(0.0001)
+            else:
+                return True
+
+    def unlock(self) -> None:
+        """Give the lock back; nothing happens if it was not taken."""
+        with suppress(OSError):  # the app closed a file that is not its own: noticed by `is_current`
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def is_current(self) -> bool:
+        """Say whether other processes still find this file, and show cleaners of temporary files that it is used."""
+        try:
+            os.utime(self._file)
+            return _inode(self.path.lstat()) == _inode(os.fstat(self._file))
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Close the file; the map goes with its last user."""
+        file, self._file = self._file, -1
+        if file >= 0:
+            os.close(file)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def place(self, key: str, rate: str) -> Place:
+        """Give the place of a key, whose client is its first word, under a rate."""
+        place = self._places.get(key)
+        if place is None:
+            if len(self._places) >= PLACES_MOST:
+                self._places.clear()
+            digest = self._hash(f"{key}\n{rate}")
+            tag = digest[:8] if any(digest[:8]) else b"\1" * 8  # nothing but zeros is an empty slot
+            client = int.from_bytes(self._hash(key.partition(" ")[0])[:8], sys.byteorder)
+            first = int.from_bytes(digest[8:], sys.byteorder) % self._sets * WAYS
+            place = self._places[key] = Place(tag, int.from_bytes(tag, sys.byteorder), client, first)
+        return place
+
+    def _hash(self, text: str) -> bytes:
+        return blake2b(text.encode(errors="surrogatepass"), key=self._secret, digest_size=16).digest()
+
+    def find(self, place: Place) -> int:
+        """Give the slot of a key, -1 if it has none."""
+        at = TAGS_AT + 8 * place.first
+        found = self._map.find(place.tag, at, at + 8 * WAYS)
+        if found % 8 == 0:
+            return (found - TAGS_AT) // 8
+        ways = range(place.first, place.first + WAYS)  # across two tags, or not at all
+        return -1 if found < 0 else next((slot for slot in ways if self._tags[slot] == place.number), -1)
+
+    def wait(self, slot: int, amount: int, window: float, now: float) -> float:
+        """Give the seconds until one more request of the slot's key is admitted; 0 if it is now."""
+        begin = self._slots_at + slot * SLOT.size
+        counts = RUN_COUNTS.unpack_from(self._map, begin + 8 * COUNTS)
+        if sum(counts) < amount:  # even with those that have left
+            return 0.0
+        total, oldest = 0, inf
+        for last, count in zip(RUN_TIMES.unpack_from(self._map, begin + 8 * TIMES), counts, strict=True):
+            if count and last + window > now:
+                total += count
+                oldest = min(oldest, last)
+        return oldest + window - now if total >= amount else 0.0
+
+    def add(self, slot: int, window: float, now: float) -> None:
+        """Count one request."""
+        seconds, numbers, begin = self._seconds, self._numbers, slot * WORDS
+        times = RUN_TIMES.unpack_from(self._map, self._slots_at + 8 * (begin + TIMES))
+        newest = times.index(max(times))
+        if now - seconds[begin + OPENED] >= window / RUNS_PER_WINDOW:
+            oldest = (newest + 1) % RUNS
+            if times[oldest] + window <= now:
+                numbers[begin + COUNTS + oldest] = 0
+                seconds[begin + TIMES + oldest] = now
+                numbers[begin + COUNTS + oldest] = 1
+                seconds[begin + OPENED] = now
+                return
+        numbers[begin + COUNTS + newest] += 1
+        seconds[begin + TIMES + newest] = now
+
+    def take(self, place: Place, limit: Limit, now: float) -> int:
+        """Give a key an empty slot, or that of the key whose runs leave first; -1 if all are over their limits."""
+        slot = self._room(place.first, now)
+        if slot >= 0:
+            self._tags[slot] = 0
+            nothing = (-inf, limit.window, min(limit.amount, AMOUNT_MOST), *(-inf,) * RUNS, *(0,) * RUNS)
+            SLOT.pack_into(self._map, self._slots_at + slot * SLOT.size, *nothing)
+            self._clients[slot] = place.client
+            self._tags[slot] = place.number
+        return slot
+
+    def _room(self, first: int, now: float) -> int:
+        chosen, leaves = -1, inf
+        for slot in range(first, first + WAYS):
+            if not self._tags[slot]:
+                return slot
+            begin = slot * WORDS
+            amount, window = self._numbers[begin + AMOUNT], self._seconds[begin + WINDOW]
+            left = max(self._seconds[begin + TIMES : begin + COUNTS]) + window
+            if left < leaves and self.wait(slot, amount, window, now) == 0.0:
+                chosen, leaves = slot, left
+        return chosen
+
+    def forget(self, client: str) -> None:
+        """Empty the slots of a client."""
+        wanted = self._hash(client)[:8]
+        found = self._map.find(wanted, self._clients_at, self._slots_at)
+        while found >= 0:
+            if found % 8 == 0:
+                self._tags[(found - self._clients_at) // 8] = 0
+            found = self._map.find(wanted, found + 1, self._slots_at)
+
+
+def open_table(app: str, directory: Path | None, patience: float, sets: int = SETS) -> CounterTable:
+    """Open or make the table of an app, in this directory or in one of our own; raise `OSError`."""
+    if sys.platform != "linux":
+        raise OSError("a table that processes share needs Linux")
+    name = f"{re.sub('[^A-Za-z0-9.-]', '_', app)[:40]}-{blake2b(app.encode(), digest_size=6).hexdigest()}.counters"
+    error = OSError("no directory")
+    for each in [directory] if directory else _own_directories():
+        try:
+            with _private_directory(each) as folder:
+                file = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=folder)
+        except OSError as refusal:
+            error = refusal
+        else:
+            return _mapped(CounterTable(each / name, file, sets), patience)
+    raise error
+
+
+def _mapped(table: CounterTable, patience: float) -> CounterTable:
+    try:
+        if not table.lock(patience):
+            raise OSError(f"{table.path}: another process holds its lock")
+        table.map()
+    except OSError:
+        table.close()
+        raise
+    table.unlock()
+    return table
+
+
+def _own_directories() -> Sequence[Path]:
+    """Give where a table may lie, best first: by the environment, which is the same in all workers of an app."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    in_temporary = Path(tempfile.gettempdir(), f"appguard-{os.geteuid()}")
+    return [Path(runtime, "appguard"), in_temporary] if runtime.startswith("/") else [in_temporary]
+
+
+@contextmanager
+def _private_directory(path: Path) -> Generator[int]:
+    """Open a directory that is ours and that nobody else may enter; make it if it is not there."""
+    with suppress(FileExistsError):
+        path.mkdir(0o700)
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        status = os.fstat(folder)
+        if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+            raise PermissionError(f"{path} must be a directory of user {os.geteuid()} with mode 0700")
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _inode(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

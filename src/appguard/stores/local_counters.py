@@ -1,0 +1,149 @@
+"""Counters of one app, exact between its processes on this host; how they are shared, `counter_table` says.
+
+What is given up, and when. A table that cannot be made is not shared; and a lock that another process does not give
+back (it was stopped in the few microseconds in which it held it) is waited for once, at most `PATIENCE`. Until there
+is a table, or the lock is free again, each process counts for itself: a client may have its amount once per process,
+and those requests are missing in the table afterwards. The log says when that begins and ends.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Lock
+
+from appguard.limit import ADMITTED, Hit, Verdict
+from appguard.stores.counter_table import SETS, CounterTable, open_table
+from appguard.stores.fork import in_every_child
+from appguard.stores.memory import MemoryCounters
+
+PATIENCE = 0.25  # seconds; on a busy machine a holder that lost its processor to others is back by then
+RECHECK = 1.0  # seconds: how late a table that was removed, or can be made now, is noticed
+
+log = logging.getLogger("appguard.stores.local")
+
+
+class LocalCounters:
+    """Counters shared by all processes of this user that use the same app name.
+
+    `directory` is where the table lies, None for the user's own; `monotonic` gives the seconds of CLOCK_MONOTONIC.
+    """
+
+    def __init__(
+        self,
+        app: str,
+        directory: Path | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+        sets: int = SETS,
+    ) -> None:
+        self._app = app
+        self._table_directory = directory
+        self._table_clock = monotonic
+        self._sets = sets
+        self._alone = MemoryCounters(monotonic)
+        self._counted_alone = 0
+        self._table_complaint = ""
+        self._shared: CounterTable | None = None
+        self._renew_table()
+        in_every_child(self, LocalCounters._renew_table)
+
+    def _renew_table(self) -> None:
+        """Open the table anew in a forked child, which shares the lock of its parent's."""
+        self._table_lock = Lock()
+        self._is_stuck = False
+        self.close_table()
+
+    def check(self, hits: Sequence[Hit]) -> Verdict:
+        """Count one request under every hit, or say which limit refuses it the longest."""
+        with self._table_lock:
+            table = self._shared
+            if table is None or self._table_clock() >= self._look_at_table:
+                table = self._look()
+            if table is None:
+                return self._alone.check(hits)
+            try:
+                return _count(table, hits, self._table_clock) if self._locked(table) else self._count_alone(hits)
+            finally:
+                table.unlock()
+
+    async def check_async(self, hits: Sequence[Hit]) -> Verdict:
+        """Do what `check` does; it blocks for `PATIENCE` at most, and only if another process was stopped."""
+        return self.check(hits)
+
+    def reset(self, key: str) -> None:
+        """Forget all that is counted for a client's key."""
+        self._alone.reset(key)
+        with self._table_lock:
+            table = self._shared or self._look()
+            if table is None:
+                return
+            try:
+                if self._locked(table):
+                    table.forget(key)
+            finally:
+                table.unlock()
+
+    def close_table(self) -> None:
+        """Close the table; the next use opens it again."""
+        with self._table_lock:
+            self._close_shared()
+            self._look_at_table = 0.0
+
+    def _close_shared(self) -> None:
+        table, self._shared = self._shared, None
+        if table is not None:
+            table.close()
+
+    def _look(self) -> CounterTable | None:
+        """Give the table, opened if it is not or if it was removed; None if there can be none."""
+        now = self._table_clock()
+        if self._shared is None and now < self._look_at_table:
+            return None
+        self._look_at_table = now + RECHECK
+        if self._shared is not None and self._shared.is_current():
+            return self._shared
+        self._close_shared()
+        try:
+            self._shared = open_table(self._app, self._table_directory, PATIENCE, self._sets)
+            self._table_complaint = ""
+        except OSError as error:
+            if str(error) != self._table_complaint:
+                self._table_complaint = str(error)
+                log.error("no table for the processes of %s, each counts limits for itself: %s", self._app, error)
+        return self._shared
+
+    def _locked(self, table: CounterTable) -> bool:
+        if not table.lock(0.0 if self._is_stuck else PATIENCE):
+            if not self._is_stuck:
+                log.error("another process of %s keeps the lock of %s", self._app, table.path)
+            self._is_stuck = True
+            return False
+        if self._is_stuck:
+            log.warning("%s is free again; %d requests were counted apart", table.path, self._counted_alone)
+            self._is_stuck = False
+        return True
+
+    def _count_alone(self, hits: Sequence[Hit]) -> Verdict:
+        self._counted_alone += 1
+        return self._alone.check(hits)
+
+
+def _count(table: CounterTable, hits: Sequence[Hit], monotonic: Callable[[], float]) -> Verdict:
+    now = monotonic()  # read under the lock: it does not go back between processes
+    refused: Hit | None = None
+    longest = 0.0
+    places = [table.place(hit.key, hit.limit.rate) for hit in hits]
+    for hit, place in zip(hits, places, strict=True):
+        slot = table.find(place)
+        wait = table.wait(slot, hit.limit.amount, hit.limit.window, now) if slot >= 0 else 0.0
+        if wait > longest:
+            refused, longest = hit, wait
+    if refused is not None:
+        return Verdict(refused, longest)
+    for hit, place in zip(hits, places, strict=True):
+        slot = table.find(place)  # again: a slot may just have been taken from a key of this request
+        if slot < 0:
+            slot = table.take(place, hit.limit, now)
+        if slot >= 0:
+            table.add(slot, hit.limit.window, now)
+    return ADMITTED

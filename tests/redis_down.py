@@ -1,0 +1,154 @@
+"""A FastAPI app on uvicorn that counts in Redis, wrk in front of it, and a Redis that fails meanwhile."""
+
+import json
+import re
+import sys
+import threading
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+
+from appguard.ban import Ban
+from appguard.stores.redis_bans import RedisBanSet
+from tests.lab import Process, free_port, is_listening, running, wait_until
+from tests.redis_server import RedisServer, redis_server
+
+VISITOR, ATTACKER = "198.51.100.7", "203.0.113.5"
+SECONDS = 6  # of load; Redis fails after one and is back after three
+APP = """
+import os
+from fastapi import FastAPI
+from appguard import AppGuard
+
+app = FastAPI()
+app.add_middleware(
+    AppGuard, name="shop", limits=["10000000/hour"], store=os.environ["STORE"], trusted_proxies=["127.0.0.1"],
+    event_log="logger",
+)
+
+@app.get("/")
+async def home():
+    return "home"
+"""
+WRK_REPORT = """
+function done(summary, latency, requests)
+    local e = summary.errors
+    io.write(string.format('report {"requests": %d, "failures": %d, "slowest_ms": %f, "median_ms": %f}\\n',
+        summary.requests, e.connect + e.read + e.write + e.status + e.timeout,
+        latency.max / 1000, latency:percentile(50) / 1000))
+end
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """What visitors met while Redis failed; `recovery` is the seconds until limits were counted in Redis again."""
+
+    requests: int
+    failures: int
+    slowest_ms: float
+    median_ms: float
+    attacks: int
+    attacks_let_in: int
+    recovery: float
+
+
+class Attacker:
+    """A banned client that asks without end, in a thread, and notes whether it is shut out."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._attack)
+        self.attacks = self.let_in = 0
+
+    def status(self) -> int:
+        """Ask once; give the status of the answer."""
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=5)
+        try:
+            connection.request("GET", "/", headers={"X-Forwarded-For": ATTACKER})
+            return connection.getresponse().status
+        finally:
+            connection.close()
+
+    def _attack(self) -> None:
+        while not self._is_over.wait(0.02):
+            self.attacks += 1
+            self.let_in += self.status() != 403
+
+    @contextmanager
+    def attacking(self) -> Generator[None]:
+        """Ask for the length of the block."""
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._is_over.set()
+            self._thread.join()
+
+
+@contextmanager
+def site(directory: Path, server: RedisServer) -> Generator[int]:
+    """Serve the app; give its port once it enforces the attacker's ban."""
+    (directory / "shop.py").write_text(APP)
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "--log-level=warning", "--no-proxy-headers", f"--port={port}", "shop:app"]
+    process = Process("uvicorn", command, directory=directory, environment={"STORE": server.uri})
+    bans = RedisBanSet(server.uri)
+    with running(process):
+        try:
+            bans.ban(Ban.of(ATTACKER, bantime="1h"))
+            wait_until(lambda: is_listening(port), 10, process.output)
+            wait_until(lambda: Attacker(port).status() == 403, 10, process.output)
+            yield port
+        finally:
+            bans.close()
+
+
+def counted(server: RedisServer) -> int:
+    """Give how many requests the server has counted since its start."""
+    found = re.search(rb"cmdstat_evalsha:calls=(\d+)", server.command("INFO", "commandstats"))
+    return int(found[1]) if found else 0
+
+
+def fail(server: RedisServer, fate: str) -> None:
+    """Let Redis hang, or end it."""
+    if fate == "hung":
+        server.freeze()
+    elif fate != "up":
+        server.kill()
+
+
+def come_back(server: RedisServer, fate: str) -> float:
+    """Let Redis work again; give the seconds until requests are counted in it."""
+    if fate == "hung":
+        server.thaw()
+    elif fate != "up":
+        server.start()
+    begun = time.monotonic()
+    enough = counted(server) + 20  # more than what was sent before it hung
+    wait_until(lambda: counted(server) >= enough, 10, "nothing is counted in Redis again")
+    return time.monotonic() - begun
+
+
+def outage(directory: Path, fate: str, connections: int = 4) -> Outage:
+    """Let wrk ask while Redis is `refused` (down before the load), `hung`, `killed` under load, or stays `up`."""
+    script = directory / "report.lua"
+    script.write_text(WRK_REPORT)
+    with redis_server(directory) as server, site(directory, server) as port:
+        if fate == "refused":
+            server.kill()
+        wrk = ["wrk", "-t1", f"-c{connections}", f"-d{SECONDS}", "-s", script, "-H", f"X-Forwarded-For: {VISITOR}"]
+        attacker = Attacker(port)
+        with running(Process("wrk", [*wrk, f"http://127.0.0.1:{port}/"])) as load, attacker.attacking():
+            time.sleep(1)
+            if fate != "refused":
+                fail(server, fate)
+            time.sleep(2)
+            recovery = come_back(server, fate)
+            assert load.wait(SECONDS + 10) == 0
+        report = json.loads(load.wait_for("report ").text.removeprefix("report "))
+    return Outage(**report, attacks=attacker.attacks, attacks_let_in=attacker.let_in, recovery=recovery)
