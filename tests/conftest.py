@@ -7,13 +7,17 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.lab import in_lab, processes, wait_until
 
 NO_SKIPS = bool(os.environ.get("CI") or os.environ.get("APPGUARD_NO_SKIPS"))
 
-for name in ("APPGUARD_CONFIG", "APPGUARD_STORE", "APPGUARD_EVENT_LOG", "APPGUARD_ENABLED"):
-    os.environ.pop(name, None)  # the developer's own settings
+settings.register_profile("appguard", deadline=None)  # a busy machine is no failure
+settings.load_profile("appguard")
+
+for name in ("APPGUARD_CONFIG", "APPGUARD_STORE", "APPGUARD_EVENT_LOG", "APPGUARD_ENABLED", "PYTHONUNBUFFERED"):
+    os.environ.pop(name, None)  # the developer's own settings, which would make tests differ from machine to machine
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

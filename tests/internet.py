@@ -1,4 +1,4 @@
-"""A small internet of network namespaces: a server behind a router, and clients anywhere beyond it.
+"""A small internet of machines: a server behind a router, and clients anywhere beyond it.
 
     server 192.0.2.10, 2001:db8:0:1::10
        |
@@ -6,100 +6,17 @@
        |            |
     attacker     honest client ...      each on a network of its own, none on the server's link
 
-All addresses are from the documentation ranges (RFC 5737, RFC 3849). The namespaces belong to the lab and need its
-root. A namespace is entered by one thread: what that thread opens or starts meanwhile belongs to the machine, also
-after it has left; so one process can hold sockets on both sides of a firewall and compare their times.
+All addresses are from the documentation ranges (RFC 5737, RFC 3849).
 """
 
-import ctypes
-import fcntl
-import os
-import socket
-import struct
-import subprocess
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from tests.lab import wait_until
-
-CLONE_NEWNET = 0x40000000
-SIOCGIFFLAGS = 0x8913
-IFF_RUNNING = 0x40
-NAMESPACES = Path("/run/netns")
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Machine:
-    """A machine of the small internet: one network namespace. Use it as a context to act on it."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._homes = threading.local()
-        subprocess.run(["ip", "netns", "add", name], check=True)
-        for interfaces in ("all", "default"):  # addresses can be used at once
-            self.set(f"ipv6/conf/{interfaces}/accept_dad", 0)
-            self.set(f"ipv6/conf/{interfaces}/dad_transmits", 0)
-        self.configure("link set lo up")
-
-    def configure(self, *commands: str) -> None:
-        """Give commands to this machine's `ip`."""
-        text = "\n".join(commands)
-        subprocess.run(["ip", "-n", self.name, "-batch", "-"], input=text.encode(), check=True)
-
-    def run(self, *command: str) -> str:
-        """Run a command on this machine to its end and give its output; raise CalledProcessError if it fails."""
-        with self:
-            return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-    def set(self, setting: str, value: int) -> None:
-        """Set a sysctl of this machine, named by its path below /proc/sys/net."""
-        with self:
-            Path("/proc/sys/net", setting).write_text(str(value))
-
-    def is_connected(self) -> bool:
-        """Say whether all links are up; the kernel takes a moment (linkwatch) to see that both ends are."""
-        with self, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            return all(_is_running(probe, name) for _, name in socket.if_nameindex())
-
-    def remove(self) -> None:
-        """Remove the machine; its links go with it once its last process and socket are gone."""
-        subprocess.run(["ip", "netns", "delete", self.name], check=True)
-
-    def __enter__(self) -> Self:
-        homes = self._homes.__dict__.setdefault("stack", [])
-        homes.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-        there = os.open(NAMESPACES / self.name, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            _enter(there)
-        finally:
-            os.close(there)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        home = self._homes.stack.pop()
-        try:
-            _enter(home)
-        finally:
-            os.close(home)
-
-
-def _enter(descriptor: int) -> None:
-    if _libc.setns(descriptor, CLONE_NEWNET):
-        number = ctypes.get_errno()
-        raise OSError(number, f"setns: {os.strerror(number)}")
-
-
-def _is_running(probe: socket.socket, interface: str) -> bool:
-    answer = fcntl.ioctl(probe, SIOCGIFFLAGS, struct.pack("16sH14x", interface.encode(), 0))
-    flags: int = struct.unpack_from("16xH", answer)[0]
-    return bool(flags & IFF_RUNNING)
+from tests.machine import Machine
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,88 +1,36 @@
-"""Other machines for tests: network namespaces joined to the lab's by veth pairs; and what nftables holds.
+"""Machines joined to the lab's own network by veth pairs; and what nftables holds."""
 
-A `Machine` is a namespace kept by an open file, so it needs no process and ends with the file. A socket keeps the
-namespace it was made in: `Machine.open_socket` makes it in a thread that enters the namespace and ends.
-"""
-
-import ctypes
 import json
-import os
 import socket
 import subprocess
-from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from ipaddress import ip_network
-from typing import Any, TypeVar
+from typing import Any
 
 from appguard.address import Network, network_text
 from tests.lab import in_lab
-
-T = TypeVar("T")
-
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Machine:
-    """Another machine, on the other end of a veth pair whose end here is the interface `name`.
-
-    `here` and `there` are the addresses with prefix lengths of the two ends.
-    """
-
-    def __init__(self, name: str, here: Sequence[str], there: Sequence[str]) -> None:
-        assert in_lab(), "machines are made in the lab only"
-        self.name = name
-        self._namespace = _in_thread(_new_namespace)
-        self._path = f"/proc/{os.getpid()}/fd/{self._namespace}"
-        run("ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", self._path)
-        self.run("ip", "link", "set", "lo", "up")
-        for address in here:
-            run("ip", "address", "add", address, "dev", name, *_flags(address))
-        for address in there:
-            self.run("ip", "address", "add", address, "dev", "eth0", *_flags(address))
-        run("ip", "link", "set", name, "up")
-        self.run("ip", "link", "set", "eth0", "up")
-
-    def run(self, *command: str) -> str:
-        """Run a command there; give its output."""
-        return run("nsenter", f"--net={self._path}", *command)
-
-    def open_socket(self, family: int, kind: int, protocol: int = 0) -> socket.socket:
-        """Give a socket there."""
-
-        def make() -> socket.socket:
-            _check(_libc.setns(self._namespace, _CLONE_NEWNET))
-            return socket.socket(family, kind, protocol)
-
-        return _in_thread(make)
-
-    def connect(self, address: str, port: int, source: str = "", within: float = 5.0) -> socket.socket:
-        """Give a TCP connection from there; raise TimeoutError if nobody answers."""
-        made = self.open_socket(_family(address), socket.SOCK_STREAM)
-        try:
-            made.settimeout(within)
-            made.bind((source, 0))
-            made.connect((address, port))
-        except OSError:
-            made.close()
-            raise
-        return made
-
-    def close(self) -> None:
-        """Take the machine away."""
-        run("ip", "link", "delete", self.name)
-        os.close(self._namespace)
+from tests.machine import Machine
 
 
 @contextmanager
 def joined(name: str, here: Sequence[str], there: Sequence[str]) -> Generator[Machine]:
-    """Give another machine for the length of the block."""
-    machine = Machine(name, here, there)
+    """Give a machine on the other end of a veth pair whose end here is the interface `name`.
+
+    `here` and `there` are the addresses with prefix lengths of the two ends.
+    """
+    machine = Machine(name)
     try:
+        run("ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name)
+        for address in here:
+            run("ip", "address", "add", address, "dev", name, *_flags(address))
+        machine.configure(*(f"address add {address} dev eth0 {' '.join(_flags(address))}" for address in there))
+        run("ip", "link", "set", name, "up")
+        machine.configure("link set eth0 up")
         yield machine
     finally:
-        machine.close()
+        run("ip", "link", "delete", name)
+        machine.remove()
 
 
 @contextmanager
@@ -141,22 +89,6 @@ def _element(each: str | dict[str, Any]) -> tuple[str, int]:
 def network(text: str) -> Network:
     """Give a network, its text being exact."""
     return ip_network(text)
-
-
-def _new_namespace() -> int:
-    _check(_libc.unshare(_CLONE_NEWNET))
-    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-
-
-def _in_thread(work: Callable[[], T]) -> T:
-    """Do something in a thread of its own: only that thread changes its namespace."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(work).result()
-
-
-def _check(result: int) -> None:
-    if result:
-        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def _flags(address: str) -> list[str]:

@@ -14,8 +14,8 @@ from time import monotonic, sleep
 from types import TracebackType
 from typing import Self
 
-from tests.internet import Machine
 from tests.lab import wait_until
+from tests.machine import Machine
 
 EVERY = 0.0001
 QUIET = 500  # packets in a row that must not arrive

@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from grp import getgrnam
 from http.client import HTTPConnection
@@ -21,12 +21,15 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlencode
 
-from tests.internet import SERVER4, Machine
-from tests.lab import Process, User, has_user, wait_until
+from tests.internet import SERVER4
+from tests.lab import Process, User, has_user, is_listening, wait_until
+from tests.machine import Machine
+from tests.probes import Probes
 
 CHECKOUT = Path(__file__).parents[1]
 EXAMPLE = CHECKOUT / "examples/fastapi_app"
 RUNTIME = Path("/run/appguard")
+CONTROL = Path("/run/appguard-control")
 LOG = "/var/log/nginx/shop.access.log"
 COMMAND = Path(sys.executable).with_name("appguard")
 DAEMON_UID = 61001
@@ -97,12 +100,12 @@ class Visitor:
         credentials = b64encode(f"{user}:{password}".encode()).decode()
         return self.ask("GET", "/private", headers={"Authorization": f"Basic {credentials}"})
 
-    def is_served(self) -> bool:
-        """Say whether the page is there for us."""
+    def outcome(self) -> int:
+        """Ask for the page and give the status of the answer, 0 if there is none."""
         try:
-            return self.ask("GET", "/").status == 200
-        except OSError:
-            return False
+            return self.ask("GET", "/").status
+        except TimeoutError:
+            return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +132,10 @@ class Shop:
     app: Process
     nginx: Process
 
-    def __init__(self, server: Machine, directory: Path, *, bantime: str = "1h") -> None:
+    def __init__(self, server: Machine, directory: Path, *, bantime: str = "1h", firewall: str = "nftables") -> None:
         self.server = server
         self.users = users()
+        self._firewall = firewall
         self._directory = directory
         self._bantime = bantime
         self._running: list[Process] = []
@@ -143,7 +147,8 @@ class Shop:
             self.start_daemon()
             self._start_app()
             self._start_nginx()
-            wait_until(Visitor(self.server, SERVER4).is_served, 10, self._complaint)
+            visitor = Visitor(self.server, SERVER4)
+            wait_until(lambda: visitor.outcome() == 200, 10, self._complaint)
         except BaseException:  # whatever it was, what has been started is stopped
             self._stop()
             raise
@@ -157,7 +162,7 @@ class Shop:
     def _stop(self) -> None:
         while self._running:
             self._running.pop().stop()
-        for path in (RUNTIME, self._directory):
+        for path in (RUNTIME, CONTROL, self._directory):
             shutil.rmtree(path, ignore_errors=True)
 
     def _complaint(self) -> str:
@@ -170,6 +175,7 @@ class Shop:
         _make(self._directory / "log", None, 0o755)
         _make(self._directory / "state", self.users.daemon, 0o700)
         _make(RUNTIME, self.users.daemon, 0o755)
+        _make(CONTROL, self.users.daemon, 0o750)
         log = self._directory / "log/access.log"
         log.touch(0o640)
         if self.users.app:
@@ -179,10 +185,11 @@ class Shop:
         log = f"{self._directory}/log/access.log"
         settings = _changed((EXAMPLE / "appguard.toml").read_text(), re.escape(LOG), log)
         settings = _changed(settings, r'(?m)^bantime = "[^"]*"', f'bantime = "{self._bantime}"')
+        settings = _changed(settings, 'kind = "nftables"', f'kind = "{self._firewall}"')
         (self._directory / "appguard.toml").write_text(f'state_directory = "{self._directory}/state"\n{settings}')
         site = _changed((EXAMPLE / "nginx-site.conf").read_text(), re.escape(LOG), log)
         (self._directory / "nginx-site.conf").write_text(site)
-        process = "user www-data;" if self.users.app else "master_process off;"
+        process = "user www-data;" if self.users.app else "user root root; master_process off;"
         (self._directory / "nginx.conf").write_text(NGINX.format(directory=self._directory, process=process))
 
     def start_daemon(self) -> None:
@@ -191,7 +198,8 @@ class Shop:
         with self.server:
             self.daemon = self._started(Process("daemon", command, user=self.users.daemon))
         self.daemon.wait_for("daemon is up")
-        wait_until(lambda: "appguard" in self.server.run("nft", "list", "tables"), 10, "the daemon made its table")
+        if self._firewall == "nftables":
+            wait_until(lambda: "appguard" in self.server.run("nft", "list", "tables"), 10, "the daemon made its table")
 
     def _start_app(self) -> None:
         options = ["--workers", str(WORKERS), "--port", "8000", "--no-proxy-headers", "--no-access-log"]
@@ -212,6 +220,7 @@ class Shop:
         ]
         with self.server:
             self.nginx = self._started(Process("nginx", command))
+            wait_until(lambda: is_listening(80, SERVER4), 10, self._complaint)
 
     def _started(self, process: Process) -> Process:
         self._running.append(process)
@@ -220,6 +229,34 @@ class Shop:
     def command(self, *arguments: str) -> str:
         """Run `appguard` as root and give its output."""
         return self.server.run(str(COMMAND), *arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """How a series of failed logins ended: the answers, and when the first packet dropped by the kernel was sent."""
+
+    answers: tuple[Answer, ...]
+    dropped: float
+    spacing: float
+
+    @property
+    def after_answer(self) -> float:
+        """Give the seconds from the last 401 having come to the first dropped packet."""
+        return self.dropped - self.answers[-1].received
+
+    @property
+    def after_guess(self) -> float:
+        """Give the seconds from the last guess having been sent to the first dropped packet."""
+        return self.dropped - self.answers[-1].sent
+
+
+def guess_until_dropped(visitor: Visitor, server: Machine, attempts: Iterable[Callable[[], Answer]]) -> Drop:
+    """Make failing attempts, each answered with 401, and wait until the kernel drops the visitor's packets."""
+    with Probes(visitor.machine, visitor.source, server, visitor.host) as probes:
+        answers = tuple(attempt() for attempt in attempts)
+        statuses = [answer.status for answer in answers]
+        assert set(statuses) == {401}, f"every guess is answered with 401, not {statuses}"
+        return Drop(answers, probes.first_dropped(5.0), probes.spacing())
 
 
 def _make(path: Path, owner: User | None, mode: int) -> None:

@@ -23,8 +23,6 @@ from appguard.host import HostFacts, administrators, read_host_facts
 from appguard.judge import Judge
 from appguard.stores.base import BanSet
 
-__all__ = ["Bouncer", "BouncerStatus", "Judge"]
-
 INTERVAL = 1.0  # seconds between looks at the host, the firewall and the ban set when nobody wakes
 RENEWAL = 86400.0  # seconds after which a block without an end is renewed; far less than any firewall's lease
 RETRY_FIRST, RETRY_MOST = 0.25, 10.0  # seconds until a failed round is tried again, doubled each time

@@ -6,6 +6,7 @@ thread drains; what does not fit is dropped, counted and reported when the backl
 or socket refuses goes to the logger `appguard.events`, so that it is not lost.
 """
 
+import atexit
 import logging
 import os
 import socket
@@ -32,12 +33,20 @@ events_logger = logging.getLogger("appguard.events")
 
 
 class Sink(Protocol):
-    """Takes one line at a time; raises `OSError` when it cannot. `dropped` counts lines it took and lost."""
+    """Where lines go. Called by the thread of the request; never waits."""
 
     @property
-    def dropped(self) -> int: ...
-    def write(self, line: bytes) -> None: ...
-    def close(self) -> None: ...
+    def dropped(self) -> int:
+        """Give the number of lines it took and lost."""
+        ...
+
+    def write(self, line: bytes) -> None:
+        """Take one line; raise `OSError` if it cannot."""
+        ...
+
+    def close(self) -> None:
+        """Close what is open. May be repeated; the next line opens it again."""
+        ...
 
 
 class Backlog:
@@ -46,6 +55,7 @@ class Backlog:
     def __init__(self, write: Callable[[bytes], None]) -> None:
         self._write = write
         self._begin()
+        _backlogs.add(self)
 
     def _begin(self) -> None:
         self._process = os.getpid()
@@ -105,13 +115,24 @@ class Backlog:
             thread.join(CLOSE_TIMEOUT)
 
 
+_backlogs: weakref.WeakSet[Backlog] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_backlogs() -> None:
+    """Let a program that ends write what its threads still hold."""
+    for backlog in list(_backlogs):
+        backlog.close()
+
+
 class FileSink:
     """Appends to a file; follows a rotation by looking at the inode at most once a second."""
 
     dropped = 0
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._path = path
+        self._monotonic = monotonic
         self._file = -1
         self._inode = (0, 0)
         self._look_again = 0.0
@@ -119,7 +140,7 @@ class FileSink:
 
     def write(self, line: bytes) -> None:
         """Append one line with one write."""
-        now = time.monotonic()
+        now = self._monotonic()
         if self._file < 0 or now >= self._look_again:
             self._look_again = now + 1.0
             self._reopen()
@@ -133,13 +154,13 @@ class FileSink:
             there = Path(self._path).stat()
             if (there.st_dev, there.st_ino) == self._inode and self._file >= 0:
                 return
+        self.close()  # where the new one cannot be opened, nothing more is lost in a file that was taken away
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
         file = os.open(self._path, flags, 0o640)
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode):
             os.close(file)
             raise OSError(f"{self._path}: not a regular file")
-        self.close()
         self._file, self._inode = file, (status.st_dev, status.st_ino)
         self._closing = weakref.finalize(self, os.close, file)
 
@@ -301,11 +322,11 @@ class EventLog:
             try:
                 self._sink.write(line)
                 self._complained = False
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: a path with a NUL byte
                 self._complain(error)
                 LoggerSink().write(line)
 
-    def _complain(self, error: OSError) -> None:
+    def _complain(self, error: Exception) -> None:
         if not self._complained:
             self._complained = True
             target = self.target or "default"

@@ -47,7 +47,7 @@ class Guard:
             if limit not in self._everywhere
         )
         self._hits: dict[str, tuple[Hit, ...]] = {}
-        self._denied: dict[str, tuple[float, Limit]] = {}
+        self._denied: dict[str, tuple[float, float]] = {}  # when to ask again, and when it ends
 
     def judge(
         self,
@@ -75,9 +75,9 @@ class Guard:
         hits = self._hits_of(client.key, method, path)
         if self._denied:
             for hit in hits:
-                until, limit = self._denied.get(hit.key, (0.0, hit.limit))
+                until, end = self._denied.get(hit.key, (0.0, 0.0))
                 if until > now:
-                    return Refusal(429, until - now, limit=limit)
+                    return Refusal(429, end - now, limit=hit.limit)
         return hits
 
     def settle(self, verdict: Verdict, now: float) -> Refusal | None:
@@ -87,7 +87,7 @@ class Guard:
             return None
         if len(self._denied) >= MEMO_MOST:
             self._denied.clear()
-        self._denied[refused.key] = (now + min(verdict.wait, DENY_MOST), refused.limit)
+        self._denied[refused.key] = (now + min(verdict.wait, DENY_MOST), now + verdict.wait)
         return Refusal(429, verdict.wait, limit=refused.limit)
 
     def _hits_of(self, key: str, method: str, path: str) -> Sequence[Hit]:

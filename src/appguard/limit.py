@@ -4,8 +4,8 @@ Theory of operation of the sliding window. Each key has a short list of runs: (t
 of requests). A request joins the newest run while that run is younger than a tenth of the window, else it opens a new
 one; so there are at most eleven runs whatever the amount. A run leaves when its *last* request is one window old. So
 in no window of that length, wherever it begins, are more requests admitted than the amount, a burst is given back
-exactly one window after it ended, and a steady flow loses at most a tenth. Refused requests are not counted: a client
-that keeps knocking is let in again when its window has passed.
+exactly one window after it ended, and a steady flow loses at most a tenth of what a log of every request would let
+in. Refused requests are not counted: a client that keeps knocking is let in again when its window has passed.
 """
 
 import re

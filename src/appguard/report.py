@@ -6,7 +6,7 @@ report costs nothing, cannot fail the request, and needs no import of a framewor
 
 import logging
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from appguard.event import LOGIN_FAIL, LOGIN_SUCCESS
@@ -22,7 +22,7 @@ class Note:
 
     kind: str
     user: str = ""
-    credential: str = ""
+    credential: str = field(default="", repr=False)
 
 
 def report_auth_failure(request: object, user: str = "", *, credential: str = "") -> None:

@@ -8,7 +8,6 @@ deleted first; a timeout of 0 means for ever, so none is ever written.
 """
 
 import asyncio
-import math
 import os
 import shutil
 import time
@@ -26,7 +25,7 @@ from appguard.firewalls.netlink import NEEDS_CAPABILITY, counted_packets, table_
 TABLE = "appguard"
 LEASE = 7 * 86400.0
 LONGEST = 10 * 365 * 86400.0  # the longest timeout asked for; the kernel refuses much longer ones
-PATIENCE = 60.0  # seconds nft may take; 200,000 elements take less than one
+PATIENCE = 60.0  # seconds nft may take; 200,000 elements take less than two
 WORDS_MOST = 300
 SBIN = "/usr/sbin:/sbin"  # where nft is, also for a PATH without it
 
@@ -184,6 +183,6 @@ def _text(network: Network) -> str:
 
 def _timeout(seconds: float) -> str:
     """Write a timeout: never 0, which means for ever, and no number long enough for nft to refuse it."""
-    milliseconds = max(1, math.ceil(min(seconds, LONGEST) * 1000))
+    milliseconds = max(1, int(min(seconds, LONGEST) * 1000))
     days, milliseconds = divmod(milliseconds, 86_400_000)
     return f"timeout {days}d{milliseconds // 1000}s{milliseconds % 1000}ms"

@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from appguard.sources.base import Deliver, SourceStatus
@@ -27,6 +28,7 @@ LOOK_APART = 0.05  # names are looked at no more often, whatever goes on in the 
 LOOK_SHARE = 20  # and if it takes long, because a directory is full, it takes no more than this part of the time
 COALESCE = 0.002  # a busy file is read no more often
 FILES_MOST = 256
+NAMES_MOST = 4096  # of those a glob matches
 COMPLAINTS_SHOWN = 3
 NOWHERE = marks_text([])
 
@@ -69,6 +71,7 @@ class FileSource:
     async def run(self, deliver: Deliver) -> None:
         """Deliver chunks until cancelled. May be run again, and then continues behind what was delivered."""
         self._wake = asyncio.Event()
+        self._looked_at = float("-inf")
         if self._use_inotify:
             self._watch.open(asyncio.get_running_loop())
         try:
@@ -115,14 +118,15 @@ class FileSource:
     def _expand(self, pattern: str) -> Iterable[str]:
         if not _is_glob(pattern):
             return [pattern]
-        found = sorted(glob.glob(pattern))  # noqa: PTH207 - the pattern is a whole path
+        found = sorted(islice(glob.iglob(pattern), NAMES_MOST))  # noqa: PTH207 - the pattern is a whole path
         logs = {*found, *self._tails, *self._positions}
         return [path for path in found if self._is_log(path, logs)]
 
     def _is_log(self, path: str, logs: set[str]) -> bool:
         """Say whether a file found by a glob is a log of its own: not an earlier generation of another."""
         if not path.isprintable():  # a name with surrogates cannot be kept, one with a newline not be shown
-            self._complaints.append(f"{path!r} is not read: rename it to something printable")
+            if len(self._complaints) < COMPLAINTS_SHOWN:
+                self._complaints.append(f"{path!r} is not read: rename it to something printable")
             return False
         directory, _, name = path.rpartition("/")
         return not is_packed(name) and not any(f"{directory}/{log}" in logs for log in rotated_from(name))
@@ -150,12 +154,7 @@ class FileSource:
         may_have_more = False
         for tail in list(self._tails.values()):
             now = time.monotonic()
-            try:
-                has_moved = tail.read(deliver, now)
-            except OSError as error:
-                tail.complaint = f"{tail.path} cannot be read: {error.strerror}"
-                continue
-            if has_moved:
+            if tail.read(deliver, now):
                 may_have_more = True
                 self._read_at = now
                 await asyncio.sleep(0)

@@ -9,6 +9,7 @@ finds a file again that was renamed or copied meanwhile.
 import json
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import cast
@@ -60,7 +61,9 @@ def _mark(item: object) -> Mark:
 
 def _seam(descriptor: int, offset: int) -> bytes:
     start = max(0, offset - SEAM_BYTES)
-    return os.pread(descriptor, offset - start, start)
+    with suppress(OSError):  # a bad disk: then it fits nothing
+        return os.pread(descriptor, offset - start, start)
+    return b""
 
 
 def _digest(seam: bytes) -> str:
@@ -96,6 +99,7 @@ class Generation:
         self.owner = status.st_uid
         self.place = Place()
         self.moved_at = now
+        self.complaint = ""
         self._descriptor = descriptor
         if mark:
             self.resume(mark)
@@ -121,7 +125,12 @@ class Generation:
 
     def _data(self) -> bytes | None:
         seam = self.place.seam
-        data = os.pread(self._descriptor, CHUNK_BYTES, self.place.offset - len(seam))
+        try:
+            data = os.pread(self._descriptor, CHUNK_BYTES, self.place.offset - len(seam))
+        except OSError as error:
+            self.complaint = f"cannot be read: {error.strerror}"
+            return b""
+        self.complaint = ""
         return data[len(seam) :] if data.startswith(seam) else None
 
     def _behind_bytes(self, data: bytes, is_cut: bool) -> Place:
@@ -141,6 +150,10 @@ class Generation:
     def holds(self, mark: Mark) -> bool:
         """Say whether this is the file of a mark."""
         return mark.inode == self.identity[1] and mark.fits(self._descriptor)
+
+    def copies(self, mark: Mark) -> bool:
+        """Say whether this is a copy of the file of a mark."""
+        return mark.offset > 0 and mark.fits(self._descriptor)
 
     def close(self) -> None:
         """Close the file."""

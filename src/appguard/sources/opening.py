@@ -113,7 +113,7 @@ def _denied(path: str, what: str, status: os.stat_result, bit: int) -> str:
     if status.st_mode & bit:
         advice = f"add that user to the group {group} (usermod -aG {group} {user}) and restart the daemon"
     else:
-        advice = f"make it readable for a group of that user (chgrp adm {what}; chmod g+rX {what})"
+        advice = f"make it readable for a group of that user (chgrp adm {what}, chmod g+rX {what})"
     return f"{path} is not read: the daemon runs as user {user}, who may not read {what}: {advice}"
 
 

@@ -38,7 +38,6 @@ class Tail:
 
     def __init__(self, path: str, saved: str, reader_of: Callable[[Identity], str], quiet_after: float) -> None:
         self.path = path
-        self.complaint = ""
         self.directories = frozenset[str]()  # where names that matter may change
         self._reader_of = reader_of
         self._quiet_after = quiet_after
@@ -46,6 +45,7 @@ class Tail:
         self._done: list[Mark] = []
         self._search_at = 0.0
         self._real = ""
+        self._refusal = ""
         try:
             self._done = parse_marks(saved) if saved else []
         except (ValueError, RecursionError) as error:
@@ -54,18 +54,18 @@ class Tail:
     def look(self, now: float) -> None:
         """Notice what has become of the path."""
         if self._is_current():
-            self.complaint = ""
+            self._refusal = ""
             return
         self.directories = directories_of(self.path)
         try:
             self._turn(Generation(open_log(self.path), now=now), now)
         except FileNotFoundError:
             is_rotating = bool(self._open) and now - self._open[-1].moved_at < self._quiet_after
-            self.complaint = "" if is_rotating else f"{self.path} is not there"
+            self._refusal = "" if is_rotating else f"{self.path} is not there"
         except SourceError as error:
-            self.complaint = str(error)
+            self._refusal = str(error)
         except OSError as error:
-            self.complaint = f"{self.path} is not read: {error.strerror}"
+            self._refusal = f"{self.path} is not read: {error.strerror}"
 
     def _is_current(self) -> bool:
         with suppress(OSError):
@@ -75,7 +75,7 @@ class Tail:
 
     def _turn(self, newest: Generation, now: float) -> None:
         reader = "" if self._find_open(newest.identity) else self._reader_of(newest.identity)
-        self.complaint = f"{self.path} is not read: it is the same file as {reader}" if reader else ""
+        self._refusal = f"{self.path} is not read: it is the same file as {reader}" if reader else ""
         if reader:
             newest.close()
             return
@@ -128,13 +128,17 @@ class Tail:
         return newest.place.offset > 0
 
     def _add_missed(self, siblings: Siblings, newest: Identity, now: float) -> None:
+        known = self._marks()
         for descriptor in siblings.younger(self._open[-1].status.st_mtime_ns):
             missed = Generation(descriptor, now=now)
-            is_known = any(missed.holds(mark) for mark in self._done) or self._find_open(missed.identity)
-            if is_known or missed.identity == newest or self._reader_of(missed.identity):
+            is_known = missed.identity == newest or any(missed.holds(mark) or missed.copies(mark) for mark in known)
+            if is_known or self._reader_of(missed.identity):
                 missed.close()
             else:
                 self._append(missed)
+
+    def _marks(self) -> list[Mark]:
+        return [*self._done, *(generation.mark for generation in self._open)]
 
     def _find_open(self, identity: Identity) -> Generation | None:
         return next((generation for generation in self._open if generation.identity == identity), None)
@@ -216,9 +220,15 @@ class Tail:
         generation.close()
 
     @property
+    def complaint(self) -> str:
+        """Say what is wrong with the path or its files."""
+        said = next((generation.complaint for generation in self._open if generation.complaint), "")
+        return self._refusal or (said and f"{self.path} {said}")
+
+    @property
     def position(self) -> str:
         """Give the marks of all generations, oldest first, as the text to continue from."""
-        return marks_text([*self._done, *(generation.mark for generation in self._open)])
+        return marks_text(self._marks())
 
     @property
     def behind(self) -> int:
@@ -232,7 +242,7 @@ class Tail:
 
     def close(self) -> None:
         """Close all files; the tail goes on where it was when it is looked at again."""
-        self._done = [*self._done, *(generation.mark for generation in self._open)]
+        self._done = self._marks()
         while self._open:
             self._open.pop().close()
 
@@ -241,9 +251,8 @@ def directories_of(path: str) -> frozenset[str]:
     """Give the real directories of a path, of the symlink it may be, and of what that leads to."""
     found: set[str] = set()
     here = Path(path)
-    for _ in range(LINKS_MOST):
-        found.add(os.path.realpath(here.parent))
-        if not here.is_symlink():
-            break
-        here = here.parent / here.readlink()
+    with suppress(OSError):  # it is no symlink, or not for us to see
+        for _ in range(LINKS_MOST):
+            found.add(os.path.realpath(here.parent))
+            here = here.parent / here.readlink()
     return frozenset(found)

@@ -70,7 +70,7 @@ class DirectoryWatch:
         try:
             return manager.add_watch(directory, _MASK, quiet=False).values()  # of one already watched: the same number
         except (pyinotify.WatchManagerError, UnicodeError) as error:
-            if os.access(directory, os.F_OK):
+            if os.access(directory, os.R_OK):  # else it is not there, or what is in it is not for us to know
                 hint = "; raise fs.inotify.max_user_watches" if "ENOSPC" in str(error) else ""
                 self.complaint = f"{directory} is looked at once a second only: {error}{hint}"
             return ()
