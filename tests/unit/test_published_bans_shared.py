@@ -143,7 +143,7 @@ def test_file_read_anew_is_never_half_there(publisher: Publisher, reader: Reader
             (tmp_path / "bans.new").write_bytes(others + fact_line(fact_of("203.0.113.1")))
             (tmp_path / "bans.new").replace(tmp_path / "bans")
             reader.monotonic += RECHECK
-            reader.snapshot()
+            assert reader.is_banned("203.0.113.1")
     finally:
         is_over.set()
         for thread in threads:
