@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import pwd
+import resource
 import signal
 import time
 from collections import Counter
@@ -83,6 +84,7 @@ class Daemon:
 
     async def run(self) -> None:
         """Run until cancelled; then the bans stay in the firewall. Raise `AppGuardError` if it cannot start."""
+        self._allow_many_files()
         self._make_directories()
         self._restore()
         try:
@@ -97,6 +99,12 @@ class Daemon:
             self._save()
             self._publisher.close()
             self._state.close()
+
+    @staticmethod
+    def _allow_many_files() -> None:
+        """Use all file descriptors we may: every log has several files, and every one is kept open."""
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     def _make_directories(self) -> None:
         """Make what a service manager would have made."""

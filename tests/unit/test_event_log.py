@@ -5,7 +5,8 @@ import os
 import subprocess
 import threading
 from collections.abc import Callable
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -251,3 +252,21 @@ def test_closing_may_be_repeated(tmp_path: Path) -> None:
         log.close()
         log.close()
     assert users(path.read_text()) == ["0", "1", "2"]
+
+
+def test_threads_share_a_file_that_is_rotated(tmp_path: Path) -> None:
+    """Many threads that write while the file is renamed away again and again lose no line, and mix none."""
+    clock = Clock()
+    sink = FileSink(str(tmp_path / "events"), monotonic=clock)
+    lines = [f"line {number}\n".encode() for number in range(2000)]
+    with ThreadPoolExecutor(8) as threads:
+        writes = [threads.submit(sink.write, line) for line in lines]
+        for number in range(20):
+            clock.now += 2  # look at the file again at the next line
+            with suppress(FileNotFoundError):
+                (tmp_path / "events").rename(tmp_path / f"events.{number}")
+        for write in writes:
+            write.result()
+    sink.close()
+    found = [line for path in tmp_path.iterdir() for line in path.read_bytes().splitlines(keepends=True)]
+    assert sorted(found) == sorted(lines)
