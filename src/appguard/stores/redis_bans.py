@@ -1,15 +1,17 @@
 """The fleet's ban set in Redis, and this process's replica of it.
 
-Theory of operation. Every ban and every lift is a fact with a version; of two facts about a network the higher version
-wins, here (`MemoryBanSet.merge`) as in Redis (`merge.lua`). A change is made in the replica first, under a version from
-this process's estimate of Redis TIME, and is in force here at once; one thread then tells Redis, again and again until it
-is told, with the version it had, so that a fact kept back by an outage never undoes what was decided later elsewhere.
+Theory of operation. Every ban and every lift is a fact with a version; of two facts about a network the higher
+version wins, here (`MemoryBanSet.merge`) as in Redis (`merge.lua`). A change is made in the replica first, under a
+version from this process's estimate of Redis TIME, and is in force here at once; one thread then tells Redis, again
+and again until it is told, with the version it had, so that a fact kept back by an outage never undoes what was
+decided later elsewhere.
 
-Another thread follows. It reads the newest entry of the stream, then all facts, then what the stream adds. After every
-pause it re-reads the last entry it saw: if that entry is there unchanged, this server's history holds all that was seen
-and reading goes on; if not (failover with loss, FLUSHALL, trimming) it reads everything anew, forgets what is no longer
-there and tells again the facts this process made. Ends are kept by this process's clock: the offset to Redis TIME is
-measured at every connection. Both threads start at the first use and belong to this process; `close` ends them.
+Another thread follows. It reads the newest entry of the stream, then all facts, then what the stream adds. After
+every pause it re-reads the last entry it saw: if that entry is there unchanged, this server's history holds all that
+was seen and reading goes on; if not (failover with loss, FLUSHALL, trimming) it reads everything anew, forgets what
+is no longer there and tells again the facts this process made. Ends are kept by this process's clock: the offset to
+Redis TIME is measured at every connection. Both threads start at the first use and belong to this process; `close`
+ends them.
 """
 
 import json
