@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from appguard.address import Grouping, NetworkSet, network_text, parse_address, parse_network
-from appguard.ban import Ban
+from appguard.ban import Ban, Fact
 from appguard.bouncer import Bouncer
 from appguard.config import CONFIG_FILE, EVENTS_SOURCE, DaemonConfig, JailConfig, daemon_config
 from appguard.control import DaemonStatus, JailStatus, JailSummary, RefusedBan, SourceSummary, serve
@@ -165,13 +165,24 @@ class Daemon:
     def _spread(self) -> None:
         """Tell the bouncer, the apps and the state what changed in the ban set."""
         changes = self._bans.follow(self._cursor)
-        facts = changes.facts if changes else ()
-        if changes is None or facts:
+        if changes is None:
+            self._try("state", self._spread_all)
+        elif changes.facts:
+            self._cursor = changes.cursor
             self._bouncer.wake()
-        self._cursor = changes.cursor if changes else self._bans.snapshot().cursor
-        self._unsaved.facts.extend(facts)
-        self._try("published bans", lambda: self._publisher.publish(facts, self.bans))
+            self._unsaved.facts.extend(changes.facts)
+            self._try("published bans", lambda: self._publisher.publish(changes.facts, self.bans))
         self._save()
+
+    def _spread_all(self) -> None:
+        """Do so where too much changed for the ban set to remember it: compare with what the state holds."""
+        snapshot = self._bans.snapshot()
+        there = {ban.key for ban in snapshot.bans}
+        gone = [Fact(ban.network, ban.version, None) for ban in self._state.bans() if ban.key not in there]
+        self._unsaved.facts = [*gone, *(Fact(ban.network, ban.version, ban) for ban in snapshot.bans)]
+        self._cursor = snapshot.cursor
+        self._bouncer.wake()
+        self._try("published bans", lambda: self._publisher.publish_all(snapshot.bans))
 
     def _save(self) -> None:
         for name, window in self._windows.items():

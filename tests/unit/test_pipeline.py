@@ -139,3 +139,11 @@ def test_unknown_source_counts_nowhere(window: JailWindow) -> None:
     pipeline = pipeline_of(Route(EventLogFilter(), window))
     assert pipeline.feed("other", Chunk("origin", [line_at(NOW)]), NOW) == Outcome()
     assert (pipeline.refused, window.total_failed) == (1, 0)
+
+
+def test_root_is_a_user_like_any_other(caplog: pytest.LogCaptureFixture) -> None:
+    """Root, which may be a container's, feeds a socket jail only if the jail names it."""
+    pipeline = pipeline_of(Route(EventLogFilter(), window_of(Jail("alices")), frozenset([ALICE])))
+    assert feed(pipeline, line_at(NOW), uid=0) == Outcome()
+    assert pipeline.refused == 1
+    assert "user 0 reports events" in caplog.text

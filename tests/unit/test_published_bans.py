@@ -18,8 +18,11 @@ from appguard.ban import Ban, Fact
 from appguard.errors import StoreError
 from appguard.stores.local import COMPACT_AT_LEAST, RECHECK, LocalStore, Publisher, fact_line, parse_fact
 from tests.forked import forked
+from tests.lab import has_user
 from tests.published import STRANGER, Reader, ban_of, fact_of, nothing_else
 from tests.strategies import near_networks
+
+needs_users = pytest.mark.skipif(not has_user(STRANGER), reason="acts as another user")
 
 
 @pytest.fixture
@@ -221,6 +224,7 @@ def test_missing_files_are_no_error(reader: Reader, caplog: pytest.LogCaptureFix
     assert caplog.messages == []
 
 
+@needs_users
 def test_unreadable_files_are_an_error_told_once(open_tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """An app that may not read the bans says so once and serves."""
     publisher = Publisher(open_tmp_path)

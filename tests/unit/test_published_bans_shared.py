@@ -15,7 +15,10 @@ import pytest
 from appguard.address import parse_address
 from appguard.stores.local import COMPACT_AT_LEAST, RECHECK, PublishedBans, Publisher, fact_line
 from tests.forked import forked
+from tests.lab import has_user
 from tests.published import STRANGER, Reader, ban_of, fact_of, nothing_else
+
+needs_users = pytest.mark.skipif(not has_user(STRANGER), reason="acts as another user")
 
 
 @pytest.fixture
@@ -69,6 +72,7 @@ def attack(directory: Path) -> dict[str, bool]:
     return succeeded
 
 
+@needs_users
 def test_hostile_app_changes_nothing_and_delays_nobody(open_tmp_path: Path) -> None:
     """Whatever an app's user does to the files, stopped while it holds locks on them: the daemon and others go on."""
     publisher = Publisher(open_tmp_path)
