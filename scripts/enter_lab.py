@@ -24,6 +24,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 STAGE = Path("/run/lab-stage")
 INSIDE = "--inside"
 ENTERED_BY_ALL = 0o001
+READ_BY_ALL = 0o005
 
 
 def give_up(message: str) -> NoReturn:
@@ -102,6 +103,9 @@ def mount_run() -> None:
 def open_the_way(needed: Iterable[Path]) -> None:
     """Cover the closed directories above the needed ones, and bind the needed ones back in their places."""
     paths = sorted({path for name in needed for path in (name, name.resolve())})
+    for path in paths:
+        if path.stat().st_mode & READ_BY_ALL != READ_BY_ALL:
+            give_up(f"the lab's other users must read {path}, which is closed to them: chmod -R go+rX {path}")
     closed = sorted({directory for path in paths for directory in closed_above(path)})
     if not closed:
         return

@@ -47,11 +47,13 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> object:
-    module = _MODULES.get(name)
-    if module is None:
-        raise AttributeError(f"module 'appguard' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"appguard.{module}"), name)
+if not TYPE_CHECKING:  # a type checker shall know the names above and no others
+
+    def __getattr__(name: str) -> object:
+        module = _MODULES.get(name)
+        if module is None:
+            raise AttributeError(f"module 'appguard' has no attribute {name!r}")
+        return getattr(importlib.import_module(f"appguard.{module}"), name)
 
 
 def __dir__() -> list[str]:

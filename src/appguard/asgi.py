@@ -5,7 +5,6 @@ It stands in front of routing, so routers, mounts, 404s and websocket handshakes
 CORS headers too.
 """
 
-import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from inspect import getmro
@@ -23,8 +22,6 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-log = logging.getLogger("appguard")
 
 
 class AppGuard:
@@ -130,7 +127,7 @@ class AppGuard:
                 await self._middleware.close_async()
 
     def _client(self, middleware: Middleware, scope: Scope) -> Client:
-        text, port = scope.get("client") or (None, None)
+        text, port, *_ = scope.get("client") or (None, None)
         peer = middleware.finder.peer(text)
         if not peer.forwards and port != 0:
             return peer.client

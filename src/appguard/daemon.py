@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import pwd
+import resource
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from appguard.address import Grouping, NetworkSet, network_text, parse_address, parse_network
-from appguard.ban import Ban
+from appguard.ban import Ban, Fact
 from appguard.bouncer import Bouncer
 from appguard.bouncer_apart import APART, BouncerApart
 from appguard.config import (
@@ -104,6 +105,7 @@ class Daemon:
 
     async def run(self) -> None:
         """Run until cancelled; then the bans stay in the firewall. Raise `AppGuardError` if it cannot start."""
+        self._allow_many_files()
         self._make_directories()
         self._loop = asyncio.get_running_loop()
         self._restore()
@@ -123,6 +125,12 @@ class Daemon:
             self._save()
             self._publisher.close()
             self._state.close()
+
+    @staticmethod
+    def _allow_many_files() -> None:
+        """Use all file descriptors we may: every log has several files, and every one is kept open."""
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
     def _make_directories(self) -> None:
         """Make what a service manager would have made."""
@@ -190,14 +198,26 @@ class Daemon:
     def _spread(self) -> None:
         """Tell the bouncer, the apps and the state what changed in the ban set."""
         changes = self._bans.follow(self._cursor)
-        facts = changes.facts if changes else ()
-        if changes is None or facts:
+        if changes is None:
+            self._try("state", self._spread_all)
+        elif changes.facts:
+            self._cursor = changes.cursor
             self._bouncer.wake()
             self.following.tell()
-        self._cursor = changes.cursor if changes else self._bans.snapshot().cursor
-        self._unsaved.facts.extend(facts)
-        self._try("published bans", lambda: self._publisher.publish(facts, self.bans))
+            self._unsaved.facts.extend(changes.facts)
+            self._try("published bans", lambda: self._publisher.publish(changes.facts, self.bans))
         self._save()
+
+    def _spread_all(self) -> None:
+        """Do so where too much changed for the ban set to remember it: compare with what the state holds."""
+        snapshot = self._bans.snapshot()
+        there = {ban.key for ban in snapshot.bans}
+        gone = [Fact(ban.network, ban.version, None) for ban in self._state.bans() if ban.key not in there]
+        self._unsaved.facts = [*gone, *(Fact(ban.network, ban.version, ban) for ban in snapshot.bans)]
+        self._cursor = snapshot.cursor
+        self._bouncer.wake()
+        self.following.tell()
+        self._try("published bans", lambda: self._publisher.publish_all(snapshot.bans))
 
     def _save(self) -> None:
         for name, window in self._windows.items():

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from appguard.event import Event
+from appguard.fork import in_every_child
 
 EVENTS_SOCKET = "/run/appguard/events.sock"
 STDERR = 2
@@ -137,9 +138,18 @@ class FileSink:
         self._inode = (0, 0)
         self._look_again = 0.0
         self._torn = False
+        self._renew_lock()
+        in_every_child(self, FileSink._renew_lock)
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
 
     def write(self, line: bytes) -> None:
         """Append one line with one write."""
+        with self._lock:
+            self._append(line)
+
+    def _append(self, line: bytes) -> None:
         now = self._monotonic()
         if self._file < 0 or now >= self._look_again:
             self._look_again = now + 1.0
@@ -179,6 +189,11 @@ class SocketSink:
         self._socket: socket.socket | None = None
         self._process = 0
         self._backlog = Backlog(self._send_waiting)
+        self._renew_lock()
+        in_every_child(self, SocketSink._renew_lock)
+
+    def _renew_lock(self) -> None:
+        self._lock = threading.Lock()
 
     @property
     def dropped(self) -> int:
@@ -191,7 +206,8 @@ class SocketSink:
             self._backlog.put(line)
             return
         try:
-            self._send(line)
+            with self._lock:
+                self._send(line)
         except BlockingIOError:
             self._backlog.put(line)
 

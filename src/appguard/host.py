@@ -4,9 +4,10 @@ Read from the text files of /proc and /etc, which every user may read: no proces
 limits of these files: IPv4 gateways are those of the main routing table, the first hop of a multipath route.
 """
 
+import logging
 import platform
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
@@ -28,6 +29,8 @@ _UTMP_LAYOUTS = {"aarch64": "=hxxi32s4s32s256shhqqq16s24x"}  # where a 32-bit si
 _UTMP = struct.Struct(_UTMP_LAYOUTS.get(platform.machine(), "=hxxi32s4s32s256shhiii16s20x"))
 _UTMP_USER_PROCESS = 7
 
+log = logging.getLogger("appguard.host")
+
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
@@ -41,8 +44,8 @@ class HostFacts:
 
 def read_host_facts(root: Path = ROOT) -> HostFacts:
     """Read the facts of the network namespace this process is in. What cannot be read is left out."""
-    own, on_link, gateways = _routes4(root)
-    own6, on_link6, gateways6 = _routes6(root)
+    own, on_link, gateways = _routes(_routes4, root)
+    own6, on_link6, gateways6 = _routes(_routes6, root)
     return HostFacts(
         own=_networks([*own, *own6]),
         on_link=_networks({*on_link, *on_link6}.difference(own, own6)),
@@ -62,6 +65,14 @@ def administrators(root: Path = ROOT) -> tuple[Address, ...]:
 
 
 Routes = tuple[list[Network], list[Network], list[Address]]  # own, on link, gateways
+
+
+def _routes(read: Callable[[Path], Routes], root: Path) -> Routes:
+    try:
+        return read(root)
+    except ValueError as error:  # a kernel that writes these files in another way
+        log.warning("the routes of this host cannot be read from /proc/net: %s", error)
+        return [], [], []
 
 
 def _routes4(root: Path) -> Routes:

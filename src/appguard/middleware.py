@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from appguard.address import (
@@ -27,6 +27,7 @@ from appguard.address import (
     Peer,
     network_text,
 )
+from appguard.ban import Ban
 from appguard.config import AppConfig
 from appguard.errors import AppGuardError, ConfigError
 from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, Event, is_login_path, kind_of_answer
@@ -80,7 +81,7 @@ class Exchange:
     method: str
     path: str
     status: int
-    authorization: str = ""
+    authorization: str = field(default="", repr=False)
     user_agent: str = ""
     request_id: str = ""
 
@@ -280,12 +281,18 @@ class Middleware:
             ban = window.record(event, event.to_line())
             counted = window.jail.name if window.counts(event) else counted
             if ban is not None:
-                try:
-                    self.store.ban(ban)
-                    log.warning("[%s] Ban %s", ban.jail, ban.key)
-                except AppGuardError as error:  # the request goes on; the next failure tries again
-                    log.error("[%s] %s could not be banned: %s", ban.jail, ban.key, error)
+                self._ban(ban)
         return replace(event, jail=counted) if counted else event
+
+    def _ban(self, ban: Ban) -> None:
+        store = self.store
+        try:
+            if store.ban(ban):
+                log.warning("[%s] Ban %s", ban.jail, ban.key)
+        except AppGuardError as error:  # the request goes on; the next failure tries again
+            log.error("[%s] %s could not be banned: %s", ban.jail, ban.key, error)
+        if isinstance(store, MemoryStore):
+            store.expire()  # no daemon does it here
 
     def close(self) -> None:
         """Close what is open; the next request opens it again."""

@@ -70,7 +70,7 @@ class Pipeline:
         return outcome
 
     def _permitted(self, routes: Sequence[Route], uid: int | None) -> Sequence[Route]:
-        if uid is None or uid == 0:
+        if uid is None:
             return routes
         permitted = [route for route in routes if route.users is None or uid in route.users]
         if not permitted and uid not in self._strangers:

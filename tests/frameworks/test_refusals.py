@@ -13,9 +13,12 @@ from appguard.ban import Fact
 from appguard.config import app_config
 from appguard.guard import Refusal
 from appguard.limit import Limit
-from appguard.middleware import SUPPRESSED_SECONDS, Middleware
+from appguard.middleware import SUPPRESSED_SECONDS, Exchange, Middleware
+from appguard.report import Note
 from appguard.stores.local import Publisher
+from appguard.stores.memory import MemoryStore
 from tests.frameworks.asgi_client import ALICE, MALLORY, Caller, EventFile
+from tests.lab import wait_until
 
 REFUSALS = "excess_rate_limit_exceeded"
 
@@ -112,15 +115,15 @@ def test_a_refused_head_has_no_body(app: FastAPI) -> None:
 
 
 def test_refusals_are_written_at_once_but_not_each(app: FastAPI, events: EventFile) -> None:
-    """The first refusal of a client is an event before its answer is out; a flood is not a line per request."""
-    app = AppGuard(app, limits=["1/hour"], event_log=str(events))  # type: ignore[assignment]
-    assert Caller(app).statuses(2) == [200, 429]
+    """The first refusal of a client is an event; a flood is one line per second, not per request."""
+    guarded = AppGuard(app, limits=["1/hour"], event_log=str(events))
+    assert Caller(guarded).statuses(2) == [200, 429]
     (event,) = events.read()
     assert (event["event"], event["source_ip"], event["status"], event["count"]) == (REFUSALS, ALICE, 429, 1)
     begun = time.monotonic()
-    Caller(app).statuses(500)
+    Caller(guarded).statuses(500)
     assert len(events.read()) <= 2 + (time.monotonic() - begun)
-    assert Caller(app, (MALLORY, 1)).statuses(2) == [200, 429]
+    assert Caller(guarded, (MALLORY, 1)).statuses(2) == [200, 429]
     assert events.read()[-1]["source_ip"] == MALLORY
 
 
@@ -150,7 +153,7 @@ def test_the_next_line_carries_what_was_suppressed(events: EventFile) -> None:
 
 
 def test_a_published_ban_is_in_force_at_the_next_request(app: FastAPI, published: Published, events: EventFile) -> None:
-    """The daemon bans while the app runs: the next request gets 403 with the reference, and after an unban it passes."""
+    """The daemon bans while the app runs: the next request gets 403 with the reference; unbanned, it passes."""
     caller = Caller(AppGuard(app, store=published.store, event_log=str(events)))
     assert caller.get().status == 200
     ban = published.ban(ALICE)
@@ -222,6 +225,18 @@ def test_a_jail_in_the_app_bans_the_whole_64(app: FastAPI) -> None:
         assert Caller(guarded, (f"2001:db8::{number}", 1)).get("/login").status == 200
     assert Caller(guarded, ("2001:db8::ffff", 1)).get().status == 403
     assert Caller(guarded, ("2001:db8:0:1::1", 1)).get().status == 200
+
+
+def test_a_jail_in_the_app_forgets_bans_that_have_ended() -> None:
+    """The bans of an app without a daemon do not pile up: with each new one those that ended are dropped."""
+    settings = {"store": "memory://", "event_log": "logger", "jails": [Jail("login", maxretry=1, bantime=0.2)]}
+    middleware = Middleware(app_config(settings, {}))
+    alice, mallory = (parse_address(text) for text in (ALICE, MALLORY))
+    for address in (alice, mallory):
+        middleware.record(Exchange(Client(address, address.text), "POST", "/login", 401), [Note("authn_login_fail")])
+        wait_until(lambda: not middleware.store.snapshot().bans, 5, "the ban does not end")
+    assert isinstance(middleware.store, MemoryStore)
+    assert [ban.key for ban in middleware.store.expire()] == [MALLORY]
 
 
 def test_a_repeated_credential_is_not_counted_by_a_jail(app: FastAPI, events: EventFile) -> None:

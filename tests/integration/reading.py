@@ -1,14 +1,17 @@
-"""What the tests of sources share: a stand-in for the daemon that keeps what is delivered, and ways to run a source."""
+"""What the tests of sources share: a source running in a thread of its own, and what it delivered."""
 
 import asyncio
 import os
-import time
-from collections.abc import AsyncGenerator, Callable
-from contextlib import asynccontextmanager, suppress
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
 
-from appguard.sources.base import Chunk, Source
+from appguard.sources.base import Chunk, Source, SourceStatus
+from tests.lab import wait_until
 
 STRANGER = 65534
+DEADLINE = 10.0
 
 
 class Kept:
@@ -28,25 +31,81 @@ class Kept:
         """Give all lines so far, or those of one origin."""
         return [line for chunk in self.chunks for line in chunk.lines if origin is None or chunk.origin == str(origin)]
 
+    def wait_for(self, lines: list[bytes]) -> None:
+        """Wait until as many lines are there, and assert that it is these."""
+        wait_until(lambda: len(self.lines()) >= len(lines), DEADLINE, lambda: f"{len(lines)} lines: {self.lines()}")
+        assert self.lines() == lines
 
-@asynccontextmanager
-async def running(source: Source, kept: Kept) -> AsyncGenerator[None]:
+
+class Running:
+    """A source running on a loop of its own."""
+
+    def __init__(self, source: Source, kept: Kept) -> None:
+        self.error: BaseException | None = None
+        self._source = source
+        self._kept = kept
+        self._loop = asyncio.new_event_loop()
+        self._task: asyncio.Task[None] | None = None
+        self._thread = threading.Thread(target=self._run, name=f"source {source.name}")
+
+    def _run(self) -> None:
+        self._task = self._loop.create_task(self._source.run(self._kept.deliver))
+        try:
+            self._loop.run_until_complete(self._task)
+        except asyncio.CancelledError:
+            pass
+        except BaseException as error:  # noqa: BLE001 - the test's thread is to see it
+            self.error = error
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it as the daemon does, and raise what it raised."""
+
+        def cancel() -> None:
+            if self._task is not None:
+                self._task.cancel()
+
+        self._loop.call_soon_threadsafe(cancel)
+        self._thread.join(DEADLINE)
+        assert not self._thread.is_alive()
+        self._loop.close()
+        if self.error is not None:
+            raise self.error
+
+    def status(self) -> SourceStatus:
+        """Ask for the status, on the loop as the daemon does."""
+
+        async def ask() -> SourceStatus:
+            return self._source.status()
+
+        return asyncio.run_coroutine_threadsafe(ask(), self._loop).result(DEADLINE)
+
+    def wait_for_complaint(self, *parts: str) -> str:
+        """Wait for a complaint that says all this; give it."""
+
+        def found() -> str:
+            said = self.status().complaint
+            return said if all(part in said for part in parts) else ""
+
+        return wait_until(found, DEADLINE, lambda: f"{parts} in {self.status().complaint!r}")
+
+    def is_alive(self) -> bool:
+        """Say whether it still runs."""
+        return self._thread.is_alive()
+
+
+@contextmanager
+def running(source: Source, kept: Kept) -> Generator[Running]:
     """Run a source for the length of the block; an error of the source is raised at its end."""
-    task = asyncio.create_task(source.run(kept.deliver))
+    run = Running(source, kept)
+    run.start()
     try:
-        yield
+        yield run
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
-async def until(condition: Callable[[], object], what: Callable[[], object] = lambda: "", deadline: float = 10) -> None:
-    """Wait until a condition holds; raise AssertionError with what is there instead."""
-    end = time.monotonic() + deadline
-    while not condition():
-        assert time.monotonic() < end, f"not within {deadline:g} s: {what()}"
-        await asyncio.sleep(0.002)
+        run.stop()
 
 
 def as_stranger(act: Callable[[], str]) -> str:
@@ -72,4 +131,4 @@ def as_stranger(act: Callable[[], str]) -> str:
 
 def open_files() -> int:
     """Give the number of descriptors this process has open."""
-    return len(os.listdir("/proc/self/fd"))
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())

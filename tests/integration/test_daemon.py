@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon import Place, in_kernel, login_failure, running_daemon, web_jail
-from tests.lab import wait_until
+from tests.lab import Process, wait_until
 from tests.netns import has_table, run
 
 pytestmark = pytest.mark.lab
@@ -19,6 +19,16 @@ def place(open_tmp_path: Path) -> Iterator[Place]:
     yield Place(open_tmp_path)
     if has_table():
         run("nft", "delete", "table", "inet", "appguard")
+
+
+def wait_until_counted(place: Place, daemon: Process, lines: int) -> int:
+    """Wait until the jail has counted at least so many lines; give how many."""
+
+    def counted() -> int:
+        total = int(place.ask("status", "probes")["total_failed"])
+        return total if total >= lines else 0
+
+    return wait_until(counted, 10, daemon.output)
 
 
 def test_lines_of_a_log_become_a_kernel_ban(place: Place) -> None:
@@ -58,17 +68,14 @@ def test_killed_daemon_forgets_nothing_and_counts_nothing_twice(place: Place) ->
     for _ in range(10):
         daemon = place.start()
         place.append("203.0.113.5", 40)
-        wait_until(lambda before=written: place.ask("status", "probes")["total_failed"] > before, 10, daemon.output)
+        wait_until_counted(place, daemon, written + 1)
         daemon.send(signal.SIGKILL)
         daemon.wait()
         daemon.stop()
         place.append("203.0.113.5", 3)  # while nobody reads
         written += 43
     with running_daemon(place) as daemon:
-        total = wait_until(
-            lambda: (found := place.ask("status", "probes")["total_failed"]) >= written and found, 10, daemon.output
-        )
-        assert total == written
+        assert wait_until_counted(place, daemon, written) == written
         assert place.ask("status", "probes")["currently_failed"] == 1
 
 

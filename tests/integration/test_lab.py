@@ -127,6 +127,16 @@ def test_another_user_runs_python_and_reads_the_checkout_below_a_closed_director
         assert subprocess.run(listing, capture_output=True, text=True, check=False).stdout == "checkout\n"
 
 
+def test_a_checkout_closed_to_others_is_named(open_tmp_path: Path) -> None:
+    """Who cloned with a strict umask is told what to do, not left with an app that cannot be imported."""
+    with below_closed_directory(open_tmp_path) as (enter, python):
+        checkout = enter.parents[1]
+        checkout.chmod(0o700)
+        done = subprocess.run([python, "-P", enter, "true"], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert f"chmod -R go+rX {checkout}" in done.stderr
+
+
 @contextmanager
 def below_closed_directory(directory: Path) -> Generator[tuple[Path, Path]]:
     """Make a checkout and an environment below a 0700 directory, beside something private."""

@@ -1,10 +1,8 @@
 """The file source and rotation: whatever is done to a log, each of its lines is delivered once and in order."""
 
-import asyncio
 import os
 import random
 import shutil
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -12,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from appguard.sources.file import FileSource
-from tests.integration.reading import Kept, open_files, running, until
-from tests.lab import wait_until
+from tests.integration.reading import STRANGER, Kept, open_files, running
+from tests.lab import has_user, wait_until
+
+needs_users = pytest.mark.skipif(not has_user(STRANGER), reason="acts as another user")
 
 Rotate = Callable[["Writer"], None]
 
@@ -120,38 +120,16 @@ def log(tmp_path: Path) -> Iterator[Path]:
 def test_every_line_once_and_in_order(log: Path, rotation: str, use_inotify: bool) -> None:
     """While an application writes and rotates at full speed, nothing is lost, doubled or out of order."""
     kept = Kept()
-    with closing(Writer(log, kept)) as writer:
-        write_and_read(writer, kept, ROTATIONS[rotation], use_inotify)
-    assert kept.lines() == writer.written
-
-
-def write_and_read(writer: Writer, kept: Kept, rotate: Rotate, use_inotify: bool) -> None:
-    """Write and rotate in a thread while a source reads, until it has as many lines as were written."""
-    ended = threading.Event()
-
-    def write() -> None:
-        try:
-            writer.write(1)
-            writer.await_reader()
-            for count in (40, 1, 3, 200, 30, 30, 30):
-                writer.write(count)
-                rotate(writer)
-            writer.write(10)
-        finally:
-            ended.set()
-
-    async def main() -> None:
-        source = FileSource(
-            "log", [str(writer.path)], {}, use_inotify=use_inotify, poll_every=1.0 if use_inotify else 0.03
-        )
-        async with running(source, kept):
-            thread = threading.Thread(target=write)
-            thread.start()
-            await until(lambda: ended.is_set() and len(kept.lines()) >= len(writer.written), lambda: len(kept.lines()))
-            thread.join()
-        assert source.status().behind == 0
-
-    asyncio.run(main())
+    source = FileSource("log", [str(log)], {}, use_inotify=use_inotify, poll_every=1.0 if use_inotify else 0.03)
+    with closing(Writer(log, kept)) as writer, running(source, kept) as run:
+        writer.write(1)
+        writer.await_reader()
+        for count in (40, 1, 3, 200, 30, 30, 30):
+            writer.write(count)
+            ROTATIONS[rotation](writer)
+        writer.write(10)
+        kept.wait_for(writer.written)
+        assert (run.status().behind, run.status().complaint) == (0, "")
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -161,35 +139,35 @@ def test_a_restart_anywhere(log: Path, monkeypatch: pytest.MonkeyPatch, rotation
     monkeypatch.setattr("appguard.sources.generation.CHUNK_BYTES", 1000)  # so that it is killed in the middle of files
     chance = random.Random(seed)
     kept = Kept()
-
-    async def main(writer: Writer) -> None:
+    with closing(Writer(log)) as writer:
+        writer.write(20)
         for _ in range(12):
-            source = FileSource("log", [str(log)], kept.positions)
-            goal = chance.randint(len(kept.chunks), len(kept.chunks) + 8)
-            async with running(source, kept):
-                await until(lambda: len(kept.chunks) >= goal or len(kept.lines()) == len(writer.written))
+            read_some(log, kept, chance.randint(0, 8), len(writer.written))
             for _ in range(chance.randint(0, 3)):
                 writer.write(chance.randint(0, 60))
                 ROTATIONS[rotation](writer)
             writer.write(chance.randint(0, 60))
-        async with running(FileSource("log", [str(log)], kept.positions), kept):
-            await until(lambda: len(kept.lines()) >= len(writer.written), lambda: len(kept.lines()))
-
-    with closing(Writer(log)) as writer:
-        writer.write(20)
-        asyncio.run(main(writer))
-        assert kept.lines() == writer.written
+        with running(FileSource("log", [str(log)], kept.positions), kept):
+            kept.wait_for(writer.written)
 
 
-def read_until(log: Path, kept: Kept, expected: list[bytes], **options: float) -> None:
+def read_some(log: Path, kept: Kept, chunks: int, lines: int) -> None:
+    """Read with a new source until it has so many more chunks, or so many lines in all."""
+    goal = len(kept.chunks) + chunks
+    with running(FileSource("log", [str(log)], kept.positions), kept):
+        wait_until(lambda: len(kept.chunks) >= goal or len(kept.lines()) >= lines, 10, "more chunks")
+
+
+def read_until(log: Path, kept: Kept, expected: list[bytes]) -> None:
     """Read with a new source until it has these lines, and no others."""
+    with running(FileSource("log", [str(log)], kept.positions), kept):
+        kept.wait_for(expected)
 
-    async def main() -> None:
-        async with running(FileSource("log", [str(log)], kept.positions, **options), kept):
-            await until(lambda: len(kept.lines()) >= len(expected), kept.lines)
 
-    asyncio.run(main())
-    assert kept.lines() == expected
+def append(path: Path, data: bytes) -> None:
+    """Write to the end of a file, opened for this alone."""
+    with path.open("ab") as writer:
+        writer.write(data)
 
 
 def test_a_reused_inode_is_another_file(log: Path) -> None:
@@ -207,34 +185,23 @@ def test_a_truncated_file_that_has_grown_past_the_position(log: Path) -> None:
     """A file written anew is noticed also when it is already longer than what was read of the old one."""
     kept = Kept()
     log.write_bytes(b"old\n")
-
-    async def main() -> None:
-        async with running(FileSource("log", [str(log)], {}, use_inotify=False, poll_every=0.2), kept):
-            await until(lambda: kept.lines() == [b"old"])
-            log.write_bytes(b"new 1\nnew 2\nnew 3\n")
-            await until(lambda: len(kept.lines()) >= 4)
-
-    asyncio.run(main())
-    assert kept.lines() == [b"old", b"new 1", b"new 2", b"new 3"]
+    with running(FileSource("log", [str(log)], {}, use_inotify=False, poll_every=0.2), kept):
+        kept.wait_for([b"old"])
+        log.write_bytes(b"new 1\nnew 2\nnew 3\n")
+        kept.wait_for([b"old", b"new 1", b"new 2", b"new 3"])
 
 
 def test_a_hole_is_no_part_of_a_line(log: Path) -> None:
     """A writer without O_APPEND leaves a hole of any size in its truncated log; the line behind it comes out whole."""
     kept = Kept()
-
-    async def main() -> None:
-        with log.open("wb", buffering=0) as writer:
-            async with running(FileSource("log", [str(log)], {}), kept):
-                writer.write(b"before\n")
-                await until(lambda: kept.lines() == [b"before"])
-                os.truncate(log, 0)
-                writer.seek(3_000_000)
-                writer.write(b"behind")
-                writer.write(b" the hole\nand on\n")
-                await until(lambda: len(kept.lines()) >= 3, kept.lines)
-
-    asyncio.run(main())
-    assert kept.lines() == [b"before", b"behind the hole", b"and on"]
+    with log.open("wb", buffering=0) as writer, running(FileSource("log", [str(log)], {}), kept):
+        writer.write(b"before\n")
+        kept.wait_for([b"before"])
+        os.truncate(log, 0)
+        writer.seek(3_000_000)
+        writer.write(b"behind")
+        writer.write(b" the hole\nand on\n")
+        kept.wait_for([b"before", b"behind the hole", b"and on"])
 
 
 def test_an_unfinished_line_waits_for_its_end(log: Path) -> None:
@@ -242,10 +209,9 @@ def test_an_unfinished_line_waits_for_its_end(log: Path) -> None:
     kept = Kept()
     log.write_bytes(b"one\ntw")
     read_until(log, kept, [b"one"])
-    with log.open("ab") as writer:
-        log.rename(f"{log}.1")
-        log.write_bytes(b"three\n")
-        writer.write(b"o\n")
+    log.rename(f"{log}.1")
+    log.write_bytes(b"three\n")
+    append(Path(f"{log}.1"), b"o\n")
     read_until(log, kept, [b"one", b"two", b"three"])
 
 
@@ -253,65 +219,140 @@ def test_a_line_never_finished_is_delivered_in_the_end(log: Path) -> None:
     """What the old file ends with comes out when the old file has been quiet for long enough, and once only."""
     kept = Kept()
     log.write_bytes(b"one\nthe writer died he")
-
-    async def main() -> None:
-        source = FileSource("log", [str(log)], {}, quiet_after=0.05, poll_every=0.02)
-        async with running(source, kept):
-            await until(lambda: kept.lines() == [b"one"])
-            log.rename(f"{log}.1")
-            log.write_bytes(b"two\n")
-            await until(lambda: len(kept.lines()) >= 3)
-
-    asyncio.run(main())
-    assert kept.lines() == [b"one", b"two", b"the writer died he"]
-    with log.open("ab") as writer:
-        writer.write(b"three\n")
+    with running(FileSource("log", [str(log)], {}, quiet_after=0.05, poll_every=0.02), kept):
+        kept.wait_for([b"one"])
+        log.rename(f"{log}.1")
+        log.write_bytes(b"two\n")
+        kept.wait_for([b"one", b"two", b"the writer died he"])
+    append(log, b"three\n")
     read_until(log, kept, [b"one", b"two", b"the writer died he", b"three"])
+
+
+def test_a_late_writer_is_heard_until_it_is_quiet(log: Path) -> None:
+    """Lines written to the renamed file come out once, and before what was written to the new file after them."""
+    kept = Kept()
+    new = [b"new %d" % number for number in range(300)]
+    with closing(Writer(log)) as writer, running(FileSource("log", [str(log)], {}), kept):
+        writer.write(5)
+        kept.wait_for(writer.written)
+        log.rename(f"{log}.1")
+        for line in new:
+            writer.write(1)
+            append(log, line + b"\n")
+        wait_until(lambda: len(kept.lines()) >= 605, 10, lambda: f"605 lines: {kept.lines()}")
+    found = kept.lines()
+    assert [line for line in found if line not in new] == writer.written
+    assert [line for line in found if line in new] == new
+    assert all(found.index(late) < found.index(line) for late, line in zip(writer.written[5:], new, strict=True))
+
+
+def test_a_copy_somebody_made_is_not_a_generation(log: Path) -> None:
+    """A copy under the name of a rotated file, newer than the log itself, does not give its lines again."""
+    kept = Kept()
+    log.write_bytes(b"one\n")
+    with running(FileSource("log", [str(log)], {}), kept):
+        kept.wait_for([b"one"])
+        shutil.copy(log, f"{log}.20261120")
+        log.rename(f"{log}.1")
+        log.write_bytes(b"two\n")
+        kept.wait_for([b"one", b"two"])
+        append(log, b"three\n")
+        kept.wait_for([b"one", b"two", b"three"])
+
+
+@needs_users
+def test_siblings_that_are_not_the_logs_are_left_alone(log: Path) -> None:
+    """Neither a FIFO, nor a symlink, nor a file of another user is read for having the name of a rotated file."""
+    kept = Kept()
+    log.write_bytes(b"one\n")
+    theirs = log.with_name("theirs")
+    with running(FileSource("log", [str(log)], {}), kept):
+        kept.wait_for([b"one"])
+        os.mkfifo(f"{log}.5")
+        theirs.write_bytes(b"theirs\n")
+        os.chown(theirs, STRANGER, STRANGER)
+        shutil.copy2(theirs, f"{log}.6")
+        os.chown(f"{log}.6", STRANGER, STRANGER)
+        Path(f"{log}.7").symlink_to("elsewhere")
+        log.with_name("elsewhere").write_bytes(b"elsewhere\n")
+        log.rename(f"{log}.1")
+        log.write_bytes(b"two\n")
+        kept.wait_for([b"one", b"two"])
+        append(log, b"three\n")
+        kept.wait_for([b"one", b"two", b"three"])
+
+
+def test_too_many_generations_are_given_up_aloud(
+    log: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Who rotates without end cannot use up the daemon's descriptors: the oldest files are given up, and it is said."""
+    monkeypatch.setattr("appguard.sources.tail.UNREAD_MOST", 3)
+    kept = Kept()
+    log.write_bytes(b"0\n")
+    read_until(log, kept, [b"0"])
+    for number in range(1, 7):
+        log.rename(f"{log}.{10 - number}")
+        log.write_bytes(b"%d\n" % number)
+        os.utime(log, (number + 2_000_000_000, number + 2_000_000_000))
+    read_until(log, kept, [b"0", b"4", b"5", b"6"])
+    assert "rotated faster than it can be read" in caplog.text
 
 
 def test_old_files_are_closed(log: Path) -> None:
     """A rotated file is let go when it is quiet, a deleted one too, so that the disk gets its space back."""
     kept = Kept()
     log.write_bytes(b"one\n")
-
-    async def main() -> None:
-        source = FileSource("log", [f"{log}*"], {}, quiet_after=0.05, poll_every=0.02)
-        async with running(source, kept):
-            await until(lambda: kept.lines() == [b"one"])
-            one_open = open_files()
-            log.rename(f"{log}.1")
-            log.write_bytes(b"two\n")
-            await until(lambda: kept.lines() == [b"one", b"two"] and open_files() == one_open)
-            log.unlink()
-            await until(lambda: open_files() == one_open - 1)
-            await until(lambda: source.status().origins == ())
-            log.write_bytes(b"three\n")
-            await until(lambda: len(kept.lines()) >= 3)
-
     before = open_files()
-    asyncio.run(main())
-    assert kept.lines() == [b"one", b"two", b"three"]
+    with running(FileSource("log", [f"{log}*"], {}, quiet_after=0.05, poll_every=0.02), kept) as run:
+        kept.wait_for([b"one"])
+        one_open = open_files()
+        log.rename(f"{log}.1")
+        log.write_bytes(b"two\n")
+        wait_until(lambda: len(kept.lines()) == 2 and open_files() == one_open, 10, "one file open")
+        log.unlink()
+        wait_until(lambda: open_files() == one_open - 1, 10, "no file open")
+        wait_until(lambda: not run.status().origins, 10, "nothing followed")
+        log.write_bytes(b"three\n")
+        kept.wait_for([b"one", b"two", b"three"])
     assert open_files() == before
 
 
 @pytest.mark.parametrize("quiet_after", [0.02, 60])
 def test_a_symlink_turned_back(log: Path, quiet_after: float) -> None:
     """A file read before is continued, not begun anew, when the path leads to it again, also if it was closed."""
+    kept, written = Kept(), list[bytes]()
+    files = [log.with_name("even"), log.with_name("odd")]
+    log.symlink_to(files[0])
+    with running(FileSource("log", [str(log)], {}, poll_every=0.02, quiet_after=quiet_after), kept) as run:
+        run.wait_for_complaint("is not there")
+        one_open = open_files() + 1
+        for number in range(8):
+            append(files[number % 2], b"%d\n" % number)
+            log.unlink()
+            log.symlink_to(files[number % 2])
+            written.append(b"%d" % number)
+            kept.wait_for(written)
+            wait_until(lambda: quiet_after > 1 or open_files() == one_open, 10, "one file open")
+
+
+@pytest.mark.parametrize(
+    "position", ["no json", "{}", "[[1]]", '[["1",0,"",false]]', '[[1,-1,"",false]]', "[" * 100_000]
+)
+def test_a_damaged_position_is_none(log: Path, caplog: pytest.LogCaptureFixture, position: str) -> None:
+    """A position that is none is reported, and the file read from its beginning."""
     kept = Kept()
-    files = {False: log.with_name("even"), True: log.with_name("odd")}
+    kept.positions[str(log)] = position
+    log.write_bytes(b"one\n")
+    read_until(log, kept, [b"one"])
+    assert "is damaged" in caplog.text
 
-    async def main() -> None:
-        source = FileSource("log", [str(log)], {}, poll_every=0.02, quiet_after=quiet_after)
-        async with running(source, kept):
-            none_open = open_files()
-            for number in range(8):
-                target = files[number % 2 == 1]
-                with target.open("ab") as writer:
-                    writer.write(b"%d\n" % number)
-                log.unlink(missing_ok=True)
-                log.symlink_to(target)
-                await until(lambda number=number: len(kept.lines()) > number, kept.lines)
-                await until(lambda: quiet_after > 1 or open_files() == none_open + 1)
 
-    asyncio.run(main())
-    assert kept.lines() == [b"%d" % number for number in range(8)]
+def test_what_was_lost_is_said(log: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """If the file read last is gone after a restart, the log says that lines may have been missed."""
+    kept = Kept()
+    log.write_bytes(b"one\n")
+    read_until(log, kept, [b"one"])
+    log.unlink()
+    log.write_bytes(b"two\n")
+    read_until(log, kept, [b"one", b"two"])
+    assert "lines at its end may have been missed" in caplog.text

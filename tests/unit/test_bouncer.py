@@ -2,141 +2,18 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
 import pytest
 
-from appguard.address import Address, Network, network_text, parse_address, parse_network
+from appguard.address import Network, network_text, parse_address, parse_network
 from appguard.ban import Ban
 from appguard.bouncer import RENEWAL, Bouncer
 from appguard.errors import FirewallError
 from appguard.firewalls.base import Block
-from appguard.firewalls.dry_run import DryRun
 from appguard.host import HostFacts
-from appguard.judge import Judge
-from appguard.stores.memory import FACTS_KEPT, MemoryBanSet
-
-START = 1_800_000_000.0
-NEVER = 3600.0  # an interval no test waits for
-
-
-class Recording(DryRun):
-    """A dry run that keeps the verbs it was asked, and fails as long as it is told to."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        super().__init__(clock=clock)
-        self.verbs: list[str] = []
-        self.fails = ""
-
-    def _note(self, verb: str) -> None:
-        self.verbs.append(verb)
-        if self.fails:
-            raise FirewallError(self.fails)
-
-    async def replace(self, allow: Sequence[Network], blocks: Sequence[Block]) -> None:
-        """Note and do it."""
-        self._note("replace")
-        await super().replace(allow, blocks)
-
-    async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:
-        """Note and do it."""
-        self._note(f"change +{len(add)} -{len(remove)}")
-        await super().change(add, remove)
-
-    async def lift(self) -> None:
-        """Note and do it."""
-        self._note("lift")
-        await super().lift()
-
-    @property
-    def held(self) -> set[str]:
-        """Give the networks held, as text."""
-        return {network_text(block.network) for block in self.blocks}
-
-
-@dataclass
-class World:
-    """A bouncer and all it works with; time and facts are what the test says."""
-
-    now: float = START
-    facts: HostFacts = HostFacts()
-    administrators: tuple[Address, ...] = ()
-    safelist: tuple[Network, ...] = ()
-    interval: float = NEVER
-    ban_set: MemoryBanSet = field(init=False)
-    firewall: Recording = field(init=False)
-    bouncer: Bouncer = field(init=False)
-
-    def __post_init__(self) -> None:
-        """Put the parts together."""
-        self.ban_set = MemoryBanSet(self.clock)
-        self.firewall = Recording(self.clock)
-        self.bouncer = self.new_bouncer()
-
-    def clock(self) -> float:
-        """Give the time."""
-        return self.now
-
-    def new_bouncer(self) -> Bouncer:
-        """Give another bouncer of the same ban set and firewall."""
-        return Bouncer(
-            self.ban_set,
-            self.firewall,
-            Judge(safelist=self.safelist),
-            self.clock,
-            read_facts=lambda: self.facts,
-            read_administrators=lambda: self.administrators,
-            interval=self.interval,
-        )
-
-    def ban(self, text: str, seconds: float = 600, *, automatic: bool = False) -> None:
-        """Put a ban into the ban set and wake the bouncer."""
-        end = None if seconds == -1 else self.now + seconds
-        assert self.ban_set.ban(Ban(parse_network(text), "test", self.now, end, automatic=automatic))
-        self.bouncer.wake()
-
-    def unban(self, text: str) -> None:
-        """Lift a ban and wake the bouncer."""
-        assert self.ban_set.unban(parse_network(text))
-        self.bouncer.wake()
-
-    def settle(self) -> None:
-        """Let the bouncer go one round."""
-        asyncio.run(self.bouncer.settle())
-
-
-@asynccontextmanager
-async def running(bouncer: Bouncer) -> AsyncGenerator[None]:
-    """Run a bouncer, and cancel it."""
-    task = asyncio.create_task(bouncer.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
-
-
-async def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for a condition."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(5):
-            while not condition():
-                await asyncio.sleep(0.002)
-            return
-    raise AssertionError(what)
-
-
-def play(scene: Callable[[World], Coroutine[object, object, None]], world: World) -> None:
-    """Play a scene with the bouncer running."""
-
-    async def whole() -> None:
-        async with running(world.bouncer):
-            await scene(world)
-
-    asyncio.run(whole())
+from appguard.stores.memory import FACTS_KEPT
+from tests.bouncing import NEVER, START, Recording, World, play, until
 
 
 def test_bans_from_before_the_start_are_given_at_once() -> None:
@@ -249,13 +126,13 @@ def test_a_refused_ban_is_visible_and_never_enforced(caplog: pytest.LogCaptureFi
     """What the judge refuses is logged once with its reason, shown in the status, and kept out of the firewall."""
     world = World(safelist=(parse_network("192.0.2.0/24"),))
     world.ban("192.0.2.5")
-    world.ban("203.0.113.5")
+    world.ban("203.0.113.5", 3 * NEVER)
     with caplog.at_level(logging.WARNING, "appguard.bouncer"):
         for _ in range(3):
             world.settle()
-            world.ban("192.0.2.5")
-            world.now += NEVER
-    assert world.firewall.held <= {"203.0.113.5"}
+            world.now += 1
+            world.ban("192.0.2.5", NEVER)
+    assert world.firewall.held == {"203.0.113.5"}
     ((refused, why),) = world.bouncer.status.refused
     assert refused.key == "192.0.2.5"
     assert "on the safelist" in why
@@ -341,7 +218,11 @@ def test_hold_lifts_and_release_enforces() -> None:
     world.bouncer.release()
     world.settle()
     assert world.firewall.held == {"203.0.113.7"}  # the others ended meanwhile
-    assert not world.bouncer.status.is_held
+    released = world.bouncer.status
+    assert not released.is_held
+    world.bouncer.hold()
+    world.settle()
+    assert not world.firewall.held
 
 
 def test_held_from_the_start() -> None:
@@ -404,6 +285,29 @@ def test_a_failed_change_is_followed_by_everything_anew() -> None:
     world.ban("203.0.113.6")
     world.settle()
     assert world.firewall.held == {"203.0.113.5", "203.0.113.6"}
+
+
+def test_an_interrupted_change_is_followed_by_everything_anew() -> None:
+    """If a change is cancelled on its way (a person gave up waiting), its outcome is unknown and all is given anew."""
+
+    class Slow(Recording):
+        async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:
+            await asyncio.Event().wait()
+
+    async def given_up(bouncer: Bouncer) -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await bouncer.settle()
+
+    world = World()
+    world.firewall = Slow(world.clock)
+    world.bouncer = world.new_bouncer()
+    world.settle()
+    world.ban("203.0.113.5")
+    asyncio.run(given_up(world.bouncer))
+    world.settle()
+    assert world.firewall.held == {"203.0.113.5"}
+    assert world.firewall.verbs == ["replace", "replace"]
 
 
 def test_a_firewall_that_fails_to_lift_is_told_to_the_person_and_tried_again() -> None:

@@ -142,3 +142,12 @@ def test_administrators_sessions_of_logind(root: Path) -> None:
     (sessions / "6").write_text(session("carol", "", remote=0))
     (sessions / "7.ref").mkdir()
     assert [each.text for each in administrators(root)] == ["198.51.100.9", "2001:db8::9"]
+
+
+def test_routes_in_an_unknown_form_are_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A /proc/net that reads otherwise than expected costs the facts, not the start."""
+    (tmp_path / "proc/net").mkdir(parents=True)
+    (tmp_path / "proc/net/route").write_text("header\nnot a route\n")
+    (tmp_path / "proc/net/ipv6_route").write_text("zz yy\n")
+    assert read_host_facts(tmp_path) == HostFacts()
+    assert "cannot be read" in caplog.text

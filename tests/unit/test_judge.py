@@ -3,7 +3,7 @@
 from ipaddress import ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from appguard.address import Network, parse_address, parse_network
@@ -41,7 +41,7 @@ def ban(text: str) -> Ban:
     [
         "203.0.113.5",
         "203.0.113.0/28",
-        "203.0.0.0/17",
+        "203.1.0.0/16",
         "198.51.100.77",  # a neighbour on an IPv4 link
         "2001:db8:f::/64",
         "2001:db8:f::9",
@@ -103,7 +103,7 @@ UNLESS_FORCED = [
     ("203.0.0.0/15", "203.0.0.0/15 is wider than a /16; ban narrower networks, or use --force"),
     ("2001:4000::/31", "2001:4000::/31 is wider than a /32"),
     ("198.51.100.0/24", "198.51.100.0/24 holds 198.51.100.1, which is an address of this host"),
-    ("203.0.113.0/25", "holds 203.0.113.53, which is a resolver of this host"),
+    ("203.0.113.48/29", "holds 203.0.113.53, which is a resolver of this host"),
     ("198.51.100.128/25", "holds 198.51.100.254, which is a gateway of this host"),
     ("203.0.113.64/26", "holds 203.0.113.80, which is a trusted proxy"),
     ("192.0.0.0/16", "holds 192.0.2.0/24, which is on the safelist"),
@@ -153,10 +153,12 @@ def networks() -> st.SearchStrategy[Network]:
     def make(number: int, length: int) -> Network:
         return ip_network((0xCB007100 + number, length), strict=False)
 
-    return st.builds(make, st.integers(0, 255), st.integers(24, 32))
+    return st.builds(make, st.integers(0, 15), st.integers(28, 32))
 
 
 @given(st.lists(networks(), max_size=6), networks())
+@example([parse_network("203.0.113.1")], parse_network("203.0.113.0/31"))
+@example([parse_network("203.0.113.0/24")], parse_network("203.0.113.255"))
 def test_every_overlap_with_the_safelist_is_found(safelist: list[Network], banned: Network) -> None:
     """A ban passes exactly if it shares no address with the safelist."""
     judge = Judge(safelist=safelist)

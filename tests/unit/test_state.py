@@ -1,6 +1,5 @@
 """The daemon's private state: what goes in comes out, whatever happens to the process, the disk or the file."""
 
-import logging
 import os
 import random
 import signal
@@ -342,73 +341,6 @@ def test_use_before_open_is_a_clear_error(tmp_path: Path) -> None:
     """A state that is not open says so instead of losing what it is given."""
     with pytest.raises(StateError, match="is not open"):
         State(tmp_path).save(Batch())
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        "network = 'nonsense'",
-        "network = 7",
-        "jail = '../etc'",
-        "starts = 'soon'",
-        "starts = 9e999",
-        "ends = 'never'",
-        "reason = x'ff'",
-        "failures = -1",
-        "evidence = 'no json'",
-        "evidence = '[1]'",
-        "via = '{}'",
-        "version = 'new'",
-    ],
-)
-def test_a_bad_ban_is_dropped(state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
-    """A ban somebody damaged in the database is dropped with a line in the log, and the others are there."""
-    good, bad = ban_of("192.0.2.1"), ban_of("192.0.2.2")
-    state.save(Batch(facts=[put(good), put(bad)]))
-    state.close()
-    execute(tmp_path / "state" / "state.db", f"UPDATE ban SET {damage} WHERE network = '192.0.2.2'")
-    state.open()
-    with caplog.at_level(logging.WARNING):
-        assert state.bans() == (good,)
-    assert "the saved ban of" in caplog.text
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        "key = 'nonsense'",
-        "key = x'ff'",
-        "failures = 'no json'",
-        "failures = '[[1, 2]]'",
-        'failures = \'[["1", 2, ""]]\'',
-        "failures = '[[1, 0, \"\"]]'",
-        "failures = '[[NaN, 1, \"\"]]'",
-        "failures = '[[1" + "0" * 400 + ', 1, ""]]\'',
-        "failures = '" + "[" * 100_000 + "'",
-        "failures = CAST(x'5b5bff' AS TEXT)",
-    ],
-)
-def test_bad_failures_are_dropped(state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
-    """What somebody damaged in the database is dropped with a line in the log, and the other keys are there."""
-    good = Failure(NOW, 1, "good")
-    state.save(Batch(failures={("login", "192.0.2.1"): [good], ("login", "192.0.2.2"): [good]}))
-    state.close()
-    execute(tmp_path / "state" / "state.db", f"UPDATE failure SET {damage} WHERE key = '192.0.2.2'")
-    state.open()
-    with caplog.at_level(logging.WARNING):
-        assert state.failures("login") == [("192.0.2.1", good)]
-    assert "jail login: what was counted for" in caplog.text
-
-
-def test_bad_positions_settings_and_totals_are_as_if_never_saved(state: State, tmp_path: Path) -> None:
-    """Values of the wrong type are not handed out."""
-    state.save(Batch(positions={("nginx", "/log"): "1"}, totals={"login": (1, 1)}))
-    state.set_setting("enforce", "on")
-    state.close()
-    tables = {"position": "text", "total": "failed", "setting": "value"}
-    execute(tmp_path / "state" / "state.db", *(f"UPDATE {table} SET {name} = x'ff'" for table, name in tables.items()))
-    state.open()
-    assert (state.positions("nginx"), state.totals("login"), state.setting("enforce")) == ({}, (0, 0), None)
 
 
 def test_a_failed_save_changes_nothing(state: State) -> None:

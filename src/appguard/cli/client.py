@@ -133,9 +133,9 @@ def printable(text: str, keep: str = "") -> str:
 def say(*lines: str) -> None:
     """Print lines, whatever is in them."""
     for line in lines:
-        print(printable(line, keep="\t"))
+        print(printable(line, keep="\t"), flush=True)  # a reader that has gone is found out here
 
 
 def say_json(reply: Reply) -> None:
     """Print an answer as JSON in ASCII."""
-    print(json.dumps(reply, indent=2))
+    print(json.dumps(reply, indent=2), flush=True)

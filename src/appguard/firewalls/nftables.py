@@ -24,7 +24,7 @@ from appguard.firewalls.program import run
 TABLE = "appguard"
 LEASE = 7 * 86400.0
 LONGEST = 10 * 365 * 86400.0  # the longest timeout asked for; the kernel refuses much longer ones
-PATIENCE = 60.0  # seconds nft may take; 200,000 elements take less than one
+PATIENCE = 60.0  # seconds nft may take; 200,000 elements take less than two
 WORDS_MOST = 300
 
 _REMOVE_TABLE = f"add table inet {TABLE}\ndelete table inet {TABLE}\n"

@@ -24,8 +24,8 @@ from typing import Self
 from appguard.address import Address, Network, NetworkMap, network_text, parse_network
 from appguard.ban import Ban, Fact
 from appguard.errors import AddressError, StoreError
+from appguard.fork import in_every_child
 from appguard.stores.base import Changes, Snapshot
-from appguard.stores.fork import in_every_child
 from appguard.stores.local_counters import LocalCounters
 
 RUNTIME_DIRECTORY = Path("/run/appguard")

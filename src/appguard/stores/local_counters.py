@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
 
+from appguard.fork import in_every_child
 from appguard.limit import ADMITTED, Hit, Verdict
 from appguard.stores.counter_table import SETS, CounterTable, open_table
-from appguard.stores.fork import in_every_child
 from appguard.stores.memory import MemoryCounters
 
 PATIENCE = 0.25  # seconds; on a busy machine a holder that lost its processor to others is back by then

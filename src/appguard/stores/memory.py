@@ -17,9 +17,9 @@ from typing import Self
 
 from appguard.address import Address, Network, parse_network
 from appguard.ban import Ban, BanTable, Fact, supersedes
+from appguard.fork import in_every_child
 from appguard.limit import ADMITTED, Hit, SlidingWindow, Verdict
 from appguard.stores.base import Changes, Snapshot
-from appguard.stores.fork import in_every_child
 
 KEYS_MOST = 100_000
 EVICTION_TRIES = 16

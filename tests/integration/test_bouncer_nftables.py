@@ -1,0 +1,217 @@
+"""The bouncer and nftables together: from the ban set to dropped packets, through flushes, restarts and failures."""
+
+import asyncio
+import socket
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+
+import pytest
+
+from appguard.address import parse_network
+from appguard.ban import Ban
+from appguard.bouncer import RENEWAL, Bouncer
+from appguard.errors import FirewallError
+from appguard.firewalls.nftables import LEASE, Nftables
+from appguard.judge import Judge
+from appguard.stores.memory import MemoryBanSet
+from tests.bouncing import running, until
+from tests.machine import Machine
+from tests.netns import answers, banned, has_table, joined, run
+
+pytestmark = pytest.mark.lab
+
+HERE, HERE6 = "198.51.100.1", "2001:db8:a::1"
+ATTACKER, ATTACKER6 = "198.51.100.2", "2001:db8:a::2"
+NEVER = 3600.0
+SHORTLY = 0.05
+BRIEFLY = 0.3  # how long an answer is waited for that is not to come
+
+Scene = Callable[[MemoryBanSet, Bouncer], Coroutine[object, object, None]]
+
+
+@pytest.fixture
+def attacker() -> Iterator[Machine]:
+    """Give a machine on a link of its own, with a server of ours listening for it."""
+    with (
+        joined("attacker", [f"{HERE}/24", f"{HERE6}/64"], [f"{ATTACKER}/24", f"{ATTACKER6}/64"]) as machine,
+        socket.create_server(("::", 80), family=socket.AF_INET6, dualstack_ipv6=True),
+    ):
+        yield machine
+
+
+@pytest.fixture(autouse=True)
+def no_table() -> Iterator[None]:
+    """Leave no table behind."""
+    yield
+    run("nft", "flush ruleset")
+
+
+def play(scene: Scene, interval: float = NEVER) -> None:
+    """Play a scene with a bouncer of this host running."""
+    ban_set = MemoryBanSet()
+    bouncer = Bouncer(ban_set, Nftables(), Judge(), interval=interval)
+
+    async def whole() -> None:
+        await bouncer.settle()
+        async with running(bouncer):
+            await scene(ban_set, bouncer)
+
+    asyncio.run(whole())
+
+
+def test_a_ban_in_the_ban_set_drops_packets(attacker: Machine) -> None:
+    """A ban is dropped packets after one wake, and its lifting an answer after the next."""
+
+    async def scene(ban_set: MemoryBanSet, bouncer: Bouncer) -> None:
+        assert answers(attacker, HERE)
+        assert answers(attacker, HERE6)
+        ban_set.ban(Ban.of(ATTACKER))
+        ban_set.ban(Ban.of(ATTACKER6))
+        bouncer.wake()
+        await until(lambda: len(banned()) == 2, "the bans did not arrive")
+        assert not answers(attacker, HERE, within=BRIEFLY)
+        assert not answers(attacker, HERE6, within=BRIEFLY)
+        await until(lambda: bouncer.status.dropped > 0, "no dropped packets in the status")
+        for address in (ATTACKER, ATTACKER6):
+            ban_set.unban(parse_network(address))
+        bouncer.wake()
+        await until(lambda: not banned(), "the liftings did not arrive")
+        assert answers(attacker, HERE)
+        assert answers(attacker, HERE6)
+
+    play(scene, interval=SHORTLY)
+
+
+@pytest.mark.usefixtures("attacker")
+def test_this_host_is_never_shut_out() -> None:
+    """Bans of this host's own addresses are refused by what the kernel says of them, and shown with the reason."""
+
+    async def scene(ban_set: MemoryBanSet, bouncer: Bouncer) -> None:
+        for text in (HERE, HERE6, "2001:db8:a::/64", "127.0.0.1", ATTACKER):
+            ban_set.ban(Ban.of(text))
+        bouncer.wake()
+        await until(lambda: set(banned()) == {ATTACKER}, "the one harmless ban did not arrive")
+        why = {ban.key: why for ban, why in bouncer.status.refused}
+        assert set(why) == {HERE, HERE6, "2001:db8:a::/64", "127.0.0.1"}
+        assert why[HERE].startswith(f"{HERE} is an address of this host")
+
+    play(scene)
+
+
+def test_a_foreign_flush_is_healed(attacker: Machine) -> None:
+    """After `nft flush ruleset` the table and its bans are back within the interval, without anybody's wake."""
+
+    async def scene(ban_set: MemoryBanSet, bouncer: Bouncer) -> None:
+        ban_set.ban(Ban.of(ATTACKER))
+        bouncer.wake()
+        await until(lambda: ATTACKER in banned(), "the ban did not arrive")
+        run("nft", "flush ruleset")
+        assert answers(attacker, HERE)
+        await until(lambda: has_table() and ATTACKER in banned(), "not healed")
+        assert not answers(attacker, HERE, within=BRIEFLY)
+
+    play(scene, interval=SHORTLY)
+
+
+def test_a_ban_right_after_a_flush_brings_everything_back() -> None:
+    """A change that meets no table is followed at once by all bans, not only the new one."""
+
+    async def scene(ban_set: MemoryBanSet, bouncer: Bouncer) -> None:
+        ban_set.ban(Ban.of("203.0.113.5"))
+        bouncer.wake()
+        await until(lambda: bool(banned()), "the ban did not arrive")
+        run("nft", "flush ruleset")
+        ban_set.ban(Ban.of("203.0.113.6"))
+        bouncer.wake()
+        await until(lambda: has_table() and set(banned()) == {"203.0.113.5", "203.0.113.6"}, "not all is back")
+        assert not bouncer.status.error
+
+    play(scene)
+
+
+def test_a_restart_opens_no_gap(attacker: Machine) -> None:
+    """Bans stay while no bouncer runs, and the next one takes over without letting a single packet in."""
+    ban_set = MemoryBanSet()
+    ban_set.ban(Ban.of(ATTACKER))
+
+    async def one_life() -> None:
+        bouncer = Bouncer(ban_set, Nftables(), Judge())
+        await bouncer.settle()
+        async with running(bouncer):
+            pass
+
+    with (
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ours,
+        attacker.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as theirs,
+    ):
+        ours.bind((HERE, 9))
+        asyncio.run(one_life())
+
+        async def next_life() -> None:
+            life = asyncio.create_task(one_life())
+            while not life.done():
+                theirs.sendto(b"x", (HERE, 9))
+                await asyncio.sleep(0.0005)
+            await life
+
+        assert set(banned()) == {ATTACKER}
+        asyncio.run(next_life())
+        assert set(banned()) == {ATTACKER}
+        ours.settimeout(BRIEFLY)
+        with pytest.raises(TimeoutError):
+            ours.recv(10)
+
+
+def test_hold_and_release(attacker: Machine) -> None:
+    """Held, the whole table is gone and everybody is answered; released, the bans are back."""
+
+    async def scene(ban_set: MemoryBanSet, bouncer: Bouncer) -> None:
+        ban_set.ban(Ban.of(ATTACKER))
+        await bouncer.settle()
+        assert not answers(attacker, HERE, within=BRIEFLY)
+        bouncer.hold()
+        await bouncer.settle()
+        assert not has_table()
+        assert answers(attacker, HERE)
+        bouncer.release()
+        await bouncer.settle()
+        assert set(banned()) == {ATTACKER}
+
+    play(scene)
+
+
+def test_an_nft_that_comes_later(tmp_path: Path) -> None:
+    """Without the program the status says what to install; once it is there the bans are enforced."""
+    program = tmp_path / "nft"
+    ban_set = MemoryBanSet()
+    bouncer = Bouncer(ban_set, Nftables(program=str(program)), Judge())
+
+    async def scene() -> None:
+        with pytest.raises(FirewallError):
+            await bouncer.settle()
+        async with running(bouncer):
+            ban_set.ban(Ban.of("203.0.113.5"))
+            await until(lambda: "install the package nftables" in bouncer.status.error, "no word of it")
+            program.symlink_to("/usr/sbin/nft")
+            await until(lambda: has_table() and bool(banned()), "not enforced")
+            await until(lambda: not bouncer.status.error, "still an error")
+
+    asyncio.run(scene())
+
+
+def test_a_permanent_ban_does_not_run_out() -> None:
+    """The lease of a permanent ban is made whole again a day later."""
+    now = 1_800_000_000.0
+
+    def clock() -> float:
+        return now
+
+    ban_set = MemoryBanSet(clock)
+    ban_set.ban(Ban.of("203.0.113.5", bantime=-1, start=now))
+    bouncer = Bouncer(ban_set, Nftables(clock=clock), Judge(), clock)
+    asyncio.run(bouncer.settle())
+    run("nft", "delete element inet appguard ban4 { 203.0.113.5 }")
+    run("nft", "add element inet appguard ban4 { 203.0.113.5 timeout 1h }")  # as if the lease were nearly over
+    now += RENEWAL
+    asyncio.run(bouncer.settle())
+    assert banned()["203.0.113.5"] > LEASE - 60

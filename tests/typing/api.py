@@ -1,0 +1,77 @@
+"""The public API as the type checkers see it. Never run: mypy and pyright read it, and complain if an error is gone."""
+
+# pyright: reportUnnecessaryTypeIgnoreComment=true
+
+from typing import assert_type
+
+from fastapi import FastAPI, Request
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+
+import appguard
+from appguard import (
+    AppGuard,
+    Ban,
+    Jail,
+    Limit,
+    open_store,
+    report_auth_failure,
+    report_auth_success,
+)
+from appguard.asgi import ASGIApp
+from appguard.stores.base import Store
+
+app = FastAPI()
+app.add_middleware(AppGuard)
+app.add_middleware(
+    AppGuard,
+    name="shop",
+    limits=["600/minute", Limit("5/minute", path="/login", methods=["POST"])],
+    jails=[Jail("login", maxretry=5, findtime="10m", bantime="1h")],
+    store="memory://",
+    trusted_proxies=["127.0.0.1", "10.0.0.0/8", "unix:"],
+    forwarding_header="forwarded",
+    safelist=("192.0.2.0/24",),
+    exempt_paths=["/healthz"],
+    login_paths=["login"],
+    event_log="stderr",
+    on_store_error="local",
+    enabled=False,
+)
+app.add_middleware(AppGuard, limts=["5/minute"])  # type: ignore[call-arg]
+app.add_middleware(AppGuard, limits=[5])  # type: ignore[list-item]
+app.add_middleware(AppGuard, enabled="no")  # type: ignore[arg-type]
+app.add_middleware(AppGuard, jails=["login"])  # type: ignore[list-item]
+
+Starlette(middleware=[Middleware(AppGuard, name="shop")])
+Starlette(middleware=[Middleware(AppGuard, nmae="shop")])  # type: ignore[call-arg]
+
+guarded = AppGuard(app, limits=[])
+assert_type(guarded, AppGuard)
+an_app: ASGIApp = guarded
+AppGuard("app")  # type: ignore[arg-type]
+AppGuard()  # type: ignore[call-arg]
+
+limit = Limit("5/minute", methods=("POST",))
+limit.rate = "6/minute"  # type: ignore[misc]
+assert_type(Ban.of("203.0.113.5", jail="manual", bantime="1h", reason="ticket 17"), Ban)
+
+
+def login(request: Request) -> None:
+    """Report as an endpoint does."""
+    assert_type(report_auth_failure(request, user="alice", credential="tried"), None)
+    report_auth_failure(request.scope, "alice")
+    report_auth_success(request, user="alice")
+    report_auth_failure(request, usr="alice")  # type: ignore[call-arg]
+    report_auth_failure(request, "alice", "tried")  # type: ignore[call-arg]
+
+
+def ban() -> None:
+    """Ban as a script does."""
+    with open_store("memory://") as store:
+        assert_type(store, Store)
+        assert_type(store.ban(Ban.of("203.0.113.5")), Ban | None)
+
+
+assert_type(appguard.open_store(), Store)
+print(appguard.AppGaurd)  # type: ignore[attr-defined]

@@ -1,0 +1,235 @@
+"""Jails: the sliding window against a plain list of events, settings, and bounds under attack."""
+
+import tracemalloc
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appguard.address import Grouping, parse_address
+from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST
+from appguard.errors import ConfigError
+from appguard.event import ACCESS_FAIL, LOGIN_FAIL, PROBE, Event
+from appguard.jail import Failure, Jail, JailWindow
+
+NOW = 1_800_000_000.0
+ADDRESS = "203.0.113.5"
+
+
+def event_at(time: float, address: str = ADDRESS, count: int = 1, kind: str = LOGIN_FAIL) -> Event:
+    """Make an event."""
+    return Event(kind, time, parse_address(address), count)
+
+
+def window_of(jail: Jail | None = None, keys_most: int = 100_000) -> JailWindow:
+    """Make the window of a jail: five in ten minutes if none is given."""
+    return JailWindow(jail or Jail("login"), Grouping().key, keys_most)
+
+
+@pytest.mark.parametrize("maxretry", [1, 2, 5, 100])
+def test_ban_comes_with_the_maxretry_th_event(maxretry: int) -> None:
+    """The ban is due at exactly that event, starts at its time, and counting begins anew."""
+    window = window_of(Jail("login", maxretry=maxretry, findtime="10m", bantime="1h"))
+    for _ in range(2):
+        bans = [window.record(event_at(NOW + number), f"line {number}") for number in range(maxretry)]
+        assert bans[:-1] == [None] * (maxretry - 1)
+        ban = bans[-1]
+        assert ban is not None
+        assert (ban.key, ban.jail, ban.automatic, ban.failures) == (ADDRESS, "login", True, maxretry)
+        assert (ban.start, ban.end) == (NOW + maxretry - 1, NOW + maxretry - 1 + 3600)
+        assert ban.reason == f"{maxretry} x authn_login_fail in 600 s"
+        assert ban.evidence == tuple(f"line {number}" for number in range(maxretry))[-EVIDENCE_MOST:]
+        assert window.currently_failed == 0
+    assert window.total_failed == 2 * maxretry
+
+
+@pytest.mark.parametrize(("last", "is_banned"), [(599.999, True), (600.0, False), (600.001, False)])
+def test_edge_of_findtime(last: float, is_banned: bool) -> None:
+    """An event exactly findtime old has left the window."""
+    window = window_of(Jail("login", maxretry=2, findtime=600))
+    window.record(event_at(NOW))
+    assert (window.record(event_at(NOW + last)) is not None) is is_banned
+
+
+def test_ban_without_end() -> None:
+    """A bantime of -1 is for ever."""
+    ban = window_of(Jail("login", maxretry=1, bantime=-1)).record(event_at(NOW))
+    assert ban is not None
+    assert ban.end is None
+
+
+def test_ban_is_of_the_key() -> None:
+    """IPv6 hosts are counted together and banned by /64, mapped IPv4 as IPv4."""
+    window = window_of(Jail("login", maxretry=2))
+    assert window.record(event_at(NOW, "2001:db8::1")) is None
+    ban = window.record(event_at(NOW, "2001:db8::ffff"))
+    assert ban is not None
+    assert ban.key == "2001:db8::/64"
+    window.record(event_at(NOW, "::ffff:203.0.113.5"))
+    ban = window.record(event_at(NOW, ADDRESS))
+    assert ban is not None
+    assert ban.key == ADDRESS
+
+
+def test_only_its_kinds_count_and_nothing_twice() -> None:
+    """Other kinds, repetitions of count 0, and what a jail of the app has counted add nothing."""
+    window = window_of(Jail("login", maxretry=1, events=[LOGIN_FAIL, ACCESS_FAIL]))
+    for event in (event_at(NOW, kind=PROBE), event_at(NOW, count=0), replace(event_at(NOW), jail="login")):
+        assert not window.counts(event)
+        assert window.record(event) is None
+    assert (window.total_failed, window.currently_failed) == (0, 0)
+    assert window.record(event_at(NOW, kind=ACCESS_FAIL)) is not None
+
+
+def test_count_is_what_is_added() -> None:
+    """One line may tell of several events."""
+    window = window_of(Jail("login", maxretry=5))
+    assert window.record(event_at(NOW, count=4)) is None
+    ban = window.record(event_at(NOW, count=3))
+    assert ban is not None
+    assert ban.failures == 7
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from([ADDRESS, "203.0.113.6", "2001:db8::1", "2001:db8::2", "2001:db8:1::1"]),
+        st.one_of(st.integers(-3, 12), st.integers(-60, 60)),  # how much later than the event before
+        st.integers(0, 3),
+    ),
+    max_size=60,
+)
+
+
+@given(steps=steps, maxretry=st.integers(1, 6), findtime=st.integers(1, 30))
+def test_window_is_a_plain_list_of_events(steps: list[tuple[str, int, int]], maxretry: int, findtime: int) -> None:
+    """In whatever order times come, a key is banned exactly if enough events lie in the findtime before its newest."""
+    window = window_of(Jail("login", maxretry=maxretry, findtime=findtime))
+    seen: dict[str, list[tuple[float, int]]] = {}
+    now = NOW
+    for address, later, count in steps:
+        now += later
+        ban = window.record(event_at(now, address, count))
+        if count == 0:
+            assert ban is None
+            continue
+        key = Grouping().key(parse_address(address))
+        mine = seen.setdefault(key, [])
+        mine.append((now, count))
+        newest = max(time for time, _ in mine)
+        mine[:] = [(time, count) for time, count in mine if time > newest - findtime]
+        total = sum(count for _, count in mine)
+        if total >= maxretry:
+            assert ban is not None
+            assert (ban.key, ban.failures, ban.start) == (key, total, now)
+            del seen[key]
+        else:
+            assert ban is None
+    for key, mine in seen.items():
+        assert sorted((failure.time, failure.count) for failure in window.failures(key)) == sorted(mine)
+    assert window.currently_failed == len(seen)
+
+
+@given(steps=steps, cut=st.integers(0, 60))
+def test_restart_changes_no_ban(steps: list[tuple[str, int, int]], cut: int) -> None:
+    """A window that is saved and restored in the middle gives the bans that one without a restart gives."""
+    jail = Jail("login", maxretry=3, findtime=20)
+    straight, restarted = window_of(jail), window_of(jail)
+    now = NOW
+    for number, (address, later, count) in enumerate(steps):
+        if number == cut:
+            saved = list(restarted)
+            restarted = window_of(jail)
+            restarted.restore(saved)
+        now += later
+        assert straight.record(event_at(now, address, count)) == restarted.record(event_at(now, address, count))
+    assert dict.fromkeys(straight) == dict.fromkeys(restarted)
+
+
+def test_restored_events_may_come_in_any_order() -> None:
+    """What a database gives back unsorted counts as it did."""
+    window = window_of(Jail("login", maxretry=3, findtime=10))
+    window.restore([(ADDRESS, Failure(NOW + 5, 1)), (ADDRESS, Failure(NOW - 100, 1)), (ADDRESS, Failure(NOW, 1))])
+    assert window.sweep(NOW + 10.5) == []
+    assert window.record(event_at(NOW + 8)) is not None
+
+
+def test_sweep_drops_only_keys_that_are_out_of_the_window() -> None:
+    """A late event does not make a key look older than its newest event."""
+    window = window_of(Jail("login", findtime=100))
+    window.record(event_at(NOW + 50, "203.0.113.1"))
+    window.record(event_at(NOW, "203.0.113.1"))
+    window.record(event_at(NOW, "203.0.113.2"))
+    assert window.sweep(NOW + 99.9) == []
+    assert window.sweep(NOW + 100) == ["203.0.113.2"]
+    assert window.sweep(NOW + 149.9) == []
+    assert window.sweep(NOW + 150) == ["203.0.113.1"]
+    assert list(window) == []
+
+
+def test_forgotten_key_begins_anew() -> None:
+    """After a person lifted a ban, what was counted is gone; a key that is not counted is no error."""
+    window = window_of(Jail("login", maxretry=2))
+    window.record(event_at(NOW))
+    window.forget(ADDRESS)
+    window.forget("203.0.113.99")
+    assert window.record(event_at(NOW)) is None
+
+
+def test_flood_of_addresses_is_bounded_and_what_it_pushes_out_is_told() -> None:
+    """Beyond the cap the key that was quiet longest goes, and `next_out` has named it before."""
+    window = window_of(keys_most=3)
+    for number in range(1, 4):
+        assert window.next_out() == ()
+        window.record(event_at(NOW, f"203.0.113.{number}"))
+    window.record(event_at(NOW, "203.0.113.1"))  # no longer the quietest
+    for number in (2, 3, 1):
+        assert window.next_out() == (f"203.0.113.{number}",)
+        window.record(event_at(NOW, f"203.0.113.{100 + number}"))
+        assert window.failures(f"203.0.113.{number}") == ()
+        assert window.currently_failed == 3
+
+
+def test_long_lines_fill_no_memory() -> None:
+    """Of a line only its beginning is kept as evidence, of many lines only the last."""
+    window = window_of(Jail("login", maxretry=4))
+    tracemalloc.start()
+    try:
+        for number in range(1_000):
+            window.record(event_at(NOW, f"203.0.{number >> 8}.{number & 255}"), f"{number}{'x' * 8_000}")
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 2_000_000
+    assert len(window.failures("203.0.0.0")[0].evidence) == EVIDENCE_TEXT_MOST
+
+
+def test_jail_turns_durations_into_seconds() -> None:
+    """Durations may be texts and are numbers afterwards; one kind of event may stand alone."""
+    jail = Jail("login", findtime="10m", bantime="1d12h", events=PROBE)
+    assert (jail.findtime, jail.bantime, tuple(jail.events)) == (600, 129_600, (PROBE,))
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"name": "a b"}, "jail name 'a b': expected 1 to 64 letters"),
+        ({"name": ""}, "jail name ''"),
+        ({"maxretry": 0}, "jail login: maxretry = 0: expected a whole number from 1 to 10000"),
+        ({"maxretry": 10_001}, "jail login: maxretry = 10001"),
+        ({"maxretry": True}, "jail login: maxretry = True"),
+        ({"maxretry": "5"}, "jail login: maxretry = '5'"),
+        ({"maxretry": 2.5}, "jail login: maxretry = 2.5"),
+        ({"findtime": "soon"}, "jail login: findtime = 'soon': expected a duration"),
+        ({"findtime": -1}, "jail login: findtime cannot be for ever"),
+        ({"bantime": 0}, "jail login: bantime = 0: expected a duration"),
+        ({"events": []}, "jail login: events = []: expected some of authn_login_fail"),
+        ({"events": ["login"]}, "jail login: events = ['login']: expected some of"),
+        ({"events": "login"}, "jail login: events = ['login']: expected some of"),
+    ],
+)
+def test_wrong_setting_is_named(options: dict[str, object], complaint: str) -> None:
+    """Every wrong value is refused with the jail, the key, the value and what is accepted."""
+    with pytest.raises(ConfigError) as caught:
+        Jail(**({"name": "login"} | options))  # type: ignore[arg-type]  # wrong on purpose
+    assert str(caught.value).startswith(complaint)

@@ -1,0 +1,154 @@
+"""What is special to the store of one process: bounds that hold under attack, and forks."""
+
+import threading
+import tracemalloc
+
+import pytest
+
+from appguard.address import parse_network
+from appguard.ban import Ban
+from appguard.limit import ADMITTED, Hit, Limit
+from appguard.stores.memory import FACTS_KEPT, MemoryBanSet, MemoryCounters, MemoryStore
+from tests.forked import forked
+
+NOW = 1_800_000_000.0
+LIMIT = Limit("2/minute")
+OFFENDER = Hit("203.0.113.5 2/minute", LIMIT)
+
+
+def stranger(number: int) -> Hit:
+    """Make a hit of one of many."""
+    return Hit(f"2001:db8:{number:x}::/64 2/minute", LIMIT)
+
+
+def test_flood_makes_no_counter_forget_an_offender() -> None:
+    """However many other keys come, one that is over its limit stays refused until its window has passed."""
+    now = [0.0]
+    counters = MemoryCounters(lambda: now[0], keys_most=50)
+    for _ in range(2):
+        counters.check([OFFENDER])
+    for number in range(5_000):
+        now[0] += 0.01
+        assert counters.check([stranger(number)]) is ADMITTED
+        assert counters.check([OFFENDER]).refused == OFFENDER
+    now[0] = 60.0
+    assert counters.check([OFFENDER]) is ADMITTED
+
+
+def test_counters_full_of_offenders_admit_newcomers_uncounted() -> None:
+    """Where every key is over its limit, a stranger is let in rather than an offender forgotten."""
+    counters = MemoryCounters(lambda: 0.0, keys_most=50)
+    for number in range(50):
+        for _ in range(2):
+            counters.check([stranger(number)])
+    assert [counters.check([OFFENDER]) for _ in range(5)] == [ADMITTED] * 5
+    assert all(counters.check([stranger(number)]).refused for number in range(50))
+
+
+def test_quietest_key_makes_room() -> None:
+    """Of the keys within their limits the one that was quiet longest is forgotten first."""
+    counters = MemoryCounters(lambda: 0.0, keys_most=2)
+    for number in (1, 2, 1, 3):  # 3 pushes 2 out
+        counters.check([stranger(number)])
+    assert counters.check([stranger(1)]).refused is not None
+    assert [counters.check([stranger(2)]).refused is None for _ in range(3)] == [True, True, False]
+
+
+def test_counters_are_bounded_in_memory() -> None:
+    """A flood of keys, each with as many runs as there may be, leaves no more than the cap allows."""
+    now = [0.0]
+    counters = MemoryCounters(lambda: now[0], keys_most=200)
+    limit = Limit("1000/minute")
+    tracemalloc.start()
+    try:
+        for number in range(2_000):
+            for _ in range(12):
+                now[0] += 6.5
+                counters.check([Hit(f"2001:db8:{number:x}::/64 1000/minute", limit)])
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 200 * 3_000
+
+
+def test_ban_extended_for_ever_is_bounded_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attacker whom nothing shuts out, and whose ban is extended or lifted again and again, fills no memory."""
+    monkeypatch.setattr("appguard.stores.memory.FACTS_KEPT", 100)
+    now = [NOW]
+    bans = MemoryBanSet(lambda: now[0])
+    tracemalloc.start()
+    try:
+        for number in range(6_000):
+            now[0] += 1.0
+            bans.ban(Ban(parse_network("203.0.113.5"), "login", now[0], now[0] + 1e7, automatic=True))
+            if number % 10 == 0:
+                bans.unban(parse_network("203.0.113.5"))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 500_000
+    assert len(bans.snapshot().bans) == 1
+    now[0] += 1e7
+    assert [ban.key for ban in bans.expire()] == ["203.0.113.5"]
+
+
+def test_history_that_is_gone_is_told() -> None:
+    """Who follows from too long ago is told to take a snapshot; who is just in time gets every fact."""
+    bans = MemoryBanSet(lambda: NOW)
+    for number in range(FACTS_KEPT + 10):
+        bans.ban(Ban.of(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"))
+    assert bans.follow(9) is None
+    changes = bans.follow(10)
+    assert changes is not None
+    assert len(changes.facts) == FACTS_KEPT
+    assert changes.facts[0].key == "10.0.0.10"
+    assert [fact.key for fact in changes.facts[-2:]] == ["10.0.78.40", "10.0.78.41"]
+    assert bans.follow(-1) is None
+
+
+def test_restored_bans_keep_their_versions() -> None:
+    """After a restart a ban has the reference it had, ends when it would have, and new facts have higher versions."""
+    first = MemoryBanSet(lambda: NOW)
+    kept = first.ban(Ban.of("203.0.113.5", bantime=60))
+    assert kept is not None
+    now = [NOW - 3600]
+    second = MemoryBanSet(lambda: now[0])
+    second.restore([kept])
+    assert second.snapshot().bans == (kept,)
+    later = second.ban(Ban.of("203.0.113.6"))
+    assert later is not None
+    assert later.version > kept.version
+    now[0] = NOW + 60
+    assert kept in second.expire()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_fork_while_others_count() -> None:
+    """A child forked while other threads count and ban waits for no lock; it has the bans, and counts anew."""
+    store = MemoryStore()
+    store.ban(Ban.of("203.0.113.5"))
+    is_over = threading.Event()
+
+    def work() -> None:
+        while not is_over.is_set():
+            store.check([OFFENDER, *map(stranger, range(50))])
+            store.ban(Ban.of("203.0.113.6", bantime=600))
+
+    def ask() -> object:
+        return [
+            store.check([OFFENDER]).refused is None,
+            len(store.snapshot().bans),
+            store.ban(Ban.of("203.0.113.7")) is None,
+        ]
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(20):
+            with forked(ask) as child:
+                assert child.answer() in ([True, 1, False], [True, 2, False])
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
