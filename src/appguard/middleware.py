@@ -285,14 +285,11 @@ class Middleware:
         return replace(event, jail=counted) if counted else event
 
     def _ban(self, ban: Ban) -> None:
-        store = self.store
         try:
-            if store.ban(ban):
+            if self.store.ban(ban):
                 log.warning("[%s] Ban %s", ban.jail, ban.key)
         except AppGuardError as error:  # the request goes on; the next failure tries again
             log.error("[%s] %s could not be banned: %s", ban.jail, ban.key, error)
-        if isinstance(store, MemoryStore):
-            store.expire()  # no daemon does it here
 
     def close(self) -> None:
         """Close what is open; the next request opens it again."""

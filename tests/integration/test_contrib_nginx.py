@@ -24,7 +24,7 @@ pytestmark = pytest.mark.lab
 
 BALANCER = "192.0.2.1"
 CLIENT, OTHER = "203.0.113.5", "203.0.113.6"
-CLIENT6, SAME_64, OTHER6 = "2001:db8:5::1", "2001:db8:5::2", "2001:db8:6::1"
+CLIENT6, SAME_64, OTHER6 = "2001:db8:5:1::1", "2001:db8:5:1:f000::2", "2001:db8:5:2::1"
 APP = """
 server {{
     listen 127.0.0.1:{app};
@@ -184,6 +184,14 @@ def test_the_client_behind_a_balancer_is_the_real_one(site: Site) -> None:
     for event in site.events(3):
         assert event is not None
         assert (event.kind, event.address.text, event.via) == (PROBE, CLIENT, (BALANCER,))
+
+
+def test_the_client_behind_two_balancers_is_the_real_one(site: Site) -> None:
+    """Where one balancer forwards to another, the client is who connected to the first, whatever it forwarded."""
+    site.ask("/gone", source=BALANCER, X_Forwarded_For=f"{OTHER}, {CLIENT}, 2001:db8::1")
+    (event,) = site.events(1)
+    assert event is not None
+    assert (event.address.text, event.via) == (CLIENT, (BALANCER,))
 
 
 def test_who_is_no_balancer_forwards_nothing(site: Site) -> None:

@@ -167,6 +167,23 @@ def test_what_has_ended_is_taken_out(guarded: Guarded) -> None:
     assert guarded.reloads() == 2
 
 
+def test_what_has_ended_waits_its_turn(guarded: Guarded) -> None:
+    """Blocks that end one after the other are taken out together when a reload is due; `intact` waits for nothing."""
+    now = [1_800_000_000.0]
+    firewall = NginxDeny(path=guarded.nginx.bans, reload=guarded.reload, apart=1, clock=lambda: now[0])
+    asyncio.run(firewall.replace([], [Block(network(HOST), now[0] + 1), Block(network(OTHER), now[0] + 2)]))
+    reloaded = time.monotonic()
+    for _ in range(2):
+        now[0] += 1
+        assert asyncio.run(firewall.intact())
+    assert time.monotonic() < reloaded + 1
+    assert HOST in guarded.nginx.bans.read_text()
+    wait_until(lambda: asyncio.run(firewall.intact()) and HOST not in guarded.nginx.bans.read_text(), 5, "taken out")
+    assert time.monotonic() > reloaded + 0.9
+    guarded.wait(served=f"{HOST} {OTHER}")
+    assert guarded.reloads() == 2
+
+
 @pytest.mark.parametrize("how", ["changed", "replaced", "removed"])
 def test_a_foreign_change_is_noticed(guarded: Guarded, how: str) -> None:
     """A file that somebody else changed, put another in the place of, or removed, is not intact."""
