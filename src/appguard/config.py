@@ -25,7 +25,8 @@ from appguard.limit import Limit, path_pattern
 Check = Callable[[object], object]
 DEFAULT_LIMITS = ("100/second",)
 CONFIG_FILE = Path("/etc/appguard/appguard.toml")
-EVENTS_SOURCE, SYSLOG_SOURCE = SOCKET_SOURCES = ("events", "syslog")
+EVENTS_SOURCE = "events"
+SOCKET_SOURCES = (EVENTS_SOURCE, "syslog")
 
 
 class AppOptions(TypedDict, total=False):

@@ -22,15 +22,7 @@ from appguard.address import Grouping, NetworkSet, network_text, parse_address, 
 from appguard.ban import Ban, Fact
 from appguard.bouncer import Bouncer
 from appguard.bouncer_apart import APART, BouncerApart
-from appguard.config import (
-    CONFIG_FILE,
-    EVENTS_SOURCE,
-    SOCKET_SOURCES,
-    SYSLOG_SOURCE,
-    DaemonConfig,
-    JailConfig,
-    daemon_config,
-)
+from appguard.config import CONFIG_FILE, SOCKET_SOURCES, DaemonConfig, JailConfig, daemon_config
 from appguard.control import DaemonStatus, JailStatus, JailSummary, RefusedBan, SourceSummary, serve
 from appguard.errors import AddressError, AppGuardError, ConfigError, RefusedForSafety, StateError
 from appguard.filters.base import Filter
@@ -58,6 +50,7 @@ FILTERS: dict[str, Callable[[], Filter]] = {
     "nginx": NginxFilter,
     "nginx-json": NginxJsonFilter,
 }
+SOCKETS = {"events": (EventSocket, "events.sock"), "syslog": (SyslogSocket, "log.sock")}
 TICK = 1.0  # seconds between looks for ended bans
 
 log = logging.getLogger("appguard")
@@ -162,10 +155,9 @@ class Daemon:
         self._publisher.publish_all(self.bans())
 
     def _open_source(self, name: str) -> Source:
-        if name == EVENTS_SOURCE:
-            return EventSocket(name, self._config.runtime_directory / "events.sock")
-        if name == SYSLOG_SOURCE:
-            return SyslogSocket(name, self._config.runtime_directory / "log.sock")
+        if name in SOCKETS:
+            kind, file = SOCKETS[name]
+            return kind(name, self._config.runtime_directory / file)
         return FileSource(name, [name], self._state.positions(name))
 
     def _deliver_from(self, source: str) -> Callable[[Chunk], None]:

@@ -290,7 +290,7 @@ def test_the_daemon_bans_in_nginx_and_lets_in_again(open_tmp_path: Path) -> None
     place = Place(open_tmp_path, USER)
     reload = ", ".join(f'"{word}"' for word in guarded.reload)
     settings = f'[firewall]\nkind = "nginx_deny"\npath = "{guarded.nginx.bans}"\nreload = [{reload}]\n'
-    place.configure(web_jail(place, {"bantime": 3}), settings)
+    place.configure(web_jail(place, {"bantime": 5}), settings)
     with guarded.nginx.running(), running_daemon(place):
         place.append(HOST, 3)
         guarded.wait(refused=HOST, served=OTHER)

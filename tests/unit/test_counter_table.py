@@ -4,6 +4,7 @@ import logging
 import os
 import resource
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Generator
@@ -205,6 +206,25 @@ def test_full_disk_is_no_failure(tmp_path: Path) -> None:
 
     with forked(act) as child:
         assert child.answer() == [5, 0, 5]
+
+
+ELSEWHERE = """
+import sys
+sys.modules["fcntl"] = None
+sys.platform = "win32"
+from pathlib import Path
+from appguard.limit import Hit, Limit
+from appguard.stores.local import LocalStore
+store, limit = LocalStore(Path("nowhere")), Limit("5/minute")
+print(sum(store.check([Hit("203.0.113.5 x", limit)]).refused is None for _ in range(20)))
+"""
+
+
+def test_other_systems_count_in_the_process() -> None:
+    """Where there is no fcntl (a system we cannot run here) the store imports, serves, and says what is missing."""
+    done = subprocess.run([sys.executable, "-c", ELSEWHERE], capture_output=True, text=True, check=True)
+    assert done.stdout == "5\n"
+    assert done.stderr.count("needs Linux") == 1
 
 
 # Death in the middle

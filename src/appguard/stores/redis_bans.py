@@ -8,10 +8,10 @@ decided later elsewhere.
 
 Another thread follows. It reads the newest entry of the stream, then all facts, then what the stream adds. After
 every pause it re-reads the last entry it saw: if that entry is there unchanged, this server's history holds all that
-was seen and reading goes on; if not (failover with loss, FLUSHALL, trimming) it reads everything anew, forgets what
-is no longer there and tells again the facts this process made. Ends are kept by this process's clock: the offset to
-Redis TIME is measured at every connection. Both threads start at the first use and belong to this process; `close`
-ends them.
+was seen and reading goes on; if not (failover with loss, FLUSHALL, trimming) it reads everything anew, tells again
+the facts this process made, and forgets what is no longer there only when the processes that made it have had time to
+do the same. Ends are kept by this process's clock: the offset to Redis TIME is measured at every connection. Both
+threads start at the first use and belong to this process; `close` ends them.
 """
 
 import json
@@ -34,6 +34,7 @@ from appguard.stores.redis_connection import Commands, Script, connect, uri_for_
 BLOCK = 1.0  # seconds a follower waits for news before it checks its continuity
 ANSWER = 2.0  # seconds Redis may take to answer the threads
 RETRY = 0.5  # seconds between attempts while Redis is down
+RETELL = 10.0  # seconds in which a ban that Redis has lost is told again by the process that made it
 STREAM_MOST = 20_000
 QUEUE_MOST = 100_000
 PAGE = 5_000
@@ -66,6 +67,7 @@ class RedisBanSet(MemoryBanSet):
         self._untold: OrderedDict[str, tuple[Fact, bool]] = OrderedDict()
         self._told = Condition()
         self._last = (b"", b"")  # id and fact of the last entry seen
+        self._lost: dict[str, tuple[int, float]] = {}  # bans Redis has lost: version, and when to forget
         self._stop = Event()
         self._threads: list[Thread] = []
         self._synced = Event()
@@ -203,6 +205,7 @@ class RedisBanSet(MemoryBanSet):
                 self._read_entries(reply[0][1])
             elif not self._continues(client):
                 self._read_all(client)
+            self._forget_lost()
 
     def _measure_offset(self, client: Commands) -> None:
         before = self._clock()
@@ -222,7 +225,9 @@ class RedisBanSet(MemoryBanSet):
             self._last = (entry[0], _fact_of(entry))
             fields = dict(zip(entry[1][::2], entry[1][1::2], strict=False))
             fact = parse_record(fields.get(b"network", b""), fields.get(b"fact", b""), self._offset)
-            changed |= fact is not None and self.merge(fact)
+            if fact is not None:
+                self._lost.pop(fact.key, None)
+                changed |= self.merge(fact)
         if changed:
             self._on_change()
 
@@ -244,7 +249,7 @@ class RedisBanSet(MemoryBanSet):
         self._on_change()
 
     def _own_again(self, there: set[str]) -> None:
-        """Forget bans Redis has lost, and tell it again those this process made."""
+        """Tell Redis again what this process made, and note the bans it has lost that others made."""
         now = self._clock()
         with self._told:
             own = {key: fact for key, fact in self._own.items() if fact.ban is None or fact.ban.in_force(now)}
@@ -252,9 +257,20 @@ class RedisBanSet(MemoryBanSet):
             for key, fact in own.items():
                 self._untold.setdefault(key, (fact, False))
             self._told.notify_all()
+        until = time.monotonic() + RETELL
+        lost = {ban.key: ban for ban in super().snapshot().bans if ban.key not in there and ban.key not in own}
+        self._lost = {key: self._lost.get(key, (ban.version, until)) for key, ban in lost.items()}
+
+    def _forget_lost(self) -> None:
+        """Forget the bans that Redis has lost and nobody has told again in time."""
+        over = {key: version for key, (version, until) in self._lost.items() if until <= time.monotonic()}
+        if not over:
+            return
         for ban in super().snapshot().bans:
-            if ban.key not in there and ban.key not in own:
+            if over.get(ban.key) == ban.version:
                 self.forget(ban)
+        self._lost = {key: lost for key, lost in self._lost.items() if key not in over}
+        self._on_change()
 
     def _next_version(self, now: float) -> int:
         return super()._next_version(now + self._offset)
