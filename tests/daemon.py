@@ -41,10 +41,13 @@ class Place:
             f'runtime_directory = "{self.runtime}"\nstate_directory = "{self.state}"\n{more}\n{jails}\n'
         )
 
+    def command(self) -> list[str]:
+        """Give the command that runs the daemon."""
+        return [sys.executable, "-m", "appguard", "daemon", "--config", str(self.config)]
+
     def start(self, *, is_up: bool = True) -> Process:
         """Start the daemon and wait until it is up."""
-        command = [sys.executable, "-m", "appguard", "daemon", "--config", str(self.config)]
-        process = Process("daemon", command, user=self.user)
+        process = Process("daemon", self.command(), user=self.user)
         if is_up:
             process.wait_for("AppGuard daemon is up")
             wait_until(lambda: self.control.exists(), 10, process.output)

@@ -16,6 +16,7 @@ import asyncio
 import grp
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -69,6 +70,10 @@ class Controlled(Protocol):
 
         Raise `RefusedForSafety` (which `force` overrides on this host), `ConfigError` or `AddressError`.
         """
+        ...
+
+    async def settled(self) -> str:
+        """Enforce what is new now; say why it is not enforced, nothing if it is."""
         ...
 
     async def unban(self, what: str) -> Ban | None:
@@ -155,7 +160,8 @@ class _Endpoints:
         order = msgspec.json.decode(body, type=_BanOrder)
         asked = Ban.of(order.address, jail=order.jail, bantime=order.bantime, reason=order.reason)
         logger.info("uid %d asks to ban %s%s", peer.uid, asked.key, " by force" if order.force else "")
-        return _json(BanRecord.of(await self._controlled.ban(asked, force=order.force)))
+        kept = BanRecord.of(await self._controlled.ban(asked, force=order.force))
+        return _json(replace(kept, not_enforced=await self._controlled.settled()))
 
     async def unban(self, request: Request) -> Response:
         """Lift a ban."""

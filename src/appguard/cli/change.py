@@ -21,7 +21,11 @@ _REF = re.compile(r"[A-Z2-7]{8}")
 @click.option("--for", "bantime", default="10m", show_default=True, help="How long: 600, 10m, 1d12h; -1 is for ever.")
 @click.option("--jail", default="manual", show_default=True, help="The name the ban is kept under.")
 @click.option("--reason", default="", help="Why; shown in the list.")
-@click.option("--force", is_flag=True, help="Ban even what would cut off this host; holds on this host only.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Ban even what would cut off this host; holds on this host only, until the daemon restarts.",
+)
 @control_options
 def ban(address: str, bantime: str, jail: str, reason: str, force: bool, socket_path: Path, as_json: bool) -> None:
     """Ban an address or a network."""
@@ -36,7 +40,10 @@ def ban(address: str, bantime: str, jail: str, reason: str, force: bool, socket_
     with understanding():
         kept = BanRecord.from_json(reply)
         line = f"Banned {kept.network} {span_text(kept)} (jail {kept.jail}, ref {kept.ref})"
+        warning = f"Not enforced: {kept.not_enforced}" if kept.not_enforced else ""
     say(line)
+    if warning:
+        say(warning)
 
 
 @click.command()
