@@ -97,6 +97,10 @@ class DictionaryDaemon:
         self.following.tell()
         return found
 
+    async def settled(self) -> str:
+        """Enforce at once; a daemon with 8 bans has a broken firewall."""
+        return "nft: Operation not permitted" if len(self.kept) == 8 else ""
+
     async def enforce(self, on: bool) -> None:
         """Switch the word; a daemon with 9 bans has a broken firewall."""
         if len(self.kept) == 9:

@@ -1,6 +1,7 @@
 """A real daemon for tests: its directories, its settings, its process, and the CLI to ask it."""
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -41,14 +42,22 @@ class Place:
             f'runtime_directory = "{self.runtime}"\nstate_directory = "{self.state}"\n{more}\n{jails}\n'
         )
 
+    def command(self) -> list[str]:
+        """Give the command that runs the daemon."""
+        return [sys.executable, "-m", "appguard", "daemon", "--config", str(self.config)]
+
     def start(self, *, is_up: bool = True) -> Process:
         """Start the daemon and wait until it is up."""
-        command = [sys.executable, "-m", "appguard", "daemon", "--config", str(self.config)]
-        process = Process("daemon", command, user=self.user)
+        process = Process("daemon", self.command(), user=self.user)
         if is_up:
             process.wait_for("AppGuard daemon is up")
-            wait_until(lambda: self.control.exists(), 10, process.output)
+            wait_until(self._is_asked, 10, process.output)
         return process
+
+    def _is_asked(self) -> bool:
+        """Say whether the control socket takes connections; there is a moment between its file and that."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.control)) == 0
 
     def run(self, *verb: str) -> subprocess.CompletedProcess[str]:
         """Run one verb of the CLI as root."""

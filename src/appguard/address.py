@@ -201,6 +201,10 @@ class Grouping:
     """How addresses become keys: IPv4 alone, IPv6 by /64 except in prefixes that many hosts share."""
 
     def __init__(self, on_link: Iterable[Network] = ()) -> None:
+        self.learn(on_link)
+
+    def learn(self, on_link: Iterable[Network]) -> None:
+        """Take the networks that are on this host's links now."""
         self.shared = NetworkSet([*NAT64, *on_link])
 
     def key(self, address: Address) -> str:

@@ -25,6 +25,7 @@ from appguard.stores.base import BanSet
 
 INTERVAL = 1.0  # seconds between looks at the host, the firewall and the ban set when nobody wakes
 RENEWAL = 86400.0  # seconds after which a block without an end is renewed; far less than any firewall's lease
+ENDS_SPARE = 1_000
 RETRY_FIRST, RETRY_MOST = 0.25, 10.0  # seconds until a failed round is tried again, doubled each time
 
 log = logging.getLogger("appguard.bouncer")
@@ -181,6 +182,9 @@ class Bouncer:
                 self._wanted[key] = ban
                 if ban.end is not None:
                     heapq.heappush(self._ends, (ban.end, key))
+        if len(self._ends) > 2 * len(self._wanted) + ENDS_SPARE:  # mostly of bans since extended or lifted
+            self._ends = [(ban.end, key) for key, ban in self._wanted.items() if ban.end is not None]
+            heapq.heapify(self._ends)
         self._changed.update(bans)
 
     def _forget(self, key: str) -> None:

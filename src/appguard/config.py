@@ -178,7 +178,7 @@ def paths(value: object) -> tuple[str, ...]:
 def directory(value: object) -> Path:
     """Accept an absolute path."""
     path = Path(text(value)).expanduser()
-    if not path.is_absolute():
+    if not path.is_absolute() or "\0" in str(path):
         raise ConfigError("expected an absolute path")
     return path
 

@@ -93,6 +93,10 @@ class Controlled(Protocol):
         """
         ...
 
+    async def settled(self) -> str:
+        """Enforce what is new now; say why it is not enforced, nothing if it is."""
+        ...
+
     async def unban(self, what: str, jail: str | None = None) -> Ban | None:
         """Lift one ban, named by its address, network or ref, of one jail only if one is named.
 
@@ -207,7 +211,8 @@ class _Endpoints:
         asked = Ban.of(order.address, jail=order.jail, bantime=order.bantime, reason=order.reason)
         asked = replace(asked, automatic=order.automatic)
         logger.info("uid %d asks to ban %s%s", peer.uid, asked.key, " by force" if order.force else "")
-        return _json(BanRecord.of(await self._controlled.ban(asked, force=order.force)))
+        kept = BanRecord.of(await self._controlled.ban(asked, force=order.force))
+        return _json(replace(kept, not_enforced=await self._controlled.settled()))
 
     async def unban(self, request: Request) -> Response:
         """Lift a ban."""

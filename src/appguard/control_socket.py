@@ -2,8 +2,8 @@
 
 The server is uvicorn, as one task in the event loop it shares with the whole daemon; so nothing a peer does may take
 long or grow. A connection carries one request and lives for 30 seconds, half a request or an unread answer included.
-One user holds at most 64 connections, so that a reader cannot keep root out. The kernel says who a peer is
-(SO_PEERCRED, SO_PEERGROUPS: what it was when it connected); every request finds it at `request.state.peer`.
+One user holds at most 32 connections of 1,024, so that it takes 32 users to keep root out. The kernel says who a peer
+is (SO_PEERCRED, SO_PEERGROUPS: what it was when it connected); every request finds it at `request.state.peer`.
 """
 
 import asyncio
@@ -24,8 +24,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from appguard.errors import ConfigError
 
-CONNECTIONS_MOST = 256
-CONNECTIONS_PER_USER = 64
+CONNECTIONS_MOST = 1024
+CONNECTIONS_PER_USER = 32
 EXCHANGE_SECONDS = 30.0
 SO_PEERGROUPS = 59  # <asm-generic/socket.h>; Python has no name for it
 PEERGROUPS_BYTES = 1024  # the most Python reads: 256 groups

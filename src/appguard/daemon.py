@@ -1,8 +1,8 @@
 """The companion daemon: wires sources > filters > jails > ban set, and from there state, published bans and bouncer.
 
 Everything runs on one event loop. A chunk of lines goes through in one plain call (`_deliver`): count, ban, wake the
-bouncer, publish for the apps, and save counters and read position in one transaction. So a daemon killed at any point
-continues after a restart with exactly the lines it had not counted, and a ban does not wait for the disk.
+bouncer, publish for the apps, and save counters and read position in one transaction (one write to a log, not synced).
+So a daemon killed at any point continues after a restart with exactly the lines it had not counted.
 """
 
 import asyncio
@@ -24,7 +24,8 @@ from appguard.bouncer import Bouncer
 from appguard.bouncer_apart import APART, BouncerApart
 from appguard.config import CONFIG_FILE, SOCKET_SOURCES, DaemonConfig, JailConfig, daemon_config
 from appguard.control import DaemonStatus, JailStatus, JailSummary, RefusedBan, SourceSummary, serve
-from appguard.errors import AddressError, AppGuardError, ConfigError, RefusedForSafety, StateError
+from appguard.errors import AddressError, AppGuardError, ConfigError, FirewallError, RefusedForSafety, StateError
+from appguard.event_log import Backlog, write_stderr
 from appguard.filters.base import Filter
 from appguard.filters.event_log import EventLogFilter
 from appguard.filters.nginx import NginxFilter
@@ -55,6 +56,18 @@ TICK = 1.0  # seconds between looks for ended bans
 
 log = logging.getLogger("appguard")
 T = TypeVar("T")
+
+
+class StderrHandler(logging.Handler):
+    """Logs to standard error from a thread: whoever reads it may stop, and the loop must not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._backlog = Backlog(write_stderr)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue one record; what finds no room is dropped and counted."""
+        self._backlog.put(f"{self.format(record)}\n".encode(errors="backslashreplace"))
 
 
 class Daemon:
@@ -91,7 +104,7 @@ class Daemon:
         routes: dict[str, list[Route]] = {}
         for each in self._config.jails:
             chosen = _member(f"jail {each.jail.name}: filter", FILTERS, each.filter)
-            for source in each.sources:
+            for source in _sources_of(each):
                 users = _user_ids(each) if source in SOCKET_SOURCES else None
                 routes.setdefault(source, []).append(Route(chosen, self._windows[each.jail.name], users))
         return routes
@@ -115,7 +128,7 @@ class Daemon:
         finally:
             self._loop = None
             self._bans.close()
-            self._save()
+            self._save(again=True)
             self._publisher.close()
             self._state.close()
 
@@ -150,15 +163,17 @@ class Daemon:
         if self._state.setting("enforce") == "off":
             self._hold_or_release(on=False)
         for each in self._config.jails:
-            for name in each.sources:
-                self._sources[name] = self._sources.get(name) or self._open_source(name)
-        self._publisher.publish_all(self.bans())
+            for name, patterns in _sources_of(each).items():
+                self._sources[name] = self._sources.get(name) or self._open_source(name, patterns)
+        self._try("published bans", lambda: self._publisher.publish_all(self.bans()))
 
-    def _open_source(self, name: str) -> Source:
+    def _open_source(self, name: str, patterns: Sequence[str]) -> Source:
         if name in SOCKETS:
             kind, file = SOCKETS[name]
-            return kind(name, self._config.runtime_directory / file)
-        return FileSource(name, [name], self._state.positions(name))
+            opened = kind(name, self._config.runtime_directory / file)
+            opened.open()  # an error is to come before the daemon says that it is up
+            return opened
+        return FileSource(name, patterns, self._state.positions(name))
 
     def _deliver_from(self, source: str) -> Callable[[Chunk], None]:
         def deliver(chunk: Chunk) -> None:
@@ -211,7 +226,10 @@ class Daemon:
         self.following.tell()
         self._try("published bans", lambda: self._publisher.publish_all(snapshot.bans))
 
-    def _save(self) -> None:
+    def _save(self, *, again: bool = False) -> None:
+        """Save what is unsaved; while that fails, only when asked `again`, which is once a second."""
+        if "state" in self._complaints and not again:
+            return
         for name, window in self._windows.items():
             self._unsaved.totals[name] = (window.total_failed, self._total_banned[name])
 
@@ -244,7 +262,12 @@ class Daemon:
             if self._complaints.get("published bans"):
                 self._try("published bans", lambda: self._publisher.publish_all(self.bans()))
             self._publisher.beat()
-            self._save()
+            self._learn_links()
+            self._save(again=True)
+
+    def _learn_links(self) -> None:
+        """Take networks that have come up since: a neighbour on a link is counted alone, not with its /64."""
+        self._grouping.learn(read_host_facts().on_link)
 
     # What the control API asks; see `control.Controlled`.
 
@@ -285,7 +308,7 @@ class Daemon:
         if window is None:
             return None
         bouncer = self._bouncer.status
-        sources = next(each.sources for each in self._config.jails if each.jail.name == name)
+        sources = next(_sources_of(each) for each in self._config.jails if each.jail.name == name)
         banned = [ban.key for ban in self.bans() if ban.jail == name]
         dropped = "" if bouncer.dropped is None else f", {bouncer.dropped} packets dropped"
         enforced = "nothing (enforce off)" if bouncer.is_held else f"{bouncer.firewall}{dropped}"
@@ -320,6 +343,14 @@ class Daemon:
         if found is None:
             raise ConfigError(f"{ban.key}: the ban would already have ended")
         return found
+
+    async def settled(self) -> str:
+        """Enforce what is new now; say why it is not enforced, nothing if it is."""
+        try:
+            await self._bouncer.settle()
+        except FirewallError as error:
+            return str(error)
+        return "enforcement is off" if self._bouncer.status.is_held else ""
 
     async def unban(self, what: str, jail: str | None = None) -> Ban | None:
         """Lift one ban."""
@@ -374,6 +405,13 @@ def _ban_set(store: str, clock: Callable[[], float], on_change: Callable[[], Non
     raise ConfigError(f"store = {store!r}: expected 'local://' (this host alone) or 'redis://host:6379/0' (a fleet)")
 
 
+def _sources_of(config: JailConfig) -> dict[str, tuple[str, ...]]:
+    """Give a jail's sources by name: each socket, and all its files as one source, which reads none of them twice."""
+    files = tuple(dict.fromkeys(source for source in config.sources if source not in SOCKET_SOURCES))
+    found = {source: (source,) for source in config.sources if source in SOCKET_SOURCES}
+    return found | ({" ".join(files): files} if files else {})
+
+
 def _user_ids(config: JailConfig) -> frozenset[int]:
     found: set[int] = set()
     for user in config.users:
@@ -386,7 +424,9 @@ def _user_ids(config: JailConfig) -> frozenset[int]:
 
 def main(path: Path | None = None) -> int:
     """Run the daemon until SIGTERM or SIGINT; give the exit code. Raise `AppGuardError` if it cannot start."""
-    logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", level=logging.INFO)
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)-7s %(message)s", level=logging.INFO, handlers=[StderrHandler()]
+    )
     config = daemon_config(path or CONFIG_FILE)
     try:
         farewell = "AppGuard daemon stops; bans stay in the firewall until they end"

@@ -93,7 +93,11 @@ class JailStatus:
 
 @dataclass(frozen=True, slots=True)
 class BanRecord:
-    """One ban as the control socket shows it; `end` None is for ever, `ref` is what a shut-out person can quote."""
+    """One ban as the control socket shows it.
+
+    `end` None is for ever, `ref` is what a shut-out person can quote. `not_enforced` says, of a ban just made, why the
+    firewall does not hold it.
+    """
 
     network: str
     jail: str
@@ -105,6 +109,7 @@ class BanRecord:
     via: Sequence[str]
     ref: str
     automatic: bool
+    not_enforced: str = ""
 
     @classmethod
     def of(cls, ban: Ban) -> Self:

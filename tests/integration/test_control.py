@@ -107,6 +107,7 @@ def test_everything_speaks_json(path: Path, daemon: DictionaryDaemon) -> None:
         "via": [],
         "ref": kept.ref,
         "automatic": False,
+        "not_enforced": "",
     }
     assert reply("list") == {"bans": [record]}
     assert reply("list", "--jail", "login") == {"bans": []}

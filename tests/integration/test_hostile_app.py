@@ -5,16 +5,18 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic, sleep
 
 import pytest
 
-from tests.daemon import APP, LOGIN_JAIL, Place, in_kernel, login_failure, running_daemon
+from tests.daemon import APP, LOGIN_JAIL, Place, in_kernel, login_failure, running_daemon, web_jail
 from tests.lab import Process, User, running, wait_until
 from tests.netns import has_table, run
 
 pytestmark = pytest.mark.lab
 
 STRANGER = User(65534)
+PROMPTLY = 0.5  # seconds from a log line to the kernel; undisturbed some 20 ms
 SEND_THREE = """
 import socket, sys
 events = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -26,9 +28,20 @@ FILL = """
 import socket, sys, time
 events = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
 events.connect(sys.argv[1])
+line = sys.argv[2]
+datagram = (line + "\\n").encode() * (60000 // (len(line) + 1))
 end = time.monotonic() + 20
 while time.monotonic() < end:
-    events.send(b"x" * 60000)
+    events.send(datagram)
+"""
+FILL_FILE = """
+import os, sys, time
+log = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND)
+piece = (sys.argv[2] + "\\n").encode() * 300
+end = time.monotonic() + 20
+written = 0
+while time.monotonic() < end and written < 60_000_000:
+    written += os.write(log, piece)
 """
 HOSTILE = """
 import fcntl, mmap, os, socket, sys, time
@@ -85,17 +98,44 @@ def test_event_socket_counts_only_its_users(place: Place) -> None:
         assert place.banned() == ["203.0.113.33"]
 
 
-def test_filling_the_socket_delays_no_ban(place: Place) -> None:
-    """While a user floods events.sock with garbage, the failures another one reports still ban."""
-    place.configure(LOGIN_JAIL)
-    with running_daemon(place) as daemon:
-        fill = [sys.executable, "-c", FILL, str(place.runtime / "events.sock")]
-        with running(Process("flood", fill, user=STRANGER)) as flood:
-            daemon.wait_for("user 65534 reports events")
-            send_three(place, "203.0.113.77", APP)
-            daemon.wait_for("[login] Ban 203.0.113.77", 5)
-            wait_until(lambda: "203.0.113.77" in in_kernel(), 5, daemon.output)
-            assert flood.status is None
+def seconds_to_ban(place: Place, address: str) -> float:
+    """Ban an address by log lines; give the seconds until the kernel says that it has the ban."""
+    with running(Process("monitor", ["nft", "monitor", "new", "elements"])) as monitor:
+        sleep(0.3)  # it says nothing when it listens
+        began = monotonic()
+        place.append(address, 3)
+        return monitor.wait_for(address, 10).time - began
+
+
+@pytest.mark.parametrize("line", ["a", "x" * 59_000, "EVENT"])
+@pytest.mark.parametrize("user", [APP, STRANGER], ids=["app", "stranger"])
+def test_filling_the_socket_delays_no_ban(place: Place, user: User, line: str) -> None:
+    """While an app, or a stranger, floods events.sock with short, long or right lines, other bans are as quick."""
+    place.configure(LOGIN_JAIL.replace("maxretry = 3", "maxretry = 10000") + web_jail(place))
+    line = login_failure("198.51.100.9").to_line() if line == "EVENT" else line
+    with running_daemon(place):
+        fill = [sys.executable, "-c", FILL, str(place.runtime / "events.sock"), line]
+        with running(Process("flood", fill, user=user)) as flood:
+            wait_until(lambda: place.ask("status")["sources"], 5, "no status")
+            times = [seconds_to_ban(place, f"203.0.113.{last}") for last in (1, 2, 3)]
+            assert flood.status is None, flood.output()
+    assert sorted(times)[1] < PROMPTLY, times
+
+
+def test_filling_a_log_delays_no_ban(place: Place) -> None:
+    """While an app fills a log of its own with events, bans that another log leads to are as quick."""
+    own = place.logs / "app.log"
+    own.touch()
+    own.chmod(0o666)
+    jail = LOGIN_JAIL.replace('source = "events"', f'source = "{own}"\nfilter = "appguard"').replace("= 3", "= 10000")
+    place.configure(jail + web_jail(place))
+    with running_daemon(place):
+        fill = [sys.executable, "-c", FILL_FILE, str(own), login_failure("198.51.100.9").to_line()]
+        with running(Process("flood", fill, user=APP)):
+            wait_until(lambda: place.ask("status", "login")["total_failed"] > 100, 10, "the flood is not read")
+            times = [seconds_to_ban(place, f"203.0.113.{last}") for last in (1, 2, 3)]
+            assert place.ask("status", "login")["currently_failed"] == 1
+    assert sorted(times)[1] < PROMPTLY, times
 
 
 def test_app_can_hold_everything_and_stop(place: Place) -> None:

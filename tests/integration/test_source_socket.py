@@ -14,7 +14,7 @@ import pytest
 from appguard.errors import SourceError
 from appguard.sources.base import LINE_MOST, Deliver, Source, SourceStatus
 from appguard.sources.file import FileSource
-from appguard.sources.socket import DATAGRAM_MOST, TURN_DATAGRAMS, EventSocket
+from appguard.sources.socket import DATAGRAM_LINES, DATAGRAM_MOST, TURN_DATAGRAMS, EventSocket
 from tests.integration.reading import STRANGER, Kept, as_stranger, open_files, running
 from tests.lab import Process, has_user, wait_until
 
@@ -74,7 +74,7 @@ def test_the_kernel_vouches_for_the_sender(path: Path) -> None:
 
 
 def test_long_datagrams_are_cut(path: Path) -> None:
-    """A long line is cut; of a datagram longer than what is looked at, a line that is not all there is dropped."""
+    """A long line is cut, and so is a datagram that is too long or has more lines than an app sends."""
     kept = Kept()
     short = b"y" * 100 + b"\n"
     with running(EventSocket("events", path), kept) as run, closing(connected(path)) as sender:
@@ -82,10 +82,16 @@ def test_long_datagrams_are_cut(path: Path) -> None:
         kept.wait_for([b"x" * LINE_MOST, b"behind"])
         assert run.status().complaint == ""
         sender.send(b"z" * (DATAGRAM_MOST + 1))
-        sender.send(short * (DATAGRAM_MOST // len(short)) + b"this is not all there" * 10)
-        expected = [b"x" * LINE_MOST, b"behind", b"z" * LINE_MOST, *[short.rstrip()] * (DATAGRAM_MOST // len(short))]
-        kept.wait_for(expected)
-        run.wait_for_complaint("2 datagrams too long, empty or with more than data")
+        sender.send(short * (DATAGRAM_LINES + 1))
+        sender.send(short + b"." * DATAGRAM_MOST)
+        sender.send(short * DATAGRAM_LINES)
+        kept.wait_for(
+            [b"x" * LINE_MOST, b"behind", b"z" * LINE_MOST]
+            + [short.rstrip()] * (DATAGRAM_LINES + 1)
+            + [b"." * LINE_MOST]
+            + [short.rstrip()] * DATAGRAM_LINES
+        )
+        run.wait_for_complaint("3 datagrams too long, empty or with more than data")
 
 
 def test_odd_datagrams_are_counted(path: Path) -> None:

@@ -209,7 +209,7 @@ def test_full_disk_is_no_failure(tmp_path: Path) -> None:
 
 
 ELSEWHERE = """
-import sys
+import limits, sys
 sys.modules["fcntl"] = None
 sys.platform = "win32"
 from pathlib import Path

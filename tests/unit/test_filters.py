@@ -16,10 +16,11 @@ from appguard.event import LOGIN_FAIL, PROBE, Event, time_text
 from appguard.filters.base import Filter
 from appguard.filters.event_log import EventLogFilter
 from appguard.filters.nginx import NginxFilter
+from appguard.filters.nginx_json import NginxJsonFilter
 from appguard.sources.base import LINE_MOST
 from tests.strategies import hostile_text
 
-FILTERS: dict[str, Filter] = {each.name: each for each in (EventLogFilter(), NginxFilter())}
+FILTERS: dict[str, Filter] = {each.name: each for each in (EventLogFilter(), NginxFilter(), NginxJsonFilter())}
 LINES = Path(__file__).parent.parent / "lines"
 HEAD = b"203.0.113.5 - - [20/Nov/2026:09:11:02 +0000] "
 LOGIN = HEAD + b'"POST /login HTTP/1.1" 401 30 "-" "-"'

@@ -21,7 +21,11 @@ _REF = re.compile(r"[A-Z2-7]{8}")
 @click.option("--for", "bantime", default="10m", show_default=True, help="How long: 600, 10m, 1d12h; -1 is for ever.")
 @click.option("--jail", default="manual", show_default=True, help="The name the ban is kept under.")
 @click.option("--reason", default="", help="Why; shown in the list.")
-@click.option("--force", is_flag=True, help="Ban even what would cut off this host; holds on this host only.")
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Ban even what would cut off this host; holds on this host only, until the daemon restarts.",
+)
 @click.option("--automatic", is_flag=True, help="For programs: leave a ban that ends later as it is.")
 @control_options
 def ban(  # each is an option
@@ -46,7 +50,10 @@ def ban(  # each is an option
     with understanding():
         kept = BanRecord.from_json(reply)
         line = f"Banned {kept.network} {span_text(kept)} (jail {kept.jail}, ref {kept.ref})"
+        warning = f"Not enforced: {kept.not_enforced}" if kept.not_enforced else ""
     say(line)
+    if warning:
+        say(warning)
 
 
 @click.command()

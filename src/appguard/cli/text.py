@@ -14,7 +14,9 @@ _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 def status_lines(status: DaemonStatus) -> list[str]:
     """Write the daemon's status: fail2ban's three lines, then one for each thing there is to know."""
-    enforcing = "enforcing" if status.enforcing else "NOT enforcing (appguard enforce on)"
+    enforcing = "NOT enforcing" if status.firewall_error else "enforcing"
+    if not status.enforcing:
+        enforcing = "NOT enforcing (appguard enforce on)"
     dropped = "" if status.dropped is None else f", {_count(status.dropped, 'packet')} dropped"
     firewall = f"{status.firewall}, {enforcing}, {_count(status.bans, 'ban')}{dropped}"
     return [

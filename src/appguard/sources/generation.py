@@ -16,7 +16,7 @@ from typing import cast
 
 from appguard.sources.lines import split, trim
 
-CHUNK_BYTES = 256 * 1024
+CHUNK_BYTES = 32 * 1024  # what is counted before others get their turn
 SEAM_BYTES = 256
 MARKS_MOST = 64
 

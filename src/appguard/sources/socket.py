@@ -1,9 +1,10 @@
 """`events.sock`: a unix datagram socket the apps of this host write their event lines to.
 
-The kernel says who sent a datagram (SO_PASSCRED); one without credentials is dropped. At most `TURN_DATAGRAMS` or
-`TURN_BYTES` are taken before the loop gets its chance, and what they hold is delivered in one chunk per sender, so that
-a flooding app slows down itself and not the daemon. The kernel lets only a few datagrams wait (net.unix.max_dgram_qlen)
-and holds up or refuses further senders meanwhile; a larger receive buffer does not change that.
+The kernel says who sent a datagram (SO_PASSCRED); one without credentials is dropped. A turn takes at most
+`TURN_DATAGRAMS` of `DATAGRAM_LINES` lines each, delivers them in one chunk per sender, and then leaves the loop to
+others for as long as it took: so a flooding app slows down itself, and delays another app's ban by milliseconds. The
+kernel lets only a few datagrams wait (net.unix.max_dgram_qlen) and holds up or refuses further senders meanwhile; a
+larger receive buffer does not change that.
 """
 
 import asyncio
@@ -18,8 +19,8 @@ from appguard.errors import SourceError
 from appguard.sources.base import LINE_MOST, Chunk, Deliver, SourceStatus
 from appguard.sources.lines import trim
 
-TURN_DATAGRAMS = 64
-TURN_BYTES = 256 * 1024
+TURN_DATAGRAMS = 16
+DATAGRAM_LINES = 4  # an app sends one
 DATAGRAM_MOST = 64 * 1024  # bytes of one datagram that are looked at
 _CREDENTIALS = struct.Struct("iII")  # struct ucred: pid, uid, gid
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_CREDENTIALS.size)  # no room for descriptors: the kernel does not hand them over
@@ -75,12 +76,15 @@ class EventSocket:
         self.open()
         assert self._socket is not None
         loop, readable = asyncio.get_running_loop(), asyncio.Event()
-        loop.add_reader(self._socket, readable.set)
         try:
             while True:
+                loop.add_reader(self._socket, readable.set)
                 await readable.wait()
+                loop.remove_reader(self._socket)
                 readable.clear()
+                began = loop.time()
                 self._take_turn(self._socket, deliver)
+                await asyncio.sleep(loop.time() - began)
         finally:
             loop.remove_reader(self._socket)
             self.close()
@@ -88,7 +92,6 @@ class EventSocket:
     def _take_turn(self, opened: socket.socket, deliver: Deliver) -> None:
         """Deliver the datagrams that wait, up to the bounds of one turn."""
         lines_by_uid: dict[int, list[bytes]] = {}
-        taken_bytes = 0
         with suppress(BlockingIOError):
             for _ in range(TURN_DATAGRAMS):
                 data, ancillary, flags, _ = opened.recvmsg(DATAGRAM_MOST, _ANCILLARY_BYTES)
@@ -97,19 +100,17 @@ class EventSocket:
                     self._anonymous += 1
                 else:
                     lines_by_uid.setdefault(uid, []).extend(self._lines(data, flags))
-                taken_bytes += len(data)
-                if taken_bytes >= TURN_BYTES:
-                    break
         for uid, lines in lines_by_uid.items():
             if lines:
                 deliver(Chunk(str(self._path), lines, uid=uid))
 
     def _lines(self, data: bytes, flags: int) -> list[bytes]:
-        lines = data.split(b"\n")
-        if flags & socket.MSG_TRUNC and len(lines[-1]) <= LINE_MOST:
+        lines = data.split(b"\n", DATAGRAM_LINES)
+        rest = lines.pop() if len(lines) > DATAGRAM_LINES else b""
+        if flags & socket.MSG_TRUNC and not rest and len(lines[-1]) <= LINE_MOST:
             lines.pop()  # it is not all there
         kept = [line for line in map(trim, lines) if line]
-        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or not kept:
+        if rest or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or not kept:
             self._odd += 1
         return kept
 
