@@ -22,7 +22,7 @@ from typing import Self
 from tests.internet import SERVER4, SERVER6, Internet, Place
 from tests.lab import wait_until
 from tests.machine import Machine
-from tests.shop import Answer, Shop, Visitor, guess_until_dropped
+from tests.shop import EXAMPLES, STORES, Answer, Shop, Visitor, guess_until_dropped
 
 BANTIME = 15.0
 MAXRETRY = 5
@@ -321,9 +321,12 @@ def keep() -> None:
         signal.sigwait(ends)
 
 
-def show(timeline: Timeline, *, stay: bool) -> None:
+def show(timeline: Timeline, *, app: str, store: str, stay: bool) -> None:
     """Build the machines and the shop, go through all sections, and stay up afterwards if asked to."""
-    with Internet(PLACES) as internet, Shop(internet.server, Path("/run/shop"), bantime=f"{BANTIME:g}s") as shop:
+    with (
+        Internet(PLACES) as internet,
+        Shop(internet.server, Path("/run/shop"), bantime=f"{BANTIME:g}s", app=app, store=store) as shop,
+    ):
         try:
             with HonestClient(internet.machines["honest"]) as honest:
                 Demo(internet, shop, honest, timeline).run()
@@ -340,13 +343,15 @@ def main() -> int:
     """Run the demonstration; give its exit code."""
     parser = argparse.ArgumentParser(prog="scripts/demo", description="A failed login becomes a kernel drop.")
     parser.add_argument("--keep", action="store_true", help="stay up afterwards, to try it by hand")
+    parser.add_argument("--app", choices=EXAMPLES, default="fastapi", help="the framework of the example shop")
+    parser.add_argument("--store", choices=STORES, default="local", help="where bans and counters are kept")
     options = parser.parse_args()
     timeline = Timeline()
     timeline.section(
         "AppGuard in a lab: real nginx, app, daemon and nftables; nothing of this machine's network changes"
     )
     try:
-        show(timeline, stay=options.keep)
+        show(timeline, app=options.app, store=options.store, stay=options.keep)
     except (AssertionError, OSError, subprocess.CalledProcessError) as error:
         print(f"\nNOT OBSERVED: {error}")
         return 1

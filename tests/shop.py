@@ -1,7 +1,8 @@
 """The example shop with all of AppGuard, running for real on the server of a small internet.
 
-nginx -> uvicorn with two workers as www-data -> the daemon as a user of its own with CAP_NET_ADMIN and nothing else ->
-nftables: from the example's own files, of which only the places of log and state and the length of a ban are changed.
+nginx -> uvicorn or gunicorn with two workers as www-data -> the daemon as a user of its own with CAP_NET_ADMIN and
+nothing else -> nftables: from the example's own files, of which only the places of log and state and the length of a
+ban are changed. With `store="redis"` app and daemon share a Redis of the shop's own.
 Where the lab has one user only (it was entered without root and without subordinate user ids), all run as that one.
 """
 
@@ -22,12 +23,14 @@ from typing import Self
 from urllib.parse import urlencode
 
 from tests.internet import SERVER4
-from tests.lab import Process, User, has_user, is_listening, wait_until
+from tests.lab import Process, User, has_user, is_listening, running, wait_until
 from tests.machine import Machine
 from tests.probes import Probes
 
 CHECKOUT = Path(__file__).parents[1]
-EXAMPLE = CHECKOUT / "examples/fastapi_app"
+EXAMPLES = {name: CHECKOUT / f"examples/{name}_app" for name in ("fastapi", "flask", "django")}
+STORES = ("local", "redis")
+REDIS = "redis://127.0.0.1:6379/0"
 RUNTIME = Path("/run/appguard")
 CONTROL = Path("/run/appguard-control")
 LOG = "/var/log/nginx/shop.access.log"
@@ -132,8 +135,19 @@ class Shop:
     app: Process
     nginx: Process
 
-    def __init__(self, server: Machine, directory: Path, *, bantime: str = "1h", firewall: str = "nftables") -> None:
+    def __init__(
+        self,
+        server: Machine,
+        directory: Path,
+        *,
+        bantime: str = "1h",
+        firewall: str = "nftables",
+        app: str = "fastapi",
+        store: str = "local",
+    ) -> None:
         self.server = server
+        self._example = EXAMPLES[app]
+        self._store = store
         self.users = users()
         self._firewall = firewall
         self._directory = directory
@@ -144,6 +158,8 @@ class Shop:
         try:
             self._make_directories()
             self._write_settings()
+            if self._store == "redis":
+                self._start_redis()
             self.start_daemon()
             self._start_app()
             self._start_nginx()
@@ -183,11 +199,14 @@ class Shop:
 
     def _write_settings(self) -> None:
         log = f"{self._directory}/log/access.log"
-        settings = _changed((EXAMPLE / "appguard.toml").read_text(), re.escape(LOG), log)
+        store = f'store = "{REDIS}"\n' if self._store == "redis" else ""
+        settings = _changed((self._example / "appguard.toml").read_text(), re.escape(LOG), log)
         settings = _changed(settings, r'(?m)^bantime = "[^"]*"', f'bantime = "{self._bantime}"')
         settings = _changed(settings, 'kind = "nftables"', f'kind = "{self._firewall}"')
-        (self._directory / "appguard.toml").write_text(f'state_directory = "{self._directory}/state"\n{settings}')
-        site = _changed((EXAMPLE / "nginx-site.conf").read_text(), re.escape(LOG), log)
+        (self._directory / "appguard.toml").write_text(
+            f'state_directory = "{self._directory}/state"\n{store}{settings}'
+        )
+        site = _changed((self._example / "nginx-site.conf").read_text(), re.escape(LOG), log)
         (self._directory / "nginx-site.conf").write_text(site)
         process = "user www-data;" if self.users.app else "user root root; master_process off;"
         (self._directory / "nginx.conf").write_text(NGINX.format(directory=self._directory, process=process))
@@ -201,12 +220,44 @@ class Shop:
         if self._firewall == "nftables":
             wait_until(lambda: "appguard" in self.server.run("nft", "list", "tables"), 10, "the daemon made its table")
 
-    def _start_app(self) -> None:
-        options = ["--workers", str(WORKERS), "--port", "8000", "--no-proxy-headers", "--no-access-log"]
-        command: list[str | Path] = [sys.executable, "-m", "uvicorn", "--app-dir", EXAMPLE, *options, "app:app"]
+    def _start_redis(self) -> None:
+        command = ["redis-server", "--bind", "127.0.0.1", "--save", "", "--dir", str(self._directory)]
         with self.server:
-            self.app = self._started(Process("app", command, user=self.users.app, directory=CHECKOUT))
-        wait_until(lambda: self.app.output().count("startup complete") == WORKERS, 20, self._complaint)
+            redis = self._started(Process("redis", command))
+        redis.wait_for("Ready to accept connections")
+
+    def _start_app(self) -> None:
+        environment = {"APPGUARD_STORE": REDIS} if self._store == "redis" else {}
+        if self._example == EXAMPLES["fastapi"]:
+            options = ["--workers", str(WORKERS), "--port", "8000", "--no-proxy-headers", "--no-access-log"]
+            command: list[str | Path] = [
+                sys.executable,
+                "-m",
+                "uvicorn",
+                "--app-dir",
+                self._example,
+                *options,
+                "app:app",
+            ]
+            started = "startup complete"
+        else:
+            options = ["--workers", str(WORKERS), "--bind", "127.0.0.1:8000", "--no-control-socket"]
+            name = "app:app"
+            if self._example == EXAMPLES["django"]:
+                name = "app:application"
+                environment["SHOP_DATABASE"] = str(self._directory / "nginx/shop.sqlite3")  # where www-data may write
+                prepare = Process(
+                    "prepare", [sys.executable, self._example / "app.py"], user=self.users.app, environment=environment
+                )
+                with running(prepare):
+                    assert prepare.wait(60) == 0, prepare.output()
+            command = [sys.executable, "-m", "gunicorn", "--chdir", self._example, *options, name]
+            started = "Booting worker"
+        with self.server:
+            self.app = self._started(
+                Process("app", command, user=self.users.app, environment=environment, directory=CHECKOUT)
+            )
+        wait_until(lambda: self.app.output().count(started) == WORKERS, 20, self._complaint)
 
     def _start_nginx(self) -> None:
         command: list[str | Path] = [

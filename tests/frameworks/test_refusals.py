@@ -11,8 +11,6 @@ from appguard import AppGuard, Ban, Jail, report_auth_failure
 from appguard.address import Client, parse_address, parse_network
 from appguard.ban import Fact
 from appguard.config import app_config
-from appguard.guard import Refusal
-from appguard.limit import Limit
 from appguard.middleware import SUPPRESSED_SECONDS, Exchange, Middleware
 from appguard.report import Note
 from appguard.stores.local import Publisher
@@ -129,13 +127,17 @@ def test_refusals_are_written_at_once_but_not_each(app: FastAPI, events: EventFi
 
 def test_the_next_line_carries_what_was_suppressed(events: EventFile) -> None:
     """One line per client and second, whose count is all refusals since the last; an old flood is not counted later."""
-    middleware = Middleware(app_config({"event_log": str(events)}, {}))
-    refusal = Refusal(429, 60.0, limit=Limit("1/minute"))
+    middleware = Middleware(app_config({"store": "memory://", "limits": ["1/hour"], "event_log": str(events)}, {}))
     client, other = (Client(parse_address(text), text) for text in (ALICE, MALLORY))
 
-    def refuse(who: Client, now: float) -> None:
-        middleware.refused(who, refusal, "GET", "/", now)
+    def is_refused(who: Client, now: float) -> bool:
+        return middleware.decide(who, "GET", "/", now, is_counted=True) is not None
 
+    def refuse(who: Client, now: float) -> None:
+        assert is_refused(who, now)
+
+    assert not is_refused(client, 9.0)
+    assert not is_refused(other, 9.0)
     for now in (10.0, 10.1, 10.9):
         refuse(client, now)
     refuse(other, 10.5)

