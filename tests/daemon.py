@@ -1,6 +1,7 @@
 """A real daemon for tests: its directories, its settings, its process, and the CLI to ask it."""
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -50,8 +51,13 @@ class Place:
         process = Process("daemon", self.command(), user=self.user)
         if is_up:
             process.wait_for("AppGuard daemon is up")
-            wait_until(lambda: self.control.exists(), 10, process.output)
+            wait_until(self._is_asked, 10, process.output)
         return process
+
+    def _is_asked(self) -> bool:
+        """Say whether the control socket takes connections; there is a moment between its file and that."""
+        with socket.socket(socket.AF_UNIX) as probe:
+            return probe.connect_ex(str(self.control)) == 0
 
     def run(self, *verb: str) -> subprocess.CompletedProcess[str]:
         """Run one verb of the CLI as root."""
