@@ -1,6 +1,7 @@
 """Real processes for tests, demonstration and benchmarks: started as any user, their output kept, stopped for sure."""
 
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -34,12 +35,13 @@ def wait_until(condition: Callable[[], T], deadline: float, what: str | Callable
 
 
 def free_port(address: str = "127.0.0.1", kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """Give a port that nothing listens on."""
+    """Give a port that nothing listens on, below those that the kernel gives to outgoing connections."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family, kind) as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    while True:
+        port = random.randrange(15_000, 30_000)
+        with socket.socket(family, kind) as probe, suppress(OSError):
+            probe.bind((address, port))
+            return port
 
 
 def is_listening(port: int, address: str = "127.0.0.1") -> bool:

@@ -8,7 +8,6 @@ So a daemon killed at any point continues after a restart with exactly the lines
 import asyncio
 import logging
 import os
-import pwd
 import resource
 import time
 from collections import Counter
@@ -16,46 +15,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypeVar
 
 from appguard.address import Grouping, NetworkSet, network_text, parse_address, parse_network
 from appguard.ban import Ban, Fact
 from appguard.bouncer import Bouncer
 from appguard.bouncer_apart import APART, BouncerApart
-from appguard.config import CONFIG_FILE, SOCKET_SOURCES, DaemonConfig, JailConfig, daemon_config
+from appguard.config import CONFIG_FILE, SOCKET_SOURCES, DaemonConfig, daemon_config
 from appguard.control import DaemonStatus, JailStatus, JailSummary, RefusedBan, SourceSummary, serve
 from appguard.errors import AddressError, AppGuardError, ConfigError, FirewallError, RefusedForSafety, StateError
 from appguard.event_log import Backlog, write_stderr
-from appguard.filters.base import Filter
-from appguard.filters.event_log import EventLogFilter
-from appguard.filters.nginx import NginxFilter
-from appguard.filters.nginx_json import NginxJsonFilter
 from appguard.firewalls.open import open_firewall
 from appguard.following import Following
 from appguard.host import read_host_facts
 from appguard.jail import JailWindow
 from appguard.judge import Judge
+from appguard.members import ban_set_of, filter_of, open_source, sources_of, user_ids_of
 from appguard.notify import keep_alive, notify, until_signal
 from appguard.pipeline import Pipeline, Route, failures_of
 from appguard.sources.base import Chunk, Source
-from appguard.sources.file import FileSource
-from appguard.sources.socket import EventSocket
-from appguard.sources.syslog import SyslogSocket
 from appguard.state import Batch, State
 from appguard.stores.local import Publisher
-from appguard.stores.memory import MemoryBanSet
-from appguard.stores.open import REDIS
 
-FILTERS: dict[str, Callable[[], Filter]] = {
-    "appguard": EventLogFilter,
-    "nginx": NginxFilter,
-    "nginx-json": NginxJsonFilter,
-}
-SOCKETS = {"events": (EventSocket, "events.sock"), "syslog": (SyslogSocket, "log.sock")}
 TICK = 1.0  # seconds between looks for ended bans
 
 log = logging.getLogger("appguard")
-T = TypeVar("T")
 
 
 class StderrHandler(logging.Handler):
@@ -80,7 +63,7 @@ class Daemon:
         self._facts = read_host_facts()
         self._grouping = Grouping(self._facts.on_link)
         self._state = State(config.state_directory, clock)
-        self._bans = _ban_set(config.store, clock, self._on_change)
+        self._bans = ban_set_of(config.store, clock, self._on_change)
         self._publisher = Publisher(config.runtime_directory)
         self._windows = {each.jail.name: JailWindow(each.jail, self._grouping.key) for each in config.jails}
         self._total_banned = dict.fromkeys(self._windows, 0)
@@ -103,9 +86,9 @@ class Daemon:
     def _routes(self) -> dict[str, list[Route]]:
         routes: dict[str, list[Route]] = {}
         for each in self._config.jails:
-            chosen = _member(f"jail {each.jail.name}: filter", FILTERS, each.filter)
-            for source in _sources_of(each):
-                users = _user_ids(each) if source in SOCKET_SOURCES else None
+            chosen = filter_of(each)
+            for source in sources_of(each):
+                users = user_ids_of(each) if source in SOCKET_SOURCES else None
                 routes.setdefault(source, []).append(Route(chosen, self._windows[each.jail.name], users))
         return routes
 
@@ -163,17 +146,12 @@ class Daemon:
         if self._state.setting("enforce") == "off":
             self._hold_or_release(on=False)
         for each in self._config.jails:
-            for name, patterns in _sources_of(each).items():
+            for name, patterns in sources_of(each).items():
                 self._sources[name] = self._sources.get(name) or self._open_source(name, patterns)
         self._try("published bans", lambda: self._publisher.publish_all(self.bans()))
 
     def _open_source(self, name: str, patterns: Sequence[str]) -> Source:
-        if name in SOCKETS:
-            kind, file = SOCKETS[name]
-            opened = kind(name, self._config.runtime_directory / file)
-            opened.open()  # an error is to come before the daemon says that it is up
-            return opened
-        return FileSource(name, patterns, self._state.positions(name))
+        return open_source(name, patterns, self._config.runtime_directory, self._state.positions(name))
 
     def _deliver_from(self, source: str) -> Callable[[Chunk], None]:
         def deliver(chunk: Chunk) -> None:
@@ -308,7 +286,7 @@ class Daemon:
         if window is None:
             return None
         bouncer = self._bouncer.status
-        sources = next(_sources_of(each) for each in self._config.jails if each.jail.name == name)
+        sources = next(sources_of(each) for each in self._config.jails if each.jail.name == name)
         banned = [ban.key for ban in self.bans() if ban.jail == name]
         dropped = "" if bouncer.dropped is None else f", {bouncer.dropped} packets dropped"
         enforced = "nothing (enforce off)" if bouncer.is_held else f"{bouncer.firewall}{dropped}"
@@ -387,39 +365,6 @@ class Daemon:
             self._bouncer.release()
         else:
             self._bouncer.hold()
-
-
-def _member(what: str, members: dict[str, Callable[[], T]], name: str) -> T:
-    if name not in members:
-        raise ConfigError(f"{what} = {name!r}: expected one of {', '.join(map(repr, members))}")
-    return members[name]()
-
-
-def _ban_set(store: str, clock: Callable[[], float], on_change: Callable[[], None]) -> MemoryBanSet:
-    if store == "local://":
-        return MemoryBanSet(clock)
-    if store.partition("://")[0] in REDIS:
-        from appguard.stores.redis_bans import RedisBanSet  # redis is imported only where it is used
-
-        return RedisBanSet(store, clock=clock, on_change=on_change)
-    raise ConfigError(f"store = {store!r}: expected 'local://' (this host alone) or 'redis://host:6379/0' (a fleet)")
-
-
-def _sources_of(config: JailConfig) -> dict[str, tuple[str, ...]]:
-    """Give a jail's sources by name: each socket, and all its files as one source, which reads none of them twice."""
-    files = tuple(dict.fromkeys(source for source in config.sources if source not in SOCKET_SOURCES))
-    found = {source: (source,) for source in config.sources if source in SOCKET_SOURCES}
-    return found | ({" ".join(files): files} if files else {})
-
-
-def _user_ids(config: JailConfig) -> frozenset[int]:
-    found: set[int] = set()
-    for user in config.users:
-        try:
-            found.add(int(user) if user.isdecimal() else pwd.getpwnam(user).pw_uid)
-        except KeyError as error:
-            raise ConfigError(f"jail {config.jail.name}: users: there is no user {user!r} on this host") from error
-    return frozenset(found)
 
 
 def main(path: Path | None = None) -> int:

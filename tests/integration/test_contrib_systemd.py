@@ -29,12 +29,12 @@ PERIOD = 0.3  # seconds of the watchdog
 STUCK = """
 import sys, time
 from pathlib import Path
-from appguard import daemon
+from appguard import daemon, members
 class Stuck:
     name = "stuck"
     def match(self, line):
         time.sleep(1000)
-daemon.FILTERS["stuck"] = Stuck
+members.FILTERS["stuck"] = Stuck
 sys.exit(daemon.main(Path(sys.argv[1])))
 """
 
