@@ -5,7 +5,7 @@ import os
 import resource
 import shutil
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -23,22 +23,6 @@ from tests.published import STRANGER, Reader, ban_of, fact_of, nothing_else
 from tests.strategies import near_networks
 
 needs_users = pytest.mark.skipif(not has_user(STRANGER), reason="acts as another user")
-
-
-@pytest.fixture
-def publisher(tmp_path: Path) -> Iterator[Publisher]:
-    """Give a daemon's side that has published nothing yet."""
-    publisher = Publisher(tmp_path)
-    yield publisher
-    publisher.close()
-
-
-@pytest.fixture
-def reader(tmp_path: Path) -> Iterator[Reader]:
-    """Give an app's side whose clock never moves by itself, so that only the word can tell of news."""
-    reader = Reader(tmp_path)
-    yield reader
-    reader.close()
 
 
 def test_news_is_seen_at_the_very_next_request(publisher: Publisher, reader: Reader) -> None:

@@ -5,7 +5,7 @@ import mmap
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 from typing import cast
@@ -19,22 +19,6 @@ from tests.lab import has_user
 from tests.published import STRANGER, Reader, ban_of, fact_of, nothing_else
 
 needs_users = pytest.mark.skipif(not has_user(STRANGER), reason="acts as another user")
-
-
-@pytest.fixture
-def publisher(tmp_path: Path) -> Iterator[Publisher]:
-    """Give a daemon's side that has published nothing yet."""
-    publisher = Publisher(tmp_path)
-    yield publisher
-    publisher.close()
-
-
-@pytest.fixture
-def reader(tmp_path: Path) -> Iterator[Reader]:
-    """Give an app's side whose clock never moves by itself, so that only the word can tell of news."""
-    reader = Reader(tmp_path)
-    yield reader
-    reader.close()
 
 
 def attack(directory: Path) -> dict[str, bool]:
