@@ -27,19 +27,6 @@ AT_ONCE = 5.0  # seconds on a busy machine; far less than the 25 an answer witho
 
 
 @pytest.fixture
-def daemon() -> DictionaryDaemon:
-    """Give a daemon without bans."""
-    return DictionaryDaemon()
-
-
-@pytest.fixture
-def path(open_tmp_path: Path, daemon: DictionaryDaemon) -> Iterator[Path]:
-    """Give the control socket of a running server."""
-    with serving(daemon, open_tmp_path / "control.sock"):
-        yield open_tmp_path / "control.sock"
-
-
-@pytest.fixture
 def place(open_tmp_path: Path) -> Iterator[Place]:
     """Give the directories of a daemon without privilege, and take the bouncer's table away afterwards."""
     place = Place(open_tmp_path, DAEMON)

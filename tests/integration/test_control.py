@@ -1,28 +1,14 @@
 """The control API and the command, end to end: a real server on a real socket, the real command and curl."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 import pytest
 
 from appguard.ban import Ban
-from tests.control import GATEWAY, NOW, DictionaryDaemon, ask, run, serving
+from tests.control import GATEWAY, NOW, DictionaryDaemon, ask, run
 from tests.lab import wait_until
-
-
-@pytest.fixture
-def daemon() -> DictionaryDaemon:
-    """Give a daemon without bans."""
-    return DictionaryDaemon()
-
-
-@pytest.fixture
-def path(open_tmp_path: Path, daemon: DictionaryDaemon) -> Iterator[Path]:
-    """Give the control socket of a running server."""
-    with serving(daemon, open_tmp_path / "control.sock"):
-        yield open_tmp_path / "control.sock"
 
 
 def test_status_is_fail2bans_tree(path: Path) -> None:

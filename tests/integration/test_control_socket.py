@@ -11,7 +11,6 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -38,19 +37,6 @@ from tests.control import (
 from tests.lab import User, has_user, wait_until
 
 needs_users = pytest.mark.skipif(not has_user(STRANGER), reason="starts peers under other user ids")
-
-
-@pytest.fixture
-def daemon() -> DictionaryDaemon:
-    """Give a daemon without bans."""
-    return DictionaryDaemon()
-
-
-@pytest.fixture
-def path(open_tmp_path: Path, daemon: DictionaryDaemon) -> Iterator[Path]:
-    """Give the control socket of a running server."""
-    with serving(daemon, open_tmp_path / "control.sock"):
-        yield open_tmp_path / "control.sock"
 
 
 @needs_users

@@ -196,3 +196,27 @@ def test_choice_for_a_dead_redis(tmp_path: Path, choice: str, is_refused: bool) 
     """`on_store_error` admits or refuses without a Redis."""
     with RedisStore("redis://127.0.0.1:1/0", on_store_error=choice, directory=tmp_path) as store:
         assert [store.check(hit()).refused is not None for _ in range(7)] == [is_refused] * 7
+
+
+def test_ended_bans_are_forgotten(server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon lets Redis forget a ban that has ended; an app forgets it in its replica."""
+    monkeypatch.setattr("appguard.stores.redis_bans.MAINTAIN_EVERY", 0.1)
+    ended: list[Ban] = []
+
+    class Noting(RedisStore):
+        def expire(self) -> list[Ban]:
+            ended.extend(found := super().expire())
+            return found
+
+    daemon = RedisBanSet(server.uri)
+    with Noting(server.uri, directory=tmp_path) as app:
+        try:
+            daemon.ban(Ban.of("203.0.113.5", bantime="2s"))
+            daemon.ban(Ban.of("198.51.100.7", bantime="1h"))
+            wait_until(lambda: len(app.snapshot().bans) == 2, 5, "the bans did not arrive")
+            wait_until(lambda: server.command("HLEN", "appguard:b:{main}:facts") == b":1\r\n", 10, "not swept")
+            assert server.command("ZCARD", "appguard:b:{main}:bans") == b":1\r\n"
+            wait_until(lambda: [ban.key for ban in ended] == ["203.0.113.5"], 10, "the app still holds it")
+            assert [ban.key for ban in app.snapshot().bans] == ["198.51.100.7"]
+        finally:
+            daemon.close()

@@ -15,7 +15,7 @@ from appguard.address import Address
 from appguard.ban import Ban
 from appguard.stores.local import RUNTIME_DIRECTORY, PublishedBans
 from appguard.stores.redis_bans import RedisBanSet
-from appguard.stores.redis_connection import checked_uri, uri_for_people
+from appguard.stores.redis_connection import Commands, checked_uri, uri_for_people
 from appguard.stores.redis_counters import RedisCounters
 
 HEARTBEAT_MOST = 5.0  # seconds since a living daemon last touched what it publishes
@@ -55,6 +55,10 @@ class RedisStore(RedisCounters, RedisBanSet):
             return self._clock() - self._heartbeat.stat().st_mtime < HEARTBEAT_MOST
         except OSError:
             return False
+
+    def _maintain(self, client: Commands) -> None:
+        """Forget what has ended in the replica only: an app may not write to the ban set."""
+        self.expire()
 
     def close(self) -> None:
         """Close connections and end the threads; the next use starts them again."""

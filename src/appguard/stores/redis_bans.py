@@ -35,6 +35,8 @@ BLOCK = 1.0  # seconds a follower waits for news before it checks its continuity
 ANSWER = 2.0  # seconds Redis may take to answer the threads
 RETRY = 0.5  # seconds between attempts while Redis is down
 RETELL = 10.0  # seconds in which a ban that Redis has lost is told again by the process that made it
+MAINTAIN_EVERY = 10.0  # seconds
+SWEPT_MOST = 1_000
 STREAM_MOST = 20_000
 QUEUE_MOST = 100_000
 PAGE = 5_000
@@ -61,6 +63,8 @@ class RedisBanSet(MemoryBanSet):
         prefix = f"appguard:b:{{{name}}}"
         self._ban_keys = [f"{prefix}:{part}" for part in ("bans", "facts", "lifted", "changes")]
         self._merge_script = Script("merge")
+        self._sweep_script = Script("sweep")
+        self._maintain_at = 0.0
         self._on_change = on_change or (lambda: None)
         self._offset = 0.0  # Redis TIME minus this clock, seconds
         self._own: dict[str, Fact] = {}
@@ -195,6 +199,9 @@ class RedisBanSet(MemoryBanSet):
             self._read_all(client)
         self._synced.set()
         while not self._stop.is_set():
+            if time.monotonic() >= self._maintain_at:
+                self._maintain_at = time.monotonic() + MAINTAIN_EVERY
+                self._maintain(client)
             if self.complaint:
                 log.warning("%s answers again", self._what)
                 self.complaint = ""
@@ -206,6 +213,10 @@ class RedisBanSet(MemoryBanSet):
             elif not self._continues(client):
                 self._read_all(client)
             self._forget_lost()
+
+    def _maintain(self, client: Commands) -> None:
+        """Let Redis forget what has ended: the daemons do, apps may only read the ban set."""
+        self._sweep_script.call(client, self._ban_keys[:3], [SWEPT_MOST])
 
     def _measure_offset(self, client: Commands) -> None:
         before = self._clock()
