@@ -182,11 +182,6 @@ class State:
             save_totals(connection, batch.totals)
             purge_bans(connection, self._clock())
 
-    def purge(self, now: float) -> None:
-        """Drop the bans that have ended at `now`."""
-        with self._transaction() as connection:
-            purge_bans(connection, now)
-
     def positions(self, source: str) -> dict[str, str]:
         """Give how far the origins of a source were read."""
         with self._database() as connection:
