@@ -8,25 +8,37 @@ whoever reads it; later files win key by key, in `[jails]` jail by jail. Where o
 it whole: no two lists and no two jails are ever merged.
 """
 
-import difflib
 import os
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict, cast
 
-from appguard.address import Network, Proxies, parse_network
-from appguard.errors import AppGuardError, ConfigError
+from appguard.address import Network, Proxies
+from appguard.config_jails import JailConfig, read_jail
+from appguard.config_values import (
+    Check,
+    directory,
+    flag,
+    ignoreip,
+    items,
+    networks,
+    one_of,
+    paths,
+    proxies,
+    read,
+    table,
+    text,
+    texts,
+)
+from appguard.errors import ConfigError
 from appguard.event import LOGIN_PATHS
 from appguard.jail import Jail
-from appguard.limit import Limit, path_pattern
+from appguard.limit import Limit
 
-Check = Callable[[object], object]
 DEFAULT_LIMITS = ("100/second",)
 CONFIG_FILE = Path("/etc/appguard/appguard.toml")
-EVENTS_SOURCE = "events"
-SOCKET_SOURCES = (EVENTS_SOURCE, "syslog")
 
 
 class AppOptions(TypedDict, total=False):
@@ -65,16 +77,6 @@ class AppConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class JailConfig:
-    """A jail of the daemon: its settings, the sources it listens to, their filter, and who may feed a socket."""
-
-    jail: Jail
-    sources: tuple[str, ...]
-    filter: str
-    users: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class DaemonConfig:
     """The daemon's settings, checked."""
 
@@ -86,125 +88,6 @@ class DaemonConfig:
     jails: tuple[JailConfig, ...]
     firewall: Mapping[str, object]
     control_socket: Path
-
-
-def read(table: object, where: str, checks: Mapping[str, Check]) -> dict[str, object]:
-    """Check the keys that a table sets; raise `ConfigError` with the place, the key, the value and what is accepted."""
-    if not isinstance(table, Mapping):
-        raise ConfigError(f"{where} = {table!r}: expected a table")
-    found: dict[str, object] = {}
-    for key, value in cast("Mapping[str, object]", table).items():
-        if key not in checks:
-            near = difflib.get_close_matches(key, checks, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(sorted(checks))}"
-            raise ConfigError(f"{where}: unknown key {key!r}: {hint}")
-        try:
-            found[key] = checks[key](value)
-        except (AppGuardError, ValueError, TypeError) as error:
-            raise ConfigError(f"{where}: {key} = {value!r}: {error}") from error
-    return found
-
-
-def table(value: object) -> Mapping[str, object]:
-    """Accept a table."""
-    if not isinstance(value, Mapping):
-        raise ConfigError("expected a table")
-    return cast("Mapping[str, object]", value)
-
-
-def text(value: object) -> str:
-    """Accept a text that is not empty."""
-    if not isinstance(value, str) or not value:
-        raise ConfigError("expected a text")
-    return value
-
-
-def flag(value: object) -> bool:
-    """Accept true or false, also as the environment spells them."""
-    words = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-    found = value if isinstance(value, bool) else words.get(str(value).lower())
-    if found is None:
-        raise ConfigError("expected true or false")
-    return found
-
-
-def items(value: object) -> list[object]:
-    """Accept a list (not a text, which would be read letter by letter)."""
-    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):
-        raise ConfigError('expected a list such as ["..."]')
-    return list(cast("Iterable[object]", value))
-
-
-def texts(value: object) -> tuple[str, ...]:
-    """Accept a list of texts."""
-    return tuple(text(item) for item in items(value))
-
-
-def networks(value: object) -> tuple[Network, ...]:
-    """Accept a list of addresses and networks."""
-    return tuple(parse_network(item) for item in texts(value))
-
-
-def proxies(value: object) -> Proxies:
-    """Accept a list of addresses, networks and `unix:`."""
-    found = texts(value)
-    return Proxies(networks([item for item in found if item != "unix:"]), unix="unix:" in found)
-
-
-def one_or_more(value: object) -> tuple[str, ...]:
-    """Accept a text or a list of texts."""
-    return (value,) if isinstance(value, str) and value else texts(value)
-
-
-def one_of(*accepted: str) -> Callable[[object], str]:
-    """Accept one of some words."""
-
-    def check(value: object) -> str:
-        if value not in accepted:
-            raise ConfigError(f"expected one of {', '.join(map(repr, accepted))}")
-        return str(value)
-
-    return check
-
-
-def paths(value: object) -> tuple[str, ...]:
-    """Accept a list of path patterns."""
-    found = texts(value)
-    for path in found:
-        path_pattern(path)
-    return found
-
-
-def directory(value: object) -> Path:
-    """Accept an absolute path."""
-    path = Path(text(value)).expanduser()
-    if not path.is_absolute() or "\0" in str(path):
-        raise ConfigError("expected an absolute path")
-    return path
-
-
-def ignoreip(value: object) -> tuple[Network, ...]:
-    """Accept the safelist in fail2ban's spelling: one text, addresses and networks separated by spaces or commas."""
-    return networks(value.replace(",", " ").split() if isinstance(value, str) else value)
-
-
-def sources(value: object) -> tuple[str, ...]:
-    """Accept one or more places that log lines come from."""
-    found = one_or_more(value)
-    for source in found:
-        if source not in SOCKET_SOURCES and not source.startswith("/"):
-            words = " or ".join(f'"{name}"' for name in SOCKET_SOURCES)
-            raise ConfigError(f"{source!r}: expected a log file or glob with its whole path, or {words}")
-    return found
-
-
-def users(value: object) -> tuple[str, ...]:
-    """Accept a list of user names or user ids."""
-    found = items(value)
-    for item in found:
-        if not isinstance(item, str | int) or isinstance(item, bool) or item == "":
-            raise ConfigError("expected a list of user names or user ids")
-    return tuple(map(str, found))
 
 
 def limits(value: object) -> tuple[Limit, ...]:
@@ -270,14 +153,6 @@ APP_DEFAULTS: dict[str, object] = {
     "enabled": True,
 }
 APP_VARIABLES = {"APPGUARD_STORE": "store", "APPGUARD_EVENT_LOG": "event_log", "APPGUARD_ENABLED": "enabled"}
-JAIL_OPTIONS = tuple(field.name for field in fields(Jail) if field.name != "name")
-JAIL_CHECKS: dict[str, Check] = {
-    **dict.fromkeys(JAIL_OPTIONS, lambda value: value),  # `Jail` checks them
-    "events": one_or_more,
-    "source": sources,
-    "filter": text,
-    "users": users,
-}
 FILE_CHECKS: dict[str, Check] = {
     "store": text,
     "safelist": networks,
@@ -353,28 +228,8 @@ def _read_file(file: Path) -> dict[str, dict[str, object]]:
         raise ConfigError(f"{file}: not valid TOML: {error}") from error
     found = {name: read(top.pop(name, {}), f"{where}: [{name}]", checks) for name, checks in TABLE_CHECKS.items()}
     jail_tables = table(top.pop("jails", {}))
-    found["jails"] = {name: _jail(name, each, f"{where}: [jails.{name}]") for name, each in jail_tables.items()}
+    found["jails"] = {name: read_jail(name, each, f"{where}: [jails.{name}]") for name, each in jail_tables.items()}
     return found | {"": top}
-
-
-def _jail(name: str, value: object, where: str) -> JailConfig:
-    found = read(value, where, JAIL_CHECKS)
-    try:
-        jail = Jail(name, **{key: found[key] for key in JAIL_OPTIONS if key in found})  # type: ignore[arg-type]
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
-    origins = cast("tuple[str, ...]", found.get("source", ()))
-    if not origins:
-        raise ConfigError(f'{where}: source is missing: give a log file, a glob, or "{EVENTS_SOURCE}"')
-    logs = [origin for origin in origins if origin != EVENTS_SOURCE]
-    chosen = str(found.get("filter", "" if logs else "appguard"))
-    if not chosen:
-        raise ConfigError(f'{where}: filter is missing: say how to read {logs[0]}, for example filter = "nginx"')
-    reporters = cast("tuple[str, ...]", found.get("users", ()))
-    if not reporters and not set(SOCKET_SOURCES).isdisjoint(origins):
-        who = "say which users' apps may report to this jail over a socket, for example"
-        raise ConfigError(f'{where}: users is missing: {who} users = ["www-data"]')
-    return JailConfig(jail, origins, chosen, reporters)
 
 
 def control_socket(runtime: Path) -> Path:

@@ -20,7 +20,8 @@ from appguard.address import Grouping, NetworkSet, network_text, parse_address, 
 from appguard.ban import Ban, Fact
 from appguard.bouncer import Bouncer
 from appguard.bouncer_apart import APART, BouncerApart
-from appguard.config import CONFIG_FILE, SOCKET_SOURCES, DaemonConfig, daemon_config
+from appguard.config import CONFIG_FILE, DaemonConfig, daemon_config
+from appguard.config_jails import SOCKET_SOURCES
 from appguard.control import DaemonStatus, JailStatus, JailSummary, RefusedBan, SourceSummary, serve
 from appguard.errors import AddressError, AppGuardError, ConfigError, FirewallError, RefusedForSafety, StateError
 from appguard.event_log import Backlog, write_stderr

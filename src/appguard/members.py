@@ -4,12 +4,10 @@ import pwd
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from appguard.config import SOCKET_SOURCES, JailConfig
+from appguard.config_jails import SOCKET_SOURCES, JailConfig
 from appguard.errors import ConfigError
 from appguard.filters.base import Filter
-from appguard.filters.event_log import EventLogFilter
-from appguard.filters.nginx import NginxFilter
-from appguard.filters.nginx_json import NginxJsonFilter
+from appguard.filters.open import open_filter
 from appguard.sources.base import Source
 from appguard.sources.file import FileSource
 from appguard.sources.socket import EventSocket
@@ -17,20 +15,15 @@ from appguard.sources.syslog import SyslogSocket
 from appguard.stores.memory import MemoryBanSet
 from appguard.stores.open import REDIS
 
-FILTERS: dict[str, Callable[[], Filter]] = {
-    "appguard": EventLogFilter,
-    "nginx": NginxFilter,
-    "nginx-json": NginxJsonFilter,
-}
 SOCKETS = {"events": (EventSocket, "events.sock"), "syslog": (SyslogSocket, "log.sock")}
 
 
 def filter_of(config: JailConfig) -> Filter:
     """Give the filter of a jail; raise `ConfigError`."""
-    if config.filter not in FILTERS:
-        accepted = ", ".join(map(repr, FILTERS))
-        raise ConfigError(f"jail {config.jail.name}: filter = {config.filter!r}: expected one of {accepted}")
-    return FILTERS[config.filter]()
+    try:
+        return open_filter(config.filter)
+    except ConfigError as error:
+        raise ConfigError(f"jail {config.jail.name}: filter = {config.filter!r}: {error}") from error
 
 
 def sources_of(config: JailConfig) -> dict[str, tuple[str, ...]]:

@@ -8,6 +8,7 @@ who may not feed a jail never count. What is given back is all a caller must sav
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 
 from appguard.address import NetworkSet
 from appguard.ban import Ban
@@ -58,9 +59,9 @@ class Pipeline:
             self.refused += len(chunk.lines)
             return outcome
         filters = {route.filter.name: route.filter for route in routes}
-        for line in chunk.lines:
+        for line, time in zip(chunk.lines, chunk.times or repeat(now), strict=False):
             for name, each in filters.items():
-                event = each.match(line)
+                event = each.match(line, time)
                 if event is None:
                     continue
                 self.matched += 1

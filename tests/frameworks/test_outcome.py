@@ -342,7 +342,7 @@ def test_a_user_name_cannot_leave_its_string(app: FastAPI, events: EventFile, us
 
     Caller(app).get("/any")
     (line,) = events.path.read_bytes().splitlines()
-    found = EventLogFilter().match(line)
+    found = EventLogFilter().match(line, 0.0)
     assert found is not None
     assert (found.address.text, found.user) == (ALICE, user[:256].encode(errors="replace").decode())
 
@@ -390,7 +390,7 @@ def test_escapes_do_not_make_a_line_too_long_to_be_read(app: FastAPI, events: Ev
     Caller(app).get(f"/files/{wide}", headers)
     (line,) = events.path.read_bytes().splitlines()
     assert len(line) <= LINE_MOST
-    found = EventLogFilter().match(line)
+    found = EventLogFilter().match(line, 0.0)
     assert found is not None
     assert (found.address.text, found.count) == (ALICE, 1)
 

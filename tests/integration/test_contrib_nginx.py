@@ -113,7 +113,7 @@ class Site:
 
         wait_until(lambda: len(read()) >= lines, 5, lambda: f"{lines} lines: {read()!r}")
         assert len(read()) == lines
-        return [NginxJsonFilter().match(line) for line in read()]
+        return [NginxJsonFilter().match(line, 0.0) for line in read()]
 
 
 @pytest.fixture
@@ -280,6 +280,6 @@ def test_a_long_request_hides_no_failed_login(site: Site) -> None:
     site.events(3)
     for line in site.nginx.log.read_bytes().splitlines():
         assert len(line) > LINE_MOST
-        event = NginxJsonFilter().match(line[:LINE_MOST])
+        event = NginxJsonFilter().match(line[:LINE_MOST], 0.0)
         assert event is not None
         assert (event.kind, event.address.text) == (LOGIN_FAIL, CLIENT)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from appguard.config import APP_CHECKS, FILE_CHECKS, JAIL_CHECKS, TABLE_CHECKS, daemon_config
+from appguard.config import APP_CHECKS, FILE_CHECKS, TABLE_CHECKS, daemon_config
+from appguard.config_jails import JAIL_CHECKS
 from appguard.notify import notify
 from tests.daemon import Place, in_kernel, running_daemon, web_jail
 from tests.lab import Process, User, running, wait_until
@@ -29,12 +30,13 @@ PERIOD = 0.3  # seconds of the watchdog
 STUCK = """
 import sys, time
 from pathlib import Path
-from appguard import daemon, members
+from appguard import daemon
+from appguard.filters import open as filters
 class Stuck:
     name = "stuck"
-    def match(self, line):
+    def match(self, line, time_of_line):
         time.sleep(1000)
-members.FILTERS["stuck"] = Stuck
+filters.FILTERS["stuck"] = Stuck
 sys.exit(daemon.main(Path(sys.argv[1])))
 """
 

@@ -33,17 +33,17 @@ def line_of(status: bytes, query: str, user: str, agent: str) -> bytes:
 @given(query=hostile, user=hostile, agent=hostile)
 def test_nothing_a_client_sends_forges_or_hides_a_failure(query: str, user: str, agent: str) -> None:
     """Whatever stands in query, user and agent, a failed login is its client's at its time, and nothing else is one."""
-    event = NginxJsonFilter().match(line_of(b"401", query, user, agent)[:LINE_MOST])
+    event = NginxJsonFilter().match(line_of(b"401", query, user, agent)[:LINE_MOST], 0.0)
     assert event is not None
     assert (event.kind, event.address.text, event.path) == (LOGIN_FAIL, "203.0.113.5", "/login")
     assert (event.via, time_text(event.time)) == (("192.0.2.1",), "2026-11-20T09:11:02.123000Z")
-    assert NginxJsonFilter().match(line_of(b"200", query, user, agent)) is None
+    assert NginxJsonFilter().match(line_of(b"200", query, user, agent), 0.0) is None
 
 
 @given(query=hostile, user=hostile, agent=hostile)
 def test_what_was_escaped_is_given_as_it_was(query: str, user: str, agent: str) -> None:
     """The event has the user and the agent that the client sent, bytes that are no UTF-8 replaced."""
-    event = NginxJsonFilter().match(line_of(b"401", query, user, agent))
+    event = NginxJsonFilter().match(line_of(b"401", query, user, agent), 0.0)
     assert event is not None
     sent = [each.encode(errors="surrogatepass").decode(errors="replace") for each in (user, agent)]
     assert [event.user, event.user_agent] == sent
@@ -53,7 +53,7 @@ def test_what_was_escaped_is_given_as_it_was(query: str, user: str, agent: str) 
 def test_a_cut_hides_no_failed_login(length: int, query: str) -> None:
     """A line cut anywhere behind what nginx knows is the failed login it was."""
     head = HEAD % b"401"
-    event = NginxJsonFilter().match(line_of(b"401", query, "alice", "agent")[: len(head) + length])
+    event = NginxJsonFilter().match(line_of(b"401", query, "alice", "agent")[: len(head) + length], 0.0)
     assert event is not None
     assert event.kind == LOGIN_FAIL
     assert event.to_line().isascii()
@@ -64,5 +64,5 @@ def test_no_line_costs_more_than_its_length(piece: bytes) -> None:
     """A line 32 times as long as any that is read takes well under a second; a quadratic one takes many."""
     line = (HEAD % b"401" + b"/" + piece * 32 * LINE_MOST)[: 32 * LINE_MOST]
     begin = time.process_time()
-    NginxJsonFilter().match(line)
+    NginxJsonFilter().match(line, 0.0)
     assert time.process_time() - begin < 1.0

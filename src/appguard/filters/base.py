@@ -10,6 +10,10 @@ class Filter(Protocol):
 
     name: str
 
-    def match(self, line: bytes) -> Event | None:
-        """Give the event a line tells of, None if it tells of none. Takes any bytes and never raises."""
+    def match(self, line: bytes, time: float) -> Event | None:
+        """Give the event a line tells of, None if it tells of none. Takes any bytes and never raises.
+
+        `time` (Unix seconds) is when the line was written as far as its source knows: the journal's own stamp, else
+        now. A time the line itself tells is better; `time` helps where it tells none, or a part.
+        """
         ...

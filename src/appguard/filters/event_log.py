@@ -9,7 +9,7 @@ class EventLogFilter:
 
     name = "appguard"
 
-    def match(self, line: bytes) -> Event | None:
+    def match(self, line: bytes, time: float) -> Event | None:
         """Give the event of a line."""
         if not line.startswith(b'{"time":"'):
             return None

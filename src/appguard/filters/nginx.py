@@ -39,7 +39,7 @@ class NginxFilter:
 
     name = "nginx"
 
-    def match(self, line: bytes) -> Event | None:
+    def match(self, line: bytes, time: float) -> Event | None:
         """Give the event of a line; most lines are of none."""
         found = LINE.match(line.decode(errors="replace"))
         if found is None:
@@ -50,8 +50,8 @@ class NginxFilter:
         method, path = _request(found["request"])
         scheme = "" if user == "-" else "basic"
         kind = kind_of_request(status, method, path, scheme) if status else _kind_of_cut(method, path, scheme)
-        time = _seconds(found["user_and_time"][-TIME_LENGTH:])
-        if not kind or time is None:
+        told = _seconds(found["user_and_time"][-TIME_LENGTH:])
+        if not kind or told is None:
             return None
         try:
             address = parse_address(found["address"])
@@ -59,7 +59,7 @@ class NginxFilter:
             return None
         user = "" if user == "-" else user
         agent = found["agent"] or ""
-        return Event(kind, time, address, user=user, method=method, path=path, status=status, user_agent=agent)
+        return Event(kind, told, address, user=user, method=method, path=path, status=status, user_agent=agent)
 
 
 def kind_of_request(status: int, method: str, path: str, scheme: str) -> str:

@@ -32,7 +32,7 @@ class NginxJsonFilter:
 
     name = "nginx-json"
 
-    def match(self, line: bytes) -> Event | None:
+    def match(self, line: bytes, time: float) -> Event | None:
         """Give the event of a line; most lines are of none."""
         found = LINE.match(line.decode(errors="replace"))
         if found is None:

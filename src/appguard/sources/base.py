@@ -16,6 +16,8 @@ LINE_MOST = 8192  # bytes of a line that are looked at; the rest of a longer lin
 class Chunk:
     """Some whole lines without their line ends, at most `LINE_MOST` bytes each.
 
+    `times` (Unix seconds, one a line) says when they were written, where the source knows it, as the journal does.
+
     `origin` is what status shows (a path). `position` is a text only the source understands: given back to it after a
     restart, it continues right behind these lines; None where nothing can be read again (a socket). `uid` is the
     sender's user id where the kernel vouches for it.
@@ -25,6 +27,7 @@ class Chunk:
     lines: Sequence[bytes]
     position: str | None = None
     uid: int | None = None
+    times: Sequence[float] | None = None
 
 
 Deliver = Callable[[Chunk], None]
