@@ -17,9 +17,19 @@ from typing import cast
 
 from appguard.address import network_text, parse_network
 from appguard.ban import Ban
-from appguard.control import DaemonStatus, JailStatus, JailSummary, RefusedBan, SourceSummary, serve
+from appguard.control import serve
 from appguard.errors import FirewallError, RefusedForSafety
 from appguard.following import Following
+from appguard.status import (
+    BanRecord,
+    DaemonStatus,
+    FirewallSummary,
+    JailStatus,
+    JailSummary,
+    ReachSummary,
+    RefusedBan,
+    SourceSummary,
+)
 from appguard.stores.memory import MemoryBanSet
 from tests.lab import User, wait_until
 
@@ -47,11 +57,10 @@ class DictionaryDaemon:
             pid=4242,
             started=NOW - 60,
             store="local:///run/appguard",
-            firewall="nftables",
             enforcing=self.enforcing,
-            firewall_error="",
             bans=len(self.kept),
-            dropped=14,
+            firewalls=(FirewallSummary("nftables", "", 14),),
+            reach=(ReachSummary("198.51.100.7", 2, ("nginx", "app")),),
             jails=(JailSummary("login", 1, 9, 1, 2), JailSummary("nginx-auth", 0, 0, 0, 0)),
             sources=(
                 SourceSummary("app", ("/run/appguard/events.sock",), 0, ""),
@@ -65,8 +74,20 @@ class DictionaryDaemon:
         if name != "login":
             return None
         return JailStatus(
-            name, 1, 9, ("/run/appguard/events.sock",), 1, 2, ("203.0.113.5",), "nftables, 14 packets dropped"
+            name,
+            1,
+            9,
+            ("/run/appguard/events.sock",),
+            1,
+            2,
+            ("203.0.113.5",),
+            "nftables, 14 packets dropped",
+            (ReachSummary("198.51.100.7", 1, ("nginx", "app")),),
         )
+
+    def record(self, ban: Ban) -> BanRecord:
+        """Have the kernel enforce every ban."""
+        return BanRecord.of(ban, ("kernel", "app"))
 
     def bans(self) -> Sequence[Ban]:
         """Give a copy of what is kept."""

@@ -35,9 +35,10 @@ log = logging.getLogger("appguard.bouncer")
 class BouncerStatus:
     """How enforcement is: `error` is empty while it works; `refused` holds bans the judge keeps out, and why.
 
-    `dropped` is None where the number is not known.
+    `firewall` is what to call it; `dropped` is None where the number is not known.
     """
 
+    kind: str
     firewall: str
     is_held: bool
     error: str
@@ -91,6 +92,7 @@ class Bouncer:
     def status(self) -> BouncerStatus:
         """Give how enforcement is."""
         return BouncerStatus(
+            kind=self._firewall.name,
             firewall=self._firewall.name,
             is_held=self._is_held,
             error=self._error,

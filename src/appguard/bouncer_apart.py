@@ -9,11 +9,9 @@ import time
 from collections.abc import Callable
 
 from appguard.address import Network, network_text
-from appguard.bouncer import INTERVAL, BouncerStatus
+from appguard.bouncer import BouncerStatus
 from appguard.errors import FirewallError, RefusedForSafety
 from appguard.following import Following
-from appguard.host import administrators, read_host_facts
-from appguard.judge import Judge
 
 APART = "apart"
 PATIENCE = 5.0  # seconds the bouncer may take to do a switch
@@ -22,11 +20,10 @@ LOOK = "look at: systemctl status appguard-bouncer"
 
 
 class BouncerApart:
-    """Says how a bouncer apart is, and keeps the facts of the daemon's judge fresh."""
+    """Says how a bouncer apart is."""
 
-    def __init__(self, following: Following, judge: Judge, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, following: Following, clock: Callable[[], float] = time.time) -> None:
         self._following = following
-        self._judge = judge
         self._clock = clock
         self._is_held = False
 
@@ -35,6 +32,7 @@ class BouncerApart:
         """Give how enforcement is, as far as the daemon knows: not what was dropped or refused."""
         asked = self._following.asked
         return BouncerStatus(
+            kind=APART,
             firewall="a bouncer apart" + (f" (process {asked.pid})" if asked else ""),
             is_held=self._is_held,
             error=self._error(),
@@ -78,7 +76,5 @@ class BouncerApart:
             ) from error
 
     async def run(self) -> None:
-        """Keep the judge's facts fresh until cancelled."""
-        while True:
-            self._judge.update(read_host_facts(), administrators())
-            await asyncio.sleep(INTERVAL)
+        """Do nothing until cancelled: the bouncer runs by itself."""
+        await asyncio.Event().wait()

@@ -15,7 +15,7 @@ from appguard.bouncer_apart import APART
 from appguard.config import CONFIG_FILE, DaemonConfig, daemon_config
 from appguard.errors import AppGuardError, ConfigError
 from appguard.firewalls.base import Firewall
-from appguard.firewalls.open import open_firewall
+from appguard.firewalls.open import kinds_of, open_firewall
 from appguard.followed_bans import Answer, FollowedBans, ask
 from appguard.judge import Judge
 from appguard.notify import keep_alive, notify, until_signal
@@ -88,9 +88,9 @@ class BouncerProcess:
 
 
 def _firewall(settings: Mapping[str, object]) -> Firewall:
-    if settings.get("kind") != APART:
+    if APART not in kinds_of(settings):
         raise ConfigError(f'[firewall]: the daemon enforces bans itself; for a bouncer apart set kind = "{APART}"')
-    return open_firewall({**settings, "kind": "nftables"})
+    return open_firewall("nftables", settings)
 
 
 def main(path: Path | None = None, socket: Path | None = None) -> int:

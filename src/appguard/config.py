@@ -25,6 +25,7 @@ from appguard.config_values import (
     items,
     networks,
     one_of,
+    one_or_more,
     paths,
     proxies,
     read,
@@ -175,7 +176,7 @@ FILE_DEFAULTS: dict[str, object] = {
 }
 TABLE_CHECKS: dict[str, dict[str, Check]] = {
     "app": APP_CHECKS,
-    "firewall": {"kind": text, "path": directory, "reload": texts},
+    "firewall": {"kind": one_or_more, "path": directory, "reload": texts},
     "control": {"socket": directory},
 }
 

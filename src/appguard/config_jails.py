@@ -3,7 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import cast
 
-from appguard.config_values import Check, items, one_or_more, read, text
+from appguard.address import Network
+from appguard.config_values import Check, items, networks, one_or_more, read, text
 from appguard.errors import ConfigError
 from appguard.jail import Jail
 
@@ -13,12 +14,16 @@ SOCKET_SOURCES = (EVENTS_SOURCE, "syslog")
 
 @dataclass(frozen=True, slots=True)
 class JailConfig:
-    """A jail of the daemon: its settings, the sources it listens to, their filter, and who may feed a socket."""
+    """A jail of the daemon: its settings, the sources it listens to, their filter, and who may feed a socket.
+
+    `behind` are machines that all clients of these sources came through, where the lines do not say so.
+    """
 
     jail: Jail
     sources: tuple[str, ...]
     filter: str
     users: tuple[str, ...]
+    behind: tuple[Network, ...] = ()
 
 
 def sources(value: object) -> tuple[str, ...]:
@@ -47,6 +52,7 @@ JAIL_CHECKS: dict[str, Check] = {
     "source": sources,
     "filter": text,
     "users": users,
+    "behind": networks,
 }
 
 
@@ -68,4 +74,5 @@ def read_jail(name: str, value: object, where: str) -> JailConfig:
     if not reporters and not set(SOCKET_SOURCES).isdisjoint(origins):
         who = "say which users' apps may report to this jail over a socket, for example"
         raise ConfigError(f'{where}: users is missing: {who} users = ["www-data"]')
-    return JailConfig(jail, origins, chosen, reporters)
+    behind = cast("tuple[Network, ...]", found.get("behind", ()))
+    return JailConfig(jail, origins, chosen, reporters, behind)

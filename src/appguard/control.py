@@ -36,26 +36,7 @@ from appguard.ban import Ban
 from appguard.control_socket import Peer, serve_on
 from appguard.errors import AddressError, AppGuardError, ConfigError, RefusedForSafety
 from appguard.following import Following
-from appguard.status import (
-    BanRecord,
-    DaemonStatus,
-    FactRecord,
-    JailStatus,
-    JailSummary,
-    RefusedBan,
-    SourceSummary,
-)
-
-__all__ = [
-    "BanRecord",
-    "Controlled",
-    "DaemonStatus",
-    "JailStatus",
-    "JailSummary",
-    "RefusedBan",
-    "SourceSummary",
-    "serve",
-]
+from appguard.status import BanRecord, DaemonStatus, FactRecord, JailStatus
 
 ADMIN_GROUP = "appguard-admin"
 BODY_MOST = 64 * 1024
@@ -84,6 +65,10 @@ class Controlled(Protocol):
 
     def bans(self) -> Sequence[Ban]:
         """Give the bans in force, in a sequence that does not change afterwards. Reads memory only."""
+        ...
+
+    def record(self, ban: Ban) -> BanRecord:
+        """Give the record of a ban, with who enforces it. Reads memory only."""
         ...
 
     async def ban(self, ban: Ban, *, force: bool) -> Ban:
@@ -179,7 +164,7 @@ class _Endpoints:
         bans, jail = self._controlled.bans(), request.query_params.get("jail")
         if jail is not None:
             bans = [ban for ban in bans if ban.jail == jail]
-        records = _pieces(b'{"bans":[', bans, BanRecord.of)
+        records = _pieces(b'{"bans":[', bans, self._controlled.record)
         return StreamingResponse(records, media_type="application/json")
 
     async def _follow(self, request: Request) -> Response:
@@ -211,8 +196,9 @@ class _Endpoints:
         asked = Ban.of(order.address, jail=order.jail, bantime=order.bantime, reason=order.reason)
         asked = replace(asked, automatic=order.automatic)
         logger.info("uid %d asks to ban %s%s", peer.uid, asked.key, " by force" if order.force else "")
-        kept = BanRecord.of(await self._controlled.ban(asked, force=order.force))
-        return _json(replace(kept, not_enforced=await self._controlled.settled()))
+        kept = await self._controlled.ban(asked, force=order.force)
+        not_enforced = await self._controlled.settled()
+        return _json(replace(self._controlled.record(kept), not_enforced=not_enforced))
 
     async def unban(self, request: Request) -> Response:
         """Lift a ban."""

@@ -10,31 +10,32 @@ import logging
 import os
 import resource
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 
 from appguard.address import Grouping, NetworkSet, network_text, parse_address, parse_network
 from appguard.ban import Ban, Fact
 from appguard.bouncer import Bouncer
 from appguard.bouncer_apart import APART, BouncerApart
+from appguard.bouncers import Bouncers
 from appguard.config import CONFIG_FILE, DaemonConfig, daemon_config
 from appguard.config_jails import SOCKET_SOURCES
-from appguard.control import DaemonStatus, JailStatus, JailSummary, RefusedBan, SourceSummary, serve
+from appguard.control import serve
 from appguard.errors import AddressError, AppGuardError, ConfigError, FirewallError, RefusedForSafety, StateError
 from appguard.event_log import Backlog, write_stderr
-from appguard.firewalls.open import open_firewall
+from appguard.firewalls.open import kinds_of, open_firewall
 from appguard.following import Following
-from appguard.host import read_host_facts
+from appguard.host import administrators, read_host_facts
 from appguard.jail import JailWindow
 from appguard.judge import Judge
 from appguard.members import ban_set_of, filter_of, open_source, sources_of, user_ids_of
 from appguard.notify import keep_alive, notify, until_signal
+from appguard.overview import Overview
 from appguard.pipeline import Pipeline, Route, failures_of
 from appguard.sources.base import Chunk, Source
 from appguard.state import Batch, State
+from appguard.status import BanRecord, DaemonStatus, JailStatus
 from appguard.stores.local import Publisher
 
 TICK = 1.0  # seconds between looks for ended bans
@@ -68,21 +69,28 @@ class Daemon:
         self._publisher = Publisher(config.runtime_directory)
         self._windows = {each.jail.name: JailWindow(each.jail, self._grouping.key) for each in config.jails}
         self._total_banned = dict.fromkeys(self._windows, 0)
+        self._behind = {each.jail.name: tuple(map(network_text, each.behind)) for each in config.jails}
         safe = [*config.safelist, *config.trusted_proxies.networks]
         self._pipeline = Pipeline(self._routes(), NetworkSet(safe))
-        self._judge = Judge(self._facts, safelist=config.safelist, proxies=config.trusted_proxies.networks)
+        self._judge = self._new_judge()
         self.following = Following(self._bans, clock)
-        self._bouncer = self._choose_bouncer()
+        self._bouncers = Bouncers([self._new_bouncer(kind) for kind in kinds_of(config.firewall)])
         self._sources: dict[str, Source] = {}
+        self._overview = Overview(
+            config.jails, self._windows, self._total_banned, self._sources, self._bouncers, self.bans
+        )
         self._unsaved = Batch()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cursor = 0
         self._complaints: dict[str, str] = {}
 
-    def _choose_bouncer(self) -> Bouncer | BouncerApart:
-        if self._config.firewall.get("kind") == APART:
-            return BouncerApart(self.following, self._judge, self._clock)
-        return Bouncer(self._bans, open_firewall(self._config.firewall), self._judge, self._clock)
+    def _new_judge(self) -> Judge:
+        return Judge(self._facts, safelist=self._config.safelist, proxies=self._config.trusted_proxies.networks)
+
+    def _new_bouncer(self, kind: str) -> Bouncer | BouncerApart:
+        if kind == APART:
+            return BouncerApart(self.following, self._clock)
+        return Bouncer(self._bans, open_firewall(kind, self._config.firewall), self._new_judge(), self._clock)
 
     def _routes(self) -> dict[str, list[Route]]:
         routes: dict[str, list[Route]] = {}
@@ -101,7 +109,7 @@ class Daemon:
         self._restore()
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._bouncer.run())
+                tasks.create_task(self._bouncers.run())
                 tasks.create_task(serve(self, self._config.control_socket))
                 for source in self._sources.values():
                     tasks.create_task(source.run(self._deliver_from(source.name)))
@@ -171,6 +179,7 @@ class Daemon:
         self._spread()
 
     def _ban(self, ban: Ban) -> None:
+        ban = replace(ban, via=(*ban.via, *self._behind[ban.jail]))
         try:
             self._judge.check(ban)
         except RefusedForSafety as error:
@@ -188,7 +197,7 @@ class Daemon:
             self._try("state", self._spread_all)
         elif changes.facts:
             self._cursor = changes.cursor
-            self._bouncer.wake()
+            self._bouncers.wake()
             self.following.tell()
             self._unsaved.facts.extend(changes.facts)
             self._try("published bans", lambda: self._publisher.publish(changes.facts, self.bans))
@@ -201,7 +210,7 @@ class Daemon:
         gone = [Fact(ban.network, ban.version, None) for ban in self._state.bans() if ban.key not in there]
         self._unsaved.facts = [*gone, *(Fact(ban.network, ban.version, ban) for ban in snapshot.bans)]
         self._cursor = snapshot.cursor
-        self._bouncer.wake()
+        self._bouncers.wake()
         self.following.tell()
         self._try("published bans", lambda: self._publisher.publish_all(snapshot.bans))
 
@@ -241,12 +250,17 @@ class Daemon:
             if self._complaints.get("published bans"):
                 self._try("published bans", lambda: self._publisher.publish_all(self.bans()))
             self._publisher.beat()
-            self._learn_links()
+            self._look_at_host()
             self._save(again=True)
 
-    def _learn_links(self) -> None:
-        """Take networks that have come up since: a neighbour on a link is counted alone, not with its /64."""
-        self._grouping.learn(read_host_facts().on_link)
+    def _look_at_host(self) -> None:
+        """Take what is new of this host: a neighbour on a link, for one, is counted alone, not with its /64."""
+        facts = read_host_facts()
+        self._judge.update(facts, administrators())
+        if facts != self._facts:
+            self._facts = facts
+            self._grouping.learn(facts.on_link)
+            self._overview.learn(facts)
 
     # What the control API asks; see `control.Controlled`.
 
@@ -256,51 +270,16 @@ class Daemon:
 
     def status(self) -> DaemonStatus:
         """Say how the daemon is."""
-        bouncer, bans = self._bouncer.status, self.bans()
-        banned = Counter(ban.jail for ban in bans)
-        return DaemonStatus(
-            version=version("appguard-py"),
-            pid=os.getpid(),
-            started=self._started,
-            store=self._bans.name + (f", not answering: {self._bans.complaint}" if self._bans.complaint else ""),
-            firewall=bouncer.firewall,
-            enforcing=not bouncer.is_held,
-            firewall_error=bouncer.error,
-            bans=len(bans),
-            dropped=bouncer.dropped,
-            jails=tuple(self._summary(name, banned[name]) for name in self._windows),
-            sources=tuple(self._source_summary(source) for source in self._sources.values()),
-            refused=tuple(RefusedBan(ban.key, ban.jail, why) for ban, why in bouncer.refused),
-        )
-
-    def _summary(self, name: str, banned: int) -> JailSummary:
-        window = self._windows[name]
-        return JailSummary(name, window.currently_failed, window.total_failed, banned, self._total_banned[name])
-
-    def _source_summary(self, source: Source) -> SourceSummary:
-        status = source.status()
-        return SourceSummary(source.name, status.origins, status.behind, status.complaint)
+        complaint = f", not answering: {self._bans.complaint}" if self._bans.complaint else ""
+        return self._overview.daemon(self._started, self._bans.name + complaint)
 
     def jail_status(self, name: str) -> JailStatus | None:
         """Say how one jail is."""
-        window = self._windows.get(name)
-        if window is None:
-            return None
-        bouncer = self._bouncer.status
-        sources = next(sources_of(each) for each in self._config.jails if each.jail.name == name)
-        banned = [ban.key for ban in self.bans() if ban.jail == name]
-        dropped = "" if bouncer.dropped is None else f", {bouncer.dropped} packets dropped"
-        enforced = "nothing (enforce off)" if bouncer.is_held else f"{bouncer.firewall}{dropped}"
-        return JailStatus(
-            name=name,
-            currently_failed=window.currently_failed,
-            total_failed=window.total_failed,
-            origins=tuple(origin for source in sources for origin in self._sources[source].status().origins),
-            currently_banned=len(banned),
-            total_banned=self._total_banned[name],
-            banned=banned,
-            enforced_by=f"nothing: {bouncer.error}" if bouncer.error else enforced,
-        )
+        return self._overview.jail(name)
+
+    def record(self, ban: Ban) -> BanRecord:
+        """Give the record of a ban, with who enforces it."""
+        return self._overview.ban(ban)
 
     async def ban(self, ban: Ban, *, force: bool) -> Ban:
         """Put a person's ban in force."""
@@ -308,7 +287,7 @@ class Daemon:
             ban = replace(ban, network=parse_network(self._grouping.key(parse_address(ban.key))))
         self._judge.check(ban, force=force)
         if force:
-            self._bouncer.force(ban.network)
+            self._bouncers.force(ban.network)
         kept = self._bans.ban(ban)
         if kept is None:
             return self._outlasting(ban)
@@ -326,10 +305,10 @@ class Daemon:
     async def settled(self) -> str:
         """Enforce what is new now; say why it is not enforced, nothing if it is."""
         try:
-            await self._bouncer.settle()
+            await self._bouncers.settle()
         except FirewallError as error:
             return str(error)
-        return "enforcement is off" if self._bouncer.status.is_held else ""
+        return "enforcement is off" if any(each.is_held for each in self._bouncers.status) else ""
 
     async def unban(self, what: str, jail: str | None = None) -> Ban | None:
         """Lift one ban."""
@@ -358,14 +337,14 @@ class Daemon:
         """Begin or stop to enforce."""
         self._state.set_setting("enforce", "on" if on else "off")
         self._hold_or_release(on)
-        await self._bouncer.settle()
+        await self._bouncers.settle()
 
     def _hold_or_release(self, on: bool) -> None:
         self.following.switch(on)
         if on:
-            self._bouncer.release()
+            self._bouncers.release()
         else:
-            self._bouncer.hold()
+            self._bouncers.hold()
 
 
 def main(path: Path | None = None) -> int:

@@ -34,21 +34,28 @@ log = logging.getLogger("appguard.host")
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
-    """What this host is on the network. Loopback is left out."""
+    """What this host is on the network. Loopback is left out.
+
+    `containers` are the networks on a link that leads to containers of this host and nowhere else.
+    """
 
     own: tuple[Network, ...] = ()
     on_link: tuple[Network, ...] = ()
+    containers: tuple[Network, ...] = ()
     gateways: tuple[Address, ...] = ()
     resolvers: tuple[Address, ...] = ()
 
 
 def read_host_facts(root: Path = ROOT) -> HostFacts:
     """Read the facts of the network namespace this process is in. What cannot be read is left out."""
-    own, on_link, gateways = _routes(_routes4, root)
-    own6, on_link6, gateways6 = _routes(_routes6, root)
+    own, links, gateways = _routes(_routes4, root)
+    own6, links6, gateways6 = _routes(_routes6, root)
+    on_link = {network: interface for network, interface in (*links, *links6) if network not in {*own, *own6}}
+    bridges = {interface for interface in on_link.values() if _is_of_containers(interface, root)}
     return HostFacts(
         own=_networks([*own, *own6]),
-        on_link=_networks({*on_link, *on_link6}.difference(own, own6)),
+        on_link=_networks(on_link),
+        containers=_networks(network for network, interface in on_link.items() if interface in bridges),
         gateways=_addresses([*gateways, *gateways6]),
         resolvers=_addresses(_resolvers(root)),
     )
@@ -64,7 +71,8 @@ def administrators(root: Path = ROOT) -> tuple[Address, ...]:
     return _addresses(_parsed(host for user, host in sessions if user in trusted))
 
 
-Routes = tuple[list[Network], list[Network], list[Address]]  # own, on link, gateways
+Link = tuple[Network, str]  # with its interface
+Routes = tuple[list[Network], list[Link], list[Address]]  # own, on link, gateways
 
 
 def _routes(read: Callable[[Path], Routes], root: Path) -> Routes:
@@ -77,7 +85,7 @@ def _routes(read: Callable[[Path], Routes], root: Path) -> Routes:
 
 def _routes4(root: Path) -> Routes:
     own: list[Network] = []
-    on_link: list[Network] = []
+    on_link: list[Link] = []
     gateways: list[Address] = []
     address = ""
     for line in _lines(root / "proc/net/fib_trie"):
@@ -87,13 +95,13 @@ def _routes4(root: Path) -> Routes:
         elif rest == "host LOCAL":
             own.append(parse_network(address + word))
     for line in _lines(root / "proc/net/route")[1:]:
-        _, destination, gateway, flags, _, _, _, mask, *_ = line.split()
+        interface, destination, gateway, flags, _, _, _, mask, *_ = line.split()
         if int(flags, 16) & _ROUTE_REJECT:
             continue
         if int(flags, 16) & _ROUTE_GATEWAY:
             gateways.append(parse_address(str(_kernel_ip4(gateway))))
         elif int(mask, 16):
-            on_link.append(IPv4Network((_kernel_ip4(destination), str(_kernel_ip4(mask)))))
+            on_link.append((IPv4Network((_kernel_ip4(destination), str(_kernel_ip4(mask)))), interface))
     return own, on_link, gateways
 
 
@@ -104,10 +112,10 @@ def _kernel_ip4(text: str) -> IPv4Address:
 
 def _routes6(root: Path) -> Routes:
     own: list[Network] = []
-    on_link: list[Network] = []
+    on_link: list[Link] = []
     gateways: list[Address] = []
     for line in _lines(root / "proc/net/ipv6_route"):
-        destination, length, _, _, gateway, _, _, _, flags, *_ = line.split()
+        destination, length, _, _, gateway, _, _, _, flags, interface = line.split()
         network = IPv6Network((int(destination, 16), int(length, 16)))
         kind = int(flags, 16)
         if kind & _ROUTE_REJECT or network.is_multicast:
@@ -117,8 +125,24 @@ def _routes6(root: Path) -> Routes:
         elif kind & _ROUTE_GATEWAY:
             gateways.append(parse_address(str(IPv6Address(int(gateway, 16)))))
         elif network.prefixlen >= WIDEST_LINK:
-            on_link.append(network)
+            on_link.append((network, interface))
     return own, on_link, gateways
+
+
+def _is_of_containers(interface: str, root: Path) -> bool:
+    """Say whether an interface is a bridge whose every port is one end of a pair (veth), the other in a container.
+
+    A network card has a device, whatever is built on one or on a tunnel a type, and a virtual machine's port flags.
+    """
+    ports = root / "sys/class/net" / interface / "brif"
+    try:
+        found = [root / "sys/class/net" / port.name for port in ports.iterdir()]
+    except OSError:  # no bridge
+        return False
+    return not any(
+        (port / "device").exists() or (port / "tun_flags").exists() or "DEVTYPE=" in "".join(_lines(port / "uevent"))
+        for port in found
+    )
 
 
 def _resolvers(root: Path) -> Iterator[Address]:

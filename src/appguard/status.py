@@ -42,22 +42,41 @@ class RefusedBan:
 
 
 @dataclass(frozen=True, slots=True)
+class FirewallSummary:
+    """One firewall: its name, its last words if it is failing (empty if not), and the packets it dropped.
+
+    They are counted since it was last set up; None where they are not known.
+    """
+
+    name: str
+    error: str
+    dropped: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReachSummary:
+    """Some bans whose packets reach this host from another machine, `via`; and who shuts their clients out instead."""
+
+    via: str
+    bans: int
+    enforced_by: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonStatus:
     """The whole daemon.
 
-    `firewall` is its name, `firewall_error` its last words if it is failing (empty if not), `bans` the number in force,
-    `dropped` the packets dropped since the firewall was last set up (None: only a bouncer apart knows).
+    `bans` is the number in force; `reach` has those among them that the kernel does not see.
     """
 
     version: str
     pid: int
     started: float
     store: str
-    firewall: str
     enforcing: bool
-    firewall_error: str
     bans: int
-    dropped: int | None
+    firewalls: Sequence[FirewallSummary]
+    reach: Sequence[ReachSummary]
     jails: Sequence[JailSummary]
     sources: Sequence[SourceSummary]
     refused: Sequence[RefusedBan]
@@ -66,6 +85,8 @@ class DaemonStatus:
     def from_json(cls, record: Mapping[str, object]) -> Self:
         """Read what the control socket gave; raise TypeError or KeyError if it is something else."""
         fields = dict(cast("Mapping[str, Any]", record))
+        fields["firewalls"] = tuple(FirewallSummary(**firewall) for firewall in fields["firewalls"])
+        fields["reach"] = tuple(ReachSummary(**reach) for reach in fields["reach"])
         fields["jails"] = tuple(JailSummary(**jail) for jail in fields["jails"])
         fields["sources"] = tuple(SourceSummary(**source) for source in fields["sources"])
         fields["refused"] = tuple(RefusedBan(**refused) for refused in fields["refused"])
@@ -74,7 +95,10 @@ class DaemonStatus:
 
 @dataclass(frozen=True, slots=True)
 class JailStatus:
-    """One jail as fail2ban shows it; `origins` are the files and sockets its lines come from."""
+    """One jail as fail2ban shows it; `origins` are the files and sockets its lines come from.
+
+    `reach` has the bans among its own that the kernel does not see.
+    """
 
     name: str
     currently_failed: int
@@ -84,19 +108,22 @@ class JailStatus:
     total_banned: int
     banned: Sequence[str]
     enforced_by: str
+    reach: Sequence[ReachSummary]
 
     @classmethod
     def from_json(cls, record: Mapping[str, object]) -> Self:
-        """Read what the control socket gave; raise TypeError if it is something else."""
-        return cls(**cast("dict[str, Any]", record))
+        """Read what the control socket gave; raise TypeError or KeyError if it is something else."""
+        fields = dict(cast("Mapping[str, Any]", record))
+        fields["reach"] = tuple(ReachSummary(**reach) for reach in fields["reach"])
+        return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True)
 class BanRecord:
     """One ban as the control socket shows it.
 
-    `end` None is for ever, `ref` is what a shut-out person can quote. `not_enforced` says, of a ban just made, why the
-    firewall does not hold it.
+    `end` None is for ever, `ref` is what a shut-out person can quote, `enforced_by` who shuts the client out.
+    `not_enforced` says, of a ban just made, why the firewall does not hold it.
     """
 
     network: str
@@ -109,10 +136,11 @@ class BanRecord:
     via: Sequence[str]
     ref: str
     automatic: bool
+    enforced_by: Sequence[str] = ()
     not_enforced: str = ""
 
     @classmethod
-    def of(cls, ban: Ban) -> Self:
+    def of(cls, ban: Ban, enforced_by: Sequence[str] = ()) -> Self:
         """Make the record of a ban."""
         return cls(
             ban.key,
@@ -125,6 +153,7 @@ class BanRecord:
             ban.via,
             ban.ref,
             ban.automatic,
+            enforced_by,
         )
 
     @classmethod

@@ -161,8 +161,8 @@ def test_a_line_becomes_a_kernel_ban_without_a_privileged_daemon(place: Place) -
         wait_until(lambda: kernel_has("203.0.113.5", "2001:db8:1::/64"), AT_ONCE, bouncer.output)
         assert place.run("unban", "203.0.113.5").returncode == 0
         wait_until(lambda: kernel_has("2001:db8:1::/64"), AT_ONCE, bouncer.output)
-        status = place.ask("status")
-        assert (status["firewall"], status["firewall_error"]) == (f"a bouncer apart (process {bouncer.pid})", "")
+        apart = {"name": f"a bouncer apart (process {bouncer.pid})", "error": "", "dropped": None}
+        assert place.ask("status")["firewalls"] == [apart]
         assert f"Firewall:\ta bouncer apart (process {bouncer.pid}), enforcing, 1 ban\n" in place.run("status").stdout
         bouncer.send(signal.SIGTERM)
         assert bouncer.wait() == 0
@@ -245,7 +245,7 @@ def test_enforce_off_and_on_reach_the_bouncer(place: Place) -> None:
 def test_status_says_when_nobody_enforces(place: Place) -> None:
     """Without a bouncer that asks, status says so and what to look at."""
     with running_daemon(place):
-        assert "no bouncer has asked for the bans yet" in place.ask("status")["firewall_error"]
+        assert "no bouncer has asked for the bans yet" in place.ask("status")["firewalls"][0]["error"]
         assert "no bouncer has asked" in place.ask("status", "probes")["enforced_by"]
 
 

@@ -22,6 +22,7 @@ def test_status_is_fail2bans_tree(path: Path) -> None:
         "Daemon:\t0.1.0, pid 4242",
         "Store:\tlocal:///run/appguard",
         "Firewall:\tnftables, enforcing, 0 bans, 14 packets dropped",
+        "Reach:\t2 bans by nginx and app only: the packets come from 198.51.100.7, not from the client",
         "Source:\tapp (/run/appguard/events.sock), up to date",
         "Source:\tnginx (nothing yet), 2048 bytes behind, complaint: /var/log/nginx/access.log: Permission denied",
         f"Refused:\t{GATEWAY} (jail login): it is the gateway",
@@ -42,7 +43,8 @@ def test_status_of_a_jail_is_fail2bans_tree(path: Path) -> None:
         "   |- Currently banned:\t1\n"
         "   |- Total banned:\t2\n"
         "   |- Banned IP list:\t203.0.113.5\n"
-        "   `- Enforced by:\tnftables, 14 packets dropped\n"
+        "   `- Enforced by:\tnftables, 14 packets dropped; "
+        "1 ban by nginx and app only: the packets come from 198.51.100.7, not from the client\n"
     )
 
 
@@ -64,7 +66,7 @@ def test_ban_list_unban(path: Path, daemon: DictionaryDaemon) -> None:
     assert (kept.jail, kept.reason, kept.automatic) == ("abuse", "ticket 17", False)
     assert kept.end == pytest.approx(kept.start + 3600)
     header, line = run(path, "list").stdout.splitlines()
-    assert header.split() == ["ADDRESS", "JAIL", "ENDS", "IN", "FAILURES", "REASON", "REF"]
+    assert header.split() == ["ADDRESS", "JAIL", "ENDS", "IN", "FAILURES", "BLOCKED", "BY", "REASON", "REF"]
     assert line.startswith("2001:db8:5::/64  abuse")
     assert line.endswith(f"ticket 17  {kept.ref}")
     assert run(path, "unban", "2001:db8:5::/64").stdout == "Lifted the ban of 2001:db8:5::/64 (jail abuse)\n"
@@ -93,6 +95,7 @@ def test_everything_speaks_json(path: Path, daemon: DictionaryDaemon) -> None:
         "via": [],
         "ref": kept.ref,
         "automatic": False,
+        "enforced_by": ["kernel", "app"],
         "not_enforced": "",
     }
     assert reply("list") == {"bans": [record]}
@@ -100,7 +103,7 @@ def test_everything_speaks_json(path: Path, daemon: DictionaryDaemon) -> None:
     assert reply("status")["bans"] == 1
     assert reply("status", "login")["banned"] == ["203.0.113.5"]
     assert reply("enforce", "off") == {"on": False}
-    assert reply("unban", "--ref", kept.ref.lower()) == record
+    assert reply("unban", "--ref", kept.ref.lower()) == record | {"enforced_by": []}
     assert daemon.kept == {}
 
 

@@ -15,8 +15,8 @@ import pytest
 from appguard.errors import ConfigError, FirewallError
 from appguard.firewalls.base import Block
 from appguard.firewalls.nginx_deny import NginxDeny
-from appguard.firewalls.open import open_firewall
-from tests.daemon import DAEMON, Place, running_daemon, web_jail
+from appguard.firewalls.open import kinds_of, open_firewall
+from tests.daemon import DAEMON, Place, in_kernel, running_daemon, web_jail
 from tests.lab import User, free_port, wait_until
 from tests.netns import network
 from tests.nginx import Nginx, contrib
@@ -273,12 +273,14 @@ def test_a_reader_never_sees_half_a_file(guarded: Guarded) -> None:
 
 def test_settings() -> None:
     """`path` and `reload` are for the nginx firewall alone, and an unknown kind names those there are."""
-    assert open_firewall({"kind": "nginx_deny", "path": Path("/x"), "reload": ()}).name == "nginx_deny"
-    assert open_firewall({}).name == "nftables"
-    with pytest.raises(ConfigError, match="only kind = 'nginx_deny' has that"):
-        open_firewall({"kind": "nftables", "path": Path("/x")})
+    options = {"path": Path("/x"), "reload": ()}
+    both = {"kind": ("nftables", "nginx_deny", "nftables"), **options}
+    assert [open_firewall(kind, both).name for kind in kinds_of(both)] == ["nftables", "nginx_deny"]
+    assert kinds_of({}) == ("nftables",)
+    with pytest.raises(ConfigError, match="path, reload: only kind = 'nginx_deny' has that, not 'nftables', 'dry_run'"):
+        kinds_of({"kind": ("nftables", "dry_run"), **options})
     with pytest.raises(ConfigError, match="expected one of 'nftables', 'nginx_deny', 'dry_run'"):
-        open_firewall({"kind": "iptables"})
+        open_firewall("iptables", {})
 
 
 def test_the_daemon_bans_in_nginx_and_lets_in_again(open_tmp_path: Path) -> None:
@@ -305,3 +307,30 @@ def test_the_daemon_bans_in_nginx_and_lets_in_again(open_tmp_path: Path) -> None
         guarded.wait(refused=OTHER)
         place.run("unban", OTHER)
         guarded.wait(served=OTHER)
+
+
+def test_the_kernel_and_nginx_together(open_tmp_path: Path) -> None:
+    """One daemon gives its bans to both, and says of each ban who shuts the client out.
+
+    The kernel does where it sees the client, nginx and the app where all clients come from another machine.
+    """
+    guarded = Guarded(open_tmp_path / "nginx", USER)
+    place = Place(open_tmp_path, DAEMON)
+    reload = ", ".join(f'"{word}"' for word in guarded.reload)
+    settings = f'[firewall]\nkind = ["nftables", "nginx_deny"]\npath = "{guarded.nginx.bans}"\nreload = [{reload}]\n'
+    place.configure(web_jail(place, {"behind": ["198.51.100.7"]}), settings)
+    with guarded.nginx.running(), running_daemon(place):
+        place.append(HOST, 3)
+        place.run("ban", OTHER, "--for", "1h")
+        guarded.wait(refused=f"{HOST} {OTHER}")
+        wait_until(lambda: set(in_kernel()) == {HOST, OTHER}, 5, "the kernel has them too")
+        blocked_by = {ban["network"]: ban["enforced_by"] for ban in place.ask("list")["bans"]}
+        assert blocked_by == {HOST: ["nginx", "app"], OTHER: ["kernel", "nginx", "app"]}
+        reach = "1 ban by nginx and app only: the packets come from 198.51.100.7, not from the client"
+        assert f"Reach:\t{reach}\n" in place.run("status").stdout
+        assert f"; {reach}\n" in place.run("status", "probes").stdout
+        firewalls = [(one["name"], one["error"]) for one in place.ask("status")["firewalls"]]
+        assert firewalls == [("nftables", ""), ("nginx_deny", "")]
+        assert place.run("enforce", "off").returncode == 0
+        guarded.wait(served=f"{HOST} {OTHER}")
+        assert in_kernel() == {}

@@ -217,7 +217,7 @@ def test_daemon_settings_of_every_kind(tmp_path: Path) -> None:
         """,
     )
     assert found.safelist == tuple(map(parse_network, ("192.0.2.0/24", "127.0.0.0/8", "::1", "198.51.100.7")))
-    assert (found.firewall["kind"], found.control_socket) == ("dry_run", Path("/run/control.sock"))
+    assert (found.firewall["kind"], found.control_socket) == (("dry_run",), Path("/run/control.sock"))
     assert (found.runtime_directory, found.state_directory) == (Path("/run/other"), Path("/var/lib/other"))
     (probe,) = found.jails
     assert probe.jail == Jail("nginx-probe", 20, 3600, -1, ("guard_probe",))
@@ -241,7 +241,7 @@ def test_control_socket_stands_beside_the_runtime_directory(tmp_path: Path) -> N
         ("[[jails]]", "jails = [{}]: expected a table"),
         ("jails.x = 5", "[jails.x] = 5: expected a table"),
         ("[control]\npath = 'x'", "[control]: unknown key 'path': known keys are socket"),
-        ("[firewall]\nkind = 5", "[firewall]: kind = 5: expected a text"),
+        ("[firewall]\nkind = 5", "[firewall]: kind = 5: expected a list"),
         ("[jails.'a b']\nsource='events'\nusers=['x']", "[jails.a b]: jail name 'a b': expected 1 to 64 letters"),
         ("[jails.x]", '[jails.x]: source is missing: give a log file, a glob, or "events"'),
         ("[jails.x]\nsource = []", "[jails.x]: source is missing"),

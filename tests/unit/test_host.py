@@ -45,6 +45,32 @@ def test_what_is_no_link() -> None:
 
 
 @pytest.mark.lab
+def test_where_containers_are(tmp_path: Path) -> None:
+    """A bridge whose ports are all ends of pairs leads to containers; one with another port leads elsewhere too."""
+    (tmp_path / "proc").symlink_to("/proc")
+    (tmp_path / "sys").mkdir()
+    with joined("uplink", ["198.51.100.1/24"], []):
+        run("ip", "link", "add", "inside", "type", "bridge")
+        run("ip", "address", "add", "172.18.0.1/16", "dev", "inside")
+        run("ip", "link", "add", "pair", "type", "veth", "peer", "name", "other")
+        run("ip", "link", "set", "pair", "master", "inside")
+        run("ip", "link", "set", "inside", "up")
+        run("mount", "-t", "sysfs", "sysfs", str(tmp_path / "sys"))
+        try:
+            only_pairs = read_host_facts(tmp_path)
+            run("ip", "tuntap", "add", "machine", "mode", "tap")
+            run("ip", "link", "set", "machine", "master", "inside")
+            with_machine = read_host_facts(tmp_path)
+        finally:
+            run("umount", str(tmp_path / "sys"))
+            for name in ("machine", "pair", "inside"):
+                run("ip", "link", "delete", name)
+    assert parse_network("172.18.0.0/16") in only_pairs.on_link
+    assert [network for network in only_pairs.containers if network.version == 4] == [parse_network("172.18.0.0/16")]
+    assert with_machine.containers == ()
+
+
+@pytest.mark.lab
 def test_facts_are_equal_as_long_as_the_host_is_the_same() -> None:
     """Facts read twice are equal, and an address more makes them differ."""
     with joined("uplink", ["198.51.100.1/24"], []):

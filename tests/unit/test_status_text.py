@@ -12,18 +12,26 @@ from hypothesis import strategies as st
 from appguard.ban import Ban
 from appguard.cli.client import printable
 from appguard.cli.text import ban_lines, duration_text, jail_lines, span_text, status_lines
-from appguard.status import BanRecord, DaemonStatus, JailStatus, JailSummary, RefusedBan, SourceSummary
+from appguard.status import (
+    BanRecord,
+    DaemonStatus,
+    FirewallSummary,
+    JailStatus,
+    JailSummary,
+    ReachSummary,
+    RefusedBan,
+    SourceSummary,
+)
 
 QUIET = DaemonStatus(
     version="0.1.0",
     pid=1,
     started=0.0,
     store="memory://",
-    firewall="dry_run",
     enforcing=True,
-    firewall_error="",
     bans=1,
-    dropped=1,
+    firewalls=(FirewallSummary("dry_run", "", 1),),
+    reach=(),
     jails=(),
     sources=(),
     refused=(),
@@ -49,11 +57,10 @@ def test_every_trouble_has_its_line() -> None:
         pid=1,
         started=0.0,
         store="local:///run/appguard",
-        firewall="nftables",
         enforcing=False,
-        firewall_error="nft: Operation not permitted",
         bans=2,
-        dropped=0,
+        firewalls=(FirewallSummary("nftables", "nft: Operation not permitted", 0), FirewallSummary("nginx", "", None)),
+        reach=(ReachSummary("192.0.2.8", 1, ("nginx", "app")), ReachSummary("192.0.2.8, 192.0.2.9", 2, ("app",))),
         jails=(JailSummary("login", 0, 0, 0, 0),),
         sources=(
             SourceSummary("app", ("/a.log", "/b.log"), 1, ""),
@@ -63,7 +70,10 @@ def test_every_trouble_has_its_line() -> None:
     )
     assert status_lines(status)[5:] == [
         "Firewall:\tnftables, NOT enforcing (appguard enforce on), 2 bans, 0 packets dropped",
+        "Firewall:\tnginx, NOT enforcing (appguard enforce on), 2 bans",
         "Firewall error:\tnft: Operation not permitted",
+        "Reach:\t1 ban by nginx and app only: the packets come from 192.0.2.8, not from the client",
+        "Reach:\t2 bans by app only: the packets come from 192.0.2.8, 192.0.2.9, not from the client",
         "Source:\tapp (/a.log /b.log), 1 byte behind",
         "Source:\tnginx (nothing yet), up to date, complaint: /var/log/nginx/access.log: Permission denied",
         "Refused:\t192.0.2.1 (jail login): it is the gateway",
@@ -72,10 +82,10 @@ def test_every_trouble_has_its_line() -> None:
 
 def test_lists_of_a_jail_are_separated_as_fail2ban_does() -> None:
     """Files and addresses are separated by one blank, and empty lists leave the tab at the end of the line."""
-    jail = JailStatus("login", 0, 0, ("/a.log", "/b.log"), 2, 2, ("192.0.2.1", "2001:db8::/64"), "nothing")
+    jail = JailStatus("login", 0, 0, ("/a.log", "/b.log"), 2, 2, ("192.0.2.1", "2001:db8::/64"), "nothing", ())
     assert jail_lines(jail)[4] == "|  `- File list:\t/a.log /b.log"
     assert jail_lines(jail)[8] == "   |- Banned IP list:\t192.0.2.1 2001:db8::/64"
-    assert jail_lines(JailStatus("login", 0, 0, (), 0, 0, (), ""))[8] == "   |- Banned IP list:\t"
+    assert jail_lines(JailStatus("login", 0, 0, (), 0, 0, (), "", ()))[8] == "   |- Banned IP list:\t"
 
 
 @pytest.mark.parametrize(
@@ -115,20 +125,24 @@ def test_bans_are_an_aligned_table_newest_first() -> None:
     newer = Ban.of("2001:db8:0:1::/64", bantime=3600, start=2000.0, reason="r" * 49)
     newest = Ban.of("192.0.2.7", bantime=-1, start=3000.0)
     refs = [ban.ref for ban in (newest, newer, older)]
-    assert ban_lines([BanRecord.of(ban) for ban in (older, newer, newest)], 1350.0) == [
-        "ADDRESS            JAIL    ENDS IN   FAILURES  REASON                                            REF",
-        f"192.0.2.7          manual  for ever  0         -                                                 {refs[0]}",
-        f"2001:db8:0:1::/64  manual  1h 10m    0         {'r' * 45}...  {refs[1]}",
-        f"192.0.2.1          login   4m 10s    0         5 x authn_login_fail in 600 s                     {refs[2]}",
+    records = [BanRecord.of(older, ("kernel", "app")), BanRecord.of(newer, ("nginx", "app")), BanRecord.of(newest)]
+    reason = "5 x authn_login_fail in 600 s"
+    assert ban_lines(records, 1350.0) == [
+        f"ADDRESS            JAIL    ENDS IN   FAILURES  BLOCKED BY   {'REASON':48}  REF",
+        f"192.0.2.7          manual  for ever  0         -            {'-':48}  {refs[0]}",
+        f"2001:db8:0:1::/64  manual  1h 10m    0         nginx, app   {'r' * 45}...  {refs[1]}",
+        f"192.0.2.1          login   4m 10s    0         kernel, app  {reason:48}  {refs[2]}",
     ]
 
 
 def test_a_record_survives_json() -> None:
     """What the daemon writes is what the command reads: every record goes through JSON unchanged."""
-    jail = JailStatus("login", 1, 2, ("/a",), 3, 4, ("192.0.2.1",), "nftables")
+    reach = ReachSummary("192.0.2.8", 1, ("app",))
+    jail = JailStatus("login", 1, 2, ("/a",), 3, 4, ("192.0.2.1",), "nftables", (reach,))
     source, refused = SourceSummary("app", (), 0, ""), RefusedBan("192.0.2.1", "login", "why")
     status = replace(QUIET, jails=(JailSummary("login", 1, 2, 3, 4),), sources=(source,), refused=(refused,))
-    ban = BanRecord.of(Ban.of("192.0.2.1", start=1000.0, reason="a\nb"))
+    status = replace(status, reach=(reach,))
+    ban = BanRecord.of(Ban.of("192.0.2.1", start=1000.0, reason="a\nb"), ("kernel", "app"))
     assert status_lines(DaemonStatus.from_json(through_json(status))) == status_lines(status)
     assert jail_lines(JailStatus.from_json(through_json(jail))) == jail_lines(jail)
     assert ban_lines([BanRecord.from_json(through_json(ban))], 0.0) == ban_lines([ban], 0.0)

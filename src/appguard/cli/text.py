@@ -6,7 +6,7 @@
 from collections.abc import Iterator, Sequence
 
 from appguard.cli.client import printable
-from appguard.status import BanRecord, DaemonStatus, JailStatus, SourceSummary
+from appguard.status import BanRecord, DaemonStatus, FirewallSummary, JailStatus, ReachSummary, SourceSummary
 
 REASON_MOST = 48
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
@@ -14,22 +14,31 @@ _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
 
 def status_lines(status: DaemonStatus) -> list[str]:
     """Write the daemon's status: fail2ban's three lines, then one for each thing there is to know."""
-    enforcing = "NOT enforcing" if status.firewall_error else "enforcing"
-    if not status.enforcing:
-        enforcing = "NOT enforcing (appguard enforce on)"
-    dropped = "" if status.dropped is None else f", {_count(status.dropped, 'packet')} dropped"
-    firewall = f"{status.firewall}, {enforcing}, {_count(status.bans, 'ban')}{dropped}"
     return [
         "Status",
         f"|- Number of jail:\t{len(status.jails)}",
         f"`- Jail list:\t{', '.join(jail.name for jail in status.jails)}",
         f"Daemon:\t{status.version}, pid {status.pid}",
         f"Store:\t{status.store}",
-        f"Firewall:\t{firewall}",
-        *([f"Firewall error:\t{status.firewall_error}"] if status.firewall_error else []),
+        *(f"Firewall:\t{_firewall(firewall, status)}" for firewall in status.firewalls),
+        *(f"Firewall error:\t{firewall.error}" for firewall in status.firewalls if firewall.error),
+        *(f"Reach:\t{_reach(reach)}" for reach in status.reach),
         *(f"Source:\t{_source(source)}" for source in status.sources),
         *(f"Refused:\t{refused.network} (jail {refused.jail}): {refused.why}" for refused in status.refused),
     ]
+
+
+def _firewall(firewall: FirewallSummary, status: DaemonStatus) -> str:
+    enforcing = "NOT enforcing" if firewall.error else "enforcing"
+    if not status.enforcing:
+        enforcing = "NOT enforcing (appguard enforce on)"
+    dropped = "" if firewall.dropped is None else f", {_count(firewall.dropped, 'packet')} dropped"
+    return f"{firewall.name}, {enforcing}, {_count(status.bans, 'ban')}{dropped}"
+
+
+def _reach(reach: ReachSummary) -> str:
+    bans, enforcers = _count(reach.bans, "ban"), " and ".join(reach.enforced_by)
+    return f"{bans} by {enforcers} only: the packets come from {printable(reach.via)}, not from the client"
 
 
 def _source(source: SourceSummary) -> str:
@@ -40,6 +49,7 @@ def _source(source: SourceSummary) -> str:
 
 def jail_lines(jail: JailStatus) -> list[str]:
     """Write one jail's status: fail2ban's lines, and who enforces its bans."""
+    enforced_by = [jail.enforced_by, *map(_reach, jail.reach)]
     return [
         f"Status for the jail: {jail.name}",
         "|- Filter",
@@ -50,7 +60,7 @@ def jail_lines(jail: JailStatus) -> list[str]:
         f"   |- Currently banned:\t{jail.currently_banned}",
         f"   |- Total banned:\t{jail.total_banned}",
         f"   |- Banned IP list:\t{' '.join(jail.banned)}",
-        f"   `- Enforced by:\t{jail.enforced_by}",
+        f"   `- Enforced by:\t{'; '.join(enforced_by)}",
     ]
 
 
@@ -59,16 +69,18 @@ def ban_lines(bans: Sequence[BanRecord], now: float) -> list[str]:
     if not bans:
         return ["No bans in force."]
     newest_first = sorted(bans, key=lambda ban: ban.start, reverse=True)
-    return list(_aligned([("ADDRESS", "JAIL", "ENDS IN", "FAILURES", "REASON", "REF"), *_rows(newest_first, now)]))
+    return list(
+        _aligned([("ADDRESS", "JAIL", "ENDS IN", "FAILURES", "BLOCKED BY", "REASON", "REF"), *_rows(newest_first, now)])
+    )
 
 
 def _rows(bans: Sequence[BanRecord], now: float) -> Iterator[tuple[str, ...]]:
     for ban in bans:
         ends = "for ever" if ban.end is None else duration_text(ban.end - now)
         reason = ban.reason if len(ban.reason) <= REASON_MOST else ban.reason[: REASON_MOST - 3] + "..."
-        yield tuple(
-            printable(str(cell)) for cell in (ban.network, ban.jail, ends, ban.failures, reason or "-", ban.ref)
-        )
+        blocked_by = ", ".join(ban.enforced_by) or "-"
+        cells = (ban.network, ban.jail, ends, ban.failures, blocked_by, reason or "-", ban.ref)
+        yield tuple(printable(str(cell)) for cell in cells)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -1,6 +1,7 @@
-"""Makes the firewall that the settings ask for."""
+"""Makes the firewalls that the settings ask for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 from appguard.errors import ConfigError
 from appguard.firewalls.base import Firewall
@@ -11,15 +12,22 @@ from appguard.firewalls.nginx_deny import NginxDeny
 FIREWALLS: dict[str, Callable[[], Firewall]] = {"nftables": Nftables, "nginx_deny": NginxDeny, "dry_run": DryRun}
 
 
-def open_firewall(settings: Mapping[str, object]) -> Firewall:
-    """Give the firewall of a `[firewall]` table whose values are checked; raise `ConfigError`."""
-    kind = str(settings.get("kind", "nftables"))
+def kinds_of(settings: Mapping[str, object]) -> tuple[str, ...]:
+    """Give the kinds that a `[firewall]` table names, each once; raise `ConfigError` for options none of them has."""
+    kinds = tuple(dict.fromkeys(cast("Sequence[str]", settings.get("kind", ("nftables",)))))
+    options = [key for key in settings if key != "kind"]
+    if options and NginxDeny.name not in kinds:
+        chosen = ", ".join(map(repr, kinds))
+        raise ConfigError(f"firewall: {', '.join(options)}: only kind = {NginxDeny.name!r} has that, not {chosen}")
+    return kinds
+
+
+def open_firewall(kind: str, settings: Mapping[str, object]) -> Firewall:
+    """Give the firewall of one kind with its options in a `[firewall]` table, checked; raise `ConfigError`."""
     if kind not in FIREWALLS:
         expected = ", ".join(map(repr, (*FIREWALLS, "apart")))  # a bouncer apart is no firewall: the daemon knows it
         raise ConfigError(f"firewall: kind = {kind!r}: expected one of {expected}")
-    options = {key: value for key, value in settings.items() if key != "kind"}
-    if not options:
-        return FIREWALLS[kind]()
     if kind != NginxDeny.name:
-        raise ConfigError(f"firewall: {', '.join(options)}: only kind = {NginxDeny.name!r} has that, not {kind!r}")
+        return FIREWALLS[kind]()
+    options = {key: value for key, value in settings.items() if key != "kind"}
     return NginxDeny(**options)  # type: ignore[arg-type]  # each was checked by its key's check

@@ -1,0 +1,60 @@
+"""All bouncers of one daemon: one for each firewall, told the same, none waiting for another.
+
+A slow firewall (nginx reads its bans again at most every two seconds) must not delay a quick one, so each has its own
+bouncer, its own judge and its own task.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from appguard.address import Network
+from appguard.bouncer import Bouncer, BouncerStatus
+from appguard.bouncer_apart import BouncerApart
+from appguard.errors import AppGuardError, FirewallError
+
+
+class Bouncers:
+    """Passes on what one bouncer is told; see `Bouncer`."""
+
+    def __init__(self, bouncers: Sequence[Bouncer | BouncerApart]) -> None:
+        self._bouncers = tuple(bouncers)
+
+    @property
+    def status(self) -> tuple[BouncerStatus, ...]:
+        """Give how enforcement is, of each."""
+        return tuple(bouncer.status for bouncer in self._bouncers)
+
+    def wake(self) -> None:
+        """Say that the ban set has changed."""
+        for bouncer in self._bouncers:
+            bouncer.wake()
+
+    def force(self, network: Network) -> None:
+        """Let a ban pass that the judges refuse unless forced; raise `RefusedForSafety` if one takes no such ban."""
+        for bouncer in self._bouncers:
+            bouncer.force(network)
+
+    def hold(self) -> None:
+        """Lift everything and enforce nothing until `release`."""
+        for bouncer in self._bouncers:
+            bouncer.hold()
+
+    def release(self) -> None:
+        """Enforce again."""
+        for bouncer in self._bouncers:
+            bouncer.release()
+
+    async def settle(self) -> None:
+        """Enforce what is new; raise `FirewallError` with the words of all firewalls that fail."""
+        found = await asyncio.gather(*(bouncer.settle() for bouncer in self._bouncers), return_exceptions=True)
+        for error in found:
+            if error is not None and not isinstance(error, AppGuardError):
+                raise error
+        if any(found):
+            raise FirewallError("; ".join(str(error) for error in found if error is not None))
+
+    async def run(self) -> None:
+        """Keep all firewalls in step until cancelled; what they hold stays in force then."""
+        async with asyncio.TaskGroup() as tasks:
+            for bouncer in self._bouncers:
+                tasks.create_task(bouncer.run())

@@ -1,0 +1,117 @@
+"""What the daemon can say of itself at any time, from what its parts hold in memory."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import version
+
+from appguard.ban import Ban
+from appguard.bouncer import BouncerStatus
+from appguard.bouncers import Bouncers
+from appguard.config_jails import JailConfig
+from appguard.host import HostFacts
+from appguard.jail import JailWindow
+from appguard.members import sources_of
+from appguard.reach import Reach, enforcers
+from appguard.sources.base import Source
+from appguard.status import (
+    BanRecord,
+    DaemonStatus,
+    FirewallSummary,
+    JailStatus,
+    JailSummary,
+    ReachSummary,
+    RefusedBan,
+    SourceSummary,
+)
+
+
+class Overview:
+    """Looks at the parts of a daemon; changes none."""
+
+    def __init__(
+        self,
+        jails: Sequence[JailConfig],
+        windows: Mapping[str, JailWindow],
+        total_banned: Mapping[str, int],
+        sources: Mapping[str, Source],
+        bouncers: Bouncers,
+        bans: Callable[[], Sequence[Ban]],
+    ) -> None:
+        self._jails = {each.jail.name: each for each in jails}
+        self._windows = windows
+        self._total_banned = total_banned
+        self._sources = sources
+        self._bouncers = bouncers
+        self._bans = bans
+        self._reach = Reach(HostFacts())
+
+    def learn(self, facts: HostFacts) -> None:
+        """Take fresh facts about this host."""
+        self._reach = Reach(facts)
+
+    def daemon(self, started: float, store: str) -> DaemonStatus:
+        """Say how the whole daemon is; `store` is what to say of its store."""
+        bouncers, bans = self._bouncers.status, self._bans()
+        banned = Counter(ban.jail for ban in bans)
+        refused = {ban.key: RefusedBan(ban.key, ban.jail, why) for each in bouncers for ban, why in each.refused}
+        return DaemonStatus(
+            version=version("appguard-py"),
+            pid=os.getpid(),
+            started=started,
+            store=store,
+            enforcing=not any(each.is_held for each in bouncers),
+            bans=len(bans),
+            firewalls=tuple(FirewallSummary(each.firewall, each.error, each.dropped) for each in bouncers),
+            reach=self._reach_of(bans),
+            jails=tuple(self._summary(name, banned[name]) for name in self._windows),
+            sources=tuple(_source_summary(source) for source in self._sources.values()),
+            refused=tuple(refused.values()),
+        )
+
+    def _reach_of(self, bans: Sequence[Ban]) -> tuple[ReachSummary, ...]:
+        counted = Counter(others for ban in bans if (others := self._reach.others(ban.via)))
+        return tuple(ReachSummary(", ".join(others), n, self._enforcers(others)) for others, n in counted.items())
+
+    def _enforcers(self, others: Sequence[str]) -> tuple[str, ...]:
+        return enforcers(others, [each.kind for each in self._bouncers.status if not each.error and not each.is_held])
+
+    def _summary(self, name: str, banned: int) -> JailSummary:
+        window = self._windows[name]
+        return JailSummary(name, window.currently_failed, window.total_failed, banned, self._total_banned[name])
+
+    def jail(self, name: str) -> JailStatus | None:
+        """Say how one jail is; None if there is none of this name."""
+        window = self._windows.get(name)
+        if window is None:
+            return None
+        banned = [ban for ban in self._bans() if ban.jail == name]
+        sources = sources_of(self._jails[name])
+        return JailStatus(
+            name=name,
+            currently_failed=window.currently_failed,
+            total_failed=window.total_failed,
+            origins=tuple(origin for source in sources for origin in self._sources[source].status().origins),
+            currently_banned=len(banned),
+            total_banned=self._total_banned[name],
+            banned=[ban.key for ban in banned],
+            enforced_by="; ".join(map(_enforced_by, self._bouncers.status)),
+            reach=self._reach_of(banned),
+        )
+
+    def ban(self, ban: Ban) -> BanRecord:
+        """Give the record of a ban, with who enforces it."""
+        return BanRecord.of(ban, self._enforcers(self._reach.others(ban.via)))
+
+
+def _enforced_by(bouncer: BouncerStatus) -> str:
+    if bouncer.error:
+        return f"nothing: {bouncer.error}"
+    if bouncer.is_held:
+        return "nothing (enforce off)"
+    return bouncer.firewall + (f", {bouncer.dropped} packets dropped" if bouncer.dropped is not None else "")
+
+
+def _source_summary(source: Source) -> SourceSummary:
+    status = source.status()
+    return SourceSummary(source.name, status.origins, status.behind, status.complaint)
