@@ -160,7 +160,7 @@ def test_the_configuration_is_accepted_as_it_is_and_with_everything_set(tmp_path
     """The commented appguard.toml loads, also with every setting it comments out, and leaves none out."""
     shipped = (CONTRIB / "appguard.toml").read_text()
     config = daemon_config(CONTRIB / "appguard.toml")
-    assert config.firewall == {"kind": "apart"}
+    assert config.firewall == {"kind": ("apart",)}
     assert [each.jail.name for each in config.jails] == ["login"]
     everything = re.sub(r"(?m)^#(?=[^ \n])", "", shipped)
     (tmp_path / "appguard.toml").write_text(everything)
