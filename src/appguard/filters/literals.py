@@ -28,7 +28,8 @@ TEXTS_MOST = 32  # of a set; more are no literals
 CLASS_MOST = 4  # letters that a class of letters may stand for
 LENGTH_MOST = 32  # of a text; more does not make it rarer
 SHORTEST = 2  # of a text; single letters are everywhere
-AMBIGUOUS = frozenset("iks")  # match a letter outside ASCII too where case is ignored
+LINE_ENDS = frozenset("\r\n")  # no line holds them
+AMBIGUOUS = LINE_ENDS | set("iks")  # the letters match one outside ASCII too where case is ignored
 
 Node = tuple[Any, Any]
 
@@ -159,7 +160,7 @@ def _fold(folded: bool, added: int, removed: int) -> bool:
 
 def _letter(code: int, folded: bool) -> Run | None:
     letter = chr(code).lower() if folded else chr(code)
-    return frozenset({letter}) if letter.isascii() and not (folded and letter in AMBIGUOUS) else None
+    return frozenset({letter}) if letter.isascii() and letter not in (AMBIGUOUS if folded else LINE_ENDS) else None
 
 
 def _class(members: Sequence[Node], folded: bool) -> Run | None:

@@ -1,0 +1,168 @@
+"""Stage 1 of matching: finds in a block of lines those that some expression may match, and splits no other.
+
+Theory of operation. Each expression has sets of literals (`filters/literals.py`); a line without any of one of these
+sets is not matched by it. Which set is the rarest is counted in the first block, and again from time to time, because
+logs differ. The chosen texts of all expressions are searched for at once: by Hyperscan if there are several that begin
+differently, by `re` if they begin alike or Hyperscan is not installed. Where most lines are candidates the search is in
+vain, and for some blocks every line is one. Always one is a line longer than what is looked at of it, because a filter
+may care that it was cut, and one with an escape sequence, because that may stand in the middle of a literal.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
+from typing import Any
+
+from appguard.filters.literals import ANY, Literals, any_of
+
+try:
+    hyperscan: Any = import_module("hyperscan")
+except ImportError:  # there is none for this processor, or it was not wanted
+    hyperscan = None
+
+SAMPLE = 1 << 16  # bytes of a block in which literals are counted
+CHOICE_LASTS = 1 << 26  # bytes
+DENSE = 0.4  # candidates per line from which on searching costs more than it saves
+REST = 16  # blocks
+PREFIX_LEAST = 2  # bytes that texts must have in common for `re` to skip to them quickly
+ESCAPE = b"\x1b"
+
+Search = Callable[[bytes], Iterable[int]]  # gives the places of literals, in order
+
+
+class Sieve:
+    """Knows what the lines of some expressions hold.
+
+    `needs` has the sets of each expression; if one has none, every line is a candidate. `line_most` is the number of
+    bytes that are looked at of a line. `search` makes a search of texts; the default chooses.
+    """
+
+    def __init__(
+        self,
+        needs: Sequence[Sequence[Literals]],
+        line_most: int,
+        search: Callable[[Literals], Search] | None = None,
+    ) -> None:
+        self._needs = needs if needs and all(needs) else ()
+        self._line_most = line_most
+        self._new_search = search or search_for
+        self._chosen = ANY
+        self._search: Search | None = None
+        self._choice_left = 0  # bytes
+        self._rest_left = 0  # blocks
+
+    def candidates(self, block: bytes) -> list[bytes]:
+        """Give the lines of a block that may match, without their ends, in order. The block ends with a line's end."""
+        if not self._needs:
+            return self._all(block)
+        if self._rest_left:
+            self._rest_left -= 1
+            return self._all(block)
+        self._choose(block)
+        if self._search is None:
+            return self._all(block)
+        found = self._lines(block, self._places(block, self._search))
+        if len(found) > 1 and len(found) > DENSE * block.count(b"\n"):
+            self._rest_left = REST
+        return found
+
+    def _all(self, block: bytes) -> list[bytes]:
+        lines = block.split(b"\n")
+        lines.pop()
+        if len(block) > self._line_most:
+            return [line[: self._line_most] for line in lines]
+        return lines
+
+    def _places(self, block: bytes, search: Search) -> Iterable[int]:
+        special = [*_places_of(ESCAPE, block), *_long(block, self._line_most)]
+        return sorted([*search(block), *special]) if special else search(block)
+
+    def _lines(self, block: bytes, places: Iterable[int]) -> list[bytes]:
+        found: list[bytes] = []
+        end, most = 0, self._line_most
+        for place in places:
+            if place < end:
+                continue
+            start = block.rfind(b"\n", 0, place) + 1
+            end = block.find(b"\n", place) + 1
+            found.append(block[start : min(end - 1, start + most)])
+        return found
+
+    def _choose(self, block: bytes) -> None:
+        """Choose of each expression the set that is rarest in this block, unless that was done lately."""
+        self._choice_left -= len(block)
+        if self._choice_left > 0:
+            return
+        self._choice_left = CHOICE_LASTS
+        sample = block[:SAMPLE]
+        folded = sample.lower()
+        counts: dict[Literals, int] = {}
+        for literals in (each for sets in self._needs for each in sets):
+            text = folded if literals.folded else sample
+            counts[literals] = counts.get(literals) or sum(text.count(each.encode()) for each in literals.texts)
+        chosen = any_of(min(sets, key=lambda each: counts[each]) for sets in self._needs)
+        if chosen != self._chosen:
+            self._chosen, self._search = chosen, self._new_search(chosen)
+
+
+def search_for(literals: Literals) -> Search:
+    """Make the search that is quickest for these texts."""
+    texts = sorted(literals.texts)
+    prefix = _common_prefix(texts)
+    if hyperscan is None or len(texts) == 1 or len(prefix) >= PREFIX_LEAST:
+        return by_re(literals)
+    return by_hyperscan(literals)
+
+
+def by_re(literals: Literals) -> Search:
+    """Make a search that needs nothing but Python."""
+    texts = sorted(literals.texts)
+    prefix = _common_prefix(texts)
+    rest = "|".join(re.escape(text[len(prefix) :]) for text in texts)
+    pattern = re.compile(f"{re.escape(prefix)}(?:{rest})".encode())
+
+    def search(block: bytes) -> Iterable[int]:
+        return (match.start() for match in pattern.finditer(block.lower() if literals.folded else block))
+
+    return search
+
+
+def by_hyperscan(literals: Literals) -> Search:
+    """Make a search for many texts at once."""
+    texts = [text.encode() for text in sorted(literals.texts)]
+    flags = hyperscan.HS_FLAG_CASELESS if literals.folded else 0
+    database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
+    database.compile(
+        expressions=texts, ids=range(len(texts)), elements=len(texts), flags=[flags] * len(texts), literal=True
+    )
+
+    def search(block: bytes) -> Iterable[int]:
+        places: list[int] = []
+
+        def note(_id: int, _begin: int, end: int, _flags: int, _context: object) -> None:
+            places.append(end - 1)
+
+        database.scan(block, match_event_handler=note)
+        return places
+
+    return search
+
+
+def _common_prefix(texts: Sequence[str]) -> str:
+    first, last = texts[0], texts[-1]  # in order, so what these share all share
+    return next((first[:at] for at, letter in enumerate(first) if last[at : at + 1] != letter), first)
+
+
+def _places_of(text: bytes, block: bytes) -> Iterable[int]:
+    place = block.find(text)
+    while place >= 0:
+        yield place
+        place = block.find(text, block.find(b"\n", place))
+
+
+def _long(block: bytes, most: int) -> Iterable[int]:
+    """Give a place in each line of more than `most` bytes: such a line has no end in some aligned half of that."""
+    window = max(1, most // 2)
+    for place in range(0, len(block), window):
+        if block.find(b"\n", place, place + window) < 0:
+            yield place

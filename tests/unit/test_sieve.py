@@ -1,0 +1,72 @@
+"""Stage 1: no line is lost that an expression matches, whatever the block holds and whatever does the search."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appguard.filters.literals import Literals, literals_of
+from appguard.sieve import DENSE, REST, Search, Sieve, by_hyperscan, by_re
+
+MOST = 64
+EXPRESSIONS = [r"^\S+ \"(GET|POST) .*\" (404|403)", r"(?i)failed (?:password|pin) for", r"Invalid user \S+"]
+TEXTS = [b'h "GET /', b'" 404', b'" 200', b"FAILED pin for", b"failed", b"Invalid user x", b"Inva\x1b[0mlid user x"]
+PIECES = st.sampled_from([*TEXTS, b"\n", b"\n", b"\r\n", b"\xff", b"\x1b[31m", b" " * 70, b"i" * 200])
+BLOCKS = st.lists(PIECES, max_size=40).map(lambda pieces: b"".join(pieces) + b"\n")
+NewSearch = Callable[[Literals], Search]
+
+
+def plain(line: bytes) -> str:
+    """Give a line as filters see it: cut, without colours."""
+    return re.sub("\x1b\\[[0-9]*m", "", line[:MOST].decode(errors="replace"))
+
+
+def matching(lines: list[bytes]) -> list[bytes]:
+    """Give the lines that match, found without the sieve."""
+    return [line for line in lines if any(re.search(each, plain(line)) for each in EXPRESSIONS)]
+
+
+@pytest.mark.parametrize("search", [by_re, by_hyperscan, None])
+@given(blocks=st.lists(BLOCKS, min_size=1, max_size=3))
+def test_no_line_is_lost(search: NewSearch | None, blocks: list[bytes]) -> None:
+    """What matches among the candidates is what matches among all lines, in order; and candidates are lines."""
+    sieve = Sieve([literals_of(each) for each in EXPRESSIONS], MOST, search)
+    for block in blocks:
+        lines = [line[:MOST] for line in block.split(b"\n")[:-1]]
+        candidates = sieve.candidates(block)
+        assert matching(candidates) == matching(lines)
+        rest = iter(lines)
+        assert all(candidate in rest for candidate in candidates)
+
+
+@pytest.mark.parametrize("search", [by_re, by_hyperscan])
+def test_most_lines_are_not_candidates(search: NewSearch) -> None:
+    """Only the lines with the rarest literals are taken: not each one with `GET`."""
+    sieve = Sieve([literals_of(EXPRESSIONS[0])], MOST, search)
+    lines = [b'h%d "GET /" %s' % (number, b"404" if number % 50 == 0 else b"200") for number in range(1000)]
+    assert sieve.candidates(b"\n".join(lines) + b"\n") == lines[::50]
+
+
+def test_without_literals_every_line_is_a_candidate() -> None:
+    """An expression that may match anything makes all lines candidates, and so does having none."""
+    block = b"a\n" + b"b" * (MOST + 1) + b"\n\n"
+    lines = [b"a", b"b" * MOST, b""]
+    assert Sieve([literals_of("abc"), literals_of(".")], MOST).candidates(block) == lines
+    assert Sieve([], MOST).candidates(block) == lines
+
+
+def test_a_line_that_is_cut_is_a_candidate() -> None:
+    """A line longer than what is looked at is given, cut, because its literal may stand behind the cut."""
+    block = b"x\n" * 100 + b"y" * (MOST + 1) + b"abc\n" + b"x\n" * 100
+    assert Sieve([literals_of("abc")], MOST).candidates(block) == [b"y" * MOST]
+
+
+def test_a_dense_log_is_not_searched() -> None:
+    """Where most lines are candidates all are given for a while, and then it is tried again."""
+    sieve = Sieve([literals_of("abc")], MOST)
+    dense, sparse = b"abc\n" * 10, b"xyz\n" * 99 + b"abc\n"
+    assert len(sieve.candidates(dense)) > DENSE * 10
+    assert [len(sieve.candidates(sparse)) for _ in range(REST)] == [100] * REST
+    assert sieve.candidates(sparse) == [b"abc"]
