@@ -59,7 +59,7 @@ def ban_lines(bans: Sequence[BanRecord], now: float) -> list[str]:
     if not bans:
         return ["No bans in force."]
     newest_first = sorted(bans, key=lambda ban: ban.start, reverse=True)
-    return list(_aligned([("ADDRESS", "JAIL", "ENDS IN", "FAILURES", "REASON", "REF"), *_rows(newest_first, now)]))
+    return list(aligned([("ADDRESS", "JAIL", "ENDS IN", "FAILURES", "REASON", "REF"), *_rows(newest_first, now)]))
 
 
 def _rows(bans: Sequence[BanRecord], now: float) -> Iterator[tuple[str, ...]]:
@@ -71,7 +71,8 @@ def _rows(bans: Sequence[BanRecord], now: float) -> Iterator[tuple[str, ...]]:
         )
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Write rows as a table, every column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
