@@ -8,6 +8,8 @@ from appguard.cli.client import CommandError, WrongInput, say
 from appguard.cli.text import aligned
 from appguard.errors import ConfigError
 
+NAME_MOST = 40
+
 
 @click.command()
 @click.option(
@@ -37,11 +39,15 @@ def _check(directory: Path) -> None:
     rows = [("FILE", "FILTER", "LINES", "RIGHT", "WRONG")]
     for each in read:
         lines, missed = len(each.samples), len(wrong[each.file])
-        rows.append((each.file.name, each.filter.name, str(lines), str(lines - missed), str(missed)))
+        rows.append((each.file.name, _short(each.filter.name), str(lines), str(lines - missed), str(missed)))
     say(*aligned(rows))
     for each in read:
-        say(*(f"Note on {each.filter.name}: {warning}" for warning in warnings_of(each.filter)))
+        say(*(f"Note on {_short(each.filter.name)}: {warning}" for warning in warnings_of(each.filter)))
     problems = [problem for found in wrong.values() for problem in found]
     say(*problems)
     if problems:
         raise CommandError(f"{len(problems)} of {sum(len(each.samples) for each in read)} lines are not as expected")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= NAME_MOST else f"{name[: NAME_MOST - 3]}..."
