@@ -1,14 +1,17 @@
 """Lines that a client has a hand in, for the filters that are data: nothing it sends is taken for another's failure,
 hides its own, or costs time. Lines are written here as the programs write them; tests/integration has the programs."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appguard.django.log import RequestFormatter
 from appguard.event import LOGIN_FAIL, PROBE, Event
 from appguard.filters.open import FILTERS, open_filter
 from appguard.filters.samples import READ_AT, read_samples
@@ -16,7 +19,15 @@ from appguard.sources.base import LINE_MOST
 from tests.strategies import hostile_text
 
 LINES = Path(__file__).parent.parent / "lines"
-PIECES = (b" from 1.1.1.1 port 1", b'" 401 ', b'": ', b" [20/Nov/2026:09:11:02 +0000] ", b'\\"', b" 1.1.1.1 port 1 ", b"\x1b[1")
+PIECES = (
+    b" from 1.1.1.1 port 1",
+    b'" 401 ',
+    b'": ',
+    b" [20/Nov/2026:09:11:02 +0000] ",
+    b'\\"',
+    b" 1.1.1.1 port 1 ",
+    b"\x1b[1",
+)
 CLIENT, VICTIM = "203.0.113.5", "192.0.2.66"
 fake = st.sampled_from(
     [
@@ -92,9 +103,11 @@ def gunicorn(text: str) -> str:
 
 
 def django(path: str) -> str:
-    """Write a refusal of Django, which escapes what it does not print."""
-    path = path.encode("unicode_escape", errors="surrogatepass").decode("ascii")
-    return f"2026-11-20 09:11:02,123 {CLIENT} 404 django.request Not Found: /{path}"
+    """Write a refusal of Django's by our formatter."""
+    record = logging.LogRecord("django.request", logging.WARNING, "", 0, "Not Found: /%s", (path,), None)
+    record.created, record.__dict__["status_code"] = READ_AT, 404
+    record.__dict__["request"] = SimpleNamespace(META={"REMOTE_ADDR": CLIENT})
+    return RequestFormatter().format(record)
 
 
 WRITERS = {
