@@ -64,7 +64,7 @@ def test_a_users_own_file_may_hold_a_format_or_fields(tmp_path: Path) -> None:
         ("(?P<user>.*)", "(?P<user>.*", "missing \\)|unterminated"),
         ('kind = "authn_login_fail"', "", "kind = None: expected one of"),
         ('kind = "authn_login_fail"', 'kind = "login"', "kind = 'login': expected one of"),
-        ('kind = "authn_login_fail"', 'kind = "request"', "needs a group"),
+        ('kind = "authn_login_fail"', 'kind = "by_status"', "needs a group"),
         ("regex =", "regexp =", "unknown key 'regexp'"),
         ("regex =", "#", "regex is missing"),
         (SHOP, "", "is missing: give at least one regex"),

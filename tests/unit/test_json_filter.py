@@ -75,7 +75,7 @@ def test_a_kind_and_a_key_with_a_dot() -> None:
         ({"address": ""}, "address = '': expected the key"),
         ({"address": 5}, "address = 5: expected the key"),
         ({"address": "ip", "kind": "bad"}, "kind = 'bad': expected one of"),
-        ({"address": "ip", "kind": "request"}, "needs status"),
+        ({"address": "ip", "kind": "by_status"}, "needs status"),
         ({"address": "ip", "where": "x"}, "where = 'x': expected a table"),
         ({"address": "ip", "where": {"a": {}}}, "where.a = {}: expected a text"),
         ({"address": "ip", "where": {"a": []}}, r"where.a = \[\]: expected a text"),

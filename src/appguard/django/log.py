@@ -5,8 +5,11 @@ in the message, or in the traceback below it. Here a record is one line that beg
 """
 
 import logging
+from collections.abc import Mapping
+from typing import cast
 
 from appguard.address import parse_hop
+from appguard.environ import text_of
 from appguard.event import TEXT_MOST, time_text
 
 
@@ -18,9 +21,8 @@ class RequestFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Write one record."""
-        request: object = getattr(record, "request", None)
-        meta: object = getattr(request, "META", {})
-        address = parse_hop(str(meta.get("REMOTE_ADDR", ""))) if isinstance(meta, dict) else None
+        meta = cast("Mapping[str, object]", getattr(getattr(record, "request", None), "META", {}))
+        address = parse_hop(text_of(meta, "REMOTE_ADDR"))
         status: object = getattr(record, "status_code", None)
         message = record.getMessage()
         if not message.isprintable():

@@ -5,7 +5,7 @@ r"""Filters that are data: a TOML file of regular expressions, our own in `data/
     warnings = ["Said when the daemon starts."]
     head = '(?P<time>[^ ]++) app: '         # what all lines begin with; may be left out
     [[line]]                                # any number; the first that fits is taken
-    kind = "authn_login_fail"               # or "request": the status says which kind
+    kind = "authn_login_fail"               # or "by_status": what an access log's status says
     regex = 'bad password for (?P<user>.*) from (?P<address>[0-9A-Fa-f:.]++)'
 
 Theory of operation. `head`, then one `regex` behind it must fit the whole line, from its first character to its last:
@@ -25,7 +25,7 @@ from typing import cast
 
 from appguard.errors import ConfigError
 from appguard.event import Event
-from appguard.filters.fields import FIELDS, check_kind, event_of, may_be_cut
+from appguard.filters.fields import BY_STATUS, FIELDS, check_kind, event_of, may_be_cut
 from appguard.filters.times import check_forms, seconds_of
 
 DATA = Path(__file__).with_name("data")
@@ -147,5 +147,5 @@ def _refuse_what_cannot_work(head: re.Pattern[str], form: Form, times: Sequence[
         raise ConfigError(f"regex {form.regex.pattern!r}: no group (?P<address>...): an event is somebody's")
     if "time" in groups and not times:
         raise ConfigError("there is a group 'time', but time, its form, is missing")
-    if form.kind == "request" and "status" not in groups and not form.is_cut:
-        raise ConfigError(f"regex {form.regex.pattern!r}: kind 'request' needs a group (?P<status>...)")
+    if form.kind == BY_STATUS and "status" not in groups and not form.is_cut:
+        raise ConfigError(f"regex {form.regex.pattern!r}: kind 'by_status' needs a group (?P<status>...)")

@@ -7,14 +7,15 @@ from appguard.errors import AddressError, ConfigError
 from appguard.event import COUNT_MOST, KINDS, LINE_MOST, Event
 from appguard.filters.nginx import kind_of_cut, kind_of_request, path_of, request_of
 
-REQUEST = "request"  # instead of a kind: the status of the answer says which
+BY_STATUS = "by_status"  # instead of a kind: the status of the answer says which
+NO_TIME = "its lines tell no time: what stood in the log before the daemon first read it counts as new"
 FIELDS = ("address", "time", "user", "status", "method", "path", "request", "user_agent", "request_id", "count")
 
 
 def check_kind(kind: object) -> str:
     """Accept a kind of event, or the word for what an access log says; raise `ConfigError`."""
-    if kind not in (*KINDS, REQUEST):
-        raise ConfigError(f"kind = {kind!r}: expected one of {', '.join(map(repr, (REQUEST, *KINDS)))}")
+    if kind not in (*KINDS, BY_STATUS):
+        raise ConfigError(f"kind = {kind!r}: expected one of {', '.join(map(repr, (BY_STATUS, *KINDS)))}")
     return str(kind)
 
 
@@ -32,7 +33,7 @@ def event_of(kind: str, time: float | None, fields: Mapping[str, str | None], *,
     method, path = request_of(fields.get("request") or "")
     method = fields.get("method") or method
     path = path_of(fields.get("path") or "") or path
-    if kind == REQUEST:
+    if kind == BY_STATUS:
         scheme = "basic" if fields.get("user") not in (None, "-") else ""
         kind = _kind(status, method, path, scheme, is_cut=is_cut)
     if not kind or time is None:

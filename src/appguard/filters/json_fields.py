@@ -16,7 +16,7 @@ from typing import cast
 from appguard.address import parse_hop
 from appguard.errors import ConfigError
 from appguard.event import LOGIN_FAIL, Event
-from appguard.filters.fields import FIELDS, REQUEST, check_kind, event_of
+from appguard.filters.fields import BY_STATUS, FIELDS, NO_TIME, check_kind, event_of
 from appguard.filters.times import seconds_of
 
 KEYS = (*FIELDS, "kind", "where")
@@ -30,17 +30,17 @@ class JsonFilter:
     def __init__(self, name: str, options: Mapping[str, object]) -> None:
         """Check the options; raise `ConfigError`."""
         self.name = name
-        self.warnings: tuple[str, ...] = ()
         unknown = set(options) - set(KEYS)
         if unknown:
             raise ConfigError(f"json: unknown key {min(unknown)!r}: known keys are {', '.join(sorted(KEYS))}")
         self._paths = {field: _path(field, options[field]) for field in FIELDS if field in options}
+        self.warnings = () if "time" in self._paths else (NO_TIME,)
         if "address" not in self._paths:
             raise ConfigError('json: address is missing: say which field holds the client, e.g. address = "client.ip"')
         self._where = _where(options.get("where", {}))
-        self._kind = check_kind(options.get("kind", REQUEST if "status" in self._paths else LOGIN_FAIL))
-        if self._kind == REQUEST and "status" not in self._paths:
-            raise ConfigError("json: kind = 'request' needs status, the field that says how it was answered")
+        self._kind = check_kind(options.get("kind", BY_STATUS if "status" in self._paths else LOGIN_FAIL))
+        if self._kind == BY_STATUS and "status" not in self._paths:
+            raise ConfigError("json: kind = 'by_status' needs status, the field that says how it was answered")
 
     def match(self, line: bytes, time: float) -> Event | None:
         """Give the event of a line."""

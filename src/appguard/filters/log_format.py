@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 from appguard.errors import ConfigError
 from appguard.event import LIMIT_EXCEEDED, Event
-from appguard.filters.fields import REQUEST, event_of, may_be_cut
+from appguard.filters.fields import BY_STATUS, NO_TIME, event_of, may_be_cut
 from appguard.filters.log_format_text import Piece, read_format
 from appguard.filters.nginx_json import REFUSED, unescaped
 from appguard.filters.times import seconds_of
@@ -99,7 +99,7 @@ class LogFormatFilter:
         _refuse_what_cannot_work(pieces, escape)
         self._is_json = escape == "json"
         regexes = _Regexes(list(_segments(pieces)))
-        self.warnings = tuple(regexes.warnings)
+        self.warnings = (*regexes.warnings, *(() if "(?P<time>" in regexes.whole else (NO_TIME,)))
         self._line = re.compile(regexes.whole, re.DOTALL)
         self._cut = tuple(re.compile(each, re.DOTALL) for each in reversed(regexes.cut))
 
@@ -113,11 +113,11 @@ class LogFormatFilter:
             return None
         fields = found.groupdict()
         if self._is_json:
-            fields = {key: unescaped(value) for key, value in fields.items()}
+            fields = {key: value and unescaped(value) for key, value in fields.items()}
         told = seconds_of(fields["time"] or "", TIME_FORMS, time) if "time" in fields else time
-        kind = LIMIT_EXCEEDED if fields.get("limited") == REFUSED else REQUEST
+        kind = LIMIT_EXCEEDED if fields.get("limited") == REFUSED else BY_STATUS
         if self._is_json and fields.get("user") == "":
-            fields["user"] = None  # as nginx writes it, no name and an empty name are the same
+            fields["user"] = "-"  # nginx writes no name and an empty name alike here
         return event_of(kind, told, fields, is_cut=may_be_cut(line))
 
 
@@ -159,8 +159,8 @@ def _is_certain(pieces: Sequence[Piece], at: int) -> bool:
         return True
     if name not in ALPHABETS:
         return False
-    before, after = pieces[at - 1 : at] if at else [], pieces[at + 1 : at + 2]
-    if any(piece.is_variable for piece in (*before, *after)):
+    before, after = tuple(pieces[max(at - 1, 0) : at]), tuple(pieces[at + 1 : at + 2])
+    if any(piece.is_variable for piece in before + after):
         return False
     beside = "".join([*(piece.text[-1] for piece in before), *(piece.text[0] for piece in after)])
     return not re.search(ALPHABETS[name], beside)
