@@ -1,4 +1,4 @@
-"""Reads and checks settings, of the app and of the daemon; the only module that knows TOML.
+"""Reads and checks settings, of the app and of the daemon.
 
 A setting is checked where it is read, and every message says the file, the key, the value and what is accepted.
 Unknown keys are errors. The app's settings come from, in this order: an argument, the environment

@@ -1,5 +1,7 @@
 """Checks the tables `[jails.NAME]`: the jail itself, the sources it listens to, their filter, who may feed it."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import cast
 
@@ -45,12 +47,21 @@ def users(value: object) -> tuple[str, ...]:
     return tuple(map(str, found))
 
 
+def filter_(value: object) -> str:
+    """Accept the name of a filter, or a table of the name and its options, which become one text."""
+    if not isinstance(value, Mapping):
+        return text(value)
+    options = dict(cast("Mapping[str, object]", value))
+    name = text(options.pop("name", ""))
+    return f"{name}:{json.dumps(options, sort_keys=True, default=str)}"
+
+
 JAIL_OPTIONS = tuple(field.name for field in fields(Jail) if field.name != "name")
 JAIL_CHECKS: dict[str, Check] = {
     **dict.fromkeys(JAIL_OPTIONS, lambda value: value),  # `Jail` checks them
     "events": one_or_more,
     "source": sources,
-    "filter": text,
+    "filter": filter_,
     "users": users,
     "behind": networks,
 }

@@ -1,5 +1,6 @@
 """Which filter, source and ban set the daemon's settings mean: the place that names the members of these families."""
 
+import logging
 import pwd
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from appguard.config_jails import SOCKET_SOURCES, JailConfig
 from appguard.errors import ConfigError
 from appguard.filters.base import Filter
-from appguard.filters.open import open_filter
+from appguard.filters.open import open_filter, warnings_of
 from appguard.sources.base import Source
 from appguard.sources.file import FileSource
 from appguard.sources.socket import EventSocket
@@ -15,15 +16,20 @@ from appguard.sources.syslog import SyslogSocket
 from appguard.stores.memory import MemoryBanSet
 from appguard.stores.open import REDIS
 
+log = logging.getLogger("appguard")
+
 SOCKETS = {"events": (EventSocket, "events.sock"), "syslog": (SyslogSocket, "log.sock")}
 
 
 def filter_of(config: JailConfig) -> Filter:
     """Give the filter of a jail; raise `ConfigError`."""
     try:
-        return open_filter(config.filter)
+        opened = open_filter(config.filter)
     except ConfigError as error:
         raise ConfigError(f"jail {config.jail.name}: filter = {config.filter!r}: {error}") from error
+    for warning in warnings_of(opened):
+        log.warning("jail %s: filter = %r: %s", config.jail.name, config.filter, warning)
+    return opened
 
 
 def sources_of(config: JailConfig) -> dict[str, tuple[str, ...]]:

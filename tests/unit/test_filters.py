@@ -1,11 +1,8 @@
 """Filters: the samples in tests/lines, any bytes at all, and lines made to forge, to hide or to cost time."""
 
-import json
-import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 from hypothesis import given
@@ -14,57 +11,36 @@ from hypothesis import strategies as st
 from appguard.address import parse_address
 from appguard.event import LOGIN_FAIL, PROBE, Event, time_text
 from appguard.filters.base import Filter
-from appguard.filters.event_log import EventLogFilter
-from appguard.filters.nginx import NginxFilter
-from appguard.filters.nginx_json import NginxJsonFilter
+from appguard.filters.open import FILTERS as OURS
+from appguard.filters.open import open_filter
+from appguard.filters.samples import Sample, problem_of, read_samples
 from appguard.sources.base import LINE_MOST
 from tests.strategies import hostile_text
 
-FILTERS: dict[str, Filter] = {each.name: each for each in (EventLogFilter(), NginxFilter(), NginxJsonFilter())}
+FILTERS: dict[str, Filter] = {name: open_filter(name) for name in OURS}
+WITH_OPTIONS = ("json", "log_format")
 LINES = Path(__file__).parent.parent / "lines"
 HEAD = b"203.0.113.5 - - [20/Nov/2026:09:11:02 +0000] "
 LOGIN = HEAD + b'"POST /login HTTP/1.1" 401 30 "-" "-"'
 
 
 def samples() -> Iterator[object]:
-    """Give every sample: the filter's name, the line, and what is expected of it."""
+    """Give every sample and its filter."""
     for file in sorted(LINES.glob("*.txt")):
-        numbered = enumerate(file.read_bytes().split(b"\n"), start=1)
-        wanted = [(number, line) for number, line in numbered if line and not line.startswith(b"#")]
-        for (number, line), (_, expected) in zip(wanted[::2], wanted[1::2], strict=True):
-            assert expected.startswith(b"=> "), f"{file.name}:{number}: the line below must begin with '=> '"
-            yield pytest.param(file.stem, line, expected[3:].decode(), id=f"{file.name}:{number}")
+        read = read_samples(file)
+        for sample in read.samples:
+            yield pytest.param(read.filter, sample, id=f"{file.name}:{sample.number}")
 
 
-def details_of(text: str) -> dict[str, object]:
-    """Read ` name=value name=value`, values as JSON."""
-    found: dict[str, object] = {}
-    decoder = json.JSONDecoder()
-    while text:
-        name = re.match(r" (\w+)=", text)
-        assert name is not None, f"expected ' name=value', not {text!r}"
-        found[name[1]], end = decoder.raw_decode(text, name.end())
-        text = text[end:]
-    return found
-
-
-@pytest.mark.parametrize(("name", "line", "expected"), list(samples()))
-def test_sample(name: str, line: bytes, expected: str) -> None:
+@pytest.mark.parametrize(("made", "sample"), list(samples()))
+def test_sample(made: Filter, sample: Sample) -> None:
     """The filter makes of the line what the file says."""
-    event = FILTERS[name].match(line, 0.0)
-    if expected == "-":
-        assert event is None
-        return
-    kind, address, when, *_ = expected.split(" ")
-    assert event is not None
-    assert (event.kind, event.address.text, time_text(event.time)) == (kind, address, when)
-    for detail, value in details_of(expected.removeprefix(f"{kind} {address} {when}")).items():
-        assert getattr(event, detail) == (tuple(cast("list[str]", value)) if isinstance(value, list) else value)
+    assert problem_of(made, sample) == ""
 
 
 def test_every_filter_has_samples() -> None:
     """A filter without samples would be proved by nothing."""
-    assert {file.stem for file in LINES.glob("*.txt")} == set(FILTERS)
+    assert {file.stem for file in LINES.glob("*.txt")} == {*FILTERS, *WITH_OPTIONS}
 
 
 pieces = st.lists(

@@ -70,7 +70,7 @@ def ban_lines(bans: Sequence[BanRecord], now: float) -> list[str]:
         return ["No bans in force."]
     newest_first = sorted(bans, key=lambda ban: ban.start, reverse=True)
     return list(
-        _aligned([("ADDRESS", "JAIL", "ENDS IN", "FAILURES", "BLOCKED BY", "REASON", "REF"), *_rows(newest_first, now)])
+        aligned([("ADDRESS", "JAIL", "ENDS IN", "FAILURES", "BLOCKED BY", "REASON", "REF"), *_rows(newest_first, now)])
     )
 
 
@@ -83,7 +83,8 @@ def _rows(bans: Sequence[BanRecord], now: float) -> Iterator[tuple[str, ...]]:
         yield tuple(printable(str(cell)) for cell in cells)
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Write rows as a table, every column as wide as its widest cell."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

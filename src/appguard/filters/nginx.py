@@ -8,36 +8,29 @@ counts as refused (nginx itself takes no longer ones by default).
 
 import posixpath
 import re
-from datetime import datetime, timedelta, timezone
-from functools import lru_cache
 from urllib.parse import unquote
 
 from appguard.address import parse_address
 from appguard.errors import AddressError
 from appguard.event import LIMIT_EXCEEDED, LINE_MOST, PROBE, Event, kind_of_answer
+from appguard.filters.times import seconds_of
 
 TEXT = r'[^"\\]*+(?:\\.[^"\\]*+)*+'  # up to a quote without a backslash; possessive, so the time is linear
 LINE = re.compile(
-    rf'(?P<address>[0-9A-Fa-f:.]+) - (?P<user_and_time>{TEXT})"(?P<request>{TEXT})'
-    rf'(?:" (?P<status>[0-9]{{3}}) (?:(?:[0-9]+|-) "{TEXT}" "(?P<agent>{TEXT}))?|\\?\Z)',
+    rf'(?P<address>[0-9A-Fa-f:.]+) - (?P<user_and_time>(?:"")?+{TEXT})"(?P<request>{TEXT})'
+    rf'(?:" (?P<status>[0-9]{{3}}) (?:(?:[0-9]+|-) "{TEXT}" "(?P<agent>{TEXT}))?|(?:\\|"[ 0-9]{{0,4}})?\Z)',
     re.DOTALL,
 )
-TIME = re.compile(r" \[(\d\d)/(\w{3})/(\d{4}):(\d\d):(\d\d):(\d\d) ([+-])(\d\d)(\d\d)\] ", re.ASCII)
-TIME_LENGTH = 30
+TIME_LENGTH = len(" [20/Nov/2026:09:11:02 +0000] ")
 END_OF_PATH = re.compile("[?#]")
-MONTHS = {
-    name: number
-    for number, name in enumerate(
-        ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"), start=1
-    )
-}
 PROBED = (400, 404, 405, 444)
 
 
 class NginxFilter:
     """Reads `combined` lines: failed logins, refusals, and requests for what is not there."""
 
-    name = "nginx"
+    def __init__(self, name: str = "nginx") -> None:
+        self.name = name
 
     def match(self, line: bytes, time: float) -> Event | None:
         """Give the event of a line; most lines are of none."""
@@ -47,17 +40,17 @@ class NginxFilter:
         status, user = int(found["status"] or 0), found["user_and_time"][:-TIME_LENGTH]
         if status < 400 and (status or len(line) < LINE_MOST):
             return None
-        method, path = _request(found["request"])
+        method, path = request_of(found["request"])
         scheme = "" if user == "-" else "basic"
-        kind = kind_of_request(status, method, path, scheme) if status else _kind_of_cut(method, path, scheme)
-        told = _seconds(found["user_and_time"][-TIME_LENGTH:])
+        kind = kind_of_request(status, method, path, scheme) if status else kind_of_cut(method, path, scheme)
+        told = _seconds(found["user_and_time"][-TIME_LENGTH:], time)
         if not kind or told is None:
             return None
         try:
             address = parse_address(found["address"])
         except AddressError:
             return None
-        user = "" if user == "-" else user
+        user = "" if user in ("-", '""') else user  # Apache writes two quotes for an empty name
         agent = found["agent"] or ""
         return Event(kind, told, address, user=user, method=method, path=path, status=status, user_agent=agent)
 
@@ -77,24 +70,16 @@ def path_of(target: str) -> str:
     return posixpath.normpath(path) if "/." in path else path
 
 
-def _kind_of_cut(method: str, path: str, scheme: str) -> str:
+def kind_of_cut(method: str, path: str, scheme: str) -> str:
+    """Say which kind of event a request is whose status was cut off: so long, it counts as refused."""
     return kind_of_request(401, method, path, scheme) or PROBE
 
 
-def _request(request: str) -> tuple[str, str]:
+def request_of(request: str) -> tuple[str, str]:
+    """Give the method and the path of a request line."""
     method, _, rest = request.partition(" ")
     return method, path_of(rest.rpartition(" ")[0] or rest)
 
 
-@lru_cache(maxsize=64)
-def _seconds(text: str) -> float | None:
-    found = TIME.fullmatch(text)
-    if found is None or found[2] not in MONTHS:
-        return None
-    day, year, hour, minute, second = (int(found[i]) for i in (1, 3, 4, 5, 6))
-    offset = timedelta(hours=int(found[8]), minutes=int(found[9]))
-    try:
-        zone = timezone(-offset if found[7] == "-" else offset)
-        return datetime(year, MONTHS[found[2]], day, hour, minute, second, tzinfo=zone).timestamp()
-    except ValueError:
-        return None
+def _seconds(text: str, now: float) -> float | None:
+    return seconds_of(text[2:-2], ("clf",), now) if text[:2] == " [" and text[-2:] == "] " else None

@@ -40,7 +40,7 @@ class NginxJsonFilter:
         status, is_refused = int(found["status"]), found["limit_req"] == REFUSED
         if status < 400 and not is_refused:
             return None
-        method, path = _plain(found["method"]), path_of(_plain((found["uri"] or "").partition("?")[0]))
+        method, path = unescaped(found["method"]), path_of(unescaped((found["uri"] or "").partition("?")[0]))
         kind = LIMIT_EXCEEDED if is_refused else kind_of_request(status, method, path, found["auth"])
         if not kind and status == 401 and method == "POST" and _is_path_cut(found):
             kind = LOGIN_FAIL  # of a path so long that its end is not known, as of no honest client
@@ -54,13 +54,13 @@ class NginxJsonFilter:
             kind,
             float(found["time"]),
             address,
-            user=_plain(found["user"]),
+            user=unescaped(found["user"]),
             method=method,
             path=path,
             status=status,
             via=_via(found["peer"], found["client"]),
             request_id=found["request_id"],
-            user_agent=_plain(found["agent"]),
+            user_agent=unescaped(found["agent"]),
         )
 
 
@@ -68,7 +68,7 @@ def _is_path_cut(found: re.Match[str]) -> bool:
     return found["rest"] is None and "?" not in (found["uri"] or "")
 
 
-def _plain(text: str | None) -> str:
+def unescaped(text: str | None) -> str:
     """Give what nginx escaped; the text itself where it was cut inside an escape."""
     if not text or "\\" not in text:
         return text or ""

@@ -1,0 +1,53 @@
+"""The verb `regex`: what filters make of lines."""
+
+from pathlib import Path
+
+import click
+
+from appguard.cli.client import CommandError, WrongInput, say
+from appguard.cli.text import aligned
+from appguard.errors import ConfigError
+
+NAME_MOST = 40
+
+
+@click.command()
+@click.option(
+    "--samples",
+    "directory",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Check the sample lines of every FILTER.txt in this directory; FILTER.toml beside it is a filter of your own.",
+)
+def regex(directory: Path | None) -> None:
+    """Show what filters make of lines."""
+    if directory is None:
+        raise click.UsageError("give --samples DIRECTORY")
+    _check(directory)
+
+
+def _check(directory: Path) -> None:
+    from appguard.filters.open import warnings_of
+    from appguard.filters.samples import read_samples
+
+    try:
+        read = [read_samples(file) for file in sorted(directory.glob("*.txt"))]
+    except ConfigError as error:
+        raise WrongInput(str(error)) from error
+    if not read:
+        raise WrongInput(f"{directory}: no samples: expected files such as nginx.txt")
+    wrong = {each.file: each.wrong() for each in read}
+    rows = [("FILE", "FILTER", "LINES", "RIGHT", "WRONG")]
+    for each in read:
+        lines, missed = len(each.samples), len(wrong[each.file])
+        rows.append((each.file.name, _short(each.filter.name), str(lines), str(lines - missed), str(missed)))
+    say(*aligned(rows))
+    for each in read:
+        say(*(f"Note on {_short(each.filter.name)}: {warning}" for warning in warnings_of(each.filter)))
+    problems = [problem for found in wrong.values() for problem in found]
+    say(*problems)
+    if problems:
+        raise CommandError(f"{len(problems)} of {sum(len(each.samples) for each in read)} lines are not as expected")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= NAME_MOST else f"{name[: NAME_MOST - 3]}..."

@@ -1,0 +1,151 @@
+r"""Filters that are data: a TOML file of regular expressions, our own in `data/`, a user's anywhere.
+
+    description = "What it reads, and what it cannot."
+    time = ["syslog", "iso"]                # forms of the group `time`, as `times.py` names them
+    warnings = ["Said when the daemon starts."]
+    head = '(?P<time>[^ ]++) app: '         # what all lines begin with; may be left out
+    [[line]]                                # any number; the first that fits is taken
+    kind = "authn_login_fail"               # or "by_status": what an access log's status says
+    regex = 'bad password for (?P<user>.*) from (?P<address>[0-9A-Fa-f:.]++)'
+
+Theory of operation. `head`, then one `regex` behind it must fit the whole line, from its first character to its last:
+nothing is searched for, so nothing that a client has written into the middle of a line is taken for the line. Where a
+text that a client chose stands before the address, the greedy `.*` and the fixed end of the line put the boundary where
+the program put it. The regular expressions are linear: possessive (`++`) wherever the next character says where a field
+ends. A line with `cut = true` is for those that were cut off at their end, and fits only a line so long. Colours of a
+terminal are taken out before. A group is a field of `fields.py`; a line without a time was written now.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from appguard.errors import ConfigError
+from appguard.event import Event
+from appguard.filters.fields import BY_STATUS, FIELDS, check_kind, event_of, may_be_cut
+from appguard.filters.times import check_forms, seconds_of
+
+DATA = Path(__file__).with_name("data")
+COLOUR = re.compile(r"\x1b\[[0-9;]*+m")
+FLAGS = re.DOTALL | re.ASCII
+KEYS = {"description": str, "time": list, "warnings": list, "head": str, "line": list}
+LINE_KEYS = {"kind": str, "regex": str, "cut": bool}
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One form of line: the kind of event it tells of, and the rest of the line behind the head."""
+
+    kind: str
+    regex: re.Pattern[str]
+    is_cut: bool = False
+
+
+class DataFilter:
+    """Reads lines by regular expressions."""
+
+    def __init__(self, name: str, head: str, forms: Sequence[Form], time_forms: Sequence[str] = ()) -> None:
+        self.name = name
+        self.description = ""
+        self.warnings: tuple[str, ...] = ()
+        self._head = compiled(head)
+        self._forms = tuple(form for form in forms if not form.is_cut)
+        self._cut = tuple(form for form in forms if form.is_cut)
+        self._time_forms = tuple(time_forms)
+
+    def match(self, line: bytes, time: float) -> Event | None:
+        """Give the event of a line."""
+        text = line.decode(errors="replace")
+        if "\x1b" in text:
+            text = COLOUR.sub("", text)
+        head = self._head.match(text)
+        if head is None:
+            return None
+        for form in (*self._forms, *self._cut) if may_be_cut(line) else self._forms:
+            found = form.regex.fullmatch(text, head.end())
+            if found is not None:
+                fields = head.groupdict() | found.groupdict()
+                return event_of(form.kind, self._told(fields, time), fields, is_cut=form.is_cut)
+        return None
+
+    def _told(self, fields: Mapping[str, str | None], now: float) -> float | None:
+        text = fields.get("time")
+        return now if text is None else seconds_of(text, self._time_forms, now)
+
+
+def compiled(regex: str) -> re.Pattern[str]:
+    """Compile one of our regular expressions; raise `ConfigError`."""
+    try:
+        found = re.compile(regex, FLAGS)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ConfigError(f"regex {regex!r}: {error}") from error
+    unknown = set(found.groupindex) - set(FIELDS)
+    if unknown:
+        raise ConfigError(f"regex {regex!r}: group {min(unknown)!r}: expected one of {', '.join(FIELDS)}")
+    return found
+
+
+def read_table(file: Path) -> dict[str, object]:
+    """Read a file of TOML; raise `ConfigError`."""
+    try:
+        with file.open("rb") as opened:
+            return tomllib.load(opened)
+    except OSError as error:
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid TOML: {error}") from error
+
+
+def data_filter(name: str, table: Mapping[str, object]) -> DataFilter:
+    """Make the filter that a table says; raise `ConfigError`."""
+    check_keys(table, KEYS)
+    times = _texts(table, "time")
+    check_forms(times)
+    head = str(table.get("head", ""))
+    forms = [_form(each) for each in cast("list[object]", table.get("line", []))]
+    if not forms:
+        raise ConfigError("[[line]] is missing: give at least one regex and the kind of event it tells of")
+    for form in forms:
+        _refuse_what_cannot_work(compiled(head), form, times)
+    made = DataFilter(name, head, forms, times)
+    made.description, made.warnings = str(table.get("description", "")), _texts(table, "warnings")
+    return made
+
+
+def check_keys(table: Mapping[str, object], keys: Mapping[str, type]) -> None:
+    """Raise `ConfigError` for a key that there is not, and for a value of another type."""
+    for key, value in table.items():
+        if key not in keys:
+            raise ConfigError(f"unknown key {key!r}: known keys are {', '.join(sorted(keys))}")
+        if not isinstance(value, keys[key]):
+            raise ConfigError(f"{key} = {value!r}: expected a {keys[key].__name__}")
+
+
+def _texts(table: Mapping[str, object], key: str) -> tuple[str, ...]:
+    found = cast("list[object]", table.get(key, []))
+    if not all(isinstance(each, str) for each in found):
+        raise ConfigError(f"{key} = {found!r}: expected a list of texts")
+    return tuple(map(str, found))
+
+
+def _form(table: object) -> Form:
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"line = {table!r}: expected a table with kind and regex")
+    found = cast("Mapping[str, object]", table)
+    check_keys(found, LINE_KEYS)
+    if "regex" not in found:
+        raise ConfigError("[[line]]: regex is missing")
+    return Form(check_kind(found.get("kind")), compiled(str(found["regex"])), bool(found.get("cut", False)))
+
+
+def _refuse_what_cannot_work(head: re.Pattern[str], form: Form, times: Sequence[str]) -> None:
+    groups = [*head.groupindex, *form.regex.groupindex]
+    if "address" not in groups:
+        raise ConfigError(f"regex {form.regex.pattern!r}: no group (?P<address>...): an event is somebody's")
+    if "time" in groups and not times:
+        raise ConfigError("there is a group 'time', but time, its form, is missing")
+    if form.kind == BY_STATUS and "status" not in groups and not form.is_cut:
+        raise ConfigError(f"regex {form.regex.pattern!r}: kind 'by_status' needs a group (?P<status>...)")
