@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from threading import Lock
 
 from appguard.address import (
     UNKNOWN_HEADER,
@@ -32,9 +33,10 @@ from appguard.config import AppConfig
 from appguard.errors import AppGuardError, ConfigError
 from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, Event, is_login_path, kind_of_answer
 from appguard.event_log import EventLog
+from appguard.fork import in_every_child
 from appguard.guard import Guard, Refusal, SeenCredentials
 from appguard.host import read_host_facts
-from appguard.jail import JailWindow
+from appguard.jail_window import JailWindow
 from appguard.limit import Hit
 from appguard.report import Note
 from appguard.stores.base import Store
@@ -99,6 +101,11 @@ class Middleware:
         self._seen = SeenCredentials(os.urandom(16), SEEN_SECONDS)
         self._refusals: dict[str, tuple[float, int]] = {}
         self._said: set[str] = set()
+        self._renew_lock()
+        in_every_child(self, Middleware._renew_lock)
+
+    def _renew_lock(self) -> None:
+        self._windows_lock = Lock()  # a WSGI server counts in many threads
 
     @cached_property
     def store(self) -> Store:
@@ -278,13 +285,19 @@ class Middleware:
             return event
         counted = ""
         for window in self._windows:
-            ban = window.record(event, event.to_line())
-            counted = window.jail.name if window.counts(event) else counted
-            if ban is not None:
-                self._ban(ban)
+            with self._windows_lock:
+                is_counted = window.counts(event)
+                bans = window.record(event, event.to_line()) if is_counted else ()
+            if is_counted and not window.jail.dry_run:
+                counted = window.jail.name
+            for ban in bans:
+                self._ban(ban, is_dry=window.jail.dry_run)
         return replace(event, jail=counted) if counted else event
 
-    def _ban(self, ban: Ban) -> None:
+    def _ban(self, ban: Ban, *, is_dry: bool) -> None:
+        if is_dry:
+            log.warning("[%s] Ban %s (dry run)", ban.jail, ban.key)
+            return
         try:
             if self.store.ban(ban):
                 log.warning("[%s] Ban %s", ban.jail, ban.key)

@@ -12,9 +12,10 @@ from itertools import repeat
 
 from appguard.address import NetworkSet
 from appguard.ban import Ban
-from appguard.event import Event
+from appguard.counted import Failure
+from appguard.event import REQUEST, Event
 from appguard.filters.base import Filter
-from appguard.jail import Failure, JailWindow
+from appguard.jail_window import JailWindow
 from appguard.sources.base import Chunk
 
 AHEAD_MOST = 60.0  # seconds an event's time may lie in the future
@@ -80,16 +81,24 @@ class Pipeline:
         return permitted
 
     def _count(self, window: JailWindow, event: Event, line: bytes, now: float, outcome: Outcome) -> None:
-        if not window.counts(event) or event.address in self._safelist:
+        is_counted = window.counts(event)
+        if not is_counted and not window.clears(event):
             return
-        if not now - window.findtime < event.time <= now + AHEAD_MOST:
+        if event.address in self._safelist or not now - window.findtime < event.time <= now + AHEAD_MOST:
             return
-        log.info("[%s] Found %s", window.jail.name, event.address)
-        touched = outcome.touched.setdefault(window.jail.name, set())
-        touched.update((window.key(event.address), *window.next_out()))
-        ban = window.record(event, line.decode(errors="replace"))
-        if ban is not None:
-            outcome.bans.append(ban)
+        if is_counted:
+            outcome.bans += count(window, event, line.decode(errors="replace"), outcome)
+        else:
+            window.forget(window.key(event))
+            outcome.touched.setdefault(window.jail.name, set()).add(window.key(event))
+
+
+def count(window: JailWindow, event: Event, evidence: str, outcome: Outcome) -> tuple[Ban, ...]:
+    """Count an event in a jail that counts it, and note what it touches; give the bans it leads to."""
+    log.log(logging.DEBUG if event.kind == REQUEST else logging.INFO, "[%s] Found %s", window.jail.name, event.address)
+    bans = window.record(event, evidence)
+    outcome.touched.setdefault(window.jail.name, set()).update((window.key(event), *window.dropped))
+    return bans
 
 
 def failures_of(window: JailWindow, keys: set[str]) -> dict[tuple[str, str], tuple[Failure, ...]]:

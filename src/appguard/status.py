@@ -13,13 +13,14 @@ from appguard.ban import Ban, Fact
 
 @dataclass(frozen=True, slots=True)
 class JailSummary:
-    """One jail in one line."""
+    """One jail in one line; `alarm` is what is wrong with it (empty if nothing is)."""
 
     name: str
     currently_failed: int
     total_failed: int
     currently_banned: int
     total_banned: int
+    alarm: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,10 @@ class DaemonStatus:
 
 @dataclass(frozen=True, slots=True)
 class JailStatus:
-    """One jail as fail2ban shows it; `origins` are the files and sockets its lines come from."""
+    """One jail as fail2ban shows it; `origins` are the files and sockets its lines come from.
+
+    In a dry run `banned` are those who would be. `alarm` is what is wrong with the jail (empty if nothing is).
+    """
 
     name: str
     currently_failed: int
@@ -84,6 +88,7 @@ class JailStatus:
     total_banned: int
     banned: Sequence[str]
     enforced_by: str
+    alarm: str = ""
 
     @classmethod
     def from_json(cls, record: Mapping[str, object]) -> Self:

@@ -243,7 +243,7 @@ def test_control_socket_stands_beside_the_runtime_directory(tmp_path: Path) -> N
         ("[control]\npath = 'x'", "[control]: unknown key 'path': known keys are socket"),
         ("[firewall]\nkind = 5", "[firewall]: kind = 5: expected a text"),
         ("[jails.'a b']\nsource='events'\nusers=['x']", "[jails.a b]: jail name 'a b': expected 1 to 64 letters"),
-        ("[jails.x]", '[jails.x]: source is missing: give a log file, a glob, or "events"'),
+        ("[jails.x]", '[jails.x]: source is missing: give a log file, a glob, "events" or "bans"'),
         ("[jails.x]\nsource = []", "[jails.x]: source is missing"),
         ("[jails.x]\nsource = 'event'\nusers = ['x']", "[jails.x]: source = 'event': 'event': expected a log file"),
         ("[jails.x]\nsource = 'access.log'", "[jails.x]: source = 'access.log': 'access.log': expected a log file"),

@@ -17,8 +17,8 @@ import pytest
 
 from appguard.address import parse_network
 from appguard.ban import Ban, Fact
+from appguard.counted import Failure
 from appguard.errors import StateError
-from appguard.jail import Failure
 from appguard.state import Batch, State
 from tests.lab import User, has_user
 
@@ -216,7 +216,7 @@ DISK_FULL = """
 import sys
 from pathlib import Path
 from appguard.errors import StateError
-from appguard.jail import Failure
+from appguard.counted import Failure
 from appguard.state import Batch, State
 
 disk, state = Path(sys.argv[1]), State(Path(sys.argv[1]) / "state")
@@ -315,7 +315,7 @@ def test_a_second_daemon_is_kept_out(state: State, tmp_path: Path, monkeypatch: 
     [
         ([], "it is no state of AppGuard"),
         (["CREATE TABLE mine (a)"], "the database of another program"),
-        (["PRAGMA application_id = 1095201380", "PRAGMA user_version = 2"], "written by a newer AppGuard"),
+        (["PRAGMA application_id = 1095201380", "PRAGMA user_version = 3"], "written by a newer AppGuard"),
     ],
 )
 def test_a_file_that_is_not_ours_is_a_clear_error(tmp_path: Path, statements: list[str], message: str) -> None:

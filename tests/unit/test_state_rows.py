@@ -10,7 +10,7 @@ import pytest
 
 from appguard.address import parse_network
 from appguard.ban import Ban, Fact
-from appguard.jail import Failure
+from appguard.counted import Failure
 from appguard.state import Batch, State
 
 NOW = 1_800_000_000.0
@@ -64,12 +64,14 @@ def test_a_bad_ban_is_dropped(state: State, tmp_path: Path, caplog: pytest.LogCa
 @pytest.mark.parametrize(
     "damage",
     [
-        "key = 'nonsense'",
         "key = x'ff'",
         "failures = 'no json'",
         "failures = '[[1, 2]]'",
         'failures = \'[["1", 2, ""]]\'',
-        "failures = '[[1, 0, \"\"]]'",
+        "failures = '[[1, -1, \"\"]]'",
+        'failures = \'[[1, 1, "", "value"]]\'',
+        'failures = \'[[1, 1, "", 7, ""]]\'',
+        'failures = \'[[1, 0, "", "", "nonsense"]]\'',
         "failures = '[[NaN, 1, \"\"]]'",
         "failures = '[[1" + "0" * 400 + ', 1, ""]]\'',
         "failures = '" + "[" * 100_000 + "'",

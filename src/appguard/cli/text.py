@@ -27,6 +27,7 @@ def status_lines(status: DaemonStatus) -> list[str]:
         f"Store:\t{status.store}",
         f"Firewall:\t{firewall}",
         *([f"Firewall error:\t{status.firewall_error}"] if status.firewall_error else []),
+        *(f"Alarm:\tjail {jail.name}: {jail.alarm}" for jail in status.jails if jail.alarm),
         *(f"Source:\t{_source(source)}" for source in status.sources),
         *(f"Refused:\t{refused.network} (jail {refused.jail}): {refused.why}" for refused in status.refused),
     ]
@@ -51,6 +52,7 @@ def jail_lines(jail: JailStatus) -> list[str]:
         f"   |- Total banned:\t{jail.total_banned}",
         f"   |- Banned IP list:\t{' '.join(jail.banned)}",
         f"   `- Enforced by:\t{jail.enforced_by}",
+        *([f"Alarm:\t{jail.alarm}"] if jail.alarm else []),
     ]
 
 
