@@ -11,7 +11,7 @@ networks; those banned longest ago are forgotten first. What a person lifts is f
 import math
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from appguard.ban import PERMANENT, Ban
 from appguard.jail import Jail
@@ -64,10 +64,7 @@ class History:
         pasts = self._pasts.pop(ban.key, {})
         past = pasts.get(ban.jail)
         is_new = past is None or not past.in_force(ban.start)
-        bans = 0 if past is None or not past.is_remembered(ban.start) else past.bans
-        end = ban.end if is_new or past is None or past.end is None or ban.end is None else max(past.end, ban.end)
-        start = ban.start if is_new or past is None else past.start
-        pasts[ban.jail] = Past(ban.jail, ban.key, max(bans + is_new, 1), start, end)
+        pasts[ban.jail] = _another(past, ban) if past is None or is_new else _prolonged(past, ban)
         self._pasts[ban.key] = pasts
         self.changed.add(ban.key)
         if len(self._pasts) > self._most:
@@ -95,6 +92,16 @@ class History:
     def of(self, network: str) -> tuple[Past, ...]:
         """Give the past of a network."""
         return tuple(self._pasts.get(network, {}).values())
+
+
+def _another(past: Past | None, ban: Ban) -> Past:
+    bans = past.bans if past is not None and past.is_remembered(ban.start) else 0
+    return Past(ban.jail, ban.key, bans + 1, ban.start, ban.end)
+
+
+def _prolonged(past: Past, ban: Ban) -> Past:
+    end = None if past.end is None or ban.end is None else max(past.end, ban.end)
+    return replace(past, end=end)
 
 
 def bantime_of(jail: Jail, earlier: int, chance: Callable[[], float] = random.random) -> float:

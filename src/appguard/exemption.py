@@ -60,11 +60,14 @@ class Exemption:
                 answer = await self._answer(address)
         except TimeoutError as error:
             raise NoAnswer(f"no answer within {self._wait_most:g} s") from error
+        self._remember(address, answer=answer)
+        return answer
+
+    def _remember(self, address: str, *, answer: bool) -> None:
         self._answers.pop(address, None)
         self._answers[address] = (answer, self._monotonic() + REMEMBERED)
         if len(self._answers) > ANSWERS_MOST:
             del self._answers[next(iter(self._answers))]
-        return answer
 
     async def _answer(self, address: str) -> bool:
         await self._turn.acquire()

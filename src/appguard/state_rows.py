@@ -18,7 +18,7 @@ from appguard.counted import Failure
 
 COUNT_MOST = 2**53
 VIA_MOST = 64
-VALUE_MOST = 16
+DIGEST_MOST = 16
 
 _log = logging.getLogger(__name__)
 
@@ -84,23 +84,16 @@ def _failure_row(failure: Failure) -> list[object]:
 
 def _failure(value: object) -> Failure:
     match value:
-        case [int() | float() as time, int(count), str(evidence), *rest] if (
-            math.isfinite(time) and 0 <= count < COUNT_MOST
-        ):
-            value, network = _pair(rest)
-            return Failure(float(time), count, evidence[:EVIDENCE_TEXT_MOST], value, network)
+        case [int() | float() as time, int(count), str(evidence)]:
+            failure = Failure(float(time), count, evidence[:EVIDENCE_TEXT_MOST])
+        case [int() | float() as time, int(count), str(evidence), str(digest), str(address)]:
+            network = network_text(parse_network(address)) if address else ""
+            failure = Failure(float(time), count, evidence[:EVIDENCE_TEXT_MOST], digest[:DIGEST_MOST], network)
         case _:
             raise ValueError(f"{value!r} is not a counted event")
-
-
-def _pair(rest: Sequence[object]) -> tuple[str, str]:
-    match rest:
-        case []:
-            return "", ""
-        case [str(value), str(network)]:
-            return value[:VALUE_MOST], network_text(parse_network(network)) if network else ""
-        case _:
-            raise ValueError(f"{rest!r} is not what is counted of an event")
+    if not (math.isfinite(failure.time) and 0 <= failure.count < COUNT_MOST):
+        raise ValueError(f"{value!r} is not a counted event")
+    return failure
 
 
 def save_pasts(connection: sqlite3.Connection, pasts: Mapping[str, Sequence[Past]]) -> None:

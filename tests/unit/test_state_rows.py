@@ -10,6 +10,7 @@ import pytest
 
 from appguard.address import parse_network
 from appguard.ban import Ban, Fact
+from appguard.bantime import Past
 from appguard.counted import Failure
 from appguard.state import Batch, State
 
@@ -88,6 +89,22 @@ def test_bad_failures_are_dropped(state: State, tmp_path: Path, caplog: pytest.L
     with caplog.at_level(logging.WARNING):
         assert state.failures("login") == [("192.0.2.1", good)]
     assert "jail login: what was counted for" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["network = 'nonsense'", "jail = x'ff'", "bans = 'many'", "bans = -1", "starts = 'soon'", "ends = 'never'"],
+)
+def test_bad_pasts_are_dropped(state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
+    """A damaged row is dropped with a line in the log, and the others are there."""
+    good, bad = (Past("login", f"192.0.2.{number}", 1, NOW, None) for number in (1, 2))
+    state.save(Batch(pasts={"192.0.2.1": [good], "192.0.2.2": [bad]}))
+    state.close()
+    execute(tmp_path, f"UPDATE past SET {damage} WHERE network = '192.0.2.2'")
+    state.open()
+    with caplog.at_level(logging.WARNING):
+        assert state.pasts() == (good,)
+    assert "the saved bans of" in caplog.text
 
 
 def test_bad_positions_settings_and_totals_are_as_if_never_saved(state: State, tmp_path: Path) -> None:
