@@ -40,13 +40,12 @@ class _Bench:
         self.rate = BanRate(jail)
         self.escalation = Escalation(jail) if jail.escalate else None
         self.exemption = Exemption(check_of(jail.ignorecommand)) if jail.ignorecommand else None
-        self.total = 0
 
 
 class Banning:
     """The decisions of all jails. `on_late` is given what a ban that had to wait led to.
 
-    A ban of a jail in `dry_run` is in no ban set that anybody enforces.
+    A ban of a jail in `dry_run` is in no ban set that anybody enforces. `totals` are the bans each jail ever made.
     """
 
     def __init__(
@@ -58,6 +57,7 @@ class Banning:
         on_late: Callable[[Outcome], None],
     ) -> None:
         self.history = History()
+        self.totals = dict.fromkeys(windows, 0)
         self._windows = windows
         self._judge = judge
         self._clock = clock
@@ -127,22 +127,25 @@ class Banning:
         except RefusedForSafety as error:
             log.warning("[%s] %s is not banned: %s", ban.jail, ban.key, error)
             return
+        if bench.bans.get(parse_address(str(ban.network.network_address))) is None:
+            bench.history.end(ban.jail, ban.key, ban.start)
         is_new = not bench.history.in_force(ban.jail, ban.key, ban.start)
         sized = self._sized(bench, ban, is_new=is_new)
-        kept = None if sized is None else bench.bans.ban(sized)
-        if kept is None:
+        if sized is None:
             return
-        bench.history.note(kept)
+        kept = bench.bans.ban(sized)
         dry = " (dry run)" if bench.jail.dry_run else ""
-        if not is_new:
-            log.info("[%s] %s already banned%s", kept.jail, kept.key, dry)
+        if kept is not None:
+            bench.history.note(kept)
+        if kept is None or not is_new:
+            log.info("[%s] %s already banned%s", ban.jail, ban.key, dry)
             return
-        bench.total += 1
+        self.totals[ban.jail] += 1
         log.warning("[%s] Ban %s%s", kept.jail, kept.key, dry)
         self._follow_up(bench, kept, outcome)
 
     def _sized(self, bench: _Bench, ban: Ban, *, is_new: bool) -> Ban | None:
-        """Give the ban with its end, None if it is a network and there are too many bans."""
+        """Give the ban with its end; None if it is of a network while there are too many bans."""
         bantime = bantime_of(bench.jail, bench.history.earlier(bench.jail, ban.key, ban.start))
         if bench.jail.bantime_increment:
             ban = replace(ban, end=None if bantime == PERMANENT else ban.start + bantime)
@@ -190,19 +193,6 @@ class Banning:
             self._swept = now
             for history in {id(bench.history): bench.history for bench in self._benches.values()}.values():
                 history.sweep(now)
-
-    def total(self, jail: str) -> int:
-        """Give how many bans a jail has made since it exists."""
-        return self._benches[jail].total
-
-    def set_total(self, jail: str, total: int) -> None:
-        """Take how many bans a jail has made."""
-        self._benches[jail].total = total
-
-    def count_manual(self, jail: str) -> None:
-        """Count a ban that a person made in a jail's name."""
-        if jail in self._benches:
-            self._benches[jail].total += 1
 
     def alarm(self, jail: str) -> str:
         """Say what is wrong with a jail; nothing if nothing is."""

@@ -59,6 +59,13 @@ class History:
         past = self._pasts.get(network, {}).get(jail)
         return past is not None and past.in_force(now)
 
+    def end(self, jail: str, network: str, now: float) -> None:
+        """Take it that a ban is not in force any more: it was lifted elsewhere, or its time is over by our clock."""
+        past = self._pasts.get(network, {}).get(jail)
+        if past is not None and past.in_force(now):
+            self._pasts[network][jail] = replace(past, end=now)
+            self.changed.add(network)
+
     def note(self, ban: Ban) -> bool:
         """Note a ban that is in force; say whether it is another one, not one prolonged."""
         pasts = self._pasts.pop(ban.key, {})

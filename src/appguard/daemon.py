@@ -90,8 +90,8 @@ class Daemon:
         routes: dict[str, list[Route]] = {}
         kinds = wanted_kinds(self._config.jails)
         for each in self._config.jails:
-            chosen = filter_of(each, kinds.get(each.filter, ()))
             for source in sources_of(each):
+                chosen = filter_of(each, kinds[each.filter])
                 users = user_ids_of(each) if source in SOCKET_SOURCES else None
                 routes.setdefault(source, []).append(Route(chosen, self._windows[each.jail.name], users))
         return routes
@@ -152,8 +152,7 @@ class Daemon:
         for name, window in self._windows.items():
             gone = window.restore(self._state.failures(name))
             self._unsaved.failures.update(failures_of(window, gone))
-            window.total_failed, banned = self._state.totals(name)
-            self._banning.set_total(name, banned)
+            window.total_failed, self._banning.totals[name] = self._state.totals(name)
         if self._state.setting("enforce") == "off":
             self._hold_or_release(on=False)
         for each in self._config.jails:
@@ -224,7 +223,7 @@ class Daemon:
         if "state" in self._complaints and not again:
             return
         for name, window in self._windows.items():
-            self._unsaved.totals[name] = (window.total_failed, self._banning.total(name))
+            self._unsaved.totals[name] = (window.total_failed, self._banning.totals[name])
 
         def save() -> None:
             self._state.save(self._unsaved)
@@ -293,7 +292,7 @@ class Daemon:
         window, banning = self._windows[name], self._banning
         banned += len(banning.dry_bans(name))
         return JailSummary(
-            name, window.currently_failed, window.total_failed, banned, banning.total(name), banning.alarm(name)
+            name, window.currently_failed, window.total_failed, banned, banning.totals[name], banning.alarm(name)
         )
 
     def _source_summary(self, source: Source) -> SourceSummary:
@@ -317,7 +316,7 @@ class Daemon:
             total_failed=window.total_failed,
             origins=tuple(origin for source in sources for origin in self._sources[source].status().origins),
             currently_banned=len(banned),
-            total_banned=self._banning.total(name),
+            total_banned=self._banning.totals[name],
             banned=banned,
             enforced_by="nothing (dry run)" if window.jail.dry_run else enforced,
             alarm=self._banning.alarm(name),
@@ -333,7 +332,7 @@ class Daemon:
         kept = self._bans.ban(ban)
         if kept is None:
             return self._outlasting(ban)
-        self._banning.count_manual(ban.jail)
+        self._banning.totals[ban.jail] = self._banning.totals.get(ban.jail, 0) + 1
         log.warning("[%s] Ban %s", kept.jail, kept.key)
         self._spread()
         return kept

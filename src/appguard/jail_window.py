@@ -21,6 +21,7 @@ from appguard.jail_paths import holding
 
 KEYS_MOST = 100_000
 BYTES_MOST = 64 * 1024 * 1024
+LATE_MOST = 60.0  # seconds a line may come late, where findtime is shorter: in a flood, logs are read late
 
 _VALUE_OF: dict[str, Callable[[Event], str]] = {
     "path": lambda event: event.path,
@@ -33,7 +34,8 @@ _VALUE_OF: dict[str, Callable[[Event], str]] = {
 class JailWindow:
     """The counted events of one jail, by key. `group` is how an address is counted on this host.
 
-    `dropped` holds the keys that went to make room when the last event was counted.
+    `dropped` holds the keys that went to make room when the last event was counted; events more than `oldest` seconds
+    ago are not to be counted.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class JailWindow:
         self.jail = jail
         self.total_failed = 0
         self.findtime = float(jail.findtime)
+        self.oldest = max(self.findtime, LATE_MOST)
         self.dropped: tuple[str, ...] = ()
         self.key = key_of(jail.key, group)
         self._group = group
@@ -149,8 +152,8 @@ class JailWindow:
         return gone
 
     def sweep(self, now: float) -> list[str]:
-        """Drop the keys whose events have all left the window; give them."""
-        gone = [key for key, counted in self._counted.items() if counted.newest <= now - self.findtime]
+        """Drop the keys whose events have all left the window, and to which none can come late; give them."""
+        gone = [key for key, counted in self._counted.items() if counted.newest <= now - self.oldest]
         for key in gone:
             self.forget(key)
         return gone

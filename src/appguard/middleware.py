@@ -29,6 +29,7 @@ from appguard.address import (
     network_text,
 )
 from appguard.ban import Ban
+from appguard.ban_rate import BanRate, capped
 from appguard.config import AppConfig
 from appguard.errors import AppGuardError, ConfigError
 from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, Event, is_login_path, kind_of_answer
@@ -132,6 +133,10 @@ class Middleware:
     @cached_property
     def _windows(self) -> tuple[JailWindow, ...]:
         return tuple(JailWindow(jail, self._grouping.key) for jail in self.config.jails)
+
+    @cached_property
+    def _rates(self) -> dict[str, BanRate]:
+        return {jail.name: BanRate(jail) for jail in self.config.jails}
 
     def start(self) -> None:
         """Open what can fail by a bad setting, ask the host what it must, and say once what is in force."""
@@ -288,13 +293,21 @@ class Middleware:
             with self._windows_lock:
                 is_counted = window.counts(event)
                 bans = window.record(event, event.to_line()) if is_counted else ()
+                if window.clears(event):
+                    window.forget(window.key(event))
             if is_counted and not window.jail.dry_run:
                 counted = window.jail.name
             for ban in bans:
                 self._ban(ban, is_dry=window.jail.dry_run)
         return replace(event, jail=counted) if counted else event
 
-    def _ban(self, ban: Ban, *, is_dry: bool) -> None:
+    def _ban(self, decided: Ban, *, is_dry: bool) -> None:
+        rate = self._rates[decided.jail]
+        ban = capped(decided) if rate.count(time.time()) else decided
+        if ban is None or ban is not decided:
+            self._say(f"rate of {decided.jail}", logging.ERROR, "[%s] %s", decided.jail, rate.alarm)
+        if ban is None:
+            return
         if is_dry:
             log.warning("[%s] Ban %s (dry run)", ban.jail, ban.key)
             return

@@ -1,8 +1,9 @@
 """From a chunk of lines to bans: filter, then every jail that listens to this source. No I/O; time is an argument.
 
-An event counts in a jail only if its own time is within `findtime` before now, or at most a minute ahead (clocks
-differ), so a log read from its beginning bans nobody for last week. Events of safelisted addresses and lines of a user
-who may not feed a jail never count. What is given back is all a caller must save for a restart to lose nothing.
+An event counts in a jail only if its own time is within `findtime` (at least a minute) before now, or at most a minute
+ahead (clocks differ), so a log read from its beginning bans nobody for last week. Events of safelisted addresses and
+lines of a user who may not feed a jail never count. What is given back is all a caller must save for a restart to lose
+nothing.
 """
 
 import logging
@@ -84,7 +85,7 @@ class Pipeline:
         is_counted = window.counts(event)
         if not is_counted and not window.clears(event):
             return
-        if event.address in self._safelist or not now - window.findtime < event.time <= now + AHEAD_MOST:
+        if event.address in self._safelist or not now - window.oldest < event.time <= now + AHEAD_MOST:
             return
         if is_counted:
             outcome.bans += count(window, event, line.decode(errors="replace"), outcome)

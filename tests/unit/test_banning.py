@@ -50,7 +50,8 @@ class Court:
 
 def login(**settings: Any) -> Jail:
     """Make a jail that bans at the first failure, for ten minutes if nothing else is said."""
-    return Jail("login", **({"maxretry": 1} | settings))
+    defaults: dict[str, Any] = {"maxretry": 1}
+    return Jail("login", **(defaults | settings))
 
 
 def ban_of(address: str, start: float = NOW, bantime: float = 600, jail: str = "login") -> Ban:
@@ -68,7 +69,7 @@ def test_each_ban_lasts_longer_and_lines_told_late_do_not_make_it_two() -> None:
         court.fail("203.0.113.5")
         assert court.in_force() == {"203.0.113.5": expected}
         court.now += expected
-    assert court.banning.total("login") == 3
+    assert court.banning.totals["login"] == 3
     assert court.banning.history.changed == {"203.0.113.5"}
 
 
@@ -83,9 +84,26 @@ def test_a_lifted_ban_was_wrong_and_is_forgotten_but_stays_in_the_total() -> Non
     assert court.windows["slow"].currently_failed == 0
     court.fail("203.0.113.5")
     assert court.in_force() == {"203.0.113.5": 60}
-    assert court.banning.total("login") == 2
+    assert court.banning.totals["login"] == 2
     court.fail("203.0.113.6")
     assert "203.0.113.0/24" in court.in_force()
+
+
+def test_ban_lifted_elsewhere_is_over() -> None:
+    """Where the fleet lifted a ban, or the clock ended it before a line told late, the next one is another one."""
+    court = Court(login(bantime=60, bantime_increment=True))
+    court.fail("203.0.113.5")
+    court.now += 10
+    court.bans.unban(parse_network("203.0.113.5"))
+    court.fail("203.0.113.5")
+    assert (court.in_force(), court.banning.totals["login"]) == ({"203.0.113.5": 120}, 2)
+    court.now += 121
+    assert court.in_force() == {}
+    late = Event(LOGIN_FAIL, court.now - 5, parse_address("203.0.113.5"))
+    outcome = Outcome()
+    outcome.bans += count(court.windows["login"], late, "", outcome)
+    court.banning.take(outcome)
+    assert (court.in_force(), court.banning.totals["login"]) == ({"203.0.113.5": 235}, 3)
 
 
 def test_network_is_banned_with_enough_of_its_addresses() -> None:
@@ -197,7 +215,7 @@ def test_recidive_counts_bans_of_all_jails_but_its_own() -> None:
     court = Court(login(bantime=10), Jail("slow", maxretry=1, bantime=20), recidive)
     for jail in ("login", "login", "slow"):
         court.fail("203.0.113.5", jail)  # the second only prolongs
-    assert court.banning.total("recidive") == 0
+    assert court.banning.totals["recidive"] == 0
     court.now += 20
     outcome = court.fail("203.0.113.5")
     assert court.in_force() == {"203.0.113.5": 604_800}
@@ -215,7 +233,7 @@ def test_dry_run_shows_and_does_nothing(caplog: pytest.LogCaptureFixture) -> Non
     court.fail("203.0.113.6")
     assert court.in_force() == {}
     assert {ban.key for ban in court.banning.dry_bans("login")} == {"203.0.113.5", "203.0.113.6", "203.0.113.0/24"}
-    assert (court.banning.total("login"), court.banning.total("recidive")) == (3, 0)
+    assert (court.banning.totals["login"], court.banning.totals["recidive"]) == (3, 0)
     assert "[login] Ban 203.0.113.5 (dry run)" in caplog.messages
     assert court.banning.history.changed == set()
     caplog.set_level(logging.INFO)

@@ -15,7 +15,8 @@ NOW = 1_800_000_000.0
 
 def growing(**settings: Any) -> Jail:
     """Make a jail whose bantime grows."""
-    return Jail("login", **({"bantime": 60, "bantime_increment": True} | settings))
+    defaults: dict[str, Any] = {"bantime": 60, "bantime_increment": True}
+    return Jail("login", **(defaults | settings))
 
 
 def ban_of(start: float, bantime: float | None = 60, jail: str = "login", address: str = "203.0.113.5") -> Ban:

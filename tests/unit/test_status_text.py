@@ -54,7 +54,7 @@ def test_every_trouble_has_its_line() -> None:
         firewall_error="nft: Operation not permitted",
         bans=2,
         dropped=0,
-        jails=(JailSummary("login", 0, 0, 0, 0),),
+        jails=(JailSummary("login", 0, 0, 0, 0, "more than 2 bans a minute"),),
         sources=(
             SourceSummary("app", ("/a.log", "/b.log"), 1, ""),
             SourceSummary("nginx", (), 0, "/var/log/nginx/access.log: Permission denied"),
@@ -64,6 +64,7 @@ def test_every_trouble_has_its_line() -> None:
     assert status_lines(status)[5:] == [
         "Firewall:\tnftables, NOT enforcing (appguard enforce on), 2 bans, 0 packets dropped",
         "Firewall error:\tnft: Operation not permitted",
+        "Alarm:\tjail login: more than 2 bans a minute",
         "Source:\tapp (/a.log /b.log), 1 byte behind",
         "Source:\tnginx (nothing yet), up to date, complaint: /var/log/nginx/access.log: Permission denied",
         "Refused:\t192.0.2.1 (jail login): it is the gateway",
