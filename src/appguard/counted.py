@@ -125,54 +125,71 @@ class Values:
 
 
 class Counted:
-    """All that is kept of one key. `is_distinct`: different values are counted; `has_addresses`: the key is a user."""
+    """All that is kept of one key: with `is_distinct` different values are counted, with `has_addresses` it is a user.
 
-    __slots__ = ("_addresses", "_key_cost", "_lines", "_runs", "_values", "cost", "newest")
+    Counted is within `findtime` seconds before `newest`. `slot` seconds are counted as one time; 0: none are.
+    """
 
-    def __init__(self, key: str, *, is_distinct: bool, has_addresses: bool) -> None:
-        self._key_cost = KEY_COST + getsizeof(key)
+    __slots__ = ("_addresses", "_findtime", "_fixed_cost", "_lines", "_runs", "_slot", "_values", "newest")
+
+    def __init__(self, key: str, findtime: float, slot: float, *, is_distinct: bool, has_addresses: bool) -> None:
+        self._findtime = findtime
+        self._slot = slot
+        self._fixed_cost = KEY_COST + getsizeof(key)  # of the key and the lines
         self._runs = Runs()
         self._values = Values(RUNS_MOST) if is_distinct else None
         self._addresses = Values(ADDRESSES_MOST) if has_addresses else None
         self._lines: list[tuple[float, str]] = []
         self.newest = float("-inf")
-        self.cost = self._key_cost
 
     @property
     def total(self) -> int:
         """Give what is compared with maxretry."""
         return self._runs.total if self._values is None else self._values.total
 
-    def add(self, failure: Failure, findtime: float, slot: float) -> None:
-        """Count one event and drop what has left the window. `slot` seconds are counted as one time; 0: none are."""
-        self.newest = max(self.newest, failure.time)
-        time = failure.time - failure.time % slot if slot else failure.time
-        if self._values is not None and failure.value:
-            self._values.add(time, failure.value)
-        elif self._values is None and failure.count:
-            self._runs.add(time, failure.count)
-        if self._addresses is not None and failure.network:
-            self._addresses.add(failure.time, failure.network)
-        if failure.evidence:
-            self._keep_line(failure.time, failure.evidence[:EVIDENCE_TEXT_MOST])
-        self._drop_until(self.newest - findtime)
+    @property
+    def cost(self) -> int:
+        """Give about how many bytes this takes."""
+        cost = self._fixed_cost + self._runs.cost
+        if self._values is not None:
+            cost += self._values.cost
+        return cost if self._addresses is None else cost + self._addresses.cost
+
+    def add(self, time: float, count: int, evidence: str = "", value: str = "", network: str = "") -> None:
+        """Count one event, as a `Failure` says it, and drop what has left the window."""
+        if time > self.newest:
+            self.newest = time
+        at = time - time % self._slot if self._slot else time
+        if self._values is None:
+            if count:
+                self._runs.add(at, count)
+        elif value:
+            self._values.add(at, value)
+        if self._addresses is not None and network:
+            self._addresses.add(time, network)
+        if evidence:
+            self._keep_line(time, evidence[:EVIDENCE_TEXT_MOST])
+        self._drop_until(self.newest - self._findtime)
 
     def _keep_line(self, time: float, text: str) -> None:
         self._lines.append((time, text))
+        self._fixed_cost += LINE_COST + getsizeof(text)
         if len(self._lines) > 1 and self._lines[-2][0] > time:
             self._lines.sort(key=lambda line: line[0])
-        del self._lines[:-EVIDENCE_MOST]
+        if len(self._lines) > EVIDENCE_MOST:
+            self._drop_line()
+
+    def _drop_line(self) -> None:
+        self._fixed_cost -= LINE_COST + getsizeof(self._lines.pop(0)[1])
 
     def _drop_until(self, time: float) -> None:
         self._runs.drop_until(time)
-        cost = self._key_cost + self._runs.cost
-        for values in (self._values, self._addresses):
-            if values is not None:
-                values.drop_until(time)
-                cost += values.cost
+        if self._values is not None:
+            self._values.drop_until(time)
+        if self._addresses is not None:
+            self._addresses.drop_until(time)
         while self._lines and self._lines[0][0] <= time:
-            del self._lines[0]
-        self.cost = cost + sum(LINE_COST + getsizeof(text) for _, text in self._lines)
+            self._drop_line()
 
     @property
     def evidence(self) -> tuple[str, ...]:

@@ -52,6 +52,8 @@ class JailWindow:
         self.dropped: tuple[str, ...] = ()
         self.key = key_of(jail.key, group)
         self._group = group
+        self._maxretry = jail.maxretry
+        self._is_by_user = jail.is_by_user
         self._bantime = float(jail.bantime)
         self._slot = self.findtime / RUNS_MOST if jail.maxretry > RUNS_MOST else 0.0
         self._kinds = frozenset(jail.events)
@@ -90,27 +92,33 @@ class JailWindow:
             return ()
         self.total_failed += event.count
         value = "" if self._value_of is None else digest(self._value_of(event))
-        network = self._group(event.address) if self.jail.is_by_user else ""
+        network = self._group(event.address) if self._is_by_user else ""
         key = self.key(event)
-        counted = self._add(key, Failure(event.time, event.count, evidence, value, network))
-        if counted.total >= self.jail.maxretry:
+        counted = self._take(key)
+        counted.add(event.time, event.count, evidence, value, network)
+        self._keep(key, counted)
+        if counted.total >= self._maxretry:
             self.forget(key)
             return tuple(self._ban(network, counted, event) for network in self._networks(key, counted))
         self.dropped = self._make_room()
         return ()
 
-    def _add(self, key: str, failure: Failure) -> Counted:
+    def _take(self, key: str) -> Counted:
+        """Give what is counted for a key and take it out: it goes back with `_keep`, as the last."""
         counted = self._counted.pop(key, None)
-        if counted is None:
-            counted = Counted(key, is_distinct=self._value_of is not None, has_addresses=self.jail.is_by_user)
-        else:
+        if counted is not None:
             self._cost -= counted.cost
-        counted.add(failure, self.findtime, self._slot)
+            return counted
+        is_distinct = self._value_of is not None
+        return Counted(key, self.findtime, self._slot, is_distinct=is_distinct, has_addresses=self._is_by_user)
+
+    def _keep(self, key: str, counted: Counted) -> None:
         self._counted[key] = counted
         self._cost += counted.cost
-        return counted
 
     def _make_room(self) -> tuple[str, ...]:
+        if self._cost <= self._bytes_most and len(self._counted) <= self._keys_most:
+            return ()
         gone: list[str] = []
         while len(self._counted) > self._keys_most or (self._cost > self._bytes_most and len(self._counted) > 1):
             gone.append(next(iter(self._counted)))
@@ -118,7 +126,7 @@ class JailWindow:
         return tuple(gone)
 
     def _networks(self, key: str, counted: Counted) -> tuple[Network, ...]:
-        if self.jail.is_by_user:
+        if self._is_by_user:
             return tuple(parse_network(text) for text in counted.addresses)
         return (network_of(key),)
 
@@ -179,7 +187,9 @@ class JailWindow:
             texts.add(text)
             key = saved_key(self.jail.key, text)
             if key:
-                self._add(key, failure)
+                counted = self._take(key)
+                counted.add(failure.time, failure.count, failure.evidence, failure.value, failure.network)
+                self._keep(key, counted)
         for key in [key for key, counted in self._counted.items() if not counted.total]:
             self.forget(key)
         self._make_room()
