@@ -213,12 +213,12 @@ HOSTILE_JAILS = {
 @pytest.mark.parametrize("per_key", [1, 9, 600])
 def test_memory_stays_below_its_ceiling(jail: Jail, per_key: int) -> None:
     """Whatever strangers write, a jail keeps what its ceiling allows, and the estimate is near what Python takes."""
-    most = 2_000_000
+    most = 700_000
     window = JailWindow(jail, Grouping().key, bytes_most=most)
     made = dict[str, int]()
     tracemalloc.start()
     try:
-        for number in range(18_000):
+        for number in range(6_000):
             who, now = number // per_key, NOW + number * 0.7
             text = f"{who} {chr(0x1F600)} {'x' * 200}"
             event = Event(LOGIN_FAIL, now, address_of(who), user=text, path=f"/{number}", user_agent=f"{number}")
