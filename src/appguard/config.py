@@ -1,4 +1,4 @@
-"""Reads and checks settings, of the app and of the daemon.
+"""Reads and checks settings, of the app and of the daemon, in TOML.
 
 A setting is checked where it is read, and every message says the file, the key, the value and what is accepted.
 Unknown keys are errors. The app's settings come from, in this order: an argument, the environment
@@ -34,7 +34,7 @@ from appguard.config_values import (
     texts,
 )
 from appguard.errors import ConfigError
-from appguard.event import LOGIN_PATHS
+from appguard.event import BAN, LOGIN_PATHS
 from appguard.jail import Jail
 from appguard.limit import Limit
 
@@ -115,8 +115,18 @@ def jails(value: object) -> tuple[Jail, ...]:
     for item in found:
         if not isinstance(item, Jail):
             raise ConfigError(f"{item!r}: expected Jail(...)")
+        _refuse_of_the_daemon(item)
     _refuse_same_names("jails", [jail.name for jail in cast("list[Jail]", found)])
     return tuple(cast("list[Jail]", found))
+
+
+def _refuse_of_the_daemon(jail: Jail) -> None:
+    """Refuse what would do nothing in an app: it needs a memory of earlier bans, or may wait."""
+    settings: dict[str, object] = {"bantime_increment": jail.bantime_increment, "escalate": jail.escalate}
+    settings |= {"ignorecommand": jail.ignorecommand, "events = 'guard_ban'": BAN in jail.events}
+    for name, is_set in settings.items():
+        if is_set:
+            raise ConfigError(f"jail {jail.name}: {name}: only a jail of the daemon can: write it in appguard.toml")
 
 
 def _refuse_same_names(what: str, names: Sequence[str]) -> None:

@@ -1,16 +1,22 @@
-"""Checks the tables `[jails.NAME]`: the jail itself, the sources it listens to, their filter, who may feed it."""
+"""Checks the tables `[jails.NAME]`: the jail itself, the sources it listens to, their filter, who may feed it.
+
+`use` takes the settings of a ready jail; every other key of the table wins over it.
+"""
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import cast
 
-from appguard.address import Network
-from appguard.config_values import Check, items, networks, one_or_more, read, text
+from appguard.address import Network, network_text
+from appguard.config_values import Check, ignoreip, items, networks, one_or_more, read, text
 from appguard.errors import ConfigError
+from appguard.event import BAN
 from appguard.jail import Jail
+from appguard.ready_jails import ready_jail
 
 EVENTS_SOURCE = "events"
+BANS_SOURCE = "bans"
 SOCKET_SOURCES = (EVENTS_SOURCE, "syslog")
 
 
@@ -32,8 +38,8 @@ def sources(value: object) -> tuple[str, ...]:
     """Accept one or more places that log lines come from."""
     found = one_or_more(value)
     for source in found:
-        if source not in SOCKET_SOURCES and not source.startswith("/"):
-            words = " or ".join(f'"{name}"' for name in SOCKET_SOURCES)
+        if source not in (*SOCKET_SOURCES, BANS_SOURCE) and not source.startswith("/"):
+            words = " or ".join(f'"{name}"' for name in (*SOCKET_SOURCES, BANS_SOURCE))
             raise ConfigError(f"{source!r}: expected a log file or glob with its whole path, or {words}")
     return found
 
@@ -60,6 +66,8 @@ JAIL_OPTIONS = tuple(field.name for field in fields(Jail) if field.name != "name
 JAIL_CHECKS: dict[str, Check] = {
     **dict.fromkeys(JAIL_OPTIONS, lambda value: value),  # `Jail` checks them
     "events": one_or_more,
+    "use": text,
+    "ignoreip": ignoreip,
     "source": sources,
     "filter": filter_,
     "users": users,
@@ -70,13 +78,14 @@ JAIL_CHECKS: dict[str, Check] = {
 def read_jail(name: str, value: object, where: str) -> JailConfig:
     """Check one table; raise `ConfigError`."""
     found = read(value, where, JAIL_CHECKS)
-    try:
-        jail = Jail(name, **{key: found[key] for key in JAIL_OPTIONS if key in found})  # type: ignore[arg-type]
-    except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
+    found = _ready(str(found.pop("use", "")), where) | found
     origins = cast("tuple[str, ...]", found.get("source", ()))
+    jail = _jail(name, found, where, origins)
     if not origins:
-        raise ConfigError(f'{where}: source is missing: give a log file, a glob, or "{EVENTS_SOURCE}"')
+        raise ConfigError(f'{where}: source is missing: give a log file, a glob, "{EVENTS_SOURCE}" or "{BANS_SOURCE}"')
+    if BANS_SOURCE in origins:
+        _refuse_beside_bans(found, where, origins)
+        return JailConfig(jail, origins, "", ())
     logs = [origin for origin in origins if origin != EVENTS_SOURCE]
     chosen = str(found.get("filter", "" if logs else "appguard"))
     if not chosen:
@@ -87,3 +96,30 @@ def read_jail(name: str, value: object, where: str) -> JailConfig:
         raise ConfigError(f'{where}: users is missing: {who} users = ["www-data"]')
     behind = cast("tuple[Network, ...]", found.get("behind", ()))
     return JailConfig(jail, origins, chosen, reporters, behind)
+
+
+def _ready(name: str, where: str) -> dict[str, object]:
+    """Give the settings of a ready jail, checked as if they stood in the table; none without a name."""
+    if not name:
+        return {}
+    try:
+        return read(ready_jail(name), where, JAIL_CHECKS)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: use = {name!r}: {error}") from error
+
+
+def _jail(name: str, found: dict[str, object], where: str, origins: tuple[str, ...]) -> Jail:
+    options = {key: found[key] for key in JAIL_OPTIONS if key in found}
+    if BANS_SOURCE in origins:
+        options.setdefault("events", (BAN,))
+    ignored = cast("tuple[Network, ...]", found.get("ignoreip", ()))
+    try:
+        jail = Jail(name, **options)  # type: ignore[arg-type]  # it checks them
+        return replace(jail, safelist=(*jail.safelist, *map(network_text, ignored))) if ignored else jail
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _refuse_beside_bans(found: dict[str, object], where: str, origins: tuple[str, ...]) -> None:
+    if len(origins) > 1 or "filter" in found or "users" in found:
+        raise ConfigError(f'{where}: source = "{BANS_SOURCE}" stands alone, without filter and users')

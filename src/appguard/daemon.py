@@ -16,29 +16,31 @@ from pathlib import Path
 
 from appguard.address import Grouping, NetworkSet, network_text, parse_address, parse_network
 from appguard.ban import Ban, Fact
+from appguard.banning import Banning
 from appguard.bouncer import Bouncer
 from appguard.bouncer_apart import APART, BouncerApart
 from appguard.bouncers import Bouncers
 from appguard.config import CONFIG_FILE, DaemonConfig, daemon_config
 from appguard.config_jails import SOCKET_SOURCES
 from appguard.control import serve
-from appguard.errors import AddressError, AppGuardError, ConfigError, FirewallError, RefusedForSafety, StateError
+from appguard.errors import AddressError, AppGuardError, ConfigError, FirewallError, StateError
 from appguard.event_log import Backlog, write_stderr
 from appguard.firewalls.open import kinds_of, open_firewall
 from appguard.following import Following
 from appguard.host import administrators, read_host_facts
-from appguard.jail import JailWindow
+from appguard.jail_window import JailWindow
 from appguard.judge import Judge
-from appguard.members import ban_set_of, filter_of, open_source, sources_of, user_ids_of
+from appguard.members import ban_set_of, filter_of, open_source, sources_of, user_ids_of, wanted_kinds
 from appguard.notify import keep_alive, notify, until_signal
 from appguard.overview import Overview
-from appguard.pipeline import Pipeline, Route, failures_of
+from appguard.pipeline import Outcome, Pipeline, Route, failures_of
 from appguard.sources.base import Chunk, Source
 from appguard.state import Batch, State
 from appguard.status import BanRecord, DaemonStatus, JailStatus
 from appguard.stores.local import Publisher
 
 TICK = 1.0  # seconds between looks for ended bans
+VANISHED = 30 * 86_400.0  # seconds after which the position in a log that is gone is dropped
 
 log = logging.getLogger("appguard")
 
@@ -68,17 +70,14 @@ class Daemon:
         self._bans = ban_set_of(config.store, clock, self._on_change)
         self._publisher = Publisher(config.runtime_directory)
         self._windows = {each.jail.name: JailWindow(each.jail, self._grouping.key) for each in config.jails}
-        self._total_banned = dict.fromkeys(self._windows, 0)
-        self._behind = {each.jail.name: tuple(map(network_text, each.behind)) for each in config.jails}
         safe = [*config.safelist, *config.trusted_proxies.networks]
         self._pipeline = Pipeline(self._routes(), NetworkSet(safe))
         self._judge = self._new_judge()
+        self._banning = Banning(self._windows, self._bans, self._judge, clock, self._note_late)
         self.following = Following(self._bans, clock)
         self._bouncers = Bouncers([self._new_bouncer(kind) for kind in kinds_of(config.firewall)])
         self._sources: dict[str, Source] = {}
-        self._overview = Overview(
-            config.jails, self._windows, self._total_banned, self._sources, self._bouncers, self.bans
-        )
+        self._overview = Overview(config.jails, self._windows, self._banning, self._sources, self._bouncers, self.bans)
         self._unsaved = Batch()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cursor = 0
@@ -94,11 +93,14 @@ class Daemon:
 
     def _routes(self) -> dict[str, list[Route]]:
         routes: dict[str, list[Route]] = {}
+        kinds = wanted_kinds(self._config.jails)
         for each in self._config.jails:
-            chosen = filter_of(each)
             for source in sources_of(each):
+                chosen = filter_of(each, kinds[each.filter])
                 users = user_ids_of(each) if source in SOCKET_SOURCES else None
-                routes.setdefault(source, []).append(Route(chosen, self._windows[each.jail.name], users))
+                behind = tuple(map(network_text, each.behind))
+                route = Route(chosen, self._windows[each.jail.name], users, behind)
+                routes.setdefault(source, []).append(route)
         return routes
 
     async def run(self) -> None:
@@ -119,6 +121,7 @@ class Daemon:
                 log.info("AppGuard daemon is up: %d jails, %d bans", len(self._windows), len(self.bans()))
         finally:
             self._loop = None
+            self._note(self._banning.settle())
             self._bans.close()
             self._save(again=True)
             self._publisher.close()
@@ -148,16 +151,26 @@ class Daemon:
 
     def _restore(self) -> None:
         self._state.open()
-        self._bans.restore([ban for ban in self._state.bans() if ban.in_force(self._clock())])
+        self._purge()
+        bans = [ban for ban in self._state.bans() if ban.in_force(self._clock())]
+        self._bans.restore(bans)
+        self._banning.restore(bans)
+        self._banning.history.restore(self._state.pasts())
         for name, window in self._windows.items():
-            window.restore(self._state.failures(name))
-            window.total_failed, self._total_banned[name] = self._state.totals(name)
+            gone = window.restore(self._state.failures(name))
+            self._unsaved.failures.update(failures_of(window, gone))
+            window.total_failed, self._banning.totals[name] = self._state.totals(name)
         if self._state.setting("enforce") == "off":
             self._hold_or_release(on=False)
         for each in self._config.jails:
             for name, patterns in sources_of(each).items():
                 self._sources[name] = self._sources.get(name) or self._open_source(name, patterns)
         self._try("published bans", lambda: self._publisher.publish_all(self.bans()))
+
+    def _purge(self) -> None:
+        """Drop what will not be asked for any more; a full disk is no reason not to start."""
+        before = self._clock() - VANISHED
+        self._try("state", lambda: self._state.purge(self._windows, before, lambda path: Path(path).exists()))
 
     def _open_source(self, name: str, patterns: Sequence[str]) -> Source:
         return open_source(name, patterns, self._config.runtime_directory, self._state.positions(name))
@@ -170,25 +183,23 @@ class Daemon:
 
     def _deliver(self, source: str, chunk: Chunk) -> None:
         outcome = self._pipeline.feed(source, chunk, self._clock())
-        for ban in outcome.bans:
-            self._ban(ban)
-        for name, keys in outcome.touched.items():
-            self._unsaved.failures.update(failures_of(self._windows[name], keys))
+        self._banning.take(outcome)
+        self._note(outcome)
         if chunk.position is not None:
             self._unsaved.positions[source, chunk.origin] = chunk.position
         self._spread()
 
-    def _ban(self, ban: Ban) -> None:
-        ban = replace(ban, via=(*ban.via, *self._behind[ban.jail]))
-        try:
-            self._judge.check(ban)
-        except RefusedForSafety as error:
-            log.warning("[%s] %s is not banned: %s", ban.jail, ban.key, error)
-            return
-        kept = self._bans.ban(ban)
-        if kept is not None:
-            self._total_banned[ban.jail] += 1
-            log.warning("[%s] Ban %s", ban.jail, ban.key)
+    def _note(self, outcome: Outcome) -> None:
+        """Note what is to be saved."""
+        for name, keys in outcome.touched.items():
+            self._unsaved.failures.update(failures_of(self._windows[name], keys))
+        for network in self._banning.history.changed:
+            self._unsaved.pasts[network] = self._banning.history.of(network)
+        self._banning.history.changed.clear()
+
+    def _note_late(self, outcome: Outcome) -> None:
+        self._note(outcome)
+        self._spread()
 
     def _spread(self) -> None:
         """Tell the bouncer, the apps and the state what changed in the ban set."""
@@ -219,7 +230,7 @@ class Daemon:
         if "state" in self._complaints and not again:
             return
         for name, window in self._windows.items():
-            self._unsaved.totals[name] = (window.total_failed, self._total_banned[name])
+            self._unsaved.totals[name] = (window.total_failed, self._banning.totals[name])
 
         def save() -> None:
             self._state.save(self._unsaved)
@@ -247,6 +258,8 @@ class Daemon:
             for window in self._windows.values():
                 gone = set(window.sweep(self._clock()))
                 self._unsaved.failures.update(failures_of(window, gone))
+            self._banning.tick()
+            self._note(Outcome())
             if self._complaints.get("published bans"):
                 self._try("published bans", lambda: self._publisher.publish_all(self.bans()))
             self._publisher.beat()
@@ -291,7 +304,7 @@ class Daemon:
         kept = self._bans.ban(ban)
         if kept is None:
             return self._outlasting(ban)
-        self._total_banned[ban.jail] = self._total_banned.get(ban.jail, 0) + 1
+        self._banning.totals[ban.jail] = self._banning.totals.get(ban.jail, 0) + 1
         log.warning("[%s] Ban %s", kept.jail, kept.key)
         self._spread()
         return kept
@@ -317,9 +330,7 @@ class Daemon:
         if lifted is None:
             return None
         log.warning("[%s] Unban %s", lifted.jail, lifted.key)
-        for window in self._windows.values():
-            window.forget(lifted.key)
-            self._unsaved.failures.update(failures_of(window, {lifted.key}))
+        self._note(Outcome(self._banning.lift(lifted)))
         self._spread()
         return lifted
 

@@ -21,7 +21,9 @@ TOKEN_FAIL = "authn_token_fail"  # noqa: S105 - the name of an event
 ACCESS_FAIL = "authz_fail"
 LIMIT_EXCEEDED = "excess_rate_limit_exceeded"
 PROBE = "guard_probe"
-KINDS = (LOGIN_FAIL, LOGIN_SUCCESS, TOKEN_FAIL, ACCESS_FAIL, LIMIT_EXCEEDED, PROBE)
+REQUEST = "guard_request"  # any request, whatever became of it: yielded by filters that are told a jail counts it
+BAN = "guard_ban"  # a jail has banned the address: what a jail with the source "bans" counts
+KINDS = (LOGIN_FAIL, LOGIN_SUCCESS, TOKEN_FAIL, ACCESS_FAIL, LIMIT_EXCEEDED, PROBE, REQUEST, BAN)
 
 USER_MOST = 256
 PATH_MOST = 1024

@@ -2,10 +2,10 @@
 
 import logging
 import pwd
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
-from appguard.config_jails import SOCKET_SOURCES, JailConfig
+from appguard.config_jails import BANS_SOURCE, SOCKET_SOURCES, JailConfig
 from appguard.errors import ConfigError
 from appguard.filters.base import Filter
 from appguard.filters.open import open_filter, warnings_of
@@ -21,10 +21,10 @@ log = logging.getLogger("appguard")
 SOCKETS = {"events": (EventSocket, "events.sock"), "syslog": (SyslogSocket, "log.sock")}
 
 
-def filter_of(config: JailConfig) -> Filter:
-    """Give the filter of a jail; raise `ConfigError`."""
+def filter_of(config: JailConfig, kinds: Collection[str] = ()) -> Filter:
+    """Give the filter of a jail, told the kinds of event that are wanted of it; raise `ConfigError`."""
     try:
-        opened = open_filter(config.filter)
+        opened = open_filter(config.filter, kinds)
     except ConfigError as error:
         raise ConfigError(f"jail {config.jail.name}: filter = {config.filter!r}: {error}") from error
     for warning in warnings_of(opened):
@@ -32,8 +32,21 @@ def filter_of(config: JailConfig) -> Filter:
     return opened
 
 
+def wanted_kinds(configs: Sequence[JailConfig]) -> dict[str, frozenset[str]]:
+    """Give the kinds of event that are wanted of each filter: one filter reads a line once for all its jails."""
+    wanted: dict[str, frozenset[str]] = {}
+    for config in configs:
+        wanted[config.filter] = wanted.get(config.filter, frozenset()).union(config.jail.events)
+    return wanted
+
+
 def sources_of(config: JailConfig) -> dict[str, tuple[str, ...]]:
-    """Give a jail's sources by name: each socket, and all its files as one source, which reads none of them twice."""
+    """Give a jail's sources by name: each socket, and all its files as one source, which reads none of them twice.
+
+    A jail that counts bans has none: it is told of them.
+    """
+    if BANS_SOURCE in config.sources:
+        return {}
     files = tuple(dict.fromkeys(source for source in config.sources if source not in SOCKET_SOURCES))
     found = {source: (source,) for source in config.sources if source in SOCKET_SOURCES}
     return found | ({" ".join(files): files} if files else {})

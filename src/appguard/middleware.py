@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from threading import Lock
 
 from appguard.address import (
     UNKNOWN_HEADER,
@@ -28,13 +29,15 @@ from appguard.address import (
     network_text,
 )
 from appguard.ban import Ban
+from appguard.ban_rate import BanRate, capped
 from appguard.config import AppConfig
 from appguard.errors import AppGuardError, ConfigError
 from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, Event, is_login_path, kind_of_answer
 from appguard.event_log import EventLog
+from appguard.fork import in_every_child
 from appguard.guard import Guard, Refusal, SeenCredentials
 from appguard.host import read_host_facts
-from appguard.jail import JailWindow
+from appguard.jail_window import JailWindow
 from appguard.limit import Hit
 from appguard.report import Note
 from appguard.stores.base import Store
@@ -99,6 +102,11 @@ class Middleware:
         self._seen = SeenCredentials(os.urandom(16), SEEN_SECONDS)
         self._refusals: dict[str, tuple[float, int]] = {}
         self._said: set[str] = set()
+        self._renew_lock()
+        in_every_child(self, Middleware._renew_lock)
+
+    def _renew_lock(self) -> None:
+        self._windows_lock = Lock()  # a WSGI server counts in many threads
 
     @cached_property
     def store(self) -> Store:
@@ -125,6 +133,10 @@ class Middleware:
     @cached_property
     def _windows(self) -> tuple[JailWindow, ...]:
         return tuple(JailWindow(jail, self._grouping.key) for jail in self.config.jails)
+
+    @cached_property
+    def _rates(self) -> dict[str, BanRate]:
+        return {jail.name: BanRate(jail) for jail in self.config.jails}
 
     def start(self) -> None:
         """Open what can fail by a bad setting, ask the host what it must, and say once what is in force."""
@@ -278,13 +290,27 @@ class Middleware:
             return event
         counted = ""
         for window in self._windows:
-            ban = window.record(event, event.to_line())
-            counted = window.jail.name if window.counts(event) else counted
-            if ban is not None:
-                self._ban(ban)
+            with self._windows_lock:
+                is_counted = window.counts(event)
+                bans = window.record(event, event.to_line()) if is_counted else ()
+                if window.clears(event):
+                    window.forget(window.key(event))
+            if is_counted and not window.jail.dry_run:
+                counted = window.jail.name
+            for ban in bans:
+                self._ban(ban, is_dry=window.jail.dry_run)
         return replace(event, jail=counted) if counted else event
 
-    def _ban(self, ban: Ban) -> None:
+    def _ban(self, decided: Ban, *, is_dry: bool) -> None:
+        rate = self._rates[decided.jail]
+        ban = capped(decided) if rate.count(time.time()) else decided
+        if ban is None or ban is not decided:
+            self._say(f"rate of {decided.jail}", logging.ERROR, "[%s] %s", decided.jail, rate.alarm)
+        if ban is None:
+            return
+        if is_dry:
+            log.warning("[%s] Ban %s (dry run)", ban.jail, ban.key)
+            return
         try:
             if self.store.ban(ban):
                 log.warning("[%s] Ban %s", ban.jail, ban.key)

@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 
 from appguard.ban import Ban
+from appguard.banning import Banning
 from appguard.bouncer import BouncerStatus
 from appguard.bouncers import Bouncers
 from appguard.config_jails import JailConfig
 from appguard.host import HostFacts
-from appguard.jail import JailWindow
+from appguard.jail_window import JailWindow
 from appguard.members import sources_of
 from appguard.reach import Reach, enforcers
 from appguard.sources.base import Source
@@ -33,14 +34,14 @@ class Overview:
         self,
         jails: Sequence[JailConfig],
         windows: Mapping[str, JailWindow],
-        total_banned: Mapping[str, int],
+        banning: Banning,
         sources: Mapping[str, Source],
         bouncers: Bouncers,
         bans: Callable[[], Sequence[Ban]],
     ) -> None:
         self._jails = {each.jail.name: each for each in jails}
         self._windows = windows
-        self._total_banned = total_banned
+        self._banning = banning
         self._sources = sources
         self._bouncers = bouncers
         self._bans = bans
@@ -77,15 +78,18 @@ class Overview:
         return enforcers(others, [each.kind for each in self._bouncers.status if not each.error and not each.is_held])
 
     def _summary(self, name: str, banned: int) -> JailSummary:
-        window = self._windows[name]
-        return JailSummary(name, window.currently_failed, window.total_failed, banned, self._total_banned[name])
+        window, banning = self._windows[name], self._banning
+        banned += len(banning.dry_bans(name))
+        total = banning.totals[name]
+        return JailSummary(name, window.currently_failed, window.total_failed, banned, total, banning.alarm(name))
 
     def jail(self, name: str) -> JailStatus | None:
         """Say how one jail is; None if there is none of this name."""
         window = self._windows.get(name)
         if window is None:
             return None
-        banned = [ban for ban in self._bans() if ban.jail == name]
+        banned = [ban for ban in (*self._bans(), *self._banning.dry_bans(name)) if ban.jail == name]
+        enforced_by = "; ".join(map(_enforced_by, self._bouncers.status))
         sources = sources_of(self._jails[name])
         return JailStatus(
             name=name,
@@ -93,10 +97,11 @@ class Overview:
             total_failed=window.total_failed,
             origins=tuple(origin for source in sources for origin in self._sources[source].status().origins),
             currently_banned=len(banned),
-            total_banned=self._total_banned[name],
+            total_banned=self._banning.totals[name],
             banned=[ban.key for ban in banned],
-            enforced_by="; ".join(map(_enforced_by, self._bouncers.status)),
-            reach=self._reach_of(banned),
+            enforced_by="nothing (dry run)" if window.jail.dry_run else enforced_by,
+            reach=() if window.jail.dry_run else self._reach_of(banned),
+            alarm=self._banning.alarm(name),
         )
 
     def ban(self, ban: Ban) -> BanRecord:

@@ -1,20 +1,22 @@
 """From a chunk of lines to bans: filter, then every jail that listens to this source. No I/O; time is an argument.
 
-An event counts in a jail only if its own time is within `findtime` before now, or at most a minute ahead (clocks
-differ), so a log read from its beginning bans nobody for last week. Events of safelisted addresses and lines of a user
-who may not feed a jail never count. What is given back is all a caller must save for a restart to lose nothing.
+An event counts in a jail only if its own time is within `findtime` (at least a minute) before now, or at most a minute
+ahead (clocks differ), so a log read from its beginning bans nobody for last week. Events of safelisted addresses and
+lines of a user who may not feed a jail never count. What is given back is all a caller must save for a restart to lose
+nothing.
 """
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 
 from appguard.address import NetworkSet
 from appguard.ban import Ban
-from appguard.event import Event
+from appguard.counted import Failure
+from appguard.event import REQUEST, Event
 from appguard.filters.base import Filter
-from appguard.jail import Failure, JailWindow
+from appguard.jail_window import JailWindow
 from appguard.sources.base import Chunk
 
 AHEAD_MOST = 60.0  # seconds an event's time may lie in the future
@@ -24,11 +26,15 @@ log = logging.getLogger("appguard")
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One source's way into one jail: the filter that reads it, and the user ids that may feed it (None: any)."""
+    """One source's way into one jail: the filter that reads it, and the user ids that may feed it (None: any).
+
+    `behind` are machines that all clients of this source came through, where its lines do not say so.
+    """
 
     filter: Filter
     window: JailWindow
     users: frozenset[int] | None = None
+    behind: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -67,7 +73,7 @@ class Pipeline:
                 self.matched += 1
                 for route in routes:
                     if route.filter.name == name:
-                        self._count(route.window, event, line, now, outcome)
+                        self._count(route, event, line, now, outcome)
         return outcome
 
     def _permitted(self, routes: Sequence[Route], uid: int | None) -> Sequence[Route]:
@@ -79,17 +85,27 @@ class Pipeline:
             log.warning("user %s reports events, but is in the users of no jail: its events do not count", uid)
         return permitted
 
-    def _count(self, window: JailWindow, event: Event, line: bytes, now: float, outcome: Outcome) -> None:
-        if not window.counts(event) or event.address in self._safelist:
+    def _count(self, route: Route, event: Event, line: bytes, now: float, outcome: Outcome) -> None:
+        window = route.window
+        is_counted = window.counts(event)
+        if not is_counted and not window.clears(event):
             return
-        if not now - window.findtime < event.time <= now + AHEAD_MOST:
+        if event.address in self._safelist or not now - window.oldest < event.time <= now + AHEAD_MOST:
             return
-        log.info("[%s] Found %s", window.jail.name, event.address)
-        touched = outcome.touched.setdefault(window.jail.name, set())
-        touched.update((window.key(event.address), *window.next_out()))
-        ban = window.record(event, line.decode(errors="replace"))
-        if ban is not None:
-            outcome.bans.append(ban)
+        if is_counted:
+            bans = count(window, event, line.decode(errors="replace"), outcome)
+            outcome.bans += (replace(ban, via=(*ban.via, *route.behind)) for ban in bans)
+        else:
+            window.forget(window.key(event))
+            outcome.touched.setdefault(window.jail.name, set()).add(window.key(event))
+
+
+def count(window: JailWindow, event: Event, evidence: str, outcome: Outcome) -> tuple[Ban, ...]:
+    """Count an event in a jail that counts it, and note what it touches; give the bans it leads to."""
+    log.log(logging.DEBUG if event.kind == REQUEST else logging.INFO, "[%s] Found %s", window.jail.name, event.address)
+    bans = window.record(event, evidence)
+    outcome.touched.setdefault(window.jail.name, set()).update((window.key(event), *window.dropped))
+    return bans
 
 
 def failures_of(window: JailWindow, keys: set[str]) -> dict[tuple[str, str], tuple[Failure, ...]]:

@@ -10,31 +10,36 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
 from appguard.ban import Ban, Fact
+from appguard.bantime import Past
+from appguard.counted import Failure
 from appguard.errors import StateError
-from appguard.jail import Failure
 from appguard.state_rows import (
     purge_bans,
+    purge_failures,
+    purge_positions,
     read_bans,
     read_failures,
+    read_pasts,
     read_positions,
     read_setting,
     read_totals,
     save_facts,
     save_failures,
+    save_pasts,
     save_positions,
     save_setting,
     save_totals,
 )
 
 FILE_NAME = "state.db"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 APPLICATION_ID = 0x41477264  # "AGrd"
 LOCK_WAIT = 2.0  # seconds for a predecessor to end
 
@@ -51,13 +56,15 @@ class Batch:
     """What changed since the last save.
 
     `positions` by (source, origin); `failures` by (jail, key), all that is counted for the key now, nothing for a key
-    that is gone; `facts` oldest first; `totals` by jail, (failed, banned) since the jail exists.
+    that is gone; `facts` oldest first; `totals` by jail, (failed, banned) since the jail exists; `pasts` by network,
+    nothing for one that is forgotten.
     """
 
     positions: dict[tuple[str, str], str] = field(default_factory=dict[tuple[str, str], str])
     failures: dict[tuple[str, str], Sequence[Failure]] = field(default_factory=dict[tuple[str, str], Sequence[Failure]])
     facts: list[Fact] = field(default_factory=list[Fact])
     totals: dict[str, tuple[int, int]] = field(default_factory=dict[str, tuple[int, int]])
+    pasts: dict[str, Sequence[Past]] = field(default_factory=dict[str, Sequence[Past]])
 
 
 class State:
@@ -122,25 +129,25 @@ class State:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.text_factory = _read_text
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-        is_new = self._check_owner(connection)
+        version = self._check_owner(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        if is_new:
-            connection.executescript(files("appguard").joinpath("state.sql").read_text(encoding="utf-8"))
+        for script in ("state.sql", "state_2.sql")[version:]:
+            connection.executescript(files("appguard").joinpath(script).read_text(encoding="utf-8"))
 
-    def _check_owner(self, connection: sqlite3.Connection) -> bool:
-        """Say whether the database is a new one; raise `StateError` if it is not ours to write."""
+    def _check_owner(self, connection: sqlite3.Connection) -> int:
+        """Give the version of the database, 0 for a new one; raise `StateError` if it is not ours to write."""
         version, owner = _number(connection, "PRAGMA user_version"), _number(connection, "PRAGMA application_id")
         if owner != APPLICATION_ID:
             if _number(connection, "SELECT count(*) FROM sqlite_master"):
                 raise StateError(f"the state {self._path} is the database of another program: move it away")
-            return True
+            return 0
         if version > SCHEMA_VERSION:
             raise StateError(
                 f"the state {self._path} was written by a newer AppGuard (schema {version}, this one knows"
                 f" {SCHEMA_VERSION}): install that version again, or move the file away"
             )
-        return False
+        return version
 
     def close(self) -> None:
         """Close the database. May be repeated."""
@@ -176,11 +183,26 @@ class State:
     def save(self, batch: Batch) -> None:
         """Save a batch as a whole or not at all, and drop the bans that have ended."""
         with self._transaction() as connection:
-            save_positions(connection, batch.positions)
+            save_positions(connection, batch.positions, self._clock())
             save_failures(connection, batch.failures)
             save_facts(connection, batch.facts)
             save_totals(connection, batch.totals)
+            save_pasts(connection, batch.pasts)
             purge_bans(connection, self._clock())
+
+    def purge(self, jails: Collection[str], before: float, is_there: Callable[[str], bool]) -> None:
+        """Drop what will never be asked for again: counted events of other jails, positions of logs that vanished.
+
+        A log has vanished if its position was last saved `before` a time and its path is not there any more.
+        """
+        with self._transaction() as connection:
+            purge_failures(connection, jails)
+            purge_positions(connection, before, is_there)
+
+    def pasts(self) -> tuple[Past, ...]:
+        """Give the bans of every network, also those that have ended."""
+        with self._database() as connection:
+            return read_pasts(connection)
 
     def positions(self, source: str) -> dict[str, str]:
         """Give how far the origins of a source were read."""

@@ -1,4 +1,4 @@
--- The daemon's private state, made as a whole or not at all. Times are Unix seconds.
+-- Version 1 of the daemon's private state, made as a whole or not at all; state_2.sql adds to it. Times are Unix seconds.
 
 BEGIN EXCLUSIVE;
 
@@ -10,7 +10,8 @@ CREATE TABLE position (
     PRIMARY KEY (source, origin)
 ) WITHOUT ROWID;
 
--- The counted events of one key in one jail: a JSON list of [time, count, evidence].
+-- What is counted for one key of one jail: a JSON list of [time, count, evidence] or of
+-- [time, count, evidence, value, network]; the fields of `Failure`.
 CREATE TABLE failure (
     jail     TEXT NOT NULL,
     key      TEXT NOT NULL,
@@ -46,5 +47,5 @@ CREATE TABLE setting (
 ) WITHOUT ROWID;
 
 PRAGMA application_id = 1095201380; -- APPLICATION_ID of state.py
-PRAGMA user_version = 1;            -- SCHEMA_VERSION of state.py
+PRAGMA user_version = 1;
 COMMIT;

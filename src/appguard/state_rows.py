@@ -8,25 +8,35 @@ import json
 import logging
 import math
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import cast
 
 from appguard.address import network_text, parse_network
-from appguard.ban import EVIDENCE_MOST, JAIL_NAME, REASON_MOST, Ban, Fact
-from appguard.jail import Failure
+from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST, JAIL_NAME, REASON_MOST, Ban, Fact
+from appguard.bantime import Past
+from appguard.counted import Failure
 
 COUNT_MOST = 2**53
 VIA_MOST = 64
+DIGEST_MOST = 16
 
 _log = logging.getLogger(__name__)
 
 
-def save_positions(connection: sqlite3.Connection, positions: Mapping[tuple[str, str], str]) -> None:
+def save_positions(connection: sqlite3.Connection, positions: Mapping[tuple[str, str], str], now: float) -> None:
     """Write how far origins were read, by (source, origin)."""
     connection.executemany(
-        "INSERT INTO position VALUES (?, ?, ?) ON CONFLICT (source, origin) DO UPDATE SET text = excluded.text",
-        [(_clean(source), _clean(origin), _clean(text)) for (source, origin), text in positions.items()],
+        "INSERT INTO position VALUES (?, ?, ?, ?)"
+        " ON CONFLICT (source, origin) DO UPDATE SET text = excluded.text, saved = excluded.saved",
+        [(_clean(source), _clean(origin), _clean(text), now) for (source, origin), text in positions.items()],
     )
+
+
+def purge_positions(connection: sqlite3.Connection, before: float, is_there: Callable[[str], bool]) -> None:
+    """Drop the positions last saved before a time whose origin is not there any more."""
+    rows = connection.execute("SELECT source, origin FROM position WHERE saved < ?", (before,)).fetchall()
+    gone = [(source, origin) for source, origin in rows if not (isinstance(origin, str) and is_there(origin))]
+    connection.executemany("DELETE FROM position WHERE source = ? AND origin = ?", gone)
 
 
 def read_positions(connection: sqlite3.Connection, source: str) -> dict[str, str]:
@@ -43,31 +53,68 @@ def save_failures(connection: sqlite3.Connection, failures: Mapping[tuple[str, s
     connection.executemany(
         "INSERT INTO failure VALUES (?, ?, ?) ON CONFLICT (jail, key) DO UPDATE SET failures = excluded.failures",
         [
-            (jail, _clean(key), json.dumps([[each.time, each.count, each.evidence] for each in kept]))
+            (jail, _clean(key), json.dumps([_failure_row(each) for each in kept]))
             for (jail, key), kept in failures.items()
             if kept
         ],
     )
 
 
+def purge_failures(connection: sqlite3.Connection, jails: Collection[str]) -> None:
+    """Drop what jails have counted that are none any more."""
+    found = {jail for (jail,) in connection.execute("SELECT DISTINCT jail FROM failure").fetchall()}
+    connection.executemany("DELETE FROM failure WHERE jail = ?", [(jail,) for jail in found.difference(jails)])
+
+
 def read_failures(connection: sqlite3.Connection, jail: str) -> list[tuple[str, Failure]]:
-    """Read what a jail has counted, by key, in the order of time."""
+    """Read what a jail has counted, by key as it was written, in the order of time."""
     found: list[tuple[str, Failure]] = []
     for key, text in connection.execute("SELECT key, failures FROM failure WHERE jail = ?", (jail,)).fetchall():
         try:
-            canonical = network_text(parse_network(_text(key)))
-            found += [(canonical, failure) for failure in map(_failure, _list(text))]
+            found += [(_text(key), failure) for failure in map(_failure, _list(text))]
         except (ValueError, OverflowError, RecursionError) as error:
             _log.warning("jail %s: what was counted for %r is dropped: %s", jail, key, error)
     return sorted(found, key=lambda item: item[1].time)
 
 
+def _failure_row(failure: Failure) -> list[object]:
+    row: list[object] = [failure.time, failure.count, failure.evidence]
+    return [*row, failure.value, failure.network] if failure.value or failure.network else row
+
+
 def _failure(value: object) -> Failure:
     match value:
-        case [int() | float() as time, int(count), str(evidence)] if math.isfinite(time) and 0 < count < COUNT_MOST:
-            return Failure(float(time), count, evidence)
+        case [int() | float() as time, int(count), str(evidence)]:
+            failure = Failure(float(time), count, evidence[:EVIDENCE_TEXT_MOST])
+        case [int() | float() as time, int(count), str(evidence), str(digest), str(address)]:
+            network = network_text(parse_network(address)) if address else ""
+            failure = Failure(float(time), count, evidence[:EVIDENCE_TEXT_MOST], digest[:DIGEST_MOST], network)
         case _:
             raise ValueError(f"{value!r} is not a counted event")
+    if not (math.isfinite(failure.time) and 0 <= failure.count < COUNT_MOST):
+        raise ValueError(f"{value!r} is not a counted event")
+    return failure
+
+
+def save_pasts(connection: sqlite3.Connection, pasts: Mapping[str, Sequence[Past]]) -> None:
+    """Write the bans there were of some networks."""
+    connection.executemany("DELETE FROM past WHERE network = ?", [(network,) for network in pasts])
+    rows = [(past.network, past.jail, past.bans, past.start, past.end) for each in pasts.values() for past in each]
+    connection.executemany("INSERT INTO past VALUES (?, ?, ?, ?, ?)", rows)
+
+
+def read_pasts(connection: sqlite3.Connection) -> tuple[Past, ...]:
+    """Read the bans there were of all networks."""
+    found: list[Past] = []
+    for network, jail, bans, starts, ends in connection.execute(
+        "SELECT network, jail, bans, starts, ends FROM past"
+    ).fetchall():
+        try:
+            canonical, end = network_text(parse_network(_text(network))), None if ends is None else _time(ends)
+            found.append(Past(_text(jail), canonical, min(_count(bans), COUNT_MOST), _time(starts), end))
+        except ValueError as error:
+            _log.warning("the saved bans of %r are dropped: %s", network, error)
+    return tuple(found)
 
 
 def save_facts(connection: sqlite3.Connection, facts: Iterable[Fact]) -> None:

@@ -13,13 +13,14 @@ from appguard.ban import Ban, Fact
 
 @dataclass(frozen=True, slots=True)
 class JailSummary:
-    """One jail in one line."""
+    """One jail in one line; `alarm` is what is wrong with it (empty if nothing is)."""
 
     name: str
     currently_failed: int
     total_failed: int
     currently_banned: int
     total_banned: int
+    alarm: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,8 @@ class DaemonStatus:
 class JailStatus:
     """One jail as fail2ban shows it; `origins` are the files and sockets its lines come from.
 
-    `reach` has the bans among its own that the kernel does not see.
+    `reach` has the bans among its own that the kernel does not see. In a dry run `banned` are those who would be.
+    `alarm` is what is wrong with the jail (empty if nothing is).
     """
 
     name: str
@@ -109,6 +111,7 @@ class JailStatus:
     banned: Sequence[str]
     enforced_by: str
     reach: Sequence[ReachSummary]
+    alarm: str = ""
 
     @classmethod
     def from_json(cls, record: Mapping[str, object]) -> Self:

@@ -229,6 +229,25 @@ def test_a_jail_in_the_app_bans_the_whole_64(app: FastAPI) -> None:
     assert Caller(guarded, ("2001:db8:0:1::1", 1)).get().status == 200
 
 
+def test_a_jail_in_the_app_may_be_a_dry_run(app: FastAPI, events: EventFile, caplog: pytest.LogCaptureFixture) -> None:
+    """It says whom it would ban, bans nobody, and leaves the events to be counted by the daemon."""
+    jail = Jail("login", maxretry=2, dry_run=True)
+    guarded = AppGuard(app, store="memory://", event_log=str(events), jails=[jail])
+    assert Caller(guarded).statuses(3, path="/login") == [200] * 3
+    assert [event.get("jail") for event in events.read()] == [None] * 3
+    assert f"[login] Ban {ALICE} (dry run)" in caplog.messages
+
+
+def test_a_jail_in_the_app_caps_its_bans(app: FastAPI, caplog: pytest.LogCaptureFixture) -> None:
+    """Above its bans a minute it bans shortly, and says so once."""
+    jail = Jail("login", maxretry=1, bantime=-1, bans_per_minute=1)
+    guarded = AppGuard(app, store="memory://", event_log="logger", jails=[jail])
+    for number in (1, 2, 3):
+        assert Caller(guarded, (f"203.0.113.{number}", 1)).statuses(2, path="/login") == [200, 403]
+    errors = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert [error[:37] for error in errors] == ["[login] more than 1 bans a minute (ba"]
+
+
 def test_a_jail_in_the_app_forgets_bans_that_have_ended() -> None:
     """The bans of an app without a daemon do not pile up: with each new one those that ended are dropped."""
     settings = {"store": "memory://", "event_log": "logger", "jails": [Jail("login", maxretry=1, bantime=0.2)]}

@@ -104,7 +104,7 @@ def test_ours_are_whole() -> None:
         assert isinstance(made, DataFilter)
         assert made.name == file.stem
         assert made.description
-    assert all(make().name == name for name, make in FILTERS.items())
+    assert all(make(()).name == name for name, make in FILTERS.items())
 
 
 def test_what_a_user_should_know_is_logged_at_start(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,8 @@ from appguard.address import Grouping, NetworkSet, parse_address, parse_network
 from appguard.event import LOGIN_FAIL, PROBE, Event
 from appguard.filters.event_log import EventLogFilter
 from appguard.filters.nginx import NginxFilter
-from appguard.jail import Jail, JailWindow
+from appguard.jail import Jail
+from appguard.jail_window import JailWindow
 from appguard.pipeline import AHEAD_MOST, Outcome, Pipeline, Route, failures_of
 from appguard.sources.base import Chunk
 
@@ -52,7 +53,7 @@ def test_lines_become_bans_and_touched_keys(window: JailWindow) -> None:
     assert outcome.bans[0].evidence == (line_at(NOW).decode(),) * 2
     assert (pipeline.lines, pipeline.matched, pipeline.refused) == (5, 3, 0)
     saved = failures_of(window, outcome.touched["login"])
-    assert {key: len(failures) for key, failures in saved.items()} == {
+    assert {key: sum(failure.count for failure in failures) for key, failures in saved.items()} == {
         ("login", "203.0.113.5"): 0,
         ("login", "203.0.113.6"): 1,
     }

@@ -11,14 +11,16 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
 from appguard.address import parse_network
 from appguard.ban import Ban, Fact
+from appguard.bantime import Past
+from appguard.counted import Failure
 from appguard.errors import StateError
-from appguard.jail import Failure
 from appguard.state import Batch, State
 from tests.lab import User, has_user
 
@@ -119,6 +121,64 @@ def test_failures_round_trip_in_order_of_time(state: State) -> None:
     assert state.failures("unknown") == []
 
 
+def test_every_kind_of_counted_thing_round_trips(state: State) -> None:
+    """Digests of values, addresses of a user and lines of evidence come back, under keys that are no addresses too."""
+    kept = [
+        Failure(NOW, 1, value="0123456789abcdef"),
+        Failure(NOW, 0, network="2001:db8::/64"),
+        Failure(NOW, 0, "line"),
+    ]
+    state.save(Batch(failures={("login", "bob \ud800"): kept}))
+    assert reopened(state).failures("login") == [("bob ?", failure) for failure in kept]
+
+
+def test_pasts_round_trip(state: State) -> None:
+    """What there was of a network is replaced as a whole, and nothing is left of one that is forgotten."""
+    first, second = Past("login", "192.0.2.1", 3, NOW, NOW + 10), Past("probes", "192.0.2.1", 1, NOW, None)
+    other = Past("login", "2001:db8::/64", 1, NOW, NOW)
+    state.save(Batch(pasts={"192.0.2.1": [first, second], "2001:db8::/64": [other]}))
+    assert set(reopened(state).pasts()) == {first, second, other}
+    state.save(Batch(pasts={"192.0.2.1": [second], "2001:db8::/64": ()}))
+    assert reopened(state).pasts() == (second,)
+
+
+def test_what_will_not_be_asked_for_again_is_purged(tmp_path: Path) -> None:
+    """A position goes when it is old and its log vanished, counted events when their jail is gone, nothing else."""
+    now = [NOW]
+    state = State(tmp_path / "purged", clock=lambda: now[0])
+    state.open()
+    state.save(Batch(positions={("nginx", "/gone"): "1", ("nginx", "/quiet"): "2", ("nginx", "/busy"): "3"}))
+    state.save(Batch(failures={(jail, "192.0.2.1"): [Failure(NOW, 1)] for jail in ("login", "old")}))
+    now[0] += 100
+    state.save(Batch(positions={("nginx", "/busy"): "4"}))
+    state.purge({"login"}, NOW, lambda path: path == "/quiet")
+    assert len(state.positions("nginx")) == 3
+    state.purge({"login"}, NOW + 1, lambda path: path == "/quiet")
+    assert state.positions("nginx") == {"/quiet": "2", "/busy": "4"}
+    assert (len(state.failures("login")), state.failures("old")) == (1, [])
+    state.close()
+
+
+def test_state_of_version_1_is_carried_over(tmp_path: Path) -> None:
+    """What an earlier AppGuard saved is all there, and its old positions are as young as the upgrade."""
+    directory = tmp_path / "one"
+    directory.mkdir(mode=0o700)
+    with closing(sqlite3.connect(directory / "state.db", isolation_level=None)) as connection:
+        connection.executescript(files("appguard").joinpath("state.sql").read_text(encoding="utf-8"))
+        connection.execute("INSERT INTO position VALUES ('nginx', '/log', '7')")
+        connection.execute("INSERT INTO failure VALUES ('login', '192.0.2.1', '[[5.5, 2, \"line\"]]')")
+        connection.execute("INSERT INTO setting VALUES ('enforce', 'off')")
+    state = State(directory)
+    for _ in range(2):
+        state.open()
+        assert state.positions("nginx") == {"/log": "7"}
+        assert state.failures("login") == [("192.0.2.1", Failure(5.5, 2, "line"))]
+        assert state.setting("enforce") == "off"
+        state.purge({"login"}, time.time() - 3600, lambda _: False)
+        state.save(Batch(pasts={"192.0.2.1": [Past("login", "192.0.2.1", 1, NOW, None)]}))
+        state.close()
+
+
 def test_positions_settings_and_totals_round_trip(state: State) -> None:
     """The last position of each origin, the last value of each setting and the last totals survive a restart."""
     state.save(
@@ -216,7 +276,7 @@ DISK_FULL = """
 import sys
 from pathlib import Path
 from appguard.errors import StateError
-from appguard.jail import Failure
+from appguard.counted import Failure
 from appguard.state import Batch, State
 
 disk, state = Path(sys.argv[1]), State(Path(sys.argv[1]) / "state")
@@ -315,7 +375,7 @@ def test_a_second_daemon_is_kept_out(state: State, tmp_path: Path, monkeypatch: 
     [
         ([], "it is no state of AppGuard"),
         (["CREATE TABLE mine (a)"], "the database of another program"),
-        (["PRAGMA application_id = 1095201380", "PRAGMA user_version = 2"], "written by a newer AppGuard"),
+        (["PRAGMA application_id = 1095201380", "PRAGMA user_version = 3"], "written by a newer AppGuard"),
     ],
 )
 def test_a_file_that_is_not_ours_is_a_clear_error(tmp_path: Path, statements: list[str], message: str) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from appguard.address import parse_network
 from appguard.ban import Ban, Fact
-from appguard.jail import Failure
+from appguard.bantime import Past
+from appguard.counted import Failure
 from appguard.state import Batch, State
 
 NOW = 1_800_000_000.0
@@ -64,12 +65,14 @@ def test_a_bad_ban_is_dropped(state: State, tmp_path: Path, caplog: pytest.LogCa
 @pytest.mark.parametrize(
     "damage",
     [
-        "key = 'nonsense'",
         "key = x'ff'",
         "failures = 'no json'",
         "failures = '[[1, 2]]'",
         'failures = \'[["1", 2, ""]]\'',
-        "failures = '[[1, 0, \"\"]]'",
+        "failures = '[[1, -1, \"\"]]'",
+        'failures = \'[[1, 1, "", "value"]]\'',
+        'failures = \'[[1, 1, "", 7, ""]]\'',
+        'failures = \'[[1, 0, "", "", "nonsense"]]\'',
         "failures = '[[NaN, 1, \"\"]]'",
         "failures = '[[1" + "0" * 400 + ', 1, ""]]\'',
         "failures = '" + "[" * 100_000 + "'",
@@ -86,6 +89,22 @@ def test_bad_failures_are_dropped(state: State, tmp_path: Path, caplog: pytest.L
     with caplog.at_level(logging.WARNING):
         assert state.failures("login") == [("192.0.2.1", good)]
     assert "jail login: what was counted for" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["network = 'nonsense'", "jail = x'ff'", "bans = 'many'", "bans = -1", "starts = 'soon'", "ends = 'never'"],
+)
+def test_bad_pasts_are_dropped(state: State, tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
+    """A damaged row is dropped with a line in the log, and the others are there."""
+    good, bad = (Past("login", f"192.0.2.{number}", 1, NOW, None) for number in (1, 2))
+    state.save(Batch(pasts={"192.0.2.1": [good], "192.0.2.2": [bad]}))
+    state.close()
+    execute(tmp_path, f"UPDATE past SET {damage} WHERE network = '192.0.2.2'")
+    state.open()
+    with caplog.at_level(logging.WARNING):
+        assert state.pasts() == (good,)
+    assert "the saved bans of" in caplog.text
 
 
 def test_bad_positions_settings_and_totals_are_as_if_never_saved(state: State, tmp_path: Path) -> None:

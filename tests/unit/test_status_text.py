@@ -61,7 +61,7 @@ def test_every_trouble_has_its_line() -> None:
         bans=2,
         firewalls=(FirewallSummary("nftables", "nft: Operation not permitted", 0), FirewallSummary("nginx", "", None)),
         reach=(ReachSummary("192.0.2.8", 1, ("nginx", "app")), ReachSummary("192.0.2.8, 192.0.2.9", 2, ("app",))),
-        jails=(JailSummary("login", 0, 0, 0, 0),),
+        jails=(JailSummary("login", 0, 0, 0, 0, "more than 2 bans a minute"),),
         sources=(
             SourceSummary("app", ("/a.log", "/b.log"), 1, ""),
             SourceSummary("nginx", (), 0, "/var/log/nginx/access.log: Permission denied"),
@@ -74,6 +74,7 @@ def test_every_trouble_has_its_line() -> None:
         "Firewall error:\tnft: Operation not permitted",
         "Reach:\t1 ban by nginx and app only: the packets come from 192.0.2.8, not from the client",
         "Reach:\t2 bans by app only: the packets come from 192.0.2.8, 192.0.2.9, not from the client",
+        "Alarm:\tjail login: more than 2 bans a minute",
         "Source:\tapp (/a.log /b.log), 1 byte behind",
         "Source:\tnginx (nothing yet), up to date, complaint: /var/log/nginx/access.log: Permission denied",
         "Refused:\t192.0.2.1 (jail login): it is the gateway",

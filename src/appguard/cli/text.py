@@ -23,6 +23,7 @@ def status_lines(status: DaemonStatus) -> list[str]:
         *(f"Firewall:\t{_firewall(firewall, status)}" for firewall in status.firewalls),
         *(f"Firewall error:\t{firewall.error}" for firewall in status.firewalls if firewall.error),
         *(f"Reach:\t{_reach(reach)}" for reach in status.reach),
+        *(f"Alarm:\tjail {jail.name}: {jail.alarm}" for jail in status.jails if jail.alarm),
         *(f"Source:\t{_source(source)}" for source in status.sources),
         *(f"Refused:\t{refused.network} (jail {refused.jail}): {refused.why}" for refused in status.refused),
     ]
@@ -61,6 +62,7 @@ def jail_lines(jail: JailStatus) -> list[str]:
         f"   |- Total banned:\t{jail.total_banned}",
         f"   |- Banned IP list:\t{' '.join(jail.banned)}",
         f"   `- Enforced by:\t{'; '.join(enforced_by)}",
+        *([f"Alarm:\t{jail.alarm}"] if jail.alarm else []),
     ]
 
 

@@ -18,14 +18,14 @@ terminal are taken out before. A group is a field of `fields.py`; a line without
 
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
 from appguard.errors import ConfigError
 from appguard.event import Event
-from appguard.filters.fields import BY_STATUS, FIELDS, check_kind, event_of, may_be_cut
+from appguard.filters.fields import BY_STATUS, FIELDS, check_kind, event_of, may_be_cut, rest_of
 from appguard.filters.times import check_forms, seconds_of
 
 DATA = Path(__file__).with_name("data")
@@ -51,6 +51,7 @@ class DataFilter:
         self.name = name
         self.description = ""
         self.warnings: tuple[str, ...] = ()
+        self.rest = ""
         self._head = compiled(head)
         self._forms = tuple(form for form in forms if not form.is_cut)
         self._cut = tuple(form for form in forms if form.is_cut)
@@ -68,7 +69,8 @@ class DataFilter:
             found = form.regex.fullmatch(text, head.end())
             if found is not None:
                 fields = head.groupdict() | found.groupdict()
-                return event_of(form.kind, self._told(fields, time), fields, is_cut=form.is_cut)
+                told = self._told(fields, time)
+                return event_of(form.kind, told, fields, rest=self.rest, is_cut=form.is_cut)
         return None
 
     def _told(self, fields: Mapping[str, str | None], now: float) -> float | None:
@@ -99,7 +101,7 @@ def read_table(file: Path) -> dict[str, object]:
         raise ConfigError(f"{file}: not valid TOML: {error}") from error
 
 
-def data_filter(name: str, table: Mapping[str, object]) -> DataFilter:
+def data_filter(name: str, table: Mapping[str, object], kinds: Collection[str] = ()) -> DataFilter:
     """Make the filter that a table says; raise `ConfigError`."""
     check_keys(table, KEYS)
     times = _texts(table, "time")
@@ -111,6 +113,7 @@ def data_filter(name: str, table: Mapping[str, object]) -> DataFilter:
     for form in forms:
         _refuse_what_cannot_work(compiled(head), form, times)
     made = DataFilter(name, head, forms, times)
+    made.rest = rest_of(kinds)
     made.description, made.warnings = str(table.get("description", "")), _texts(table, "warnings")
     return made
 

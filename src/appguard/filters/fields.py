@@ -1,10 +1,10 @@
 """From the fields a filter found in a line to an event: the one place that says what they mean, for all own filters."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from appguard.address import parse_address
 from appguard.errors import AddressError, ConfigError
-from appguard.event import COUNT_MOST, KINDS, LINE_MOST, Event
+from appguard.event import COUNT_MOST, KINDS, LINE_MOST, REQUEST, Event
 from appguard.filters.nginx import kind_of_cut, kind_of_request, path_of, request_of
 
 BY_STATUS = "by_status"  # instead of a kind: the status of the answer says which
@@ -19,13 +19,20 @@ def check_kind(kind: object) -> str:
     return str(kind)
 
 
+def rest_of(kinds: Collection[str]) -> str:
+    """Give the kind of a request that is nothing else, if a jail counts such; empty if none does."""
+    return REQUEST if REQUEST in kinds else ""
+
+
 def may_be_cut(line: bytes) -> bool:
     """Say whether a line may be one whose end was cut off."""
     return len(line) >= LINE_MOST
 
 
-def event_of(kind: str, time: float | None, fields: Mapping[str, str | None], *, is_cut: bool = False) -> Event | None:
-    """Give the event of a line that has these fields; None if it is none of anybody.
+def event_of(
+    kind: str, time: float | None, fields: Mapping[str, str | None], *, rest: str = "", is_cut: bool = False
+) -> Event | None:
+    """Give the event of a line that has these fields; None if it is none of anybody. `rest` is the kind of the others.
 
     A line that was cut off may have lost its status: a request that long counts as refused.
     """
@@ -35,7 +42,7 @@ def event_of(kind: str, time: float | None, fields: Mapping[str, str | None], *,
     path = path_of(fields.get("path") or "") or path
     if kind == BY_STATUS:
         scheme = "basic" if fields.get("user") not in (None, "-") else ""
-        kind = _kind(status, method, path, scheme, is_cut=is_cut)
+        kind = _kind(status, method, path, scheme, is_cut=is_cut) or rest
     if not kind or time is None:
         return None
     try:

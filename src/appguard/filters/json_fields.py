@@ -10,13 +10,13 @@ writer has let a client write JSON, and readers disagree on which of the two cou
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import cast
 
 from appguard.address import parse_hop
 from appguard.errors import ConfigError
 from appguard.event import LOGIN_FAIL, Event
-from appguard.filters.fields import BY_STATUS, FIELDS, NO_TIME, check_kind, event_of
+from appguard.filters.fields import BY_STATUS, FIELDS, NO_TIME, check_kind, event_of, rest_of
 from appguard.filters.times import seconds_of
 
 KEYS = (*FIELDS, "kind", "where")
@@ -27,9 +27,10 @@ Path = tuple[str, ...]
 class JsonFilter:
     """Reads the fields of a JSON object."""
 
-    def __init__(self, name: str, options: Mapping[str, object]) -> None:
+    def __init__(self, name: str, options: Mapping[str, object], kinds: Collection[str] = ()) -> None:
         """Check the options; raise `ConfigError`."""
         self.name = name
+        self._rest = rest_of(kinds)
         unknown = set(options) - set(KEYS)
         if unknown:
             raise ConfigError(f"json: unknown key {min(unknown)!r}: known keys are {', '.join(sorted(KEYS))}")
@@ -53,7 +54,7 @@ class JsonFilter:
             return None
         fields["address"] = address.text
         told = seconds_of(fields["time"], TIME_FORMS, time) if "time" in fields else time
-        event = event_of(self._kind, told, fields)
+        event = event_of(self._kind, told, fields, rest=self._rest)
         return event if event is not None and _object(line, strict=True) is not None else None
 
 

@@ -14,12 +14,12 @@ refused.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from appguard.errors import ConfigError
 from appguard.event import LIMIT_EXCEEDED, Event
-from appguard.filters.fields import BY_STATUS, NO_TIME, event_of, may_be_cut
+from appguard.filters.fields import BY_STATUS, NO_TIME, event_of, may_be_cut, rest_of
 from appguard.filters.log_format_text import Piece, read_format
 from appguard.filters.nginx_json import REFUSED, unescaped
 from appguard.filters.times import seconds_of
@@ -92,9 +92,10 @@ class Segment:
 class LogFormatFilter:
     """Reads the lines of one `log_format`: failed logins, refusals, and requests for what is not there."""
 
-    def __init__(self, name: str, text: str) -> None:
+    def __init__(self, name: str, text: str, kinds: Collection[str] = ()) -> None:
         """Compile the format; raise `ConfigError` for one that a client could forge a line of."""
         self.name = name
+        self._rest = rest_of(kinds)
         pieces, escape = read_format(text)
         _refuse_what_cannot_work(pieces, escape)
         self._is_json = escape == "json"
@@ -118,7 +119,7 @@ class LogFormatFilter:
         kind = LIMIT_EXCEEDED if fields.get("limited") == REFUSED else BY_STATUS
         if self._is_json and fields.get("user") == "":
             fields["user"] = "-"  # nginx writes no name and an empty name alike here
-        return event_of(kind, told, fields, is_cut=may_be_cut(line))
+        return event_of(kind, told, fields, rest=self._rest, is_cut=may_be_cut(line))
 
 
 def _refuse_what_cannot_work(pieces: Sequence[Piece], escape: str) -> None:

@@ -8,11 +8,12 @@ counts as refused (nginx itself takes no longer ones by default).
 
 import posixpath
 import re
+from collections.abc import Collection
 from urllib.parse import unquote
 
 from appguard.address import parse_address
 from appguard.errors import AddressError
-from appguard.event import LIMIT_EXCEEDED, LINE_MOST, PROBE, Event, kind_of_answer
+from appguard.event import LIMIT_EXCEEDED, LINE_MOST, PROBE, REQUEST, Event, kind_of_answer
 from appguard.filters.times import seconds_of
 
 TEXT = r'[^"\\]*+(?:\\.[^"\\]*+)*+'  # up to a quote without a backslash; possessive, so the time is linear
@@ -27,10 +28,11 @@ PROBED = (400, 404, 405, 444)
 
 
 class NginxFilter:
-    """Reads `combined` lines: failed logins, refusals, and requests for what is not there."""
+    """Reads `combined` lines: failed logins, refusals, and requests for what is not there, any if a jail asks."""
 
-    def __init__(self, name: str = "nginx") -> None:
+    def __init__(self, kinds: Collection[str] = (), name: str = "nginx") -> None:
         self.name = name
+        self._rest = REQUEST if REQUEST in kinds else ""
 
     def match(self, line: bytes, time: float) -> Event | None:
         """Give the event of a line; most lines are of none."""
@@ -38,11 +40,12 @@ class NginxFilter:
         if found is None:
             return None
         status, user = int(found["status"] or 0), found["user_and_time"][:-TIME_LENGTH]
-        if status < 400 and (status or len(line) < LINE_MOST):
+        if status < 400 and (status or len(line) < LINE_MOST) and not (status and self._rest):
             return None
         method, path = request_of(found["request"])
         scheme = "" if user == "-" else "basic"
         kind = kind_of_request(status, method, path, scheme) if status else kind_of_cut(method, path, scheme)
+        kind = kind or self._rest
         told = _seconds(found["user_and_time"][-TIME_LENGTH:], time)
         if not kind or told is None:
             return None

@@ -10,10 +10,11 @@ credentials, the proxy the client came through, and that `limit_req` refused, wh
 
 import json
 import re
+from collections.abc import Collection
 
 from appguard.address import parse_address
 from appguard.errors import AddressError
-from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, Event
+from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, REQUEST, Event
 from appguard.filters.nginx import TEXT, kind_of_request, path_of
 
 LINE = re.compile(
@@ -28,9 +29,12 @@ REFUSED = "REJECTED"
 
 
 class NginxJsonFilter:
-    """Reads JSON lines: failed logins and tokens, refusals, and requests for what is not there."""
+    """Reads JSON lines: failed logins and tokens, refusals, requests for what is not there, any if a jail asks."""
 
     name = "nginx-json"
+
+    def __init__(self, kinds: Collection[str] = ()) -> None:
+        self._rest = REQUEST if REQUEST in kinds else ""
 
     def match(self, line: bytes, time: float) -> Event | None:
         """Give the event of a line; most lines are of none."""
@@ -38,12 +42,13 @@ class NginxJsonFilter:
         if found is None:
             return None
         status, is_refused = int(found["status"]), found["limit_req"] == REFUSED
-        if status < 400 and not is_refused:
+        if status < 400 and not is_refused and not self._rest:
             return None
         method, path = unescaped(found["method"]), path_of(unescaped((found["uri"] or "").partition("?")[0]))
         kind = LIMIT_EXCEEDED if is_refused else kind_of_request(status, method, path, found["auth"])
         if not kind and status == 401 and method == "POST" and _is_path_cut(found):
             kind = LOGIN_FAIL  # of a path so long that its end is not known, as of no honest client
+        kind = kind or self._rest
         if not kind:
             return None
         try:

@@ -1,0 +1,200 @@
+"""JailWindow: events in, bans out. Counts the events of each key in a true sliding window; time comes from the event.
+
+A key is banned at its `maxretry`-th counted event within `findtime` seconds, then counted anew. Events may arrive a
+little out of order: each is weighed by its own time. Nothing here reads a clock, so a log replayed gives the bans the
+log says, and a restart with the saved windows gives the same bans as no restart.
+
+Memory. A jail keeps at most `KEYS_MOST` keys and about `BYTES_MOST` bytes of them, evidence included. What is over
+goes, and it is the key that was quiet longest: a flood of new keys cannot be told from an attack by many, and of all
+that could be forgotten, this would soonest have left the window anyway.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from appguard.address import Address, Network, NetworkSet, parse_network
+from appguard.ban import PERMANENT, Ban
+from appguard.counted import RUNS_MOST, Counted, Failure, digest
+from appguard.event import LOGIN_SUCCESS, REQUEST, Event
+from appguard.jail import Jail
+from appguard.jail_key import PAIR, USER, key_of, network_of, saved_key, user_of
+from appguard.jail_paths import holding
+
+KEYS_MOST = 100_000
+BYTES_MOST = 64 * 1024 * 1024
+LATE_MOST = 60.0  # seconds a line may come late, where findtime is shorter: in a flood, logs are read late
+
+_VALUE_OF: dict[str, Callable[[Event], str]] = {
+    "path": lambda event: event.path,
+    "user": user_of,
+    "user_agent": lambda event: event.user_agent,
+    "address": lambda event: event.address.text,
+}
+
+
+class JailWindow:
+    """The counted events of one jail, by key. `group` is how an address is counted on this host.
+
+    `dropped` holds the keys that went to make room when the last event was counted; events more than `oldest` seconds
+    ago are not to be counted.
+    """
+
+    def __init__(
+        self,
+        jail: Jail,
+        group: Callable[[Address], str],
+        keys_most: int = KEYS_MOST,
+        bytes_most: int = BYTES_MOST,
+    ) -> None:
+        self.jail = jail
+        self.total_failed = 0
+        self.findtime = float(jail.findtime)
+        self.oldest = max(self.findtime, LATE_MOST)
+        self.dropped: tuple[str, ...] = ()
+        self.key = key_of(jail.key, group)
+        self._group = group
+        self._maxretry = jail.maxretry
+        self._is_by_user = jail.is_by_user
+        self._bantime = float(jail.bantime)
+        self._slot = self.findtime / RUNS_MOST if jail.maxretry > RUNS_MOST else 0.0
+        self._kinds = frozenset(jail.events)
+        self._statuses = frozenset(jail.statuses)
+        self._is_watched = holding(jail.paths) if jail.paths else None
+        self._is_exempt = holding(jail.exempt_paths) if jail.exempt_paths else None
+        self._safelist = NetworkSet(parse_network(text) for text in jail.safelist)
+        self._value_of = _VALUE_OF.get(jail.distinct)
+        self._keys_most = keys_most
+        self._bytes_most = bytes_most
+        self._cost = 0
+        self._counted: dict[str, Counted] = {}  # in the order of the latest event
+
+    def counts(self, event: Event) -> bool:
+        """Say whether the event adds to this jail. One that a jail of the app has counted does not."""
+        if event.kind not in self._kinds and not (event.status and REQUEST in self._kinds):
+            return False
+        if not event.count or event.jail or (self._statuses and event.status not in self._statuses):
+            return False
+        if self._is_watched is not None and not self._is_watched(event.path):
+            return False
+        if self._is_exempt is not None and self._is_exempt(event.path):
+            return False
+        if event.address in self._safelist or (self._value_of is not None and not self._value_of(event)):
+            return False
+        return self.key(event) != ""
+
+    def clears(self, event: Event) -> bool:
+        """Say whether the event ends what is counted for its user: who could log in was no attacker on that name."""
+        return event.kind == LOGIN_SUCCESS and self.jail.key in (USER, PAIR) and self.key(event) in self._counted
+
+    def record(self, event: Event, evidence: str = "") -> tuple[Ban, ...]:
+        """Count an event; give the bans it leads to. Events that do not count are ignored."""
+        self.dropped = ()
+        if not self.counts(event):
+            return ()
+        self.total_failed += event.count
+        value = "" if self._value_of is None else digest(self._value_of(event))
+        network = self._group(event.address) if self._is_by_user else ""
+        key = self.key(event)
+        counted = self._take(key)
+        counted.add(event.time, event.count, evidence, value, network)
+        self._keep(key, counted)
+        if counted.total >= self._maxretry:
+            self.forget(key)
+            return tuple(self._ban(network, counted, event) for network in self._networks(key, counted))
+        self.dropped = self._make_room()
+        return ()
+
+    def _take(self, key: str) -> Counted:
+        """Give what is counted for a key and take it out: it goes back with `_keep`, as the last."""
+        counted = self._counted.pop(key, None)
+        if counted is not None:
+            self._cost -= counted.cost
+            return counted
+        is_distinct = self._value_of is not None
+        return Counted(key, self.findtime, self._slot, is_distinct=is_distinct, has_addresses=self._is_by_user)
+
+    def _keep(self, key: str, counted: Counted) -> None:
+        self._counted[key] = counted
+        self._cost += counted.cost
+
+    def _make_room(self) -> tuple[str, ...]:
+        if self._cost <= self._bytes_most and len(self._counted) <= self._keys_most:
+            return ()
+        gone: list[str] = []
+        while len(self._counted) > self._keys_most or (self._cost > self._bytes_most and len(self._counted) > 1):
+            gone.append(next(iter(self._counted)))
+            self.forget(gone[-1])
+        return tuple(gone)
+
+    def _networks(self, key: str, counted: Counted) -> tuple[Network, ...]:
+        if self._is_by_user:
+            return tuple(parse_network(text) for text in counted.addresses)
+        return (network_of(key),)
+
+    def _ban(self, network: Network, counted: Counted, event: Event) -> Ban:
+        end = None if self._bantime == PERMANENT else event.time + self._bantime
+        different = f" with {counted.total} different {self.jail.distinct} values" if self.jail.distinct else ""
+        times = "" if self.jail.distinct else f"{counted.total} x "
+        return Ban(
+            network,
+            self.jail.name,
+            event.time,
+            end,
+            f"{times}{event.kind}{different} in {self.findtime:g} s",
+            counted.total,
+            counted.evidence,
+            event.via,
+            automatic=True,
+        )
+
+    def forget(self, key: str) -> None:
+        """Drop what is counted for a key: its ban was lifted by a person, its user has logged in, or it is banned."""
+        counted = self._counted.pop(key, None)
+        if counted is not None:
+            self._cost -= counted.cost
+
+    def forget_network(self, network: str) -> set[str]:
+        """Drop what is counted for a network, alone or together with a user; give the keys."""
+        gone = {network} if self.jail.key != PAIR else {k for k in self._counted if k.partition(" ")[0] == network}
+        for key in gone:
+            self.forget(key)
+        return gone
+
+    def sweep(self, now: float) -> list[str]:
+        """Drop the keys whose events have all left the window, and to which none can come late; give them."""
+        gone = [key for key, counted in self._counted.items() if counted.newest <= now - self.oldest]
+        for key in gone:
+            self.forget(key)
+        return gone
+
+    @property
+    def currently_failed(self) -> int:
+        """Give the number of keys with counted events."""
+        return len(self._counted)
+
+    @property
+    def cost(self) -> int:
+        """Give about how many bytes this jail keeps."""
+        return self._cost
+
+    def failures(self, key: str) -> tuple[Failure, ...]:
+        """Give what is counted for a key."""
+        return tuple(self._counted.get(key, ()))
+
+    def restore(self, saved: Iterable[tuple[str, Failure]]) -> set[str]:
+        """Take back what was counted before a restart; give the keys there is no room or no use for any more."""
+        texts: set[str] = set()
+        for text, failure in saved:
+            texts.add(text)
+            key = saved_key(self.jail.key, text)
+            if key:
+                counted = self._take(key)
+                counted.add(failure.time, failure.count, failure.evidence, failure.value, failure.network)
+                self._keep(key, counted)
+        for key in [key for key, counted in self._counted.items() if not counted.total]:
+            self.forget(key)
+        self._make_room()
+        return texts - self._counted.keys()
+
+    def __iter__(self) -> Iterator[tuple[str, Failure]]:
+        for key, counted in self._counted.items():
+            yield from ((key, failure) for failure in counted)
