@@ -9,7 +9,8 @@ import pytest
 from scripts.demo import Demo, HonestClient, Timeline
 from tests.internet import SERVER4, SERVER6, Internet, Place
 from tests.lab import wait_until
-from tests.shop import Shop, Visitor, guess_until_dropped
+from tests.shop import Shop
+from tests.visitor import Visitor, guess_until_dropped
 
 pytestmark = pytest.mark.lab
 
