@@ -83,5 +83,4 @@ class ContainedShop(Shop):
         super()._stop()
         if hasattr(self, "container"):
             self.container.remove()
-            with self.server:
-                subprocess.run(["nft", "delete", "table", "inet", "docker"], check=False)
+            self._delete_table("docker")

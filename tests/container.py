@@ -30,7 +30,7 @@ def contained(shared: Path, user: User | None, command: Sequence[str | Path]) ->
 def joining(pid: int, user: User | None, command: Sequence[str | Path]) -> list[str | Path]:
     """Give the command that runs another in the container a process is in."""
     become = user.prefix() if user else []
-    return ["nsenter", "--target", str(pid), "--mount", "--net", "--wd=/", *become, *command]
+    return ["nsenter", "--target", str(pid), "--mount", "--net", *become, *command]
 
 
 def _image() -> Iterator[Path]:

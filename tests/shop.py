@@ -120,20 +120,25 @@ class Shop:
     def _stop(self) -> None:
         while self._running:
             self._running.pop().stop()
+        self._delete_table("appguard")  # a daemon that ends leaves its bans in the kernel
         for path in (RUNTIME, CONTROL, self._directory):
             shutil.rmtree(path, ignore_errors=True)
+
+    def _delete_table(self, name: str) -> None:
+        with self.server:
+            subprocess.run(["nft", "delete", "table", "inet", name], stderr=subprocess.DEVNULL, check=False)
 
     def _complaint(self) -> str:
         return "\n".join(("the shop answers", *(f"{one.name}: {one.output()}" for one in self._running)))
 
     def _make_directories(self) -> None:
         """Make what packages and systemd make on a host, with the same owners and rights."""
-        _make(self._directory, None, 0o755)
-        _make(self._directory / "nginx", self.users.app, 0o700)
-        _make(self._directory / "log", None, 0o755)
-        _make(self._directory / "state", self.users.daemon, 0o700)
-        _make(RUNTIME, self.users.daemon, 0o755)
-        _make(CONTROL, self.users.daemon, 0o750)
+        make(self._directory, None, 0o755)
+        make(self._directory / "nginx", self.users.app, 0o700)
+        make(self._directory / "log", None, 0o755)
+        make(self._directory / "state", self.users.daemon, 0o700)
+        make(RUNTIME, self.users.daemon, 0o755)
+        make(CONTROL, self.users.daemon, 0o750)
         log = self._directory / "log/access.log"
         log.touch(0o640)
         if self.users.app:
@@ -145,8 +150,11 @@ class Shop:
     def _write_settings(self) -> None:
         (self._directory / "appguard.toml").write_text(self._settings())
         (self._directory / "nginx-site.conf").write_text(self._site())
-        process = "user www-data;" if self.users.app else "user root root; master_process off;"
-        (self._directory / "nginx.conf").write_text(NGINX.format(directory=self._directory, process=process))
+        text = NGINX.format(directory=self._directory, process=self._nginx_user())
+        (self._directory / "nginx.conf").write_text(text)
+
+    def _nginx_user(self) -> str:
+        return "user www-data;" if self.users.app else "user root root; master_process off;"
 
     def _settings(self) -> str:
         """Give the daemon's settings: the example's, changed."""
@@ -195,7 +203,7 @@ class Shop:
             command, started = uvicorn(self._example, "127.0.0.1"), "startup complete"
         elif self._framework == "django":
             environment["SHOP_DATABASE"] = str(self._directory / "nginx/shop.sqlite3")  # where www-data may write
-            prepare = [sys.executable, self._example / "app.py"]
+            prepare: list[str | Path] = [sys.executable, self._example / "app.py"]
             with running(Process("prepare", prepare, user=self.users.app, environment=environment)) as preparing:
                 assert preparing.wait(60) == 0, preparing.output()
             command, started = gunicorn(self._example, "app:application"), "Booting worker"
@@ -247,7 +255,8 @@ def nginx(directory: Path) -> Sequence[str | Path]:
     return ["nginx", "-e", "stderr", "-p", directory, "-c", directory / "nginx.conf"]
 
 
-def _make(path: Path, owner: User | None, mode: int) -> None:
+def make(path: Path, owner: User | None, mode: int) -> None:
+    """Make a directory with an owner and rights."""
     path.mkdir(mode=mode)
     path.chmod(mode)
     if owner:

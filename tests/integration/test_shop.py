@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.demo import Demo, HonestClient, Timeline
+from scripts.demos.one_server import OneServer
+from scripts.demos.timeline import Timeline
 from tests.internet import SERVER4, SERVER6, Internet, Place
 from tests.lab import wait_until
 from tests.shop import Shop
@@ -74,7 +75,6 @@ def test_a_right_password_and_a_first_question_are_no_failures(internet: Interne
 def test_the_demonstration_fails_when_nothing_is_dropped(internet: Internet) -> None:
     """What scripts/demo shows is observed: with a firewall that only pretends, it ends in an error."""
     with Shop(internet.server, DIRECTORY, firewall="dry_run") as shop:
-        demo = Demo(internet, shop, HonestClient(internet.machines["honest"]), Timeline())
-        demo.introduce()
+        demo = OneServer(internet, shop, Timeline())
         with pytest.raises(AssertionError, match="the kernel drops the probes"):
             demo.guess_over_ipv4()
