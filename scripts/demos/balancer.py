@@ -74,7 +74,8 @@ class BehindBalancer(Sections[BalancedShop]):
 
     def see_refusals(self, visitor: Visitor, banned_at: float) -> None:
         """See the app refuse, then nginx, and nobody serve."""
-        answers = [wait_until(lambda: first_refusal(visitor), 5, "the app refuses")]
+        wait_until(lambda: visitor.outcome() == 403, 5, "app or nginx refuses")
+        answers = [refused(visitor)]
 
         def is_refused_by_nginx() -> bool:
             answers.append(refused(visitor))
@@ -185,12 +186,6 @@ class BehindBalancer(Sections[BalancedShop]):
             f"ip netns exec honest   curl -d user=alice -d password=wonderland http://{BALANCER4}/login",
             f"appguard status login;  appguard list;  appguard ban {BALANCER4};  cat {self.shop.bans}",
         )
-
-
-def first_refusal(visitor: Visitor) -> Answer | None:
-    """Ask for the page and give the answer if it is a refusal."""
-    answer = visitor.ask("GET", "/")
-    return answer if answer.status == 403 else None
 
 
 def refused(visitor: Visitor) -> Answer:

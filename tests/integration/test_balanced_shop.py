@@ -10,7 +10,7 @@ from scripts.demos.balancer import FORGERIES, PLACES, BehindBalancer, is_by_ngin
 from scripts.demos.sections import ATTACKER4, ATTACKER6, BANNED6, HONEST4, HONEST6, NEIGHBOUR6
 from scripts.demos.timeline import Timeline
 from tests.balanced_shop import BALANCER4, BALANCER6, PLACE, BalancedShop
-from tests.internet import SERVER4, Internet
+from tests.internet import SERVER4, SERVER6, Internet
 from tests.lab import wait_until
 from tests.machine import Machine
 from tests.visitor import Visitor
@@ -81,14 +81,13 @@ def test_the_real_client_is_refused_by_app_and_nginx(
 @pytest.mark.parametrize("forged", FORGERIES, ids=lambda forged: " ".join(forged.values()))
 def test_a_client_frames_nobody(shop: BalancedShop, attacker: Machine, forged: dict[str, str]) -> None:
     """Whatever a client forwards through the balancer, it is banned itself, by the app's word and by nginx's log."""
-    for source, ask in (
-        (ATTACKER4, lambda visitor, number: visitor.log_in("alice", f"guess{number}", forged)),
-        (NEIGHBOUR4, lambda visitor, number: visitor.ask("GET", f"/{number}.php", headers=forged)),
-    ):
-        visitor = Visitor(attacker, BALANCER4, source)
-        for number in range(5 if source == ATTACKER4 else 30):
-            ask(visitor, number)
-        shop.daemon.wait_for(f"Ban {source}")
+    guesser, prober = (Visitor(attacker, BALANCER4, source) for source in (ATTACKER4, NEIGHBOUR4))
+    for number in range(5):
+        assert guesser.log_in("alice", f"guess{number}", forged).status == 401
+    for number in range(30):
+        assert prober.ask("GET", f"/{number}.php", headers=forged).status == 404
+    shop.daemon.wait_for(f"[login] Ban {ATTACKER4}")
+    shop.daemon.wait_for(f"[probe] Ban {NEIGHBOUR4}")
     assert set(bans(shop)) == {ATTACKER4, NEIGHBOUR4}
 
 
@@ -111,8 +110,8 @@ def test_who_is_no_balancer_is_not_believed(shop: BalancedShop, attacker: Machin
 
 def test_the_balancer_is_never_banned(internet: Internet, shop: BalancedShop) -> None:
     """Not even for failures of its own is the balancer banned, nor by a person; who comes through it is served."""
-    for address in (BALANCER4, BALANCER6):
-        itself = Visitor(internet.machines[PLACE.name], SERVER4, BALANCER4)
+    for address, host in ((BALANCER4, SERVER4), (BALANCER6, SERVER6)):
+        itself = Visitor(internet.machines[PLACE.name], host, address)
         for number in range(10):
             assert itself.log_in("alice", f"guess{number}").status == 401
         code, said = shop.attempt("ban", address)
