@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.internet import SERVER4, SERVER6, Internet, Place
-from tests.lab import Process, is_listening, wait_until
+from tests.lab import Process
 from tests.nginx import contrib
 from tests.shop import NGINX, Shop, changed, make, nginx
 
@@ -106,10 +106,8 @@ class BalancedShop(Shop):
         super()._start()
         self._reloading = _Reloading(self.bans, [*nginx(self._directory), "-s", "reload"])
         self._reloading.start()
-        with self._balancer_machine:
-            directory = self._directory / "balancer"
-            self.balancer = self._started(Process("balancer", nginx(directory)))
-            wait_until(lambda: is_listening(80, BALANCER4), 10, self._complaint)
+        directory = self._directory / "balancer"
+        self.balancer = self._run_nginx("balancer", self._balancer_machine, directory, BALANCER4)
 
     def _stop(self) -> None:
         if self._reloading:

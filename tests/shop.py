@@ -154,7 +154,7 @@ class Shop:
         (self._directory / "nginx.conf").write_text(text)
 
     def _nginx_user(self) -> str:
-        return "user www-data;" if self.users.app else "user root root; master_process off;"
+        return "user www-data;" if self.users.app else ""
 
     def _settings(self) -> str:
         """Give the daemon's settings: the example's, changed."""
@@ -219,9 +219,21 @@ class Shop:
         wait_until(lambda: self.app.output().count(started) == WORKERS, 20, self._complaint)
 
     def _start_nginx(self) -> None:
-        with self.server:
-            self.nginx = self._started(Process("nginx", nginx(self._directory)))
-            wait_until(lambda: is_listening(80, SERVER4), 10, self._complaint)
+        self.nginx = self._run_nginx("nginx", self.server, self._directory, SERVER4)
+
+    def _run_nginx(self, name: str, machine: Machine, directory: Path, address: str) -> Process:
+        """Run nginx with the settings of a directory, until it listens on an address.
+
+        Where there is one user only, nginx must not take itself for root, who would have to become another: it runs in
+        a user namespace in which that one user has another number.
+        """
+        become = () if self.users.app else ("unshare", "--user", "--map-user=33", "--map-group=33")
+        if become:
+            machine.set("ipv4/ip_unprivileged_port_start", 0)
+        with machine:
+            process = self._started(Process(name, [*become, *nginx(directory)]))
+            wait_until(lambda: is_listening(80, address), 10, self._complaint)
+        return process
 
     def _started(self, process: Process) -> Process:
         self._running.append(process)
