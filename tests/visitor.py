@@ -13,6 +13,8 @@ from tests.machine import Machine
 from tests.probes import Probes
 
 NO_HEADERS: Mapping[str, str] = {}
+PATIENCE = 5.0
+SILENCE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,19 +30,25 @@ class Answer:
 class Visitor:
     """Somebody with a browser on a machine; each request is a connection of its own, from `source` if it is given.
 
-    `patience` is how many seconds to wait for the server.
+    `within` is how many seconds to wait for the server: PATIENCE where an answer is expected, SILENCE where none is.
     """
 
-    def __init__(self, machine: Machine, host: str, source: str = "", patience: float = 1.0, *, port: int = 80) -> None:
+    def __init__(self, machine: Machine, host: str, source: str = "", *, port: int = 80) -> None:
         self.machine = machine
         self.host = host
         self.source = source
-        self.patience = patience
         self.port = port
 
-    def ask(self, method: str, path: str, body: str = "", headers: Mapping[str, str] = NO_HEADERS) -> Answer:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: str = "",
+        headers: Mapping[str, str] = NO_HEADERS,
+        within: float = PATIENCE,
+    ) -> Answer:
         """Send a request; raise OSError if nobody answers."""
-        connection = HTTPConnection(self.host, self.port, timeout=self.patience, source_address=(self.source, 0))
+        connection = HTTPConnection(self.host, self.port, timeout=within, source_address=(self.source, 0))
         with self.machine:
             connection.connect()
         try:
@@ -62,10 +70,10 @@ class Visitor:
         credentials = b64encode(f"{user}:{password}".encode()).decode()
         return self.ask("GET", "/private", headers={"Authorization": f"Basic {credentials}"})
 
-    def outcome(self) -> int:
+    def outcome(self, within: float = PATIENCE) -> int:
         """Ask for the page and give the status of the answer, 0 if there is none."""
         try:
-            return self.ask("GET", "/").status
+            return self.ask("GET", "/", within=within).status
         except TimeoutError:
             return 0
 
@@ -75,16 +83,17 @@ class KeptConnection:
 
     def __init__(self, visitor: Visitor) -> None:
         self._host = visitor.host
-        self._socket = visitor.machine.connect(visitor.host, visitor.port, visitor.source, visitor.patience)
+        self._socket = visitor.machine.connect(visitor.host, visitor.port, visitor.source, PATIENCE)
 
-    def ask(self) -> int:
+    def ask(self, within: float = PATIENCE) -> int:
         """Ask for the page and give the status of the answer, 0 if there is none."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         self._socket.sendall(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-        return self.read()
+        return self.read(within)
 
-    def read(self) -> int:
+    def read(self, within: float = PATIENCE) -> int:
         """Read the answer to what has been asked and give its status, 0 if there is none."""
+        self._socket.settimeout(within)
         response = HTTPResponse(self._socket)
         try:
             response.begin()

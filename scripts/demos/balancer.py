@@ -60,7 +60,7 @@ class BehindBalancer(Sections[BalancedShop]):
     def guess_through_the_balancer(self, source: str, host: str, banned: str) -> float:
         """Guess through the balancer with forged headers; give the time of the ban."""
         self.timeline.section(f"{source} guesses through the balancer, and forges headers to have others banned")
-        visitor = Visitor(self.machines["attacker"], host, source, patience=2)
+        visitor = Visitor(self.machines["attacker"], host, source)
         seen = len(self.shop.daemon.lines())
         for number, forged in zip(range(1, MAXRETRY + 1), cycle(FORGERIES), strict=False):
             answer = visitor.log_in("alice", f"guess{number}", forged)

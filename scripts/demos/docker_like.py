@@ -22,7 +22,7 @@ from scripts.demos.timeline import Timeline, require
 from tests.contained_shop import BEHIND, CONTAINER4, ContainedShop
 from tests.internet import SERVER4, SERVER6, Internet, Place
 from tests.shop import CONTROL, RUNTIME
-from tests.visitor import KeptConnection, Visitor
+from tests.visitor import SILENCE, KeptConnection, Visitor
 
 NEIGHBOUR4 = "203.0.113.6"
 PLACES = (
@@ -85,7 +85,7 @@ class DockerLike(Sections[ContainedShop]):
 
     def guess_through_the_port(self, source: str, host: str, banned: str) -> float:
         """Guess through the published port, and see new and established connections dropped by the host."""
-        visitor = Visitor(self.attacker, host, source, patience=0.5)
+        visitor = Visitor(self.attacker, host, source)
         self.timeline.section(
             f"{source} guesses through the published port [{host}]:80 -> [{BEHIND[host]}]:8000, forging X-Forwarded-For"
         )
@@ -100,9 +100,9 @@ class DockerLike(Sections[ContainedShop]):
                 self.shop.container,
                 BEHIND[host],
             )
-            status = kept.ask()
+            status = kept.ask(SILENCE)
             require(status == 0, f"the connection of before gets no answer; it got {status}")
-            self.note("attacker", f"GET / on the connection of before: no answer within {visitor.patience:g} s")
+            self.note("attacker", f"GET / on the connection of before: no answer within {SILENCE:g} s")
         self.require_silence("attacker", "a new connection", visitor)
         return banned_at
 
@@ -115,7 +115,7 @@ class DockerLike(Sections[ContainedShop]):
         self.require_silence(
             "attacker",
             f"a new connection from {NEIGHBOUR6}, the same /64",
-            Visitor(self.attacker, SERVER6, NEIGHBOUR6, patience=0.5),
+            Visitor(self.attacker, SERVER6, NEIGHBOUR6),
         )
 
     def ask_inside(self) -> None:
@@ -165,7 +165,7 @@ class DockerLike(Sections[ContainedShop]):
         self.show_kernel()
         self.timeline.section("appguard status login")
         self.judge_status([ATTACKER4, BANNED6])
-        self.wait_for_the_end(Visitor(self.attacker, SERVER4, ATTACKER4, patience=0.2), banned_at)
+        self.wait_for_the_end(Visitor(self.attacker, SERVER4, ATTACKER4), banned_at)
         self.judge_honest()
 
     def hints(self) -> Sequence[str]:

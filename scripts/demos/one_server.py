@@ -23,7 +23,7 @@ from scripts.demos.timeline import Timeline, require
 from tests.internet import SERVER4, SERVER6, Internet, Place
 from tests.lab import wait_until
 from tests.shop import Shop
-from tests.visitor import Visitor
+from tests.visitor import SILENCE, Visitor
 
 PLACES = (
     Place("attacker", (f"{ATTACKER4}/25", f"{ATTACKER6}/64", f"{NEIGHBOUR6}/64")),
@@ -55,7 +55,7 @@ class OneServer(Sections[Shop]):
 
     def guess_over_ipv4(self) -> float:
         """Guess at the login form, pretending to be the honest client; then nothing answers any more."""
-        visitor = Visitor(self.attacker, SERVER4, ATTACKER4, patience=0.5)
+        visitor = Visitor(self.attacker, SERVER4, ATTACKER4)
         self.timeline.section(
             f"{ATTACKER4} guesses alice's password at POST /login, with the forged header X-Forwarded-For: {HONEST4}"
         )
@@ -65,22 +65,22 @@ class OneServer(Sections[Shop]):
 
     def guess_over_ipv6(self) -> None:
         """Guess at HTTP Basic over IPv6; then the whole /64 gets no answer."""
-        visitor = Visitor(self.attacker, SERVER6, ATTACKER6, patience=0.5)
+        visitor = Visitor(self.attacker, SERVER6, ATTACKER6)
         self.timeline.section(f"{ATTACKER6} guesses with HTTP Basic at GET /private")
         self.guess(visitor, BANNED6, lambda number: visitor.open_private("alice", f"guess{number}"))
-        neighbour = Visitor(self.attacker, SERVER6, NEIGHBOUR6, patience=0.5)
+        neighbour = Visitor(self.attacker, SERVER6, NEIGHBOUR6)
         self.require_silence("attacker", f"a new connection from {NEIGHBOUR6}, the same /64", neighbour)
 
     def scan(self) -> None:
         """Ask for what is not there, until the daemon has read enough of it in nginx's log."""
         self.timeline.section(f"{SCANNER4} looks for holes: the daemon reads nginx's access log")
         seen = len(self.shop.daemon.lines())
-        visitor = Visitor(self.scanner, SERVER4, SCANNER4, patience=0.5)
+        visitor = Visitor(self.scanner, SERVER4, SCANNER4)
         statuses = [visitor.ask("GET", f"/wp-admin/{number}.php").status for number in range(PROBED)]
         require(statuses == [404] * PROBED, f"{PROBED} requests are answered with 404")
         self.note("scanner", f"{PROBED} requests such as GET /wp-admin/1.php: 404 each")
         self.shop.daemon.wait_for(f"[probe] Ban {SCANNER4}", after=seen)
-        wait_until(lambda: visitor.outcome() == 0, 5, "the scanner gets no answer any more")
+        wait_until(lambda: visitor.outcome(SILENCE) == 0, 5, "the scanner gets no answer any more")
         self.require_silence("scanner", "a new connection", visitor)
         self.note_daemon(seen)
 
@@ -122,7 +122,7 @@ class OneServer(Sections[Shop]):
         self.reach_out()
         self.timeline.section("appguard status login")
         self.judge_status([ATTACKER4, BANNED6])
-        self.wait_for_the_end(Visitor(self.attacker, SERVER4, ATTACKER4, patience=0.2), banned_at)
+        self.wait_for_the_end(Visitor(self.attacker, SERVER4, ATTACKER4), banned_at)
         self.judge_honest()
 
     def hints(self) -> Sequence[str]:

@@ -19,7 +19,7 @@ from tests.internet import SERVER4, SERVER6
 from tests.lab import Process, wait_until
 from tests.machine import Machine
 from tests.shop import Shop
-from tests.visitor import Answer, Visitor, guess_until_dropped
+from tests.visitor import SILENCE, Answer, Visitor, guess_until_dropped
 
 BANTIME = 15.0
 MAXRETRY = 5
@@ -166,9 +166,9 @@ class Sections(ABC, Generic[S]):
 
     def require_silence(self, who: str, what: str, visitor: Visitor) -> None:
         """Require that nobody answers: not even with a refusal, which would come from the app and not the kernel."""
-        status = visitor.outcome()
+        status = visitor.outcome(SILENCE)
         require(status == 0, f"{what} of the {who} gets no answer; it got {status}")
-        self.note(who, f"{what}: no answer within {visitor.patience:g} s")
+        self.note(who, f"{what}: no answer within {SILENCE:g} s")
 
     def judge_status(self, expected: Sequence[str]) -> str:
         """Show what the daemon says of the jail `login`, and require whom it has banned; give what it says."""
@@ -181,8 +181,8 @@ class Sections(ABC, Generic[S]):
     def wait_for_the_end(self, visitor: Visitor, banned_at: float, late: float = 1.5) -> None:
         """See the ban of a visitor end at its time, or `late` by so much, and the daemon say so."""
         self.timeline.section(f"The ban of {visitor.source} ends after {self.bantime:g} seconds")
-        require(visitor.outcome() != 200, "the attacker is still banned")
-        wait_until(lambda: visitor.outcome() == 200, self.bantime + 5, "the attacker is served again")
+        require(visitor.outcome(SILENCE) != 200, "the attacker is still banned")
+        wait_until(lambda: visitor.outcome(SILENCE) == 200, self.bantime + 5, "the attacker is served again")
         lasted = monotonic() - banned_at
         least, most = self.bantime - 1, self.bantime + late
         require(least <= lasted <= most, f"the ban lasted {self.bantime:g} s, not {lasted:.1f} s")

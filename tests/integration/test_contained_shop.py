@@ -17,7 +17,7 @@ from tests.daemon import login_failure
 from tests.internet import SERVER4, SERVER6, Internet
 from tests.lab import User, wait_until
 from tests.shop import CONTROL, RUNTIME
-from tests.visitor import KeptConnection, Visitor, guess_until_dropped
+from tests.visitor import SILENCE, KeptConnection, Visitor, guess_until_dropped
 
 pytestmark = pytest.mark.lab
 
@@ -76,20 +76,20 @@ def test_the_host_drops_new_and_established_connections(
 
     What was asked on the old connection meanwhile is answered then: it was held up by the kernel, and by nobody else.
     """
-    attacker = Visitor(internet.machines["attacker"], host, source, patience=0.3)
+    attacker = Visitor(internet.machines["attacker"], host, source)
     honest = Visitor(internet.machines["honest"], host)
     forged = {"X-Forwarded-For": HONEST4, "Forwarded": f"for={HONEST4}"}
     with KeptConnection(attacker) as kept:
         assert kept.ask() == 200
         attempts = [partial(attacker.log_in, "alice", f"guess{number}", forged) for number in range(5)]
         guess_until_dropped(attacker, shop.container, attempts, behind=BEHIND[host])
-        assert kept.ask() == 0
-        assert attacker.outcome() == 0
+        assert kept.ask(SILENCE) == 0
+        assert attacker.outcome(SILENCE) == 0
         assert honest.outcome() == 200
         assert f"Banned IP list:\t{banned}\n" in shop.command("status", "login")
         shop.command("unban", banned)
         wait_until(lambda: kept.read() == 200, 10, "TCP sends again what the kernel dropped")
-    wait_until(lambda: attacker.outcome() == 200, 5, "the attacker is let back")
+    wait_until(lambda: attacker.outcome(SILENCE) == 200, 5, "the attacker is let back")
 
 
 def test_neighbours_are_served_but_not_in_the_same_slash64(internet: Internet, shop: ContainedShop) -> None:
@@ -97,9 +97,9 @@ def test_neighbours_are_served_but_not_in_the_same_slash64(internet: Internet, s
     attacker = internet.machines["attacker"]
     for address in (ATTACKER4, ATTACKER6):
         shop.command("ban", address)
-    assert Visitor(attacker, SERVER4, ATTACKER4, patience=0.3).outcome() == 0
+    assert Visitor(attacker, SERVER4, ATTACKER4).outcome(SILENCE) == 0
     assert Visitor(attacker, SERVER4, NEIGHBOUR4).outcome() == 200
-    assert Visitor(attacker, SERVER6, NEIGHBOUR6, patience=0.3).outcome() == 0
+    assert Visitor(attacker, SERVER6, NEIGHBOUR6).outcome(SILENCE) == 0
 
 
 def test_the_app_has_one_directory_of_the_host(shop: ContainedShop) -> None:
@@ -136,7 +136,7 @@ def test_a_daemon_started_anew_is_found_again(internet: Internet, shop: Containe
     """Because the directory is shared and not the socket in it, the app reports to the daemon's next socket."""
     shop.daemon.stop()
     shop.start_daemon()
-    attacker = Visitor(internet.machines["attacker"], SERVER4, ATTACKER4, patience=0.3)
+    attacker = Visitor(internet.machines["attacker"], SERVER4, ATTACKER4)
     attempts = [partial(attacker.log_in, "alice", f"guess{number}") for number in range(5)]
     guess_until_dropped(attacker, shop.container, attempts, behind=BEHIND[SERVER4])
 

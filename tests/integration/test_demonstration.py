@@ -51,9 +51,9 @@ def test_readme_quotes_the_demonstration(capsys: pytest.CaptureFixture[str]) -> 
 
 def test_where_there_is_one_user_only_that_is_said() -> None:
     """Without other users' ids all of it still works, nginx's reloads included, and it says what it does not show."""
-    demo = [CHECKOUT / "scripts/lab", sys.executable, CHECKOUT / "scripts/demo.py", "--balancer"]
+    lab, demo = str(CHECKOUT / "scripts/lab"), str(CHECKOUT / "scripts/demo.py")
     done = subprocess.run(
-        ["unshare", "--user", "--map-root-user", *demo],
+        ["unshare", "--user", "--map-root-user", lab, sys.executable, demo, "--balancer"],
         env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
         capture_output=True,
         text=True,

@@ -11,7 +11,7 @@ from scripts.demos.timeline import Timeline
 from tests.internet import SERVER4, SERVER6, Internet, Place
 from tests.lab import wait_until
 from tests.shop import Shop
-from tests.visitor import Visitor, guess_until_dropped
+from tests.visitor import SILENCE, Visitor, guess_until_dropped
 
 pytestmark = pytest.mark.lab
 
@@ -46,17 +46,17 @@ def test_failed_logins_become_a_kernel_drop_until_lifted(
     internet: Internet, shop: Shop, source: str, host: str, banned: str
 ) -> None:
     """Five wrong passwords cut off the attacker and not the honest client they pretend to be; `unban` lets him back."""
-    attacker = Visitor(internet.machines["attacker"], host, source, patience=0.3)
+    attacker = Visitor(internet.machines["attacker"], host, source)
     honest = Visitor(internet.machines["honest"], host)
     forged = {"X-Forwarded-For": "198.51.100.7", "Forwarded": "for=198.51.100.7"}
     attempts = [partial(attacker.log_in, "alice", f"guess{number}", forged) for number in range(5)]
     drop = guess_until_dropped(attacker, shop.server, attempts)
     assert drop.after_guess < PROMPTLY
-    assert attacker.outcome() == 0
+    assert attacker.outcome(SILENCE) == 0
     assert honest.outcome() == 200
     assert banned in shop.command("list")
     shop.command("unban", banned)
-    wait_until(lambda: attacker.outcome() == 200, 5, "the attacker is let back")
+    wait_until(lambda: attacker.outcome(SILENCE) == 200, 5, "the attacker is let back")
 
 
 def test_a_right_password_and_a_first_question_are_no_failures(internet: Internet, shop: Shop) -> None:
