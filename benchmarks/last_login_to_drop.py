@@ -16,7 +16,8 @@ from statistics import median
 
 from tests.internet import SERVER4, Internet, Place
 from tests.machine import Machine
-from tests.shop import Shop, Visitor, guess_until_dropped
+from tests.shop import Shop
+from tests.visitor import Visitor, guess_until_dropped
 
 RESULT = Path(__file__).parent / "results/last_login_to_drop.json"
 MAXRETRY = 5

@@ -49,7 +49,7 @@ class Internet:
         router.set("ipv4/ip_forward", 1)
         router.set("ipv6/conf/all/forwarding", 1)
         for place in (SERVER, *self._clients):
-            _join(self._add(place.name), router, place)
+            join(self._add(place.name), router, place)
         for machine in self.machines.values():
             wait_until(machine.is_connected, 10, f"{machine.name} has its links up")
         return self
@@ -65,8 +65,8 @@ class Internet:
             self.machines.popitem()[1].remove()
 
 
-def _join(machine: Machine, router: Machine, place: Place) -> None:
-    """Lay a cable between a machine and the router, and give both their addresses and routes."""
+def join(machine: Machine, router: Machine, place: Place) -> None:
+    """Lay a cable between a machine and its router, and give both their addresses and routes."""
     interfaces = [ip_interface(address) for address in place.addresses]
     link = f"to-{place.name}"[:15]
     router.configure(f"link add {link} type veth peer name eth0 netns {machine.name}")

@@ -23,18 +23,21 @@ NUMBER = struct.Struct("!Q")
 
 
 class Probes:
-    """A stream of packets from `source` on the client to `target` on the server. Use it as a context."""
+    """A stream of packets from `source` on the client to `target` on the server. Use it as a context.
 
-    def __init__(self, client: Machine, source: str, server: Machine, target: str) -> None:
+    `behind` is the server's own address where `target` is another machine's that is translated to it, ports kept.
+    """
+
+    def __init__(self, client: Machine, source: str, server: Machine, target: str, behind: str = "") -> None:
         family = socket.AF_INET6 if ":" in target else socket.AF_INET
         with server:
             self._receiver = socket.socket(family, socket.SOCK_DGRAM)
-        self._receiver.bind((target, 0))
+        self._receiver.bind((behind or target, 0))
         self._receiver.settimeout(0.05)
         with client:
             self._sender = socket.socket(family, socket.SOCK_DGRAM)
         self._sender.bind((source, 0))
-        self._sender.connect(self._receiver.getsockname()[:2])
+        self._sender.connect((target, self._receiver.getsockname()[1]))
         self._sent: list[float] = []
         self._arrived = -1
         self._ended = threading.Event()

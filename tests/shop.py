@@ -2,7 +2,8 @@
 
 nginx -> uvicorn or gunicorn with two workers as www-data -> the daemon as a user of its own with CAP_NET_ADMIN and
 nothing else -> nftables: from the example's own files, of which only the places of log and state and the length of a
-ban are changed. With `store="redis"` app and daemon share a Redis of the shop's own.
+ban are changed. With `store="redis"` app and daemon share a Redis of the shop's own. `tests/contained_shop.py` and
+`tests/balanced_shop.py` put the same parts elsewhere.
 Where the lab has one user only (it was entered without root and without subordinate user ids), all run as that one.
 """
 
@@ -10,22 +11,19 @@ import os
 import pwd
 import re
 import shutil
+import subprocess
 import sys
-from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from grp import getgrnam
-from http.client import HTTPConnection
 from pathlib import Path
-from time import monotonic
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlencode
 
 from tests.internet import SERVER4
 from tests.lab import Process, User, has_user, is_listening, running, wait_until
 from tests.machine import Machine
-from tests.probes import Probes
+from tests.visitor import Visitor
 
 CHECKOUT = Path(__file__).parents[1]
 EXAMPLES = {name: CHECKOUT / f"examples/{name}_app" for name in ("fastapi", "flask", "django")}
@@ -54,63 +52,6 @@ http {{
 """
 
 
-NO_HEADERS: Mapping[str, str] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a visitor got, and the monotonic times its request was sent and the answer had come."""
-
-    status: int
-    text: str
-    sent: float
-    received: float
-
-
-class Visitor:
-    """Somebody with a browser on a machine; each request is a connection of its own, from `source` if it is given.
-
-    `patience` is how many seconds to wait for the server.
-    """
-
-    def __init__(self, machine: Machine, host: str, source: str = "", patience: float = 1.0) -> None:
-        self.machine = machine
-        self.host = host
-        self.source = source
-        self.patience = patience
-
-    def ask(self, method: str, path: str, body: str = "", headers: Mapping[str, str] = NO_HEADERS) -> Answer:
-        """Send a request; raise OSError if nobody answers."""
-        connection = HTTPConnection(self.host, 80, timeout=self.patience, source_address=(self.source, 0))
-        with self.machine:
-            connection.connect()
-        try:
-            sent = monotonic()
-            connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            text = response.read().decode()
-            return Answer(response.status, text, sent, monotonic())
-        finally:
-            connection.close()
-
-    def log_in(self, user: str, password: str, headers: Mapping[str, str] = NO_HEADERS) -> Answer:
-        """Log in with the form."""
-        form = urlencode({"user": user, "password": password})
-        return self.ask("POST", "/login", form, {"Content-Type": "application/x-www-form-urlencoded", **headers})
-
-    def open_private(self, user: str, password: str) -> Answer:
-        """Ask for the private page with HTTP Basic."""
-        credentials = b64encode(f"{user}:{password}".encode()).decode()
-        return self.ask("GET", "/private", headers={"Authorization": f"Basic {credentials}"})
-
-    def outcome(self) -> int:
-        """Ask for the page and give the status of the answer, 0 if there is none."""
-        try:
-            return self.ask("GET", "/").status
-        except TimeoutError:
-            return 0
-
-
 @dataclass(frozen=True, slots=True)
 class Users:
     """Whom app and daemon run as; None is the lab's own root."""
@@ -129,7 +70,10 @@ def users() -> Users:
 
 
 class Shop:
-    """nginx, the app and the daemon. Use it as a context; `directory` and what is in it is made and removed."""
+    """nginx, the app and the daemon. Use it as a context; `directory` and what is in it is made and removed.
+
+    What other shops do in another way: `_settings`, `_site`, `_example`, `_prepare` and `_start`.
+    """
 
     daemon: Process
     app: Process
@@ -146,9 +90,10 @@ class Shop:
         store: str = "local",
     ) -> None:
         self.server = server
+        self.users = users()
+        self._framework = app
         self._example = EXAMPLES[app]
         self._store = store
-        self.users = users()
         self._firewall = firewall
         self._directory = directory
         self._bantime = bantime
@@ -157,12 +102,9 @@ class Shop:
     def __enter__(self) -> Self:
         try:
             self._make_directories()
+            self._prepare()
             self._write_settings()
-            if self._store == "redis":
-                self._start_redis()
-            self.start_daemon()
-            self._start_app()
-            self._start_nginx()
+            self._start()
             visitor = Visitor(self.server, SERVER4)
             wait_until(lambda: visitor.outcome() == 200, 10, self._complaint)
         except BaseException:  # whatever it was, what has been started is stopped
@@ -178,38 +120,67 @@ class Shop:
     def _stop(self) -> None:
         while self._running:
             self._running.pop().stop()
+        self._delete_table("appguard")  # a daemon that ends leaves its bans in the kernel
         for path in (RUNTIME, CONTROL, self._directory):
             shutil.rmtree(path, ignore_errors=True)
+
+    def _delete_table(self, name: str) -> None:
+        with self.server:
+            subprocess.run(["nft", "delete", "table", "inet", name], stderr=subprocess.DEVNULL, check=False)
 
     def _complaint(self) -> str:
         return "\n".join(("the shop answers", *(f"{one.name}: {one.output()}" for one in self._running)))
 
     def _make_directories(self) -> None:
         """Make what packages and systemd make on a host, with the same owners and rights."""
-        _make(self._directory, None, 0o755)
-        _make(self._directory / "nginx", self.users.app, 0o700)
-        _make(self._directory / "log", None, 0o755)
-        _make(self._directory / "state", self.users.daemon, 0o700)
-        _make(RUNTIME, self.users.daemon, 0o755)
-        _make(CONTROL, self.users.daemon, 0o750)
+        make(self._directory, None, 0o755)
+        make(self._directory / "nginx", self.users.app, 0o700)
+        make(self._directory / "log", None, 0o755)
+        make(self._directory / "state", self.users.daemon, 0o700)
+        make(RUNTIME, self.users.daemon, 0o755)
+        make(CONTROL, self.users.daemon, 0o750)
         log = self._directory / "log/access.log"
         log.touch(0o640)
         if self.users.app:
             shutil.chown(log, self.users.app.uid, "adm")
 
+    def _prepare(self) -> None:
+        """Make what else there must be before the settings are written."""
+
     def _write_settings(self) -> None:
-        log = f"{self._directory}/log/access.log"
+        (self._directory / "appguard.toml").write_text(self._settings())
+        (self._directory / "nginx-site.conf").write_text(self._site())
+        text = NGINX.format(directory=self._directory, process=self._nginx_user())
+        (self._directory / "nginx.conf").write_text(text)
+
+    def _nginx_user(self) -> str:
+        return "user www-data;" if self.users.app else ""
+
+    def _settings(self) -> str:
+        """Give the daemon's settings: the example's, changed."""
+        found = changed((self._example / "appguard.toml").read_text(), re.escape(LOG), self._log)
+        found = changed(found, r'(?m)^bantime = "[^"]*"', f'bantime = "{self._bantime}"')
+        found = changed(found, 'kind = "nftables"', f'kind = "{self._firewall}"')
+        if self.users.app is None:
+            found = changed(found, 'users = \\["www-data"\\]', 'users = ["0"]')
         store = f'store = "{REDIS}"\n' if self._store == "redis" else ""
-        settings = _changed((self._example / "appguard.toml").read_text(), re.escape(LOG), log)
-        settings = _changed(settings, r'(?m)^bantime = "[^"]*"', f'bantime = "{self._bantime}"')
-        settings = _changed(settings, 'kind = "nftables"', f'kind = "{self._firewall}"')
-        (self._directory / "appguard.toml").write_text(
-            f'state_directory = "{self._directory}/state"\n{store}{settings}'
-        )
-        site = _changed((self._example / "nginx-site.conf").read_text(), re.escape(LOG), log)
-        (self._directory / "nginx-site.conf").write_text(site)
-        process = "user www-data;" if self.users.app else "user root root; master_process off;"
-        (self._directory / "nginx.conf").write_text(NGINX.format(directory=self._directory, process=process))
+        return f'state_directory = "{self._directory}/state"\n{store}{found}'
+
+    def _site(self) -> str:
+        """Give what nginx has in `http`: the example's, changed."""
+        return changed((self._example / "nginx-site.conf").read_text(), re.escape(LOG), self._log)
+
+    @property
+    def _log(self) -> str:
+        return f"{self._directory}/log/access.log"
+
+    def _start(self) -> None:
+        """Start all parts in their order."""
+        if self._store == "redis":
+            self._start_redis()
+        self.start_daemon()
+        self._start_app()
+        self._start_nginx()
 
     def start_daemon(self) -> None:
         """Start the daemon and wait until it enforces."""
@@ -228,50 +199,41 @@ class Shop:
 
     def _start_app(self) -> None:
         environment = {"APPGUARD_STORE": REDIS} if self._store == "redis" else {}
-        if self._example == EXAMPLES["fastapi"]:
-            options = ["--workers", str(WORKERS), "--port", "8000", "--no-proxy-headers", "--no-access-log"]
-            command: list[str | Path] = [
-                sys.executable,
-                "-m",
-                "uvicorn",
-                "--app-dir",
-                self._example,
-                *options,
-                "app:app",
-            ]
-            started = "startup complete"
+        if self._framework == "fastapi":
+            command, started = uvicorn(self._example, "127.0.0.1"), "startup complete"
+        elif self._framework == "django":
+            environment["SHOP_DATABASE"] = str(self._directory / "nginx/shop.sqlite3")  # where www-data may write
+            prepare: list[str | Path] = [sys.executable, self._example / "app.py"]
+            with running(Process("prepare", prepare, user=self.users.app, environment=environment)) as preparing:
+                assert preparing.wait(60) == 0, preparing.output()
+            command, started = gunicorn(self._example, "app:application"), "Booting worker"
         else:
-            options = ["--workers", str(WORKERS), "--bind", "127.0.0.1:8000", "--no-control-socket"]
-            name = "app:app"
-            if self._example == EXAMPLES["django"]:
-                name = "app:application"
-                environment["SHOP_DATABASE"] = str(self._directory / "nginx/shop.sqlite3")  # where www-data may write
-                prepare = Process(
-                    "prepare", [sys.executable, self._example / "app.py"], user=self.users.app, environment=environment
-                )
-                with running(prepare):
-                    assert prepare.wait(60) == 0, prepare.output()
-            command = [sys.executable, "-m", "gunicorn", "--chdir", self._example, *options, name]
-            started = "Booting worker"
+            command, started = gunicorn(self._example, "app:app"), "Booting worker"
         with self.server:
             self.app = self._started(
                 Process("app", command, user=self.users.app, environment=environment, directory=CHECKOUT)
             )
+        self._wait_for_workers(started)
+
+    def _wait_for_workers(self, started: str) -> None:
         wait_until(lambda: self.app.output().count(started) == WORKERS, 20, self._complaint)
 
     def _start_nginx(self) -> None:
-        command: list[str | Path] = [
-            "nginx",
-            "-e",
-            "stderr",
-            "-p",
-            self._directory,
-            "-c",
-            self._directory / "nginx.conf",
-        ]
-        with self.server:
-            self.nginx = self._started(Process("nginx", command))
-            wait_until(lambda: is_listening(80, SERVER4), 10, self._complaint)
+        self.nginx = self._run_nginx("nginx", self.server, self._directory, SERVER4)
+
+    def _run_nginx(self, name: str, machine: Machine, directory: Path, address: str) -> Process:
+        """Run nginx with the settings of a directory, until it listens on an address.
+
+        Where there is one user only, nginx must not take itself for root, who would have to become another: it runs in
+        a user namespace in which that one user has another number.
+        """
+        become = () if self.users.app else ("unshare", "--user", "--map-user=33", "--map-group=33")
+        if become:
+            machine.set("ipv4/ip_unprivileged_port_start", 0)
+        with machine:
+            process = self._started(Process(name, [*become, *nginx(directory)]))
+            wait_until(lambda: is_listening(80, address), 10, self._complaint)
+        return process
 
     def _started(self, process: Process) -> Process:
         self._running.append(process)
@@ -281,43 +243,39 @@ class Shop:
         """Run `appguard` as root and give its output."""
         return self.server.run(str(COMMAND), *arguments)
 
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """How a series of failed logins ended: the answers, and when the first packet dropped by the kernel was sent."""
-
-    answers: tuple[Answer, ...]
-    dropped: float
-    spacing: float
-
-    @property
-    def after_answer(self) -> float:
-        """Give the seconds from the last 401 having come to the first dropped packet."""
-        return self.dropped - self.answers[-1].received
-
-    @property
-    def after_guess(self) -> float:
-        """Give the seconds from the last guess having been sent to the first dropped packet."""
-        return self.dropped - self.answers[-1].sent
+    def attempt(self, *arguments: str) -> tuple[int, str]:
+        """Run `appguard` as root and give its exit code and what it says of errors."""
+        with self.server:
+            done = subprocess.run([COMMAND, *arguments], capture_output=True, text=True, check=False)
+        return done.returncode, done.stderr
 
 
-def guess_until_dropped(visitor: Visitor, server: Machine, attempts: Iterable[Callable[[], Answer]]) -> Drop:
-    """Make failing attempts, each answered with 401, and wait until the kernel drops the visitor's packets."""
-    with Probes(visitor.machine, visitor.source, server, visitor.host) as probes:
-        answers = tuple(attempt() for attempt in attempts)
-        statuses = [answer.status for answer in answers]
-        assert set(statuses) == {401}, f"every guess is answered with 401, not {statuses}"
-        return Drop(answers, probes.first_dropped(5.0), probes.spacing())
+def uvicorn(example: Path, host: str) -> Sequence[str | Path]:
+    """Give the command that runs an ASGI example."""
+    options = ["--workers", str(WORKERS), "--host", host, "--port", "8000", "--no-proxy-headers", "--no-access-log"]
+    return [sys.executable, "-m", "uvicorn", "--app-dir", example, *options, "app:app"]
 
 
-def _make(path: Path, owner: User | None, mode: int) -> None:
+def gunicorn(example: Path, name: str) -> Sequence[str | Path]:
+    """Give the command that runs a WSGI example."""
+    options = ["--workers", str(WORKERS), "--bind", "127.0.0.1:8000", "--no-control-socket"]
+    return [sys.executable, "-m", "gunicorn", "--chdir", example, *options, name]
+
+
+def nginx(directory: Path) -> Sequence[str | Path]:
+    """Give the command that runs nginx with the settings of a directory."""
+    return ["nginx", "-e", "stderr", "-p", directory, "-c", directory / "nginx.conf"]
+
+
+def make(path: Path, owner: User | None, mode: int) -> None:
+    """Make a directory with an owner and rights."""
     path.mkdir(mode=mode)
     path.chmod(mode)
     if owner:
         os.chown(path, owner.uid, owner.uid if owner.gid is None else owner.gid)
 
 
-def _changed(text: str, pattern: str, new: str) -> str:
+def changed(text: str, pattern: str, new: str) -> str:
     """Replace what the example's file must hold."""
     changed, count = re.subn(pattern, new, text)
     assert count, f"{pattern} is not in the example any more"

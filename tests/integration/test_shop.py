@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from scripts.demo import Demo, HonestClient, Timeline
+from scripts.demos.one_server import OneServer
+from scripts.demos.timeline import Timeline
 from tests.internet import SERVER4, SERVER6, Internet, Place
 from tests.lab import wait_until
-from tests.shop import Shop, Visitor, guess_until_dropped
+from tests.shop import Shop
+from tests.visitor import SILENCE, Visitor, guess_until_dropped
 
 pytestmark = pytest.mark.lab
 
@@ -44,17 +46,17 @@ def test_failed_logins_become_a_kernel_drop_until_lifted(
     internet: Internet, shop: Shop, source: str, host: str, banned: str
 ) -> None:
     """Five wrong passwords cut off the attacker and not the honest client they pretend to be; `unban` lets him back."""
-    attacker = Visitor(internet.machines["attacker"], host, source, patience=0.3)
+    attacker = Visitor(internet.machines["attacker"], host, source)
     honest = Visitor(internet.machines["honest"], host)
     forged = {"X-Forwarded-For": "198.51.100.7", "Forwarded": "for=198.51.100.7"}
     attempts = [partial(attacker.log_in, "alice", f"guess{number}", forged) for number in range(5)]
     drop = guess_until_dropped(attacker, shop.server, attempts)
     assert drop.after_guess < PROMPTLY
-    assert attacker.outcome() == 0
+    assert attacker.outcome(SILENCE) == 0
     assert honest.outcome() == 200
     assert banned in shop.command("list")
     shop.command("unban", banned)
-    wait_until(lambda: attacker.outcome() == 200, 5, "the attacker is let back")
+    wait_until(lambda: attacker.outcome(SILENCE) == 200, 5, "the attacker is let back")
 
 
 def test_a_right_password_and_a_first_question_are_no_failures(internet: Internet, shop: Shop) -> None:
@@ -73,7 +75,6 @@ def test_a_right_password_and_a_first_question_are_no_failures(internet: Interne
 def test_the_demonstration_fails_when_nothing_is_dropped(internet: Internet) -> None:
     """What scripts/demo shows is observed: with a firewall that only pretends, it ends in an error."""
     with Shop(internet.server, DIRECTORY, firewall="dry_run") as shop:
-        demo = Demo(internet, shop, HonestClient(internet.machines["honest"]), Timeline())
-        demo.introduce()
+        demo = OneServer(internet, shop, Timeline())
         with pytest.raises(AssertionError, match="the kernel drops the probes"):
             demo.guess_over_ipv4()
