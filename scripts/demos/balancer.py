@@ -163,6 +163,10 @@ class BehindBalancer(Sections[BalancedShop]):
         fields = fields_of(whole) | fields_of(jail)
         require(fields["Firewall"].startswith("nginx_deny, enforcing, "), "status says that nginx enforces")
         require(fields["Enforced by"].startswith("nginx_deny"), "status says that nginx enforces the jail's bans")
+        for balancer in (BALANCER4, BALANCER6):
+            words = f" by nginx and app only: the packets come from {balancer}, not from the client"
+            require(words in whole, f"status says that the kernel does not see whom {balancer} forwards")
+            require(words in jail, f"status says the same of the jail's bans that came through {balancer}")
 
     def run(self) -> None:
         """Go through all sections."""
