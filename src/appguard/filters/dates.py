@@ -1,0 +1,158 @@
+r"""Finds the date in a log line: what to cut out before the regexes look at it, and which time it tells.
+
+Theory of operation. Without a `datepattern` the known formats are looked for at the beginning of the line, up to two
+characters that belong to no word before it, then anywhere between words; all formats are one regex, so a line costs two
+searches. A `datepattern` is a regex with `strptime` directives, fail2ban's special words (`{^LN-BEG}`, `{UNB}`, `{DATE}`,
+`{DEFAULT}`, `{NONE}`, `{EPOCH}`, `{LEPOCH}`, `TAI64N`) and word boundaries at both ends, unless it begins or ends
+otherwise (`^`, `$`, `**`). If it has a group, only the group is the date. What is found stays a match until somebody asks
+for its time: most lines tell of no event.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from appguard.errors import ConfigError
+from appguard.filters.date_fields import seconds_of, with_groups
+
+LONG_EPOCH = r"(?P<epoch>[0-9]{10,11}(?:\.[0-9]{1,9}|[0-9]{3}(?:[0-9]{3})?)?)"
+EPOCH = r"(?P<epoch>[0-9]{10,11}(?:\.[0-9]{1,9})?)"
+TAI64N = "@(?P<tai>4[0-9a-f]{15})[0-9a-f]{8}"
+CLOCK = "%ExH:%ExM:%ExS"
+KNOWN = (
+    rf"%ExY(?P<between>[-/.])%m(?P=between)%d[T ]%k:%ExM:%ExS(?:[.,]%f)?(?:\s*%z)?",
+    rf"(?:%a,? )?%b %d (?:%ExY )?{CLOCK}(?:\.%f)?(?: %ExY)?",
+    rf"(?:%a,? )?%d[ -]%b[ -]%ExY {CLOCK}(?:[.,]%f)?(?: %z)?",
+    rf"%d(?P<between>[-/])%m(?P=between)(?:%ExY|%Exy) {CLOCK}",
+    rf"%d/%b[^/:\s]{{0,9}}/%ExY:{CLOCK}(?: %z)?",
+    rf"%d/%b/%ExY {CLOCK}",
+    rf"%m/%d/%ExY:{CLOCK}",
+    rf"%m-%d-%ExY {CLOCK}(?:\.%f)?",
+    rf"<%m/%d/%Exy@{CLOCK}>",
+    r"%Exy%Exm%Exd  ?%k:%ExM:%ExS",
+    r"%b %d, %ExY %I:%ExM:%ExS %p",
+    rf"%b-%d-%Exy {CLOCK}",
+    r"%ExY%Exm%Exd(?:T|  ?)?%ExH%ExM%ExS(?:[.,]%f)?(?:\s*%z)?",
+    rf"%Z (?:%a )?%b %d {CLOCK}(?:\.%f)?(?: %ExY)?",
+    TAI64N,
+)
+KNOWN_AT_START = (*KNOWN, EPOCH, CLOCK)
+KNOWN_ANYWHERE = (*KNOWN, rf"(?:(?<=^\[)|(?<=\baudit\()){EPOCH}(?=[\]:])", CLOCK)
+WORD_BEGINS, WORD_ENDS = r"(?<!\w)", r"(?!\w)"
+LINE_BEGINS = r"^\W{0,2}"
+ANY_DATE, DEFAULTS, AT_START = "{DATE}", "{DEFAULT}", "{^LN-BEG}"
+OPENS_GROUP = re.compile(r"(?<!\\)\((?!\?)")
+BEGINS_OTHERWISE = re.compile(r"\(*(?:\(\?\w+\))?(?:\^|\*\*|\(\?:\^)")
+ENDS_OTHERWISE = re.compile(r"(?<!\\)(?:\$|\\b|\\s[+*]?|\*\*)\)*\Z")
+MEMO = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class FoundDate:
+    """A date in a line: where it stands, and what it is made of."""
+
+    start: int
+    end: int
+    match: re.Match[str]
+
+
+class DatePattern:
+    """Some formats, tried in their order. Raise `ConfigError` for a pattern that is no regex."""
+
+    def __init__(self, patterns: Sequence[str] = ()) -> None:
+        wanted = (
+            [] if list(patterns) == ["{NONE}"] else [each for one in patterns or (DEFAULTS,) for each in _all_of(one)]
+        )
+        self.expressions = tuple(map(_regex, wanted))
+        self._searches = tuple(map(_compiled, self.expressions))
+        self._seconds = lru_cache(MEMO)(self._parse)
+
+    def find(self, text: str) -> FoundDate | None:
+        """Find the date that is to be cut out of a line."""
+        for search in self._searches:
+            found = search.search(text)
+            if found is not None:
+                start, end = found.span("date")
+                return FoundDate(start, end, found)
+        return None
+
+    def seconds(self, found: FoundDate, time: float) -> float | None:
+        """Give the Unix time of a date, None if there is no such time; `time` is about when the line was written."""
+        return self._seconds(tuple(found.match.groupdict().items()), time // 60 * 60)
+
+    @staticmethod
+    def _parse(groups: tuple[tuple[str, str | None], ...], time: float) -> float | None:
+        return seconds_of(dict(groups), time)
+
+
+def _all_of(pattern: str) -> list[str]:
+    """Give the patterns that a line of `datepattern` means."""
+    if pattern == DEFAULTS:
+        return [AT_START, ANY_DATE]
+    return [pattern]
+
+
+def _regex(pattern: str) -> str:
+    if pattern == AT_START:
+        return f"{LINE_BEGINS}(?P<date>{_numbered(_one_of(KNOWN_AT_START))}){WORD_ENDS}"
+    begin, end, pattern = _bounds(pattern)
+    pattern = _special(pattern)
+    written = with_groups(pattern)
+    if OPENS_GROUP.search(pattern) and ANY_DATE != pattern:
+        written = OPENS_GROUP.sub("(?P<date>", written, count=1)
+    else:
+        written = f"(?P<date>{written})"
+    known = KNOWN_ANYWHERE if begin == WORD_BEGINS else KNOWN_AT_START
+    return begin + _numbered(written.replace(ANY_DATE, _one_of(known))) + end
+
+
+def _bounds(pattern: str) -> tuple[str, str, str]:
+    """Give what stands before and behind a pattern, and the pattern without the words that said so."""
+    if pattern.startswith("{UNB}"):
+        return "", "", pattern.removeprefix("{UNB}")
+    begin = "" if BEGINS_OTHERWISE.match(pattern) else WORD_BEGINS
+    if pattern.startswith(AT_START):
+        begin, pattern = LINE_BEGINS, pattern.removeprefix(AT_START)
+    end = "" if ENDS_OTHERWISE.search(pattern) else WORD_ENDS
+    return begin, end, pattern.removeprefix("**").removesuffix("**")
+
+
+def _special(pattern: str) -> str:
+    """Write the formats that have a name."""
+    named = {"EPOCH": EPOCH, "LEPOCH": LONG_EPOCH, "TAI64N": TAI64N, "ISO8601": KNOWN[0]}
+    if pattern.upper() in named:
+        return named[pattern.upper()]
+    for name in ("EPOCH", "LEPOCH"):
+        pattern = pattern.replace(f"{{{name}}}", named[name])
+    return pattern
+
+
+def _one_of(patterns: Sequence[str]) -> str:
+    return "(?:" + "|".join(map(with_groups, patterns)) + ")"
+
+
+def _numbered(pattern: str) -> str:
+    """Give the groups of each format names of their own, and let what refers to them follow."""
+    count = 0
+    renamed: dict[str, str] = {}
+
+    def rename(found: re.Match[str]) -> str:
+        nonlocal count
+        if found["refers"]:
+            return f"(?P={renamed.get(found['refers'], found['refers'])})"
+        name = found["name"]
+        if name == "date":
+            return found[0]
+        count += 1
+        renamed[name] = f"{name.partition('_')[0] or 'other'}_{count}"
+        return f"(?P<{renamed[name]}>"
+
+    return re.sub(r"\(\?P(?:<(?P<name>\w+)>|=(?P<refers>\w+)\))", rename, pattern)
+
+
+def _compiled(expression: str) -> re.Pattern[str]:
+    try:
+        return re.compile(expression, re.IGNORECASE)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ConfigError(f"datepattern: {expression[:200]!r} is no regex: {error}") from error

@@ -1,0 +1,88 @@
+"""One regex of somebody else, searched within a budget of time.
+
+Theory of operation. Python's `re` cannot be stopped, so it gets only what cannot take long: a regex whose cost
+`linear.py` bounds by a power of the text's length, and a text short enough for that power. All else goes to the `regex`
+package, which reads the same patterns and has a time limit. Both share one budget a line: whoever writes a line that
+takes longer has it skipped, not the daemon stopped.
+"""
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Protocol
+
+import regex
+
+from appguard.errors import ConfigError
+from appguard.filters.linear import degree_of
+
+LINE_SECONDS = 0.005
+STEPS_MOST = 100_000  # of a search by `re`: about a millisecond
+
+
+class OverBudget(Exception):
+    """A line took longer than its budget. Raised and caught within the filters."""
+
+
+class Found(Protocol):
+    """What `re.Match` and `regex.Match` have in common."""
+
+    def groupdict(self) -> Mapping[str, str | None]:
+        """Give the named groups."""
+        ...
+
+    def span(self, group: str | int = 0, /) -> tuple[int, int]:
+        """Give where a group stands."""
+        ...
+
+
+class Budget:
+    """The time that is left for one line."""
+
+    def __init__(self, seconds: float = LINE_SECONDS) -> None:
+        self.left = seconds
+
+
+class Expression:
+    """A compiled regex; `degree` is the power of the text's length that bounds its cost, None if none does.
+
+    Raise `ConfigError` for a pattern that is no regex.
+    """
+
+    def __init__(self, pattern: str, *, is_multi_line: bool = False) -> None:
+        self.pattern = pattern
+        flags = re.MULTILINE if is_multi_line else 0
+        try:
+            self._plain = re.compile(pattern, flags)
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ConfigError(f"{pattern[:500]!r} is no regex: {error}") from error
+        self.groups = frozenset(self._plain.groupindex)
+        self.degree = degree_of(pattern, flags)
+        self._length_most = _length_most(self.degree)
+        self._timed: regex.Pattern[str] | None = None
+        self._flags = flags
+
+    def search(self, text: str, budget: Budget) -> Found | None:
+        """Find the first match; raise `OverBudget`."""
+        if len(text) <= self._length_most:
+            return self._plain.search(text)
+        if self._timed is None:
+            self._timed = self._compile_timed()
+        begin = time.perf_counter()
+        try:
+            return self._timed.search(text, timeout=max(budget.left, 1e-4))
+        except TimeoutError as error:
+            raise OverBudget from error
+        finally:
+            budget.left -= time.perf_counter() - begin
+
+    def _compile_timed(self) -> "regex.Pattern[str]":
+        flags = regex.MULTILINE if self._flags else 0
+        return regex.compile(self.pattern, flags | regex.VERSION0)
+
+
+def _length_most(degree: int | None) -> float:
+    """Give the longest text that `re` may search."""
+    if degree is None:
+        return -1
+    return float("inf") if degree <= 1 else STEPS_MOST ** (1 / degree)
