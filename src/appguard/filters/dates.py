@@ -20,25 +20,32 @@ LONG_EPOCH = r"(?P<epoch>[0-9]{10,11}(?:\.[0-9]{1,9}|[0-9]{3}(?:[0-9]{3})?)?)"
 EPOCH = r"(?P<epoch>[0-9]{10,11}(?:\.[0-9]{1,9})?)"
 TAI64N = "@(?P<tai>4[0-9a-f]{15})[0-9a-f]{8}"
 CLOCK = "%ExH:%ExM:%ExS"
-KNOWN = (
-    rf"%ExY(?P<between>[-/.])%m(?P=between)%d[T ]%k:%ExM:%ExS(?:[.,]%f)?(?:\s*%z)?",
-    rf"(?:%a,? )?%b %d (?:%ExY )?{CLOCK}(?:\.%f)?(?: %ExY)?",
-    rf"(?:%a,? )?%d[ -]%b[ -]%ExY {CLOCK}(?:[.,]%f)?(?: %z)?",
+BY_DIGIT = (
+    r"%ExY(?P<between>[-/.])%m(?P=between)%d[T ]%k:%ExM:%ExS(?:[.,]%f)?(?:\s*%z)?",
+    rf"%d[ -]%b[ -]%ExY {CLOCK}(?:[.,]%f)?(?: %z)?",
     rf"%d(?P<between>[-/])%m(?P=between)(?:%ExY|%Exy) {CLOCK}",
     rf"%d/%b[^/:\s]{{0,9}}/%ExY:{CLOCK}(?: %z)?",
     rf"%d/%b/%ExY {CLOCK}",
     rf"%m/%d/%ExY:{CLOCK}",
     rf"%m-%d-%ExY {CLOCK}(?:\.%f)?",
-    rf"<%m/%d/%Exy@{CLOCK}>",
     r"%Exy%Exm%Exd  ?%k:%ExM:%ExS",
+    r"%ExY%Exm%Exd(?:T|  ?)?%ExH%ExM%ExS(?:[.,]%f)?(?:\s*%z)?",
+)
+BY_LETTER = (
+    rf"(?:%a,? )?%b %d (?:%ExY )?{CLOCK}(?:\.%f)?(?: %ExY)?",
+    rf"%a,? %d[ -]%b[ -]%ExY {CLOCK}(?:[.,]%f)?(?: %z)?",
     r"%b %d, %ExY %I:%ExM:%ExS %p",
     rf"%b-%d-%Exy {CLOCK}",
-    r"%ExY%Exm%Exd(?:T|  ?)?%ExH%ExM%ExS(?:[.,]%f)?(?:\s*%z)?",
     rf"%Z (?:%a )?%b %d {CLOCK}(?:\.%f)?(?: %ExY)?",
-    TAI64N,
 )
-KNOWN_AT_START = (*KNOWN, EPOCH, CLOCK)
-KNOWN_ANYWHERE = (*KNOWN, rf"(?:(?<=^\[)|(?<=\baudit\()){EPOCH}(?=[\]:])", CLOCK)
+BY_SIGN = (rf"<%m/%d/%Exy@{CLOCK}>", TAI64N)
+EPOCH_IN_BRACKETS = rf"(?:(?<=^\[)|(?<=\baudit\()){EPOCH}(?=[\]:])"
+KNOWN_AT_START = ((r"(?=\d| \d)", (*BY_DIGIT, EPOCH, CLOCK)), ("(?=[A-Z]{3})", BY_LETTER), ("", BY_SIGN))
+KNOWN_ANYWHERE = (
+    (r"(?=\d{1,4}[-/:. ]?[\dA-Z])", (*BY_DIGIT, EPOCH_IN_BRACKETS, CLOCK)),
+    ("(?=[A-Z]{3})", BY_LETTER),
+    ("(?=[<@])", BY_SIGN),
+)
 WORD_BEGINS, WORD_ENDS = r"(?<!\w)", r"(?!\w)"
 LINE_BEGINS = r"^\W{0,2}"
 ANY_DATE, DEFAULTS, AT_START = "{DATE}", "{DEFAULT}", "{^LN-BEG}"
@@ -46,6 +53,7 @@ OPENS_GROUP = re.compile(r"(?<!\\)\((?!\?)")
 BEGINS_OTHERWISE = re.compile(r"\(*(?:\(\?\w+\))?(?:\^|\*\*|\(\?:\^)")
 ENDS_OTHERWISE = re.compile(r"(?<!\\)(?:\$|\\b|\\s[+*]?|\*\*)\)*\Z")
 MEMO = 1024
+LOOKED_AT = 4096  # characters of a line: a date that begins later is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,7 @@ class DatePattern:
     def find(self, text: str) -> FoundDate | None:
         """Find the date that is to be cut out of a line."""
         for search in self._searches:
-            found = search.search(text)
+            found = search.search(text, 0, LOOKED_AT)
             if found is not None:
                 start, end = found.span("date")
                 return FoundDate(start, end, found)
@@ -120,7 +128,7 @@ def _bounds(pattern: str) -> tuple[str, str, str]:
 
 def _special(pattern: str) -> str:
     """Write the formats that have a name."""
-    named = {"EPOCH": EPOCH, "LEPOCH": LONG_EPOCH, "TAI64N": TAI64N, "ISO8601": KNOWN[0]}
+    named = {"EPOCH": EPOCH, "LEPOCH": LONG_EPOCH, "TAI64N": TAI64N, "ISO8601": BY_DIGIT[0]}
     if pattern.upper() in named:
         return named[pattern.upper()]
     for name in ("EPOCH", "LEPOCH"):
@@ -128,8 +136,10 @@ def _special(pattern: str) -> str:
     return pattern
 
 
-def _one_of(patterns: Sequence[str]) -> str:
-    return "(?:" + "|".join(map(with_groups, patterns)) + ")"
+def _one_of(known: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """Give the known formats, parted by what they begin with: most characters begin none."""
+    parts = (f"{begin}(?:{'|'.join(map(with_groups, patterns))})" for begin, patterns in known)
+    return f"(?:{'|'.join(parts)})"
 
 
 def _numbered(pattern: str) -> str:

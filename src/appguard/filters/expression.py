@@ -2,22 +2,24 @@
 
 Theory of operation. Python's `re` cannot be stopped, so it gets only what cannot take long: a regex whose cost
 `linear.py` bounds by a power of the text's length, and a text short enough for that power. All else goes to the `regex`
-package, which reads the same patterns and has a time limit. Both share one budget a line: whoever writes a line that
-takes longer has it skipped, not the daemon stopped.
+package, which reads the same patterns and has a time limit, unless the text does not even begin as it must (`head.py`).
+All regexes share one budget a line: whoever writes a line that takes longer has it skipped, not the daemon stopped.
 """
 
 import re
 import time
 from collections.abc import Mapping
+from math import factorial, inf
 from typing import Protocol
 
 import regex
 
 from appguard.errors import ConfigError
+from appguard.filters.head import head_of
 from appguard.filters.linear import degree_of
 
 LINE_SECONDS = 0.005
-STEPS_MOST = 100_000  # of a search by `re`: about a millisecond
+STEPS_MOST = 150_000  # of a search by `re`: about two milliseconds
 
 
 class OverBudget(Exception):
@@ -59,6 +61,7 @@ class Expression:
         self.groups = frozenset(self._plain.groupindex)
         self.degree = degree_of(pattern, flags)
         self._length_most = _length_most(self.degree)
+        self._head = None if is_multi_line else head_of(pattern)
         self._timed: regex.Pattern[str] | None = None
         self._flags = flags
 
@@ -66,6 +69,8 @@ class Expression:
         """Find the first match; raise `OverBudget`."""
         if len(text) <= self._length_most:
             return self._plain.search(text)
+        if self._head is not None and self._head.match(text) is None:
+            return None
         if self._timed is None:
             self._timed = self._compile_timed()
         begin = time.perf_counter()
@@ -82,7 +87,7 @@ class Expression:
 
 
 def _length_most(degree: int | None) -> float:
-    """Give the longest text that `re` may search."""
+    """Give the longest text that `re` may search: n characters part into d pieces in about n**d / d! ways."""
     if degree is None:
         return -1
-    return float("inf") if degree <= 1 else STEPS_MOST ** (1 / degree)
+    return inf if degree <= 1 else (STEPS_MOST * factorial(degree)) ** (1 / degree)
