@@ -1,10 +1,12 @@
 """Checks the tables `[jails.NAME]`: the jail itself, the sources it listens to, their filter, who may feed it."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import cast
 
 from appguard.config_values import Check, items, one_or_more, read, text
 from appguard.errors import ConfigError
+from appguard.filters.options import CHECKS as FILTER_CHECKS
 from appguard.jail import Jail
 
 EVENTS_SOURCE = "events"
@@ -13,12 +15,16 @@ SOCKET_SOURCES = (EVENTS_SOURCE, "syslog")
 
 @dataclass(frozen=True, slots=True)
 class JailConfig:
-    """A jail of the daemon: its settings, the sources it listens to, their filter, and who may feed a socket."""
+    """A jail of the daemon: its settings, the sources it listens to, their filter, and who may feed a socket.
+
+    `filter_options` are the regexes and the like that it sets beside the filter, in fail2ban's words.
+    """
 
     jail: Jail
     sources: tuple[str, ...]
     filter: str
     users: tuple[str, ...]
+    filter_options: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 def sources(value: object) -> tuple[str, ...]:
@@ -47,6 +53,7 @@ JAIL_CHECKS: dict[str, Check] = {
     "source": sources,
     "filter": text,
     "users": users,
+    **dict.fromkeys(FILTER_CHECKS, lambda value: value),  # the filter checks them
 }
 
 
@@ -68,4 +75,5 @@ def read_jail(name: str, value: object, where: str) -> JailConfig:
     if not reporters and not set(SOCKET_SOURCES).isdisjoint(origins):
         who = "say which users' apps may report to this jail over a socket, for example"
         raise ConfigError(f'{where}: users is missing: {who} users = ["www-data"]')
-    return JailConfig(jail, origins, chosen, reporters)
+    options = {name: found[name] for name in FILTER_CHECKS if name in found}
+    return JailConfig(jail, origins, chosen, reporters, options)

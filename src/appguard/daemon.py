@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -31,8 +32,9 @@ from appguard.host import read_host_facts
 from appguard.jail import JailWindow
 from appguard.judge import Judge
 from appguard.members import ban_set_of, filter_of, open_source, sources_of, user_ids_of
+from appguard.names import Addresses, Names
 from appguard.notify import keep_alive, notify, until_signal
-from appguard.pipeline import Pipeline, Route, failures_of
+from appguard.pipeline import Outcome, Pipeline, Route, Unresolved, failures_of
 from appguard.sources.base import Chunk, Source
 from appguard.state import Batch, State
 from appguard.stores.local import Publisher
@@ -70,6 +72,7 @@ class Daemon:
         self._total_banned = dict.fromkeys(self._windows, 0)
         safe = [*config.safelist, *config.trusted_proxies.networks]
         self._pipeline = Pipeline(self._routes(), NetworkSet(safe))
+        self._names = Names()
         self._judge = Judge(self._facts, safelist=config.safelist, proxies=config.trusted_proxies.networks)
         self.following = Following(self._bans, clock)
         self._bouncer = self._choose_bouncer()
@@ -111,6 +114,7 @@ class Daemon:
                 log.info("AppGuard daemon is up: %d jails, %d bans", len(self._windows), len(self.bans()))
         finally:
             self._loop = None
+            self._names.close()
             self._bans.close()
             self._save(again=True)
             self._publisher.close()
@@ -162,13 +166,26 @@ class Daemon:
 
     def _deliver(self, source: str, chunk: Chunk) -> None:
         outcome = self._pipeline.feed(source, chunk, self._clock())
+        if chunk.position is not None:
+            self._unsaved.positions[source, chunk.origin] = chunk.position
+        for unresolved in outcome.unresolved:
+            self._names.ask(unresolved.named.host, partial(self._resolved, unresolved))
+        self._take(outcome)
+
+    def _take(self, outcome: Outcome) -> None:
         for ban in outcome.bans:
             self._ban(ban)
         for name, keys in outcome.touched.items():
             self._unsaved.failures.update(failures_of(self._windows[name], keys))
-        if chunk.position is not None:
-            self._unsaved.positions[source, chunk.origin] = chunk.position
         self._spread()
+
+    def _resolved(self, unresolved: Unresolved, addresses: Addresses) -> None:
+        """Hear, maybe in another thread, which addresses the client of an event has."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._count, unresolved, addresses)
+
+    def _count(self, unresolved: Unresolved, addresses: Addresses) -> None:
+        self._take(self._pipeline.resolve(unresolved, addresses, self._clock()))
 
     def _ban(self, ban: Ban) -> None:
         try:

@@ -15,13 +15,15 @@ from appguard.sources.syslog import SyslogSocket
 from appguard.stores.memory import MemoryBanSet
 from appguard.stores.open import REDIS
 
+JOURNAL = "journal"  # its messages carry no date
 SOCKETS = {"events": (EventSocket, "events.sock"), "syslog": (SyslogSocket, "log.sock")}
 
 
 def filter_of(config: JailConfig) -> Filter:
-    """Give the filter of a jail; raise `ConfigError`."""
+    """Give the filter of a jail; what a regex of it finds is of the kind the jail names first. Raise `ConfigError`."""
+    logtype = "journal" if all(source.startswith(JOURNAL) for source in config.sources) else "file"
     try:
-        return open_filter(config.filter)
+        return open_filter(config.filter, config.filter_options, logtype=logtype, kind=config.jail.events[0])
     except ConfigError as error:
         raise ConfigError(f"jail {config.jail.name}: filter = {config.filter!r}: {error}") from error
 

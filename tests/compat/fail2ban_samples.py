@@ -1,12 +1,13 @@
-"""fail2ban's own annotated samples as records: a line, the filter and options to try it with, and what must come of it.
+"""fail2ban's own annotated samples as records: a line, the filter and options to try it with, what must come of it.
 
-`APPGUARD_FAIL2BAN_ROOT` is a source checkout (`config/filter.d`, `fail2ban/tests/files/logs`), or the directory in which
-fail2ban is installed as a Python package (`tests/files/logs`), its configuration in `/etc/fail2ban`. Nothing of it is
-copied: it is read when the test runs.
+`APPGUARD_FAIL2BAN_ROOT` is a source checkout (`config/filter.d`, `fail2ban/tests/files/logs`), or the directory in
+which fail2ban is installed as a Python package (`tests/files/logs`), its configuration in `/etc/fail2ban`. Nothing of
+it is copied: it is read when the test runs.
 
-In a sample file `# failJSON: {...}` says what is expected of the next line, `# filterOptions:` with which options the lines
-from there on are tried (each set on its own, each with a filter of its own), `# fileOptions:` what all of them have in
-common, `# addFILE:` names a further file. Keys that begin with `test.` and the key `constraint` are for whoever runs them.
+In a sample file `# failJSON: {...}` says what is expected of the next line, `# filterOptions:` with which options the
+lines from there on are tried (each set on its own, each with a filter of its own), `# fileOptions:` what all of them
+have in common, `# addFILE:` names a further file. Keys that begin with `test.` and the key `constraint` are for whoever
+runs them.
 """
 
 import json

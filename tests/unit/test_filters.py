@@ -56,7 +56,7 @@ def test_sample(name: str, line: bytes, expected: str) -> None:
         assert event is None
         return
     kind, address, when, *_ = expected.split(" ")
-    assert event is not None
+    assert isinstance(event, Event)
     assert (event.kind, event.address.text, time_text(event.time)) == (kind, address, when)
     for detail, value in details_of(expected.removeprefix(f"{kind} {address} {when}")).items():
         assert getattr(event, detail) == (tuple(cast("list[str]", value)) if isinstance(value, list) else value)
@@ -84,6 +84,7 @@ def test_any_bytes_are_an_event_or_nothing(name: str, line: bytes) -> None:
     """No bytes make a filter raise, and what it finds can be written as an event line."""
     event = FILTERS[name].match(line, 0.0)
     if event is not None:
+        assert isinstance(event, Event)
         assert event.to_line().isascii()
 
 
@@ -125,7 +126,7 @@ def test_nothing_a_client_sends_forges_or_hides_a_failure(
         map(escape, (user, query, referer, agent))
     )
     event = FILTERS["nginx"].match(line[:LINE_MOST], 0.0)
-    assert event is not None
+    assert isinstance(event, Event)
     assert (event.kind, event.address.text) == (LOGIN_FAIL, "203.0.113.5")
     assert time_text(event.time) == "2026-11-20T09:11:02.000000Z"
     assert FILTERS["nginx"].match(line.replace(b'" 401 30 "', b'" 200 30 "'), 0.0) is None
@@ -142,11 +143,11 @@ def test_a_long_line_hides_no_failed_login(filler: bytes, shift: int) -> None:
         HEAD + b'"POST /login HTTP/1.1" 401 30 "-" "' + filler,
     ):
         event = FILTERS["nginx"].match(line[:LINE_MOST], 0.0)
-        assert event is not None
+        assert isinstance(event, Event)
         assert (event.kind, event.path) == (LOGIN_FAIL, "/login")
     for line in (HEAD + b'"GET /' + filler, HEAD + b'"' + filler):
         event = FILTERS["nginx"].match(line[:LINE_MOST], 0.0)
-        assert event is not None
+        assert isinstance(event, Event)
         assert event.kind == PROBE
     assert FILTERS["nginx"].match((HEAD + b'"POST /login HTTP/1.1" 200 30 "' + filler)[:LINE_MOST], 0.0) is None
 

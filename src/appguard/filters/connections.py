@@ -1,10 +1,10 @@
 """What several lines of one connection tell together: fail2ban's `<F-MLFID>` and the tags that go with it.
 
-Theory of operation. The id that a regex captures (host, program and process id, as a rule) joins lines. What they told is
-kept, so that a failure whose line names no address takes it from an earlier line, or waits for a later one. A line marked
-`nofail` is no failure by itself; the attempts it tells of are counted with the next failure of its connection, or with the
-second user name that is tried on it. `mlfforget` ends a connection. `mlfgained`, a login that succeeded, takes back what
-waits, unless it had been tried with another user name before.
+Theory of operation. The id that a regex captures (host, program and process id, as a rule) joins lines. What they told
+is kept, so that a failure whose line names no address takes it from an earlier line, or waits for a later one. A line
+marked `nofail` is no failure by itself; the attempts it tells of are counted with the next failure of its connection,
+or with the second user name that is tried on it. `mlfforget` ends a connection. `mlfgained`, a login that succeeded,
+takes back what waits, unless it had been tried with another user name before.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """What a date in a log line may look like, piece by piece, and the time that its pieces make.
 
-A pattern is written as for `strptime`. Each directive becomes a group whose name begins with the directive's letter; so a
-pattern may have some of them optional, and what is found is read from the groups that took part. Time zones are
+A pattern is written as for `strptime`. Each directive becomes a group whose name begins with the directive's letter; so
+a pattern may have some of them optional, and what is found is read from the groups that took part. Time zones are
 numbers or one of the names of `ZONE_HOURS`; a line without one is in this host's local time.
 """
 
@@ -10,7 +10,10 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
-MONTH_NAMES = "jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sep(?:tember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?"
+MONTH_NAMES = (
+    "jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?"
+    "|sep(?:tember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?"
+)
 DAY_NAMES = "(?:mon|tue(?:s)?|wed(?:nes)?|thu(?:rs)?|fri|sat(?:ur)?|sun)(?:day)?"
 ZONE_HOURS = {
     **{"Z": 0, "UTC": 0, "GMT": 0, "WET": 0, "WEST": 1, "BST": 1, "CET": 1, "CEST": 2, "EET": 2, "EEST": 3, "MSK": 3},

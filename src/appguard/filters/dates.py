@@ -2,10 +2,10 @@ r"""Finds the date in a log line: what to cut out before the regexes look at it,
 
 Theory of operation. Without a `datepattern` the known formats are looked for at the beginning of the line, up to two
 characters that belong to no word before it, then anywhere between words; all formats are one regex, so a line costs two
-searches. A `datepattern` is a regex with `strptime` directives, fail2ban's special words (`{^LN-BEG}`, `{UNB}`, `{DATE}`,
-`{DEFAULT}`, `{NONE}`, `{EPOCH}`, `{LEPOCH}`, `TAI64N`) and word boundaries at both ends, unless it begins or ends
-otherwise (`^`, `$`, `**`). If it has a group, only the group is the date. What is found stays a match until somebody asks
-for its time: most lines tell of no event.
+searches. A `datepattern` is a regex with `strptime` directives, fail2ban's special words (`{^LN-BEG}`, `{UNB}`,
+`{DATE}`, `{DEFAULT}`, `{NONE}`, `{EPOCH}`, `{LEPOCH}`, `TAI64N`) and word boundaries at both ends, unless it begins or
+ends otherwise (`^`, `$`, `**`). If it has a group, only the group is the date. What is found stays a match until
+somebody asks for its time: most lines tell of no event.
 """
 
 import re
@@ -107,7 +107,7 @@ def _regex(pattern: str) -> str:
     begin, end, pattern = _bounds(pattern)
     pattern = _special(pattern)
     written = with_groups(pattern)
-    if OPENS_GROUP.search(pattern) and ANY_DATE != pattern:
+    if OPENS_GROUP.search(pattern) and pattern != ANY_DATE:
         written = OPENS_GROUP.sub("(?P<date>", written, count=1)
     else:
         written = f"(?P<date>{written})"

@@ -59,20 +59,17 @@ class Expression:
         except (re.error, RecursionError, OverflowError) as error:
             raise ConfigError(f"{pattern[:500]!r} is no regex: {error}") from error
         self.groups = frozenset(self._plain.groupindex)
-        self.degree = degree_of(pattern, flags)
+        self.degree = degree_of(pattern)
         self._length_most = _length_most(self.degree)
         self._head = None if is_multi_line else head_of(pattern)
-        self._timed: regex.Pattern[str] | None = None
-        self._flags = flags
+        self._timed = None if self._length_most == inf else _timed(pattern, flags)
 
     def search(self, text: str, budget: Budget) -> Found | None:
         """Find the first match; raise `OverBudget`."""
-        if len(text) <= self._length_most:
+        if self._timed is None or len(text) <= self._length_most:
             return self._plain.search(text)
         if self._head is not None and self._head.match(text) is None:
             return None
-        if self._timed is None:
-            self._timed = self._compile_timed()
         begin = time.perf_counter()
         try:
             return self._timed.search(text, timeout=max(budget.left, 1e-4))
@@ -81,9 +78,12 @@ class Expression:
         finally:
             budget.left -= time.perf_counter() - begin
 
-    def _compile_timed(self) -> "regex.Pattern[str]":
-        flags = regex.MULTILINE if self._flags else 0
-        return regex.compile(self.pattern, flags | regex.VERSION0)
+
+def _timed(pattern: str, flags: int) -> "regex.Pattern[str]":
+    try:
+        return regex.compile(pattern, regex.VERSION0 | (regex.MULTILINE if flags else 0))
+    except (regex.error, RecursionError) as error:
+        raise ConfigError(f"{pattern[:500]!r} cannot be searched with a time limit: {error}") from error
 
 
 def _length_most(degree: int | None) -> float:

@@ -1,7 +1,7 @@
 """Opens fail2ban's own filters, unmodified, from where they are installed: `fail2ban:sshd[mode=aggressive]`.
 
-What stands behind `fail2ban:` is a name in `/etc/fail2ban/filter.d` or the whole path of a filter file, and parameters in
-brackets as fail2ban's jails give them: `[name=value, name="a, b"][name='value']`.
+What stands behind `fail2ban:` is a name in `/etc/fail2ban/filter.d` or the whole path of a filter file, and parameters
+in brackets as fail2ban's jails give them: `[name=value, name="a, b"][name='value']`.
 """
 
 import re

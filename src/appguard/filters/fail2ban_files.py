@@ -1,9 +1,9 @@
 """The files a fail2ban configuration is made of, read and merged into sections; nothing in them is expanded yet.
 
 Theory of operation. `X.conf`, `X.d/*.conf`, `X.local` and `X.d/*.local` are read in this order, and around each of them
-the files that its section `[INCLUDES]` names in `before` and `after`. What comes later wins, option by option; the value
-it replaces stays readable as `known/option`. A section `Init?family=inet6` is no section: its options join `[Init]` as
-`option?family=inet6`.
+the files that its section `[INCLUDES]` names in `before` and `after`. What comes later wins, option by option; the
+value it replaces stays readable as `known/option`. A section `Init?family=inet6` is no section: its options join
+`[Init]` as `option?family=inet6`.
 """
 
 import configparser

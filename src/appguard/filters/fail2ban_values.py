@@ -1,9 +1,10 @@
 """What the options of a fail2ban filter come to: `%(option)s` first, then `<tag>`, innermost first.
 
-Theory of operation. A parameter of the jail (`filter = "fail2ban:sshd[mode=aggressive]"`) wins over everything. Besides,
-`%(x)s` is the option of the own section, then of `[DEFAULT]`; `%(section/x)s` that of another section, expanded in the
-own one; `%(known/x)s` the value that a later file replaced. `<x>` is the option of `[Init]`, then of `[Definition]`, then
-of `[DEFAULT]`; `<section/x>` that of another section, expanded there. A tag that means nothing here stays: it is one of the regex's own.
+Theory of operation. A parameter of the jail (`filter = "fail2ban:sshd[mode=aggressive]"`) wins over everything.
+Besides, `%(x)s` is the option of the own section, then of `[DEFAULT]`; `%(section/x)s` that of another section,
+expanded in the own one; `%(known/x)s` the value that a later file replaced. `<x>` is the option of `[Init]`, then of
+`[Definition]`, then of `[DEFAULT]`; `<section/x>` that of another section, expanded there. A tag that means nothing
+here stays: it is one of the regex's own.
 """
 
 import re

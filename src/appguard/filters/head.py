@@ -1,50 +1,44 @@
 """The characters that every match of an anchored regex begins with, as a regex that costs next to nothing.
 
-Most lines of a log fail an anchored regex within its first word. Asking for that word alone first keeps the regexes that
-may take long, and the timers around them, away from those lines.
+Most lines of a log fail an anchored regex within its first word. Asking for that word alone first keeps the regexes
+that may take long, and the timers around them, away from those lines.
 """
 
 import re
 from collections.abc import Sequence
-from re import _constants, _parser  # type: ignore[attr-defined]  # the only parse tree that Python has
-from typing import Any, cast
+
+from appguard.filters.parse_tree import Node, parse
 
 MOST = 16
+ONE = ("IN", "ANY", "NOT_LITERAL")
 
 
 def head_of(pattern: str) -> re.Pattern[str] | None:
     """Give a regex that matches wherever `pattern` does; None for one that is not anchored or begins with anything."""
     try:
-        tree = _parser.parse(pattern)
+        tree = parse(pattern)
     except RecursionError:
         return None
-    if tree.state.flags & ~re.UNICODE.value:
+    if tree.has_flags or not tree.nodes or tree.nodes[0].at != "AT_BEGINNING":
         return None
-    anchored, pieces = _head(list(cast("Any", tree)))
+    pieces, _ = _pieces(tree.nodes[1:])
     text = "".join(pieces[:MOST]).rstrip(".")
-    return re.compile(text, re.DOTALL) if anchored and text else None
+    return re.compile(text, re.DOTALL) if text else None
 
 
-def _head(nodes: Sequence[tuple[Any, Any]]) -> tuple[bool, list[str]]:
-    """Give whether the nodes begin with `^`, and the fixed characters that follow it."""
-    anchored, pieces = False, list[str]()
-    for op, value in nodes:
-        if op is _constants.AT and value is _constants.AT_BEGINNING:
-            anchored = True
-        elif op is _constants.LITERAL:
-            pieces.append(re.escape(chr(value)))
-        elif op in (_constants.IN, _constants.ANY, _constants.NOT_LITERAL):
+def _pieces(nodes: Sequence[Node]) -> tuple[list[str], bool]:
+    """Give the characters that the nodes begin with, one piece each, and whether that is all of the nodes."""
+    pieces: list[str] = []
+    for node in nodes:
+        if node.op == "LITERAL":
+            pieces.append(re.escape(chr(node.code)))
+        elif node.op in ONE:
             pieces.append(".")
-        elif op is _constants.SUBPATTERN and not (value[1] or value[2]):
-            within = _head(list(cast("Any", value[3])))
-            anchored, pieces = anchored or (within[0] and not pieces), pieces + within[1]
-            if not _is_fixed(value[3]):
-                break
+        elif node.op == "SUBPATTERN" and not node.has_flags:
+            within, is_all = _pieces(node.branches[0])
+            pieces += within
+            if not is_all:
+                return pieces, False
         else:
-            break
-    return anchored, pieces
-
-
-def _is_fixed(tree: object) -> bool:
-    fixed = (_constants.LITERAL, _constants.IN, _constants.ANY, _constants.NOT_LITERAL)
-    return all(op in fixed for op, _ in cast("Any", tree))
+            return pieces, False
+    return pieces, True

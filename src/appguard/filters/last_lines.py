@@ -1,7 +1,7 @@
 """The last lines of a log, searched as one text by filters with `maxlines` above one.
 
-What a match used leaves, so that it tells of one failure only; the lines it skipped (`<SKIPLINES>`) stay, they may belong
-to another.
+What a match used leaves, so that it tells of one failure only; the lines it skipped (`<SKIPLINES>`) stay, they may
+belong to another.
 """
 
 from dataclasses import dataclass

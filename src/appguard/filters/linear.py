@@ -1,41 +1,41 @@
 r"""How long a regex may take at worst: the power of the text's length that bounds it, or that none does.
 
 Theory of operation. Python's `re` backtracks: where a repeat could have ended elsewhere, it tries that too. A repeat
-whose characters cannot begin what follows ends in one place only, and costs its length. Any other multiplies the cost of
-all that follows it by the length: `.*a.*b` is quadratic. Inside a repeat, a choice that the next character does not
+whose characters cannot begin what follows ends in one place only, and costs its length. Any other multiplies the cost
+of all that follows it by the length: `.*a.*b` is quadratic. Inside a repeat, a choice that the next character does not
 decide doubles the cost with every round: no power bounds `(a|ab)*` or `(\w+\s?)*`. A regex that may begin anywhere is
 tried at each character, which multiplies once more.
 
-The estimate is on the safe side: only the next one character is looked at, and what is not understood counts as the worst.
-Look-arounds cost on their own, since nothing goes back into them.
+The estimate is on the safe side: only the next one character is looked at, and what is not understood counts as the
+worst. Look-arounds cost on their own, since nothing goes back into them.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from re import _constants, _parser  # type: ignore[attr-defined]  # the only parse tree that Python has
-from typing import Any, cast
+from typing import Any
+
+from appguard.filters.parse_tree import LOOKS, REPEATS, Node, parse
 
 Chars = frozenset[str]
-Node = tuple[Any, Any]
+Nodes = Sequence[Node]
 
 SAMPLES = "".join(map(chr, range(128))) + "\u0663\u00e9\u2003\u2014"  # and of all others a digit, letter, space, sign
 ALL: Chars = frozenset(SAMPLES)
+OTHERS: Chars = frozenset(SAMPLES[128:])
+NONE: Chars = frozenset()
 COPIES_MOST = 4  # times a group may be repeated and still be looked at as so many groups one after the other
 FEW = 32  # times a character may be repeated and still cost nothing worth counting
 TOO_MUCH = 9
-CATEGORIES = {
-    _constants.CATEGORY_DIGIT: r"\d",
-    _constants.CATEGORY_NOT_DIGIT: r"\D",
-    _constants.CATEGORY_SPACE: r"\s",
-    _constants.CATEGORY_NOT_SPACE: r"\S",
-    _constants.CATEGORY_WORD: r"\w",
-    _constants.CATEGORY_NOT_WORD: r"\W",
+CATEGORIES: dict[str, Chars] = {
+    f"CATEGORY_{name}": frozenset(re.findall(text, SAMPLES))
+    for text, name in zip(
+        (r"\d", r"\D", r"\s", r"\S", r"\w", r"\W"),
+        ("DIGIT", "NOT_DIGIT", "SPACE", "NOT_SPACE", "WORD", "NOT_WORD"),
+        strict=True,
+    )
 }
-OF_CATEGORY: dict[object, Chars] = {key: frozenset(re.findall(text, SAMPLES)) for key, text in CATEGORIES.items()}
-REPEATS = (_constants.MAX_REPEAT, _constants.MIN_REPEAT, _constants.POSSESSIVE_REPEAT)
-LOOKS = (_constants.ASSERT, _constants.ASSERT_NOT)
-BEGINNINGS = (_constants.AT_BEGINNING, _constants.AT_BEGINNING_STRING)
+BEGINNINGS = ("AT_BEGINNING", "AT_BEGINNING_STRING")
 
 
 class _Unbounded(Exception):
@@ -51,106 +51,101 @@ class _Rest:
     degree: int
 
 
-END = _Rest(frozenset(), True, 0)
+END = _Rest(NONE, True, 0)
 
 
-def degree_of(pattern: str, flags: int = 0) -> int | None:
+def degree_of(pattern: str) -> int | None:
     """Give the power of the text's length that bounds a search's cost, None if none is known to."""
     try:
-        tree = _parser.parse(pattern, flags)
-        degree = _sequence(_nodes(tree), END, is_in_loop=False).degree
+        nodes = parse(pattern).nodes
+        degree = _sequence(nodes, END, is_in_loop=False).degree + (0 if _is_anchored(nodes) else 1)
     except (_Unbounded, RecursionError):
         return None
-    degree += 0 if _is_anchored(_nodes(tree)) else 1
     return max(1, degree) if degree < TOO_MUCH else None
 
 
-def _nodes(tree: object) -> list[Node]:
-    return list(cast("Any", tree))
-
-
-def _is_anchored(nodes: Sequence[Node]) -> bool:
-    for op, value in nodes:
-        if op is _constants.AT:
-            return value in BEGINNINGS
-        if op is _constants.SUBPATTERN:
-            return _is_anchored(_nodes(value[-1]))
-        if op is _constants.BRANCH:
-            return all(_is_anchored(_nodes(each)) for each in value[1])
-        if op not in LOOKS:
+def _is_anchored(nodes: Nodes) -> bool:
+    for node in nodes:
+        if node.op == "AT":
+            return node.at in BEGINNINGS
+        if node.op in ("SUBPATTERN", "BRANCH"):
+            return all(map(_is_anchored, node.branches))
+        if node.op not in LOOKS:
             return False
     return False
 
 
-def _sequence(nodes: Sequence[Node], rest: _Rest, *, is_in_loop: bool) -> _Rest:
-    for op, value in reversed(nodes):
-        rest = _node(op, value, rest, is_in_loop=is_in_loop)
+def _sequence(nodes: Nodes, rest: _Rest, *, is_in_loop: bool) -> _Rest:
+    for node in reversed(nodes):
+        rest = _node(node, rest, is_in_loop=is_in_loop)
     return rest
 
 
-def _node(op: object, value: Any, rest: _Rest, *, is_in_loop: bool) -> _Rest:  # noqa: ANN401
-    chars = _chars(op, value)
+def _node(node: Node, rest: _Rest, *, is_in_loop: bool) -> _Rest:
+    chars = _chars(node)
     if chars is not None:
         return _Rest(chars, False, rest.degree)
-    if op in REPEATS:
-        return _repeat(op, value, rest, is_in_loop=is_in_loop)
-    if op is _constants.AT:
+    if node.op in REPEATS:
+        return _repeat(node, rest, is_in_loop=is_in_loop)
+    if node.op in LOOKS:
+        return _Rest(rest.first, rest.is_optional, rest.degree + _alone(node.branches[0]).degree)
+    if node.op == "AT":
         return rest
-    if op in LOOKS:
-        inner = _sequence(_nodes(value[1]), END, is_in_loop=False).degree
-        return _Rest(rest.first, rest.is_optional, rest.degree + inner)
-    if op is _constants.SUBPATTERN:
-        return _sequence(_nodes(value[-1]), rest, is_in_loop=is_in_loop)
-    if op is _constants.ATOMIC_GROUP:
-        return _sequence(_nodes(value), rest, is_in_loop=is_in_loop)
-    if op is _constants.BRANCH:
-        return _branch([_nodes(each) for each in value[1]], rest, is_in_loop=is_in_loop)
-    if op is _constants.GROUPREF_EXISTS:
-        branches = [_nodes(value[1]), _nodes(value[2]) if value[2] else []]
-        return _branch(branches, rest, is_in_loop=False)  # the group decides, not the next character
-    if op is _constants.GROUPREF:
+    if node.op == "GROUPREF":
         return _Rest(ALL, True, rest.degree + 1)
-    raise _Unbounded
-
-
-def _branch(branches: Sequence[Sequence[Node]], rest: _Rest, *, is_in_loop: bool) -> _Rest:
-    ways = [_sequence(each, rest, is_in_loop=is_in_loop) for each in branches]
-    if is_in_loop and sum(len(way.first) for way in ways) > len(frozenset[str]().union(*(way.first for way in ways))):
+    if not node.branches:
         raise _Unbounded
-    return _either(ways)
+    return _branch(node, rest, is_in_loop=is_in_loop)
+
+
+def _branch(node: Node, rest: _Rest, *, is_in_loop: bool) -> _Rest:
+    ways = [_sequence(each, rest, is_in_loop=is_in_loop) for each in node.branches]
+    found = _either(ways)
+    is_open = node.op == "BRANCH" and sum(len(way.first) for way in ways) > len(found.first)
+    if is_in_loop and is_open:  # of `GROUPREF_EXISTS` the group decides, not the next character
+        raise _Unbounded
+    return found
 
 
 def _either(ways: Sequence[_Rest]) -> _Rest:
-    first = frozenset[str]().union(*(way.first for way in ways))
+    first = NONE.union(*(way.first for way in ways))
     return _Rest(first, any(way.is_optional for way in ways), max(way.degree for way in ways))
 
 
-def _repeat(op: object, value: Any, rest: _Rest, *, is_in_loop: bool) -> _Rest:  # noqa: ANN401
-    least, most, body = int(value[0]), int(value[1]), _nodes(value[2])
-    one = _chars(*body[0]) if len(body) == 1 else None
-    if one is None and most <= COPIES_MOST:
-        return _copies(least, most, body, rest, is_in_loop=is_in_loop)
-    begin = _sequence(body, END, is_in_loop=False)
-    if one is None:
-        again = _Rest(begin.first | rest.first, True, 0)
-        if begin.is_optional or _sequence(body, again, is_in_loop=True).degree > 1:
-            raise _Unbounded
-    is_decided = least == most or op is _constants.POSSESSIVE_REPEAT or begin.first.isdisjoint(rest.first)
+def _alone(nodes: Nodes) -> _Rest:
+    return _sequence(nodes, END, is_in_loop=False)
+
+
+def _repeat(node: Node, rest: _Rest, *, is_in_loop: bool) -> _Rest:
+    body = node.branches[0]
+    is_char = len(body) == 1 and _chars(body[0]) is not None
+    if not is_char and node.most <= COPIES_MOST:
+        return _copies(node, rest, is_in_loop=is_in_loop)
+    begin = _alone(body)
+    if not is_char:
+        _check_rounds(body, begin, rest)
+    is_decided = node.least == node.most or node.op == "POSSESSIVE_REPEAT" or begin.first.isdisjoint(rest.first)
     if is_in_loop and not is_decided:
         raise _Unbounded
-    if one is not None and most <= FEW:
-        degree = rest.degree
-    else:
+    degree = rest.degree
+    if not is_char or node.most > FEW:
         looks = max(0, begin.degree - 1)  # a look-around in each round
-        degree = (max(1, rest.degree) if is_decided else 1 + rest.degree) + looks
-    first = begin.first if least else begin.first | rest.first
-    return _Rest(first, not least and rest.is_optional, degree)
+        degree = (max(1, degree) if is_decided else 1 + degree) + looks
+    first = begin.first if node.least else begin.first | rest.first
+    return _Rest(first, not node.least and rest.is_optional, degree)
 
 
-def _copies(least: int, most: int, body: Sequence[Node], rest: _Rest, *, is_in_loop: bool) -> _Rest:
-    for number in range(most, 0, -1):
-        taken = _sequence(body, rest, is_in_loop=is_in_loop)
-        if number > least:
+def _check_rounds(body: Nodes, begin: _Rest, rest: _Rest) -> None:
+    """Refuse a group whose rounds could be parted in more than one way."""
+    again = _Rest(begin.first | rest.first, True, 0)
+    if begin.is_optional or _sequence(body, again, is_in_loop=True).degree > 1:
+        raise _Unbounded
+
+
+def _copies(node: Node, rest: _Rest, *, is_in_loop: bool) -> _Rest:
+    for number in range(node.most, 0, -1):
+        taken = _sequence(node.branches[0], rest, is_in_loop=is_in_loop)
+        if number > node.least:
             if is_in_loop and not taken.first.isdisjoint(rest.first):
                 raise _Unbounded
             taken = _either([taken, rest])
@@ -158,38 +153,36 @@ def _copies(least: int, most: int, body: Sequence[Node], rest: _Rest, *, is_in_l
     return rest
 
 
-def _chars(op: object, value: Any) -> Chars | None:  # noqa: ANN401
+def _chars(node: Node) -> Chars | None:
     """Give the characters that a node for one character takes, None for any other node."""
-    if op is _constants.LITERAL:
-        return _literal(value)
-    if op is _constants.NOT_LITERAL:
-        return ALL - {chr(value)}
-    if op is _constants.ANY:
+    if node.op == "LITERAL":
+        return _literal(node.code)
+    if node.op == "NOT_LITERAL":
+        return ALL - {chr(node.code)}
+    if node.op == "ANY":
         return ALL - {"\n"}
-    if op is _constants.IN:
-        return _set(value)
-    return None
+    return _set(node.items) if node.op == "IN" else None
 
 
 def _literal(code: int) -> Chars:
-    char = chr(code)
-    if code >= 128:  # it may be any of those that stand for all others
-        return frozenset(SAMPLES[128:])
-    return frozenset((char, char.swapcase()))  # it may be that case does not matter
+    """Give a character in both cases, since case may not matter; any of all others stands for one of them."""
+    return OTHERS if code >= 128 else frozenset((chr(code), chr(code).swapcase()))
 
 
-def _set(items: Sequence[Node]) -> Chars:
-    taken: set[str] = set()
-    is_negated = False
-    for op, value in items:
-        if op is _constants.NEGATE:
-            is_negated = True
-        elif op is _constants.LITERAL:
-            taken |= {chr(value)} if is_negated and value < 128 else _literal(value) if not is_negated else set()
-        elif op is _constants.RANGE:
-            inside = {char for char in SAMPLES if value[0] <= ord(char) <= value[1]}
-            taken |= inside if is_negated else inside | {char.swapcase() for char in inside}
-            taken |= set(SAMPLES[128:]) if value[1] >= 128 and not is_negated else set()
-        elif op is _constants.CATEGORY:
-            taken |= OF_CATEGORY.get(value, ALL if not is_negated else frozenset())
-    return ALL - taken if is_negated else frozenset(taken) & ALL
+def _set(items: Sequence[tuple[str, Any]]) -> Chars:
+    """Give the characters of a set, rather too many: of a negated one only what is surely left out is left out."""
+    is_negated = any(kind == "NEGATE" for kind, _ in items)
+    taken = NONE.union(*(_item(kind, value, is_exact=is_negated) for kind, value in items))
+    return ALL - taken if is_negated else taken & ALL
+
+
+def _item(kind: str, value: Any, *, is_exact: bool) -> Chars:
+    if kind == "CATEGORY":
+        return CATEGORIES.get(str(value), NONE if is_exact else ALL)
+    if kind not in ("LITERAL", "RANGE"):
+        return NONE
+    low, high = (value, value) if kind == "LITERAL" else value
+    inside = frozenset(map(chr, range(low, min(high, 127) + 1)))
+    if is_exact:
+        return inside
+    return inside | {char.swapcase() for char in inside} | (OTHERS if high >= 128 else NONE)

@@ -1,7 +1,8 @@
 """The options of a filter in fail2ban's dialect, whether they come from a file or from our own settings."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from appguard.errors import ConfigError
 
@@ -28,12 +29,24 @@ def options_of(values: Mapping[str, object]) -> FilterOptions:
     return FilterOptions(**{name: CHECKS[name](name, value) for name, value in values.items()})  # type: ignore[arg-type]
 
 
+def with_known(name: str, value: object, own: FilterOptions) -> object:
+    """Give what a jail sets with the filter's own value where it says `%(known/failregex)s`, as fail2ban's jails do."""
+    known: object = getattr(own, name, "")
+    text = "\n".join(cast("tuple[str, ...]", known)) if isinstance(known, tuple) else str(known)
+    if isinstance(value, str):
+        return value.replace(f"%(known/{name})s", text)
+    if isinstance(value, list | tuple):
+        return [with_known(name, each, own) for each in cast("Sequence[object]", value)]
+    return value
+
+
 def _lines(name: str, value: object) -> tuple[str, ...]:
     """Accept one regex a line, or a list of them."""
-    texts = value.splitlines() if isinstance(value, str) else value
-    if not isinstance(texts, list | tuple) or not all(isinstance(each, str) for each in texts):  # pyright: ignore[reportUnknownVariableType]
-        raise ConfigError(f"{name} = {value!r}: expected a text, one a line, or a list of texts")
-    return tuple(str(each).strip() for each in texts if str(each).strip())  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, list | tuple):
+        raise ConfigError(f"{name} = {value!r}: expected a text, one regex a line, or a list of texts")
+    texts = [_text(name, each) for each in cast("Sequence[object]", given)]
+    return tuple(line.strip() for text in texts for line in text.splitlines() if line.strip())
 
 
 def _text(name: str, value: object) -> str:
@@ -50,13 +63,13 @@ def _maxlines(name: str, value: object) -> int:
 
 
 def _usedns(name: str, value: object) -> str:
-    text = {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else str(value).strip().lower()
+    text = ("no", "yes")[value] if isinstance(value, bool) else str(value).strip().lower()
     if text not in USE_DNS:
         raise ConfigError(f"{name} = {value!r}: expected one of {', '.join(map(repr, USE_DNS))}")
-    return str(text)
+    return text
 
 
-CHECKS = {
+CHECKS: dict[str, Callable[[str, object], object]] = {
     "failregex": _lines,
     "ignoreregex": _lines,
     "prefregex": _text,

@@ -1,9 +1,9 @@
 """One filter in fail2ban's dialect: `prefregex`, `failregex` and `ignoreregex` over the line without its date.
 
-Theory of operation. The date is cut out of the line; what is left, with a line end, is searched. `prefregex` says what the
-failure regexes get to see (`<F-CONTENT>`) and adds its groups to theirs. The first of the failure regexes that matches
-tells of the failure, if no ignoreregex does: its id is `<F-ID>`, else the address, else a host name. Connection ids are
-joined in `connections.py`; with `maxlines` the last lines are searched as one text, see `last_lines.py`.
+Theory of operation. The date is cut out of the line; what is left, with a line end, is searched. `prefregex` says what
+the failure regexes get to see (`<F-CONTENT>`) and adds its groups to theirs. The first of the failure regexes that
+matches tells of the failure, if no ignoreregex does: its id is `<F-ID>`, else the address, else a host name. Connection
+ids are joined in `connections.py`; with `maxlines` the last lines are searched as one text, see `last_lines.py`.
 
 A hit is an event of the kind that its jail names first in `events`: a regex cannot say what it means, its author can.
 """
@@ -165,7 +165,8 @@ def _remarks(options: FilterOptions) -> Iterable[str]:
         value = getattr(options, name)
         for pattern in (value,) if isinstance(value, str) else value:
             if has_flag_within(pattern):
-                yield f"{name} {pattern[:200]!r} has a flag such as (?i) in the middle: it holds to the end of its group"
+                where = "in the middle: it holds to the end of its group"
+                yield f"{name} {pattern[:200]!r} has a flag such as (?i) {where}"
 
 
 def _groups_of(found: Found) -> Groups:
