@@ -76,12 +76,12 @@ def details_of(hit: Hit, made: Event | Named) -> dict[str, object]:
     details: dict[str, object] = {
         **hit.groups,
         "host": host,
-        "attempts": hit.count,
+        "attempts": hit.attempts,
         "users": set(hit.users),
         "time": int(hit.time),
     }
     if isinstance(made, Event):
-        details |= {"user": made.user, "attempts": made.count}
+        details["user"] = made.user
     return details
 
 

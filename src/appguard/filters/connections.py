@@ -2,7 +2,7 @@
 
 Theory of operation. The id that a regex captures (host, program and process id, as a rule) joins lines. What they told
 is kept, so that a failure whose line names no address takes it from an earlier line, or waits for a later one. A line
-marked `nofail` is no failure by itself; the attempts it tells of are counted with the next failure of its connection,
+marked `nofail` is no failure by itself; it is an attempt of the next failure of its connection,
 or with the second user name that is tried on it. `mlfforget` ends a connection. `mlfgained`, a login that succeeded,
 takes back what waits, unless it had been tried with another user name before.
 """
@@ -20,21 +20,21 @@ IDS = ("fid", "ip4", "ip6", "dns", "host")
 
 @dataclass(slots=True)
 class Connection:
-    """What is known of one connection; `waiting` attempts have not been counted yet."""
+    """What is known of one connection; `waiting` lines have led to no failure yet."""
 
     seen: float
     groups: Groups = field(default_factory=Groups)
     users: list[str] = field(default_factory=list[str])
     waiting: int = 0
-    has_failed: bool = False  # one of the waiting attempts is a failure that lacks only its address
+    has_failed: bool = False  # one of them is a failure that lacks only its address
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """A failure with all that its connection told: the attempts it counts for, and the user names tried."""
+    """A failure with all that its connection told: how many lines led to it, and the user names tried."""
 
     groups: Mapping[str, str]
-    count: int
+    attempts: int
     users: tuple[str, ...]
 
 
@@ -59,8 +59,8 @@ class Connections:
             connection.has_failed = True
         if not connection.has_failed or not any(connection.groups.get(key) for key in IDS):
             return None
-        count, connection.waiting, connection.has_failed = connection.waiting, 0, False
-        return Joined(dict(connection.groups), count, tuple(connection.users))
+        attempts, connection.waiting, connection.has_failed = connection.waiting, 0, False
+        return Joined(dict(connection.groups), attempts, tuple(connection.users))
 
     def _take(self, name: str, time: float) -> Connection:
         found = self._connections.pop(name, None)

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from appguard.errors import ConfigError
 from appguard.filters.date_fields import seconds_of, with_groups
+from appguard.filters.expression import compiled
 
 LONG_EPOCH = r"(?P<epoch>[0-9]{10,11}(?:\.[0-9]{1,9}|[0-9]{3}(?:[0-9]{3})?)?)"
 EPOCH = r"(?P<epoch>[0-9]{10,11}(?:\.[0-9]{1,9})?)"
@@ -73,7 +73,7 @@ class DatePattern:
             [] if list(patterns) == ["{NONE}"] else [each for one in patterns or (DEFAULTS,) for each in _all_of(one)]
         )
         self.expressions = tuple(map(_regex, wanted))
-        self._searches = tuple(map(_compiled, self.expressions))
+        self._searches = tuple(compiled(each, re.IGNORECASE) for each in self.expressions)
         self._seconds = lru_cache(MEMO)(self._parse)
 
     def find(self, text: str) -> FoundDate | None:
@@ -159,10 +159,3 @@ def _numbered(pattern: str) -> str:
         return f"(?P<{renamed[name]}>"
 
     return re.sub(r"\(\?P(?:<(?P<name>\w+)>|=(?P<refers>\w+)\))", rename, pattern)
-
-
-def _compiled(expression: str) -> re.Pattern[str]:
-    try:
-        return re.compile(expression, re.IGNORECASE)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise ConfigError(f"datepattern: {expression[:200]!r} is no regex: {error}") from error

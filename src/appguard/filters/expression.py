@@ -8,6 +8,7 @@ All regexes share one budget a line: whoever writes a line that takes longer has
 
 import re
 import time
+import warnings
 from collections.abc import Mapping
 from math import factorial, inf
 from typing import Protocol
@@ -53,16 +54,12 @@ class Expression:
 
     def __init__(self, pattern: str, *, is_multi_line: bool = False) -> None:
         self.pattern = pattern
-        flags = re.MULTILINE if is_multi_line else 0
-        try:
-            self._plain = re.compile(pattern, flags)
-        except (re.error, RecursionError, OverflowError) as error:
-            raise ConfigError(f"{pattern[:500]!r} is no regex: {error}") from error
+        self._plain = compiled(pattern, re.MULTILINE if is_multi_line else 0)
         self.groups = frozenset(self._plain.groupindex)
         self.degree = degree_of(pattern)
         self._length_most = _length_most(self.degree)
         self._head = None if is_multi_line else head_of(pattern)
-        self._timed = None if self._length_most == inf else _timed(pattern, flags)
+        self._timed = None if self._length_most == inf else _timed(pattern, is_multi_line=is_multi_line)
 
     def search(self, text: str, budget: Budget) -> Found | None:
         """Find the first match; raise `OverBudget`."""
@@ -79,9 +76,19 @@ class Expression:
             budget.left -= time.perf_counter() - begin
 
 
-def _timed(pattern: str, flags: int) -> "regex.Pattern[str]":
+def compiled(pattern: str, flags: int = 0) -> re.Pattern[str]:
+    """Compile a regex; raise `ConfigError`. What Python only warns of is taken as it is."""
     try:
-        return regex.compile(pattern, regex.VERSION0 | (regex.MULTILINE if flags else 0))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return re.compile(pattern, flags)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ConfigError(f"{pattern[:500]!r} is no regex: {error}") from error
+
+
+def _timed(pattern: str, *, is_multi_line: bool) -> "regex.Pattern[str]":
+    try:
+        return regex.compile(pattern, regex.VERSION0 | (regex.MULTILINE if is_multi_line else 0))
     except (regex.error, RecursionError) as error:
         raise ConfigError(f"{pattern[:500]!r} cannot be searched with a time limit: {error}") from error
 

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -40,7 +41,9 @@ class Tree:
 
 def parse(pattern: str) -> Tree:
     """Parse a regex that compiles. Raise `RecursionError` for one nested too deeply."""
-    parsed = PARSER.parse(pattern)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it compiled: what there is to say about it was said then
+        parsed = PARSER.parse(pattern)
     return Tree(_nodes(parsed), bool(parsed.state.flags & ~re.UNICODE.value))
 
 

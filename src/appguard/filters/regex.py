@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from appguard.address import Address, parse_address
 from appguard.errors import AddressError, ConfigError
-from appguard.event import COUNT_MOST, LOGIN_FAIL, Event
+from appguard.event import LOGIN_FAIL, Event
 from appguard.filters.base import Named
 from appguard.filters.connections import IDS, Connections, Groups, Joined
 from appguard.filters.dates import DatePattern
@@ -27,6 +27,7 @@ from appguard.filters.tags import expand, has_flag_within, plain_name
 COLOUR = re.compile(r"(?:\x1b|#033)\[[0-9;]*[A-Za-z]")
 ALTERNATIVE = re.compile(r"alt_([a-z]+)[0-9_]*")
 LEADING_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
+LETTER = re.compile("[A-Za-z]")
 WITHOUT_NAMES = ("no", "raw")
 
 log = logging.getLogger("appguard")
@@ -34,11 +35,15 @@ log = logging.getLogger("appguard")
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A failure that a line told of: who (an address or a name), when, how many attempts, groups and user names."""
+    """A failure that a line told of: who (an address or a name), when, all groups, and the user names tried.
+
+    `attempts` is the number of lines of its connection that led to it. It counts once all the same, as fail2ban counts:
+    several lines of a log often tell of one attempt.
+    """
 
     id: str
     time: float
-    count: int
+    attempts: int
     groups: Mapping[str, str]
     users: tuple[str, ...]
 
@@ -53,7 +58,7 @@ class RegexFilter:
     def __init__(self, name: str, options: FilterOptions, kind: str = LOGIN_FAIL) -> None:
         self.name = name
         self.options = options
-        self.dates = DatePattern(("{NONE}",) if options.logtype == "journal" else options.datepattern)
+        self.dates = _dates(options)
         self._kind = kind
         self._prefix = _expressions("prefregex", [options.prefregex] if options.prefregex else [], options)
         self._failures = _expressions("failregex", options.failregex, options)
@@ -121,13 +126,13 @@ class RegexFilter:
         """Give the event of a failure, or what makes it once the addresses of its host name are known."""
 
         def event(address: Address) -> Event:
-            count, user = min(hit.count, COUNT_MOST), hit.groups.get("user", "")
-            return Event(self._kind, hit.time, address, count=count, user=user)
+            return Event(self._kind, hit.time, address, user=hit.groups.get("user", ""))
 
         try:
             return event(parse_address(_plain_address(hit.id)))
         except AddressError:
-            return None if self.options.usedns in WITHOUT_NAMES else Named(hit.id, event)
+            is_name = LETTER.search(hit.id) and self.options.usedns not in WITHOUT_NAMES
+            return Named(hit.id, event) if is_name else None
 
     def _without_colours(self, text: str) -> str:
         plain = COLOUR.sub("", text)
@@ -141,6 +146,13 @@ class RegexFilter:
         self.skipped += 1
         if self.skipped == 1:
             log.warning("filter %s: a line takes too long for its regexes and is skipped, as all such lines", self.name)
+
+
+def _dates(options: FilterOptions) -> DatePattern:
+    try:
+        return DatePattern(("{NONE}",) if options.logtype == "journal" else options.datepattern)
+    except ConfigError as error:
+        raise ConfigError(f"datepattern: {error}") from error
 
 
 def _expressions(name: str, patterns: Iterable[str], options: FilterOptions) -> tuple[Expression, ...]:
@@ -192,7 +204,7 @@ def _alone(groups: Groups) -> Joined | None:
 
 def _hit_of(joined: Joined, seconds: float) -> Hit | None:
     id_ = next((joined.groups[key] for key in IDS if joined.groups.get(key)), "")
-    return Hit(id_, seconds, joined.count, joined.groups, joined.users) if id_ else None
+    return Hit(id_, seconds, joined.attempts, joined.groups, joined.users) if id_ else None
 
 
 def _plain_address(text: str) -> str:
