@@ -53,7 +53,7 @@ JAIL_CHECKS: dict[str, Check] = {
     "source": sources,
     "filter": text,
     "users": users,
-    **dict.fromkeys(FILTER_CHECKS, lambda value: value),  # the filter checks them
+    **FILTER_CHECKS,
 }
 
 

@@ -26,7 +26,13 @@ class FilterOptions:
 
 def options_of(values: Mapping[str, object]) -> FilterOptions:
     """Check the options that a filter or a jail sets; raise `ConfigError`."""
-    return FilterOptions(**{name: CHECKS[name](name, value) for name, value in values.items()})  # type: ignore[arg-type]
+    checked: dict[str, object] = {}
+    for name, value in values.items():
+        try:
+            checked[name] = CHECKS[name](value)
+        except ConfigError as error:
+            raise ConfigError(f"{name} = {value!r}: {error}") from error
+    return FilterOptions(**checked)  # type: ignore[arg-type]  # each was checked by its name's check
 
 
 def with_known(name: str, value: object, own: FilterOptions) -> object:
@@ -40,36 +46,36 @@ def with_known(name: str, value: object, own: FilterOptions) -> object:
     return value
 
 
-def _lines(name: str, value: object) -> tuple[str, ...]:
+def _lines(value: object) -> tuple[str, ...]:
     """Accept one regex a line, or a list of them."""
     given = [value] if isinstance(value, str) else value
     if not isinstance(given, list | tuple):
-        raise ConfigError(f"{name} = {value!r}: expected a text, one regex a line, or a list of texts")
-    texts = [_text(name, each) for each in cast("Sequence[object]", given)]
+        raise ConfigError("expected a text, one regex a line, or a list of texts")
+    texts = map(_text, cast("Sequence[object]", given))
     return tuple(line.strip() for text in texts for line in text.splitlines() if line.strip())
 
 
-def _text(name: str, value: object) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ConfigError(f"{name} = {value!r}: expected a text")
+        raise ConfigError("expected a text")
     return value.strip()
 
 
-def _maxlines(name: str, value: object) -> int:
+def _maxlines(value: object) -> int:
     text = str(value).strip()
     if isinstance(value, bool) or not text.isdecimal() or not 1 <= int(text) <= LINES_MOST:
-        raise ConfigError(f"{name} = {value!r}: expected a whole number from 1 to {LINES_MOST}")
+        raise ConfigError(f"expected a whole number from 1 to {LINES_MOST}")
     return int(text)
 
 
-def _usedns(name: str, value: object) -> str:
+def _usedns(value: object) -> str:
     text = ("no", "yes")[value] if isinstance(value, bool) else str(value).strip().lower()
     if text not in USE_DNS:
-        raise ConfigError(f"{name} = {value!r}: expected one of {', '.join(map(repr, USE_DNS))}")
+        raise ConfigError(f"expected one of {', '.join(map(repr, USE_DNS))}")
     return text
 
 
-CHECKS: dict[str, Callable[[str, object], object]] = {
+CHECKS: dict[str, Callable[[object], object]] = {
     "failregex": _lines,
     "ignoreregex": _lines,
     "prefregex": _text,
