@@ -68,7 +68,7 @@ LOCAL_FORMATS = (
     "%y%m%d %H:%M:%S",
     "%b %d, %Y %I:%M:%S %p",
     "%b-%d-%y %H:%M:%S",
-    "%Y%m%d%H%M%S",
+    "%Y%m%d %H%M%S",
     "%Y%m%dT%H%M%S",
 )
 ZONED_FORMATS = ("%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d %H:%M:%S.123 %z", "%d/%b/%Y:%H:%M:%S %z")
@@ -127,7 +127,19 @@ def test_times_that_are_not_all_told(line: str, rest: str, expected: str) -> Non
     assert read(line) == (rest, datetime.fromisoformat(expected).timestamp())
 
 
-@pytest.mark.parametrize("line", ["", "no date", "1234567890123 x", "a1784116800 x", "99:99:99 x", "x2026-07-15 x"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "no date",
+        "1234567890123 x",
+        "a1784116800 x",
+        "99:99:99 x",
+        "24:00:00 x",
+        "20260715100000 x",
+        "x2026-07-15 x",
+    ],
+)
 def test_no_date(line: str) -> None:
     """What only looks a little like a date is none."""
     assert KNOWN.find(line) is None
@@ -137,6 +149,14 @@ def test_no_date(line: str) -> None:
 def test_a_day_that_is_not_is_cut_and_has_no_time(line: str) -> None:
     """The line is then one without a date."""
     assert read(line) == (" x", None)
+
+
+@pytest.mark.parametrize("user", ["2005-01-01 10:00:00", "[01/Jan/2005:10:00:00 +0000]", "01/Jan/2005:10:00:00 +0000"])
+def test_no_user_name_forges_the_date_of_an_access_log(user: str) -> None:
+    """A user name stands before the date there, and is whatever the client likes."""
+    rest, seconds = read(f'203.0.113.5 - {user} [15/Jul/2026:10:00:00 -0400] "GET / HTTP/1.1" 401 0')
+    assert rest == f'203.0.113.5 - {user} [] "GET / HTTP/1.1" 401 0'
+    assert seconds == local("2026-07-15T10:00:00")
 
 
 def test_a_custom_pattern() -> None:

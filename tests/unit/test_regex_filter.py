@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import datetime
 from http.client import HTTPConnection
@@ -89,7 +89,7 @@ class _Lines(logging.Handler):
 
 
 @contextmanager
-def werkzeug_log() -> Iterator[tuple[int, list[str]]]:
+def werkzeug_log() -> Generator[tuple[int, list[str]]]:
     """Serve with the real development server; give its port and what it logs."""
 
     def app(environ: object, start_response: Callable[[str, list[tuple[str, str]]], object]) -> list[bytes]:

@@ -1,11 +1,11 @@
 r"""Finds the date in a log line: what to cut out before the regexes look at it, and which time it tells.
 
 Theory of operation. Without a `datepattern` the known formats are looked for at the beginning of the line, up to two
-characters that belong to no word before it, then anywhere between words; all formats are one regex, so a line costs two
-searches. A `datepattern` is a regex with `strptime` directives, fail2ban's special words (`{^LN-BEG}`, `{UNB}`,
-`{DATE}`, `{DEFAULT}`, `{NONE}`, `{EPOCH}`, `{LEPOCH}`, `TAI64N`) and word boundaries at both ends, unless it begins or
-ends otherwise (`^`, `$`, `**`). If it has a group, only the group is the date. What is found stays a match until
-somebody asks for its time: most lines tell of no event.
+characters that belong to no word before it; then where access logs have it, since what stands before it there is the
+client's choice; then anywhere between words. All formats are one regex. A `datepattern` is a regex with `strptime`
+directives, fail2ban's special words (`{^LN-BEG}`, `{UNB}`, `{DATE}`, `{DEFAULT}`, `{NONE}`, `{EPOCH}`, `{LEPOCH}`,
+`TAI64N`) and word boundaries at both ends, unless it begins or ends otherwise (`^`, `$`, `**`). If it has a group, only
+the group is the date. What is found stays a match until somebody asks for its time: most lines tell of no event.
 """
 
 import re
@@ -29,7 +29,7 @@ BY_DIGIT = (
     rf"%m/%d/%ExY:{CLOCK}",
     rf"%m-%d-%ExY {CLOCK}(?:\.%f)?",
     r"%Exy%Exm%Exd  ?%k:%ExM:%ExS",
-    r"%ExY%Exm%Exd(?:T|  ?)?%ExH%ExM%ExS(?:[.,]%f)?(?:\s*%z)?",
+    r"%ExY%Exm%Exd(?:T|  ?)%ExH%ExM%ExS(?:[.,]%f)?(?:\s*%z)?",
 )
 BY_LETTER = (
     rf"(?:%a,? )?%b %d (?:%ExY )?{CLOCK}(?:\.%f)?(?: %ExY)?",
@@ -48,6 +48,7 @@ KNOWN_ANYWHERE = (
 )
 WORD_BEGINS, WORD_ENDS = r"(?<!\w)", r"(?!\w)"
 LINE_BEGINS = r"^\W{0,2}"
+ACCESS_LOG = rf'\[(%d/%b/%ExY:{CLOCK} %z)\] "**'  # before the first quote, which no user name can contain
 ANY_DATE, DEFAULTS, AT_START = "{DATE}", "{DEFAULT}", "{^LN-BEG}"
 OPENS_GROUP = re.compile(r"(?<!\\)\((?!\?)")
 BEGINS_OTHERWISE = re.compile(r"\(*(?:\(\?\w+\))?(?:\^|\*\*|\(\?:\^)")
@@ -97,7 +98,7 @@ class DatePattern:
 def _all_of(pattern: str) -> list[str]:
     """Give the patterns that a line of `datepattern` means."""
     if pattern == DEFAULTS:
-        return [AT_START, ANY_DATE]
+        return [AT_START, ACCESS_LOG, ANY_DATE]
     return [pattern]
 
 
