@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from appguard.errors import ConfigError
 from appguard.filters.date_fields import DIRECTIVES
 from appguard.filters.dates import DatePattern
+from appguard.filters.expression import Budget
 
 NEW_YORK = "EST5EDT,M3.2.0,M11.1.0"
 KNOWN = DatePattern()
@@ -40,7 +41,7 @@ NOW = datetime(2026, 7, 15, 12, 0, tzinfo=timezone(timedelta(hours=-4))).timesta
 
 def read(line: str, pattern: DatePattern = KNOWN, now: float = NOW) -> tuple[str, float | None]:
     """Give a line without its date, and the time of it."""
-    found = pattern.find(line)
+    found = pattern.find(line, Budget())
     assert found is not None, f"no date in {line!r}"
     return line[: found.start] + line[found.end :], pattern.seconds(found, now)
 
@@ -142,7 +143,7 @@ def test_times_that_are_not_all_told(line: str, rest: str, expected: str) -> Non
 )
 def test_no_date(line: str) -> None:
     """What only looks a little like a date is none."""
-    assert KNOWN.find(line) is None
+    assert KNOWN.find(line, Budget()) is None
 
 
 @pytest.mark.parametrize("line", ["2026-02-30 10:00:00 x", "Feb 30 10:00:00 x", "31/04/2026 10:00:00 x"])
@@ -162,12 +163,12 @@ def test_no_user_name_forges_the_date_of_an_access_log(user: str) -> None:
 def test_a_custom_pattern() -> None:
     """It is looked for at word boundaries; only its group is cut if it has one; `^` and `{^LN-BEG}` anchor it."""
     assert read("a 2026:07:15-10:00:00 x", DatePattern(["%Y:%m:%d-%H:%M:%S"])) == ("a  x", local("2026-07-15T10:00:00"))
-    assert DatePattern(["%Y:%m:%d"]).find("x12026:07:15") is None
+    assert DatePattern(["%Y:%m:%d"]).find("x12026:07:15", Budget()) is None
     assert read("x12026:07:15", DatePattern(["{UNB}%Y:%m:%d"]))[0] == "x1"
     assert read("x2026:07:15y", DatePattern(["**%Y:%m:%d**"]))[0] == "xy"
-    assert DatePattern(["^%Y:%m:%d"]).find(" 2026:07:15") is None
+    assert DatePattern(["^%Y:%m:%d"]).find(" 2026:07:15", Budget()) is None
     assert read("[[2026:07:15]", DatePattern(["{^LN-BEG}%Y:%m:%d"]))[0] == "[[]"
-    assert DatePattern(["{^LN-BEG}%Y:%m:%d"]).find("a 2026:07:15") is None
+    assert DatePattern(["{^LN-BEG}%Y:%m:%d"]).find("a 2026:07:15", Budget()) is None
     grouped = DatePattern([r"^[^\[]*\[({DATE})"])
     assert read("h [15/Jul/2026:10:00:00 -0400] x", grouped) == ("h [] x", local("2026-07-15T10:00:00"))
 
@@ -178,8 +179,8 @@ def test_special_words() -> None:
     for text, word in (("1784116800", "EPOCH"), ("1784116800123", "LEPOCH"), ("1784116800123456", "LEPOCH")):
         assert int(read(f"at {text}: x", DatePattern([word]))[1] or 0) == 1784116800
         assert int(read(f"t={text}; x", DatePattern([f"^t={{{word}}}"]))[1] or 0) == 1784116800
-    assert DatePattern(["{NONE}"]).find("2026-07-15 10:00:00") is None
-    assert DatePattern(["{^LN-BEG}"]).find("a 2026-07-15 10:00:00") is None
+    assert DatePattern(["{NONE}"]).find("2026-07-15 10:00:00", Budget()) is None
+    assert DatePattern(["{^LN-BEG}"]).find("a 2026-07-15 10:00:00", Budget()) is None
     assert read("a 2026-07-15 10:00:00", DatePattern(["%Y:%m:%d", "{DEFAULT}"]))[0] == "a "
 
 
@@ -197,7 +198,7 @@ def test_a_pattern_that_is_no_regex() -> None:
 @given(line=st.text(max_size=80), now=st.floats(0, 4e9))
 def test_any_text_has_a_time_or_none(line: str, now: float) -> None:
     """No text makes it raise."""
-    found = KNOWN.find(line)
+    found = KNOWN.find(line, Budget())
     if found is not None:
         KNOWN.seconds(found, now)
 
@@ -207,6 +208,6 @@ def test_any_pattern_of_directives_reads_something_or_nothing(pieces: list[str])
     """Directives may come in any order and number."""
     pattern = DatePattern(["".join(pieces) or "%Y"])
     for line in ("2026-07-15 10:00:00", "10:10:10 31/31/99 pm Z", "12 12 12 12 12 Mon Jan am"):
-        found = pattern.find(line)
+        found = pattern.find(line, Budget())
         if found is not None:
             pattern.seconds(found, NOW)

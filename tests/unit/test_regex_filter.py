@@ -330,6 +330,15 @@ def test_a_catastrophic_regex_costs_its_budget(pattern: str, caplog: pytest.LogC
     assert len(caplog.messages) == (1 if chosen.skipped else 0)
 
 
+def test_a_catastrophic_datepattern_costs_its_budget() -> None:
+    """The same holds for how dates are written."""
+    chosen = filter_of("<HOST>", datepattern="(x+x+)+y%Y")
+    begin = time.process_time()
+    assert chosen.match(b"x" * 200 + b"!y2026", NOW) is None
+    assert time.process_time() - begin < 10 * LINE_SECONDS
+    assert chosen.skipped == 1
+
+
 def test_a_line_that_takes_too_long_is_skipped(caplog: pytest.LogCaptureFixture) -> None:
     """It is counted, reported once, and the next line is read as ever."""
     chosen = filter_of(CATASTROPHIC[2], "^from <HOST>$", datepattern="{NONE}")

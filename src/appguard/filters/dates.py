@@ -9,12 +9,12 @@ the group is the date. What is found stays a match until somebody asks for its t
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 from appguard.filters.date_fields import seconds_of, with_groups
-from appguard.filters.expression import compiled
+from appguard.filters.expression import Budget, Expression, Found, compiled
 
 LONG_EPOCH = r"(?P<epoch>[0-9]{10,11}(?:\.[0-9]{1,9}|[0-9]{3}(?:[0-9]{3})?)?)"
 EPOCH = r"(?P<epoch>[0-9]{10,11}(?:\.[0-9]{1,9})?)"
@@ -56,6 +56,8 @@ ENDS_OTHERWISE = re.compile(r"(?<!\\)(?:\$|\\b|\\s[+*]?|\*\*)\)*\Z")
 MEMO = 1024
 LOOKED_AT = 4096  # characters of a line: a date that begins later is none
 
+Search = Callable[[str, Budget], Found | None]
+
 
 @dataclass(frozen=True, slots=True)
 class FoundDate:
@@ -63,7 +65,7 @@ class FoundDate:
 
     start: int
     end: int
-    match: re.Match[str]
+    match: Found
 
 
 class DatePattern:
@@ -74,13 +76,13 @@ class DatePattern:
             [] if list(patterns) == ["{NONE}"] else [each for one in patterns or (DEFAULTS,) for each in _all_of(one)]
         )
         self.expressions = tuple(map(_regex, wanted))
-        self._searches = tuple(compiled(each, re.IGNORECASE) for each in self.expressions)
+        self._searches = tuple(map(_search_of, wanted, self.expressions))
         self._seconds = lru_cache(MEMO)(self._parse)
 
-    def find(self, text: str) -> FoundDate | None:
-        """Find the date that is to be cut out of a line."""
+    def find(self, text: str, budget: Budget) -> FoundDate | None:
+        """Find the date that is to be cut out of a line; raise `OverBudget`."""
         for search in self._searches:
-            found = search.search(text, 0, LOOKED_AT)
+            found = search(text[:LOOKED_AT], budget)
             if found is not None:
                 start, end = found.span("date")
                 return FoundDate(start, end, found)
@@ -93,6 +95,14 @@ class DatePattern:
     @staticmethod
     def _parse(groups: tuple[tuple[str, str | None], ...], time: float) -> float | None:
         return seconds_of(dict(groups), time)
+
+
+def _search_of(pattern: str, expression: str) -> Search:
+    """Give the search for a pattern; those of our own need no limit of time."""
+    if pattern not in (AT_START, ACCESS_LOG, ANY_DATE):
+        return Expression(expression, re.IGNORECASE).search
+    own = compiled(expression, re.IGNORECASE)
+    return lambda text, budget: own.search(text)
 
 
 def _all_of(pattern: str) -> list[str]:

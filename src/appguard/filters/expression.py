@@ -52,14 +52,14 @@ class Expression:
     Raise `ConfigError` for a pattern that is no regex.
     """
 
-    def __init__(self, pattern: str, *, is_multi_line: bool = False) -> None:
+    def __init__(self, pattern: str, flags: int = 0) -> None:
         self.pattern = pattern
-        self._plain = compiled(pattern, re.MULTILINE if is_multi_line else 0)
+        self._plain = compiled(pattern, flags)
         self.groups = frozenset(self._plain.groupindex)
         self.degree = degree_of(pattern)
         self._length_most = _length_most(self.degree)
-        self._head = None if is_multi_line else head_of(pattern)
-        self._timed = None if self._length_most == inf else _timed(pattern, is_multi_line=is_multi_line)
+        self._head = None if flags else head_of(pattern)
+        self._timed = None if self._length_most == inf else _timed(pattern, flags)
 
     def search(self, text: str, budget: Budget) -> Found | None:
         """Find the first match; raise `OverBudget`."""
@@ -86,9 +86,11 @@ def compiled(pattern: str, flags: int = 0) -> re.Pattern[str]:
         raise ConfigError(f"{pattern[:500]!r} is no regex: {error}") from error
 
 
-def _timed(pattern: str, *, is_multi_line: bool) -> "regex.Pattern[str]":
+def _timed(pattern: str, flags: int) -> "regex.Pattern[str]":
+    same = {re.MULTILINE: regex.MULTILINE, re.IGNORECASE: regex.IGNORECASE}
+    chosen = sum(theirs for ours, theirs in same.items() if flags & ours)
     try:
-        return regex.compile(pattern, regex.VERSION0 | (regex.MULTILINE if is_multi_line else 0))
+        return regex.compile(pattern, regex.VERSION0 | chosen)
     except (regex.error, RecursionError) as error:
         raise ConfigError(f"{pattern[:500]!r} cannot be searched with a time limit: {error}") from error
 

@@ -83,19 +83,17 @@ class RegexFilter:
         text = line.decode(errors="replace").replace("\n", " ").rstrip("\r")
         if "\x1b" in text or "#033" in text:
             text = self._without_colours(text)
-        found = self.dates.find(text)
-        if found is not None:
-            text = text[: found.start] + text[found.end :]
-        read = Line(text, found)
         try:
-            return self._hit(read, time)
+            return self._hit(text, time, Budget())
         except OverBudget:
             self._skip()
             return None
 
-    def _hit(self, line: Line, time: float) -> Hit | None:
-        text = self._last_lines.add(line)
-        found = self._search(text, Budget())
+    def _hit(self, text: str, time: float, budget: Budget) -> Hit | None:
+        date = self.dates.find(text, budget)
+        if date is not None:
+            text = text[: date.start] + text[date.end :]
+        found = self._search(self._last_lines.add(Line(text, date)), budget)
         if found is None:
             return None
         match, groups = found
@@ -103,9 +101,7 @@ class RegexFilter:
         dated = (self.dates.seconds(each.date, time) for each in reversed(told) if each.date)
         seconds = next((each for each in dated if each is not None), time)
         joined = self._connections.join(groups, seconds) if groups.get("mlfid") else _alone(groups)
-        if joined is None:
-            return None
-        return _hit_of(joined, seconds)
+        return None if joined is None else _hit_of(joined, seconds)
 
     def _search(self, text: str, budget: Budget) -> tuple[Found, Groups] | None:
         groups: Groups = {}
@@ -158,7 +154,7 @@ def _dates(options: FilterOptions) -> DatePattern:
 def _expressions(name: str, patterns: Iterable[str], options: FilterOptions) -> tuple[Expression, ...]:
     try:
         expanded = [expand(pattern, options.usedns) for pattern in patterns]
-        return tuple(Expression(each, is_multi_line=options.maxlines > 1) for each in expanded)
+        return tuple(Expression(each, re.MULTILINE if options.maxlines > 1 else 0) for each in expanded)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
 
