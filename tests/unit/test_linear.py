@@ -21,6 +21,8 @@ from appguard.filters.linear import degree_of
         (r"^(?:(?!x).)*+x", 1),
         (r"^.*$", 1),
         (r"^a{1,3}a{1,3}b", 1),
+        (r"^\s*(?:\S+\s+)?(?:x\s+)?.+$", 1),
+        (r"^\s*(?:\S+\s+)?(?:x\s+)?.+y", 4),
         (r"\S+ x", 2),
         (r"^.*a.*b", 2),
         (r"^a.*b.*c\d+x", 3),

@@ -11,7 +11,6 @@ the group is the date. What is found stays a match until somebody asks for its t
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 from appguard.filters.date_fields import seconds_of, with_groups
 from appguard.filters.expression import Budget, Expression, Found, compiled
@@ -66,6 +65,7 @@ class FoundDate:
     start: int
     end: int
     match: Found
+    search: int  # by which of the patterns
 
 
 class DatePattern:
@@ -77,24 +77,25 @@ class DatePattern:
         )
         self.expressions = tuple(map(_regex, wanted))
         self._searches = tuple(map(_search_of, wanted, self.expressions))
-        self._seconds = lru_cache(MEMO)(self._parse)
+        self._told: dict[tuple[int, str, float], float | None] = {}
 
     def find(self, text: str, budget: Budget) -> FoundDate | None:
         """Find the date that is to be cut out of a line; raise `OverBudget`."""
-        for search in self._searches:
+        for number, search in enumerate(self._searches):
             found = search(text[:LOOKED_AT], budget)
             if found is not None:
                 start, end = found.span("date")
-                return FoundDate(start, end, found)
+                return FoundDate(start, end, found, number)
         return None
 
     def seconds(self, found: FoundDate, time: float) -> float | None:
         """Give the Unix time of a date, None if there is no such time; `time` is about when the line was written."""
-        return self._seconds(tuple(found.match.groupdict().items()), time // 60 * 60)
-
-    @staticmethod
-    def _parse(groups: tuple[tuple[str, str | None], ...], time: float) -> float | None:
-        return seconds_of(dict(groups), time)
+        key = found.search, found.match.group(), time // 60
+        if key not in self._told:
+            if len(self._told) >= MEMO:
+                self._told.clear()
+            self._told[key] = seconds_of(found.match.groupdict(), time // 60 * 60)
+        return self._told[key]
 
 
 def _search_of(pattern: str, expression: str) -> Search:

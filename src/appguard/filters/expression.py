@@ -34,6 +34,10 @@ class Found(Protocol):
         """Give the named groups."""
         ...
 
+    def group(self) -> str:
+        """Give the text that matched."""
+        ...
+
     def span(self, group: str | int = 0, /) -> tuple[int, int]:
         """Give where a group stands."""
         ...
@@ -67,13 +71,15 @@ class Expression:
             return self._plain.search(text)
         if self._head is not None and self._head.match(text) is None:
             return None
-        begin = time.perf_counter()
+        if budget.left <= 0:
+            raise OverBudget
+        begin = time.thread_time()  # a busy machine must not make us skip lines
         try:
-            return self._timed.search(text, timeout=max(budget.left, 1e-4))
+            return self._timed.search(text, timeout=budget.left)
         except TimeoutError as error:
             raise OverBudget from error
         finally:
-            budget.left -= time.perf_counter() - begin
+            budget.left -= time.thread_time() - begin
 
 
 def compiled(pattern: str, flags: int = 0) -> re.Pattern[str]:

@@ -7,12 +7,13 @@ decide doubles the cost with every round: no power bounds `(a|ab)*` or `(\w+\s?)
 tried at each character, which multiplies once more.
 
 The estimate is on the safe side: only the next one character is looked at, and what is not understood counts as the
-worst. Look-arounds cost on their own, since nothing goes back into them.
+worst. Look-arounds cost on their own, since nothing goes back into them. Before a `.+$` nothing is tried again: it
+takes any line.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from appguard.filters.parse_tree import LOOKS, REPEATS, Node, parse
@@ -49,9 +50,11 @@ class _Rest:
     first: Chars
     is_optional: bool
     degree: int
+    is_certain: bool = False  # it cannot fail, so nothing before it is tried again
+    is_end: bool = False  # it is a mere `$`
 
 
-END = _Rest(NONE, True, 0)
+END = _Rest(NONE, True, 0, is_certain=True, is_end=True)
 
 
 def degree_of(pattern: str) -> int | None:
@@ -90,7 +93,7 @@ def _node(node: Node, rest: _Rest, *, is_in_loop: bool) -> _Rest:
     if node.op in LOOKS:
         return _Rest(rest.first, rest.is_optional, rest.degree + _alone(node.branches[0]).degree)
     if node.op == "AT":
-        return rest
+        return replace(rest, is_certain=False, is_end=rest.is_end and node.at == "AT_END")
     if node.op == "GROUPREF":
         return _Rest(ALL, True, rest.degree + 1)
     if not node.branches:
@@ -109,7 +112,8 @@ def _branch(node: Node, rest: _Rest, *, is_in_loop: bool) -> _Rest:
 
 def _either(ways: Sequence[_Rest]) -> _Rest:
     first = NONE.union(*(way.first for way in ways))
-    return _Rest(first, any(way.is_optional for way in ways), max(way.degree for way in ways))
+    is_optional, is_certain = any(way.is_optional for way in ways), any(way.is_certain for way in ways)
+    return _Rest(first, is_optional, max(way.degree for way in ways), is_certain)
 
 
 def _alone(nodes: Nodes) -> _Rest:
@@ -130,9 +134,10 @@ def _repeat(node: Node, rest: _Rest, *, is_in_loop: bool) -> _Rest:
     degree = rest.degree
     if not is_char or node.most > FEW:
         looks = max(0, begin.degree - 1)  # a look-around in each round
-        degree = (max(1, degree) if is_decided else 1 + degree) + looks
+        degree = (max(1, degree) if is_decided or rest.is_certain else 1 + degree) + looks
     first = begin.first if node.least else begin.first | rest.first
-    return _Rest(first, not node.least and rest.is_optional, degree)
+    takes_all = rest.is_end and body[0].op == "ANY" and node.least <= 1 and node.op == "MAX_REPEAT" and node.most > FEW
+    return _Rest(first, not node.least and rest.is_optional, degree, takes_all or (rest.is_certain and not node.least))
 
 
 def _check_rounds(body: Nodes, begin: _Rest, rest: _Rest) -> None:

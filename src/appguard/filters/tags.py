@@ -7,6 +7,7 @@ which `plain_name` takes off again. An inline flag in the middle holds from ther
 
 import re
 from collections import Counter
+from functools import lru_cache
 
 H = "[0-9A-Fa-f]{1,4}"
 V4 = r"(?:[0-9]{1,3}\.){3}[0-9]{1,3}"
@@ -65,6 +66,7 @@ def _numbered(pattern: str) -> str:
     return GROUP.sub(rename, pattern)
 
 
+@lru_cache(maxsize=1024)
 def plain_name(group: str) -> str:
     """Give the name that a numbered group stands for."""
     return NUMBER.sub("", group)
