@@ -5,13 +5,14 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import cast
 
 from appguard.address import Network, network_text
 from appguard.config_values import Check, ignoreip, items, networks, one_or_more, read, text
 from appguard.errors import ConfigError
 from appguard.event import BAN
+from appguard.filters.options import CHECKS as FILTER_CHECKS
 from appguard.jail import Jail
 from appguard.ready_jails import ready_jail
 
@@ -25,6 +26,7 @@ class JailConfig:
     """A jail of the daemon: its settings, the sources it listens to, their filter, and who may feed a socket.
 
     `behind` are machines that all clients of these sources came through, where the lines do not say so.
+    `filter_options` are the regexes and the like that it sets beside the filter, in fail2ban's words.
     """
 
     jail: Jail
@@ -32,6 +34,7 @@ class JailConfig:
     filter: str
     users: tuple[str, ...]
     behind: tuple[Network, ...] = ()
+    filter_options: Mapping[str, object] = field(default_factory=dict[str, object])
 
 
 def sources(value: object) -> tuple[str, ...]:
@@ -72,6 +75,7 @@ JAIL_CHECKS: dict[str, Check] = {
     "filter": filter_,
     "users": users,
     "behind": networks,
+    **FILTER_CHECKS,
 }
 
 
@@ -95,7 +99,8 @@ def read_jail(name: str, value: object, where: str) -> JailConfig:
         who = "say which users' apps may report to this jail over a socket, for example"
         raise ConfigError(f'{where}: users is missing: {who} users = ["www-data"]')
     behind = cast("tuple[Network, ...]", found.get("behind", ()))
-    return JailConfig(jail, origins, chosen, reporters, behind)
+    options = {name: found[name] for name in FILTER_CHECKS if name in found}
+    return JailConfig(jail, origins, chosen, reporters, behind, options)
 
 
 def _ready(name: str, where: str) -> dict[str, object]:

@@ -12,6 +12,7 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from appguard.address import Grouping, NetworkSet, network_text, parse_address, parse_network
@@ -31,9 +32,10 @@ from appguard.host import administrators, read_host_facts
 from appguard.jail_window import JailWindow
 from appguard.judge import Judge
 from appguard.members import ban_set_of, filter_of, open_source, sources_of, user_ids_of, wanted_kinds
+from appguard.names import Addresses, Names
 from appguard.notify import keep_alive, notify, until_signal
 from appguard.overview import Overview
-from appguard.pipeline import Outcome, Pipeline, Route, failures_of
+from appguard.pipeline import Outcome, Pipeline, Route, Unresolved, failures_of
 from appguard.sources.base import Chunk, Source
 from appguard.state import Batch, State
 from appguard.status import BanRecord, DaemonStatus, JailStatus
@@ -72,6 +74,7 @@ class Daemon:
         self._windows = {each.jail.name: JailWindow(each.jail, self._grouping.key) for each in config.jails}
         safe = [*config.safelist, *config.trusted_proxies.networks]
         self._pipeline = Pipeline(self._routes(), NetworkSet(safe))
+        self._names = Names()
         self._judge = self._new_judge()
         self._banning = Banning(self._windows, self._bans, self._judge, clock, self._note_late)
         self.following = Following(self._bans, clock)
@@ -121,6 +124,7 @@ class Daemon:
                 log.info("AppGuard daemon is up: %d jails, %d bans", len(self._windows), len(self.bans()))
         finally:
             self._loop = None
+            self._names.close()
             self._note(self._banning.settle())
             self._bans.close()
             self._save(again=True)
@@ -183,11 +187,23 @@ class Daemon:
 
     def _deliver(self, source: str, chunk: Chunk) -> None:
         outcome = self._pipeline.feed(source, chunk, self._clock())
-        self._banning.take(outcome)
-        self._note(outcome)
         if chunk.position is not None:
             self._unsaved.positions[source, chunk.origin] = chunk.position
-        self._spread()
+        for unresolved in outcome.unresolved:
+            self._names.ask(unresolved.named.host, partial(self._resolved, unresolved))
+        self._take(outcome)
+
+    def _take(self, outcome: Outcome) -> None:
+        self._banning.take(outcome)
+        self._note_late(outcome)
+
+    def _resolved(self, unresolved: Unresolved, addresses: Addresses) -> None:
+        """Hear, maybe in another thread, which addresses the client of an event has."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._count, unresolved, addresses)
+
+    def _count(self, unresolved: Unresolved, addresses: Addresses) -> None:
+        self._take(self._pipeline.resolve(unresolved, addresses, self._clock()))
 
     def _note(self, outcome: Outcome) -> None:
         """Note what is to be saved."""

@@ -18,13 +18,19 @@ from appguard.stores.open import REDIS
 
 log = logging.getLogger("appguard")
 
+JOURNAL = "journal"  # its messages carry no date
 SOCKETS = {"events": (EventSocket, "events.sock"), "syslog": (SyslogSocket, "log.sock")}
 
 
 def filter_of(config: JailConfig, kinds: Collection[str] = ()) -> Filter:
-    """Give the filter of a jail, told the kinds of event that are wanted of it; raise `ConfigError`."""
+    """Give the filter of a jail, told the kinds of event that are wanted of it; raise `ConfigError`.
+
+    What a regex of it finds is of the kind that the jail names first.
+    """
+    logtype = "journal" if all(source.startswith(JOURNAL) for source in config.sources) else "file"
+    options, kind = config.filter_options, config.jail.events[0]
     try:
-        opened = open_filter(config.filter, kinds)
+        opened = open_filter(config.filter, options, logtype=logtype, kind=kind, kinds=kinds)
     except ConfigError as error:
         raise ConfigError(f"jail {config.jail.name}: filter = {config.filter!r}: {error}") from error
     for warning in warnings_of(opened):

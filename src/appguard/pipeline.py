@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import repeat
 
-from appguard.address import NetworkSet
+from appguard.address import Address, NetworkSet
 from appguard.ban import Ban
 from appguard.counted import Failure
 from appguard.event import REQUEST, Event
-from appguard.filters.base import Filter
+from appguard.filters.base import Filter, Named
 from appguard.jail_window import JailWindow
 from appguard.sources.base import Chunk
 
@@ -37,12 +37,22 @@ class Route:
     behind: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Unresolved:
+    """An event of a client known by name, which waits for its addresses to be counted in a jail."""
+
+    named: Named
+    route: Route
+    line: bytes
+
+
 @dataclass(slots=True)
 class Outcome:
-    """What a chunk led to: the keys whose counted events changed, by jail, and the bans."""
+    """What a chunk led to: the keys whose counted events changed, by jail, the bans, and what waits for addresses."""
 
     touched: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
     bans: list[Ban] = field(default_factory=list[Ban])
+    unresolved: list[Unresolved] = field(default_factory=list[Unresolved])
 
 
 class Pipeline:
@@ -72,8 +82,19 @@ class Pipeline:
                     continue
                 self.matched += 1
                 for route in routes:
-                    if route.filter.name == name:
+                    if route.filter.name != name:
+                        continue
+                    if isinstance(event, Named):
+                        outcome.unresolved.append(Unresolved(event, route, line))
+                    else:
                         self._count(route, event, line, now, outcome)
+        return outcome
+
+    def resolve(self, unresolved: Unresolved, addresses: Sequence[Address], now: float) -> Outcome:
+        """Count an event at `now` for each address that its client's name turned out to have."""
+        outcome = Outcome()
+        for address in addresses:
+            self._count(unresolved.route, unresolved.named.event_of(address), unresolved.line, now, outcome)
         return outcome
 
     def _permitted(self, routes: Sequence[Route], uid: int | None) -> Sequence[Route]:

@@ -15,6 +15,7 @@ from appguard.event import ACCESS_FAIL, LIMIT_EXCEEDED, LOGIN_FAIL, PROBE, Event
 from appguard.filters.base import Filter
 from appguard.filters.log_format import LogFormatFilter
 from appguard.filters.open import open_filter
+from tests.filtering import told
 from tests.lab import Process, free_port, is_listening, wait_until
 from tests.nginx import Nginx
 
@@ -137,7 +138,7 @@ def serving(directory: Path, port: int, *command: str, code: str = "") -> Genera
 
 def events_of(made: Filter, lines: Sequence[bytes]) -> list[Event]:
     """Give the events of lines."""
-    return [event for line in lines if (event := made.match(line, time())) is not None]
+    return [event for line in lines if (event := told(made, line, time())) is not None]
 
 
 def kinds_of(events: Sequence[Event]) -> list[str]:

@@ -228,6 +228,30 @@ def test_daemon_settings_of_every_kind(tmp_path: Path) -> None:
     assert (probe.sources, probe.filter) == (("/var/log/nginx/*.log", "/srv/access.log"), "nginx")
 
 
+def test_filter_options_in_fail2bans_words(tmp_path: Path) -> None:
+    """What a jail sets beside its filter is kept in one place, with a list or a line for each regex."""
+    found = daemon(
+        tmp_path,
+        """
+        [jails.x]
+        source = "/a.log"
+        filter = "fail2ban:sshd[mode=aggressive]"
+        failregex = ['^a <HOST>$', '^b <HOST>$']
+        ignoreregex = "^c$\\n^d$"
+        usedns = "no"
+        maxlines = 2
+        """,
+    )
+    (jail,) = found.jails
+    assert jail.filter == "fail2ban:sshd[mode=aggressive]"
+    assert jail.filter_options == {
+        "failregex": ("^a <HOST>$", "^b <HOST>$"),
+        "ignoreregex": ("^c$", "^d$"),
+        "usedns": "no",
+        "maxlines": 2,
+    }
+
+
 def test_control_socket_stands_beside_the_runtime_directory(tmp_path: Path) -> None:
     """Moving the runtime directory moves the control socket along."""
     assert daemon(tmp_path, 'runtime_directory = "/run/x"').control_socket == Path("/run/x-control/control.sock")
@@ -261,6 +285,9 @@ def test_control_socket_stands_beside_the_runtime_directory(tmp_path: Path) -> N
         ("[jails.x]\nbantime.increment = true", "[jails.x]: jail x: bantime: TOML takes"),
         ("[jails.x]\nignoreip = 'localhost'", "[jails.x]: ignoreip = 'localhost': 'localhost' is not an IP"),
         ("[jails.x]\nmaxretries = 5", "[jails.x]: unknown key 'maxretries': did you mean 'maxretry'?"),
+        ("[jails.x]\nfailregex = 5", "[jails.x]: failregex = 5: expected a text, one regex a line, or a list of texts"),
+        ("[jails.x]\nmaxlines = '0'", "[jails.x]: maxlines = '0': expected a whole number from 1 to 100"),
+        ("[jails.x]\nusedns = 'on'", "[jails.x]: usedns = 'on': expected one of 'yes', 'warn', 'no', 'raw'"),
         ("[jails.x]\nname = 'y'", "[jails.x]: unknown key 'name': "),
         ("[jails.x]\nmaxretry = '5'", "[jails.x]: jail x: maxretry = '5': expected a whole number from 1 to 10000"),
         ("[jails.x]\nfindtime = 'soon'", "[jails.x]: jail x: findtime = 'soon': expected a duration such as 600"),

@@ -11,6 +11,7 @@ from appguard.filters.data_file import DATA, DataFilter
 from appguard.filters.open import FILTERS, open_filter, warnings_of
 from appguard.jail import Jail
 from appguard.members import filter_of
+from tests.filtering import told
 
 SHOP = r"""
 description = "the shop"
@@ -28,7 +29,7 @@ def test_a_users_own_file_is_a_filter(tmp_path: Path) -> None:
     file = tmp_path / "shop.toml"
     file.write_text(SHOP)
     made = open_filter(str(file))
-    event = made.match(LINE, 0.0)
+    event = told(made, LINE, 0.0)
     assert event is not None
     assert (made.name, event.kind, event.address.text, event.user) == (
         str(file),
@@ -36,8 +37,8 @@ def test_a_users_own_file_is_a_filter(tmp_path: Path) -> None:
         "203.0.113.5",
         "x from 192.0.2.66",
     )
-    assert made.match(LINE + b" and more", 0.0) is None
-    assert made.match(b" " + LINE, 0.0) is None
+    assert told(made, LINE + b" and more", 0.0) is None
+    assert told(made, b" " + LINE, 0.0) is None
 
 
 def test_a_users_own_file_may_hold_a_format_or_fields(tmp_path: Path) -> None:
@@ -46,7 +47,7 @@ def test_a_users_own_file_may_hold_a_format_or_fields(tmp_path: Path) -> None:
     (tmp_path / "b.toml").write_text('[json]\naddress = "ip"\n')
     lines = {"a": b'203.0.113.5 "GET / HTTP/1.1" 404', "b": b'{"ip":"203.0.113.5"}'}
     for name, line in lines.items():
-        event = open_filter(str(tmp_path / f"{name}.toml")).match(line, 0.0)
+        event = told(open_filter(str(tmp_path / f"{name}.toml")), line, 0.0)
         assert event is not None
         assert event.address.text == "203.0.113.5"
 

@@ -15,6 +15,7 @@ from appguard.filters.open import FILTERS as OURS
 from appguard.filters.open import open_filter
 from appguard.filters.samples import Sample, problem_of, read_samples
 from appguard.sources.base import LINE_MOST
+from tests.filtering import told
 from tests.strategies import hostile_text
 
 FILTERS: dict[str, Filter] = {name: open_filter(name) for name in OURS}
@@ -58,8 +59,9 @@ pieces = st.lists(
 @given(line=st.one_of(st.binary(), pieces))
 def test_any_bytes_are_an_event_or_nothing(name: str, line: bytes) -> None:
     """No bytes make a filter raise, and what it finds can be written as an event line."""
-    event = FILTERS[name].match(line, 0.0)
+    event = told(FILTERS[name], line, 0.0)
     if event is not None:
+        assert isinstance(event, Event)
         assert event.to_line().isascii()
 
 
@@ -100,11 +102,11 @@ def test_nothing_a_client_sends_forges_or_hides_a_failure(
     line = b'203.0.113.5 - %b [20/Nov/2026:09:11:02 +0000] "POST /login?%b HTTP/1.1" 401 30 "%b" "%b"' % tuple(
         map(escape, (user, query, referer, agent))
     )
-    event = FILTERS["nginx"].match(line[:LINE_MOST], 0.0)
-    assert event is not None
+    event = told(FILTERS["nginx"], line[:LINE_MOST], 0.0)
+    assert isinstance(event, Event)
     assert (event.kind, event.address.text) == (LOGIN_FAIL, "203.0.113.5")
     assert time_text(event.time) == "2026-11-20T09:11:02.000000Z"
-    assert FILTERS["nginx"].match(line.replace(b'" 401 30 "', b'" 200 30 "'), 0.0) is None
+    assert told(FILTERS["nginx"], line.replace(b'" 401 30 "', b'" 200 30 "'), 0.0) is None
 
 
 @pytest.mark.parametrize("filler", [b"A", b"\\x22", b'\\"', b"a b ", b"[", b"%2F"])
@@ -117,14 +119,14 @@ def test_a_long_line_hides_no_failed_login(filler: bytes, shift: int) -> None:
         HEAD + b'"POST /login HTTP/1.1" 401 30 "' + filler,
         HEAD + b'"POST /login HTTP/1.1" 401 30 "-" "' + filler,
     ):
-        event = FILTERS["nginx"].match(line[:LINE_MOST], 0.0)
-        assert event is not None
+        event = told(FILTERS["nginx"], line[:LINE_MOST], 0.0)
+        assert isinstance(event, Event)
         assert (event.kind, event.path) == (LOGIN_FAIL, "/login")
     for line in (HEAD + b'"GET /' + filler, HEAD + b'"' + filler):
-        event = FILTERS["nginx"].match(line[:LINE_MOST], 0.0)
-        assert event is not None
+        event = told(FILTERS["nginx"], line[:LINE_MOST], 0.0)
+        assert isinstance(event, Event)
         assert event.kind == PROBE
-    assert FILTERS["nginx"].match((HEAD + b'"POST /login HTTP/1.1" 200 30 "' + filler)[:LINE_MOST], 0.0) is None
+    assert told(FILTERS["nginx"], (HEAD + b'"POST /login HTTP/1.1" 200 30 "' + filler)[:LINE_MOST], 0.0) is None
 
 
 PIECES = (
@@ -152,11 +154,11 @@ def test_no_line_costs_more_than_its_length(name: str, piece: bytes) -> None:
     for head in (b"", HEAD, HEAD + b'"', HEAD + b'"POST /', HEAD + b'"POST / HTTP/1.1" 401 1 "', b'{"time":"'):
         line = (head + piece * 32 * LINE_MOST)[: 32 * LINE_MOST]
         begin = time.process_time()
-        FILTERS[name].match(line, 0.0)
+        told(FILTERS[name], line, 0.0)
         assert time.process_time() - begin < 1.0
 
 
 def test_event_line_of_the_app_is_read_by_its_filter() -> None:
     """What the app writes is what the daemon reads."""
     event = Event(LOGIN_FAIL, 1_800_000_000.5, parse_address("203.0.113.5"), user="alice")
-    assert FILTERS["appguard"].match(event.to_line().encode(), 0.0) == event
+    assert told(FILTERS["appguard"], event.to_line().encode(), 0.0) == event

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appguard.django.log import RequestFormatter
-from appguard.event import LOGIN_FAIL, PROBE, Event
+from appguard.event import LOGIN_FAIL, PROBE
 from appguard.filters.open import FILTERS, open_filter
 from appguard.filters.samples import READ_AT, read_samples
 from appguard.sources.base import LINE_MOST
+from tests.filtering import told
 from tests.strategies import hostile_text
 
 LINES = Path(__file__).parent.parent / "lines"
@@ -126,8 +127,8 @@ WRITERS = {
 def test_nothing_a_client_sends_forges_or_hides_a_failure(name: str, text: str) -> None:
     """Whatever a client sends, its failure is found, is its own, and has the time at which it happened."""
     line = WRITERS[name](text).encode(errors="replace")
-    event = open_filter(name).match(line, READ_AT)
-    plain = open_filter(name).match(WRITERS[name]("x").encode(), READ_AT)
+    event = told(open_filter(name), line, READ_AT)
+    plain = told(open_filter(name), WRITERS[name]("x").encode(), READ_AT)
     assert event is not None
     assert plain is not None
     assert (event.kind, event.address.text, event.time) == (plain.kind, CLIENT, plain.time)
@@ -141,7 +142,7 @@ def test_every_filter_that_is_data_is_attacked() -> None:
 @given(user=hostile)
 def test_a_user_name_of_sshd_is_read_whole(user: str) -> None:
     """The user is what sshd wrote between its own words, whatever it looks like."""
-    event = open_filter("sshd").match(sshd(user).encode(errors="replace"), READ_AT)
+    event = told(open_filter("sshd"), sshd(user).encode(errors="replace"), READ_AT)
     assert event is not None
     name = encoded(user, lambda code: code < 32 or code == 127)
     assert event.user == name.encode(errors="replace").decode().replace("\x1b", "") or name == "-"
@@ -153,11 +154,11 @@ def test_a_long_line_hides_no_failed_login(name: str, length: int) -> None:
     """A login is found in a line whose end was cut off, wherever the cut falls."""
     filler = "x" * (length - len(WRITERS[name]("x")))
     line = WRITERS[name]("").replace("/login?", f"/login?{filler}").encode()
-    event = open_filter(name).match(line[:LINE_MOST], READ_AT)
+    event = told(open_filter(name), line[:LINE_MOST], READ_AT)
     assert event is not None
     assert (event.kind, event.address.text, event.path) == (LOGIN_FAIL, CLIENT, "/login")
     short = WRITERS[name]("").replace(" 401 ", " 200 ").encode()
-    assert open_filter(name).match(short, READ_AT) is None
+    assert told(open_filter(name), short, READ_AT) is None
 
 
 def adversarial(line: bytes) -> Iterator[bytes]:
@@ -171,12 +172,12 @@ def adversarial(line: bytes) -> Iterator[bytes]:
 def test_no_line_costs_more_than_its_length(file: Path) -> None:
     """Lines made of samples, 32 times as long as any that is read, take well under a second; quadratic ones, many."""
     read = read_samples(file)
-    told = [sample.line for sample in read.samples if sample.expected != "-"]
+    matching = [sample.line for sample in read.samples if sample.expected != "-"]
     worst = 0.0
-    for line in sorted(told, key=len, reverse=True)[:1] + told[:1]:
+    for line in sorted(matching, key=len, reverse=True)[:1] + matching[:1]:
         for each in adversarial(line):
             begin = time.process_time()
-            event: Event | None = read.filter.match(each, READ_AT)
+            event = told(read.filter, each, READ_AT)
             worst = max(worst, time.process_time() - begin)
             assert event is None or event.kind
     assert worst < 1.0
@@ -186,5 +187,5 @@ def test_a_probe_of_sshd_is_no_failed_login() -> None:
     """One attempt with an unknown name is one failed login, though sshd writes a line before it."""
     filter_ = open_filter("sshd")
     lines = (f"Invalid user x from {CLIENT} port 5", f"Failed password for invalid user x from {CLIENT} port 5 ssh2")
-    events = [filter_.match(line.encode(), READ_AT) for line in lines]
+    events = [told(filter_, line.encode(), READ_AT) for line in lines]
     assert [event and event.kind for event in events] == [PROBE, LOGIN_FAIL]

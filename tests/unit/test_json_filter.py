@@ -11,6 +11,7 @@ from appguard.errors import ConfigError
 from appguard.event import ACCESS_FAIL, LOGIN_FAIL, PROBE
 from appguard.filters.json_fields import JsonFilter
 from appguard.filters.open import open_filter
+from tests.filtering import told
 from tests.strategies import hostile_text
 
 OPTIONS = {"address": "client.ip", "time": "ts", "user": "user", "where": {"event": "login_failed"}}
@@ -91,8 +92,8 @@ def test_a_jail_gives_the_options_as_a_table() -> None:
     """`filter = { name = "json", ... }` becomes one text, which opens the filter and is its name."""
     settings = {"source": "/var/log/app.jsonl", "filter": {"name": "json", **OPTIONS}}
     config = read_jail("app", settings, "[jails.app]")
-    found = open_filter(config.filter).match(
-        b'{"user":"x","event":"login_failed","ts":5,"client":{"ip":"203.0.113.5"}}', 0.0
+    found = told(
+        open_filter(config.filter), b'{"user":"x","event":"login_failed","ts":5,"client":{"ip":"203.0.113.5"}}', 0.0
     )
     assert found is not None
     assert open_filter(config.filter).name == config.filter

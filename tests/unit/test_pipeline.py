@@ -9,6 +9,8 @@ from appguard.address import Grouping, NetworkSet, parse_address, parse_network
 from appguard.event import LOGIN_FAIL, PROBE, Event
 from appguard.filters.event_log import EventLogFilter
 from appguard.filters.nginx import NginxFilter
+from appguard.filters.options import FilterOptions
+from appguard.filters.regex import RegexFilter
 from appguard.jail import Jail
 from appguard.jail_window import JailWindow
 from appguard.pipeline import AHEAD_MOST, Outcome, Pipeline, Route, failures_of
@@ -133,6 +135,22 @@ def test_found_is_logged_as_fail2ban_users_expect(window: JailWindow, caplog: py
     with caplog.at_level(logging.INFO, "appguard"):
         feed(pipeline_of(Route(EventLogFilter(), window)), line_at(NOW), line_at(NOW - 9999))
     assert caplog.messages == ["[login] Found 203.0.113.5"]
+
+
+def test_a_client_known_by_name_counts_when_its_addresses_are_known(window: JailWindow) -> None:
+    """Until then nothing is counted; then each of its addresses is, but none on the safelist and none too late."""
+    chosen = RegexFilter("names", FilterOptions(failregex=("^failed from <HOST>$",)))
+    pipeline = pipeline_of(Route(chosen, window), safelist=["198.51.100.0/24"])
+    outcome = feed(pipeline, *[b"failed from a.example.com"] * 2)
+    assert (outcome.touched, outcome.bans, window.total_failed) == ({}, [], 0)
+    assert [unresolved.named.host for unresolved in outcome.unresolved] == ["a.example.com"] * 2
+    first, second = outcome.unresolved
+    found = tuple(map(parse_address, ("203.0.113.5", "198.51.100.7", "2001:db8::5")))
+    assert pipeline.resolve(first, found, NOW + 5).touched == {window.jail.name: {"203.0.113.5", "2001:db8::/64"}}
+    assert pipeline.resolve(second, (), NOW + 5) == Outcome()
+    assert pipeline.resolve(second, found, NOW + 601) == Outcome()
+    (ban,) = pipeline.resolve(second, found[:1], NOW + 5).bans
+    assert (ban.key, ban.evidence) == ("203.0.113.5", ("failed from a.example.com",) * 2)
 
 
 def test_unknown_source_counts_nowhere(window: JailWindow) -> None:

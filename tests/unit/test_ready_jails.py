@@ -13,6 +13,7 @@ from appguard.event import LOGIN_FAIL, Event, parse_line
 from appguard.filters.open import open_filter
 from appguard.jail_window import JailWindow
 from appguard.ready_jails import ABOUT, ready_jails
+from tests.filtering import told
 
 NAMES = sorted(ready_jails())
 LINE = '203.0.113.5 - {user} [20/Nov/2026:09:{minute:02}:{second:02} +0000] "GET {path} HTTP/1.1" {status} 0 "-" "x"'
@@ -22,11 +23,11 @@ def bans_of(name: str, **request: object) -> list[Ban]:
     """Give the bans after each of as many requests as the jail bans for, one a tenth of a second."""
     config = read_jail(name, {"use": name}, "")
     window = JailWindow(config.jail, Grouping().key)
-    chosen = open_filter(config.filter, config.jail.events)
+    chosen = open_filter(config.filter, kinds=config.jail.events)
     bans: list[Ban] = []
     for number in range(config.jail.maxretry):
         details = {"user": "-", "path": "/", "status": 200} | request
-        event = chosen.match(LINE.format(minute=0, second=number // 10, **details).encode(), 0.0)
+        event = told(chosen, LINE.format(minute=0, second=number // 10, **details).encode(), 0.0)
         if event is not None:
             bans += window.record(event)
     return bans
@@ -117,9 +118,9 @@ def test_dos_is_four_in_a_second() -> None:
     config = read_jail("dos", {"use": "dos"}, "")
     for seconds, is_banned in (((0, 0, 0, 0), True), ((0, 0, 1, 1), False), ((0, 1, 2, 3), False)):
         window = JailWindow(config.jail, Grouping().key)
-        chosen = open_filter("nginx", config.jail.events)
+        chosen = open_filter("nginx", kinds=config.jail.events)
         events = [
-            chosen.match(LINE.format(user="-", minute=0, second=s, path="/", status=200).encode(), 0) for s in seconds
+            told(chosen, LINE.format(user="-", minute=0, second=s, path="/", status=200).encode(), 0) for s in seconds
         ]
         assert any(window.record(event) for event in events if event) is is_banned
 
@@ -127,7 +128,7 @@ def test_dos_is_four_in_a_second() -> None:
 def test_nobody_yields_requests_unasked() -> None:
     """A filter whose jails count no requests gives nothing for a good one, as before."""
     line = LINE.format(user="-", minute=0, second=0, path="/", status=200).encode()
-    assert open_filter("nginx", [LOGIN_FAIL]).match(line, 0) is None
+    assert told(open_filter("nginx", kinds=[LOGIN_FAIL]), line, 0) is None
 
 
 def test_credential_stuffing_counts_users() -> None:

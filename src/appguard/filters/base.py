@@ -1,8 +1,19 @@
 """What a filter offers. Filters are pure: a line in, an event or nothing out; no file, no clock, no exception."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
+from appguard.address import Address
 from appguard.event import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """An event whose client is known by a host name only; somebody else finds its addresses, later."""
+
+    host: str
+    event_of: Callable[[Address], Event]
 
 
 class Filter(Protocol):
@@ -10,7 +21,7 @@ class Filter(Protocol):
 
     name: str
 
-    def match(self, line: bytes, time: float) -> Event | None:
+    def match(self, line: bytes, time: float) -> Event | Named | None:
         """Give the event a line tells of, None if it tells of none. Takes any bytes and never raises.
 
         `time` (Unix seconds) is when the line was written as far as its source knows: the journal's own stamp, else

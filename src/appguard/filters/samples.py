@@ -23,7 +23,7 @@ from typing import cast
 
 from appguard.errors import ConfigError
 from appguard.event import Event
-from appguard.filters.base import Filter
+from appguard.filters.base import Filter, Named
 from appguard.filters.open import open_filter, read_filter
 
 READ_AT = datetime(2026, 11, 20, 12, tzinfo=UTC).timestamp()  # when samples count as read: it gives the year
@@ -92,6 +92,8 @@ def _samples(file: Path, text: bytes) -> Iterator[Sample]:
 def problem_of(made: Filter, sample: Sample) -> str:
     """Say what is not as the sample expects; empty if all is."""
     event = made.match(sample.line, READ_AT)
+    if isinstance(event, Named):
+        return f"expected {sample.expected}, found a client known by name only: {event.host}"
     found = _text(event)
     if event is None or sample.expected == "-":
         return "" if found == sample.expected else f"expected {sample.expected}, found {found}"

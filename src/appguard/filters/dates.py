@@ -1,0 +1,173 @@
+r"""Finds the date in a log line: what to cut out before the regexes look at it, and which time it tells.
+
+Theory of operation. Without a `datepattern` the known formats are looked for at the beginning of the line, up to two
+characters that belong to no word before it; then where access logs have it, since what stands before it there is the
+client's choice; then anywhere between words. All formats are one regex. A `datepattern` is a regex with `strptime`
+directives, fail2ban's special words (`{^LN-BEG}`, `{UNB}`, `{DATE}`, `{DEFAULT}`, `{NONE}`, `{EPOCH}`, `{LEPOCH}`,
+`TAI64N`) and word boundaries at both ends, unless it begins or ends otherwise (`^`, `$`, `**`). If it has a group, only
+the group is the date. What is found stays a match until somebody asks for its time: most lines tell of no event.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from appguard.filters.date_fields import seconds_of, with_groups
+from appguard.filters.expression import Budget, Expression, Found, compiled
+
+LONG_EPOCH = r"(?P<epoch>[0-9]{10,11}(?:\.[0-9]{1,9}|[0-9]{3}(?:[0-9]{3})?)?)"
+EPOCH = r"(?P<epoch>[0-9]{10,11}(?:\.[0-9]{1,9})?)"
+TAI64N = "@(?P<tai>4[0-9a-f]{15})[0-9a-f]{8}"
+CLOCK = "%ExH:%ExM:%ExS"
+BY_DIGIT = (
+    r"%ExY(?P<between>[-/.])%m(?P=between)%d[T ]%k:%ExM:%ExS(?:[.,]%f)?(?:\s*%z)?",
+    rf"%d[ -]%b[ -]%ExY {CLOCK}(?:[.,]%f)?(?: %z)?",
+    rf"%d(?P<between>[-/])%m(?P=between)(?:%ExY|%Exy) {CLOCK}",
+    rf"%d/%b[^/:\s]{{0,9}}/%ExY:{CLOCK}(?: %z)?",
+    rf"%d/%b/%ExY {CLOCK}",
+    rf"%m/%d/%ExY:{CLOCK}",
+    rf"%m-%d-%ExY {CLOCK}(?:\.%f)?",
+    r"%Exy%Exm%Exd  ?%k:%ExM:%ExS",
+    r"%ExY%Exm%Exd(?:T|  ?)%ExH%ExM%ExS(?:[.,]%f)?(?:\s*%z)?",
+)
+BY_LETTER = (
+    rf"(?:%a,? )?%b %d (?:%ExY )?{CLOCK}(?:\.%f)?(?: %ExY)?",
+    rf"%a,? %d[ -]%b[ -]%ExY {CLOCK}(?:[.,]%f)?(?: %z)?",
+    r"%b %d, %ExY %I:%ExM:%ExS %p",
+    rf"%b-%d-%Exy {CLOCK}",
+    rf"%Z (?:%a )?%b %d {CLOCK}(?:\.%f)?(?: %ExY)?",
+)
+BY_SIGN = (rf"<%m/%d/%Exy@{CLOCK}>", TAI64N)
+EPOCH_IN_BRACKETS = rf"(?:(?<=^\[)|(?<=\baudit\()){EPOCH}(?=[\]:])"
+KNOWN_AT_START = ((r"(?=\d| \d)", (*BY_DIGIT, EPOCH, CLOCK)), ("(?=[A-Z]{3})", BY_LETTER), ("", BY_SIGN))
+KNOWN_ANYWHERE = (
+    (r"(?=\d{1,4}[-/:. ]?[\dA-Z])", (*BY_DIGIT, EPOCH_IN_BRACKETS, CLOCK)),
+    ("(?=[A-Z]{3})", BY_LETTER),
+    ("(?=[<@])", BY_SIGN),
+)
+WORD_BEGINS, WORD_ENDS = r"(?<!\w)", r"(?!\w)"
+LINE_BEGINS = r"^\W{0,2}"
+ACCESS_LOG = rf'\[(%d/%b/%ExY:{CLOCK} %z)\] "**'  # before the first quote, which no user name can contain
+ANY_DATE, DEFAULTS, AT_START = "{DATE}", "{DEFAULT}", "{^LN-BEG}"
+OPENS_GROUP = re.compile(r"(?<!\\)\((?!\?)")
+BEGINS_OTHERWISE = re.compile(r"\(*(?:\(\?\w+\))?(?:\^|\*\*|\(\?:\^)")
+ENDS_OTHERWISE = re.compile(r"(?<!\\)(?:\$|\\b|\\s[+*]?|\*\*)\)*\Z")
+MEMO = 1024
+LOOKED_AT = 4096  # characters of a line: a date that begins later is none
+
+Search = Callable[[str, Budget], Found | None]
+
+
+@dataclass(frozen=True, slots=True)
+class FoundDate:
+    """A date in a line: where it stands, and what it is made of."""
+
+    start: int
+    end: int
+    match: Found
+    search: int  # by which of the patterns
+
+
+class DatePattern:
+    """Some formats, tried in their order. Raise `ConfigError` for a pattern that is no regex."""
+
+    def __init__(self, patterns: Sequence[str] = ()) -> None:
+        wanted = (
+            [] if list(patterns) == ["{NONE}"] else [each for one in patterns or (DEFAULTS,) for each in _all_of(one)]
+        )
+        self.expressions = tuple(map(_regex, wanted))
+        self._searches = tuple(map(_search_of, wanted, self.expressions))
+        self._told: dict[tuple[int, str, float], float | None] = {}
+
+    def find(self, text: str, budget: Budget) -> FoundDate | None:
+        """Find the date that is to be cut out of a line; raise `OverBudget`."""
+        for number, search in enumerate(self._searches):
+            found = search(text[:LOOKED_AT], budget)
+            if found is not None:
+                start, end = found.span("date")
+                return FoundDate(start, end, found, number)
+        return None
+
+    def seconds(self, found: FoundDate, time: float) -> float | None:
+        """Give the Unix time of a date, None if there is no such time; `time` is about when the line was written."""
+        key = found.search, found.match.group(), time // 60
+        if key not in self._told:
+            if len(self._told) >= MEMO:
+                self._told.clear()
+            self._told[key] = seconds_of(found.match.groupdict(), time // 60 * 60)
+        return self._told[key]
+
+
+def _search_of(pattern: str, expression: str) -> Search:
+    """Give the search for a pattern; those of our own need no limit of time."""
+    if pattern not in (AT_START, ACCESS_LOG, ANY_DATE):
+        return Expression(expression, re.IGNORECASE).search
+    own = compiled(expression, re.IGNORECASE)
+    return lambda text, budget: own.search(text)
+
+
+def _all_of(pattern: str) -> list[str]:
+    """Give the patterns that a line of `datepattern` means."""
+    if pattern == DEFAULTS:
+        return [AT_START, ACCESS_LOG, ANY_DATE]
+    return [pattern]
+
+
+def _regex(pattern: str) -> str:
+    if pattern == AT_START:
+        return f"{LINE_BEGINS}(?P<date>{_numbered(_one_of(KNOWN_AT_START))}){WORD_ENDS}"
+    begin, end, pattern = _bounds(pattern)
+    pattern = _special(pattern)
+    written = with_groups(pattern)
+    if OPENS_GROUP.search(pattern) and pattern != ANY_DATE:
+        written = OPENS_GROUP.sub("(?P<date>", written, count=1)
+    else:
+        written = f"(?P<date>{written})"
+    known = KNOWN_ANYWHERE if begin == WORD_BEGINS else KNOWN_AT_START
+    return begin + _numbered(written.replace(ANY_DATE, _one_of(known))) + end
+
+
+def _bounds(pattern: str) -> tuple[str, str, str]:
+    """Give what stands before and behind a pattern, and the pattern without the words that said so."""
+    if pattern.startswith("{UNB}"):
+        return "", "", pattern.removeprefix("{UNB}")
+    begin = "" if BEGINS_OTHERWISE.match(pattern) else WORD_BEGINS
+    if pattern.startswith(AT_START):
+        begin, pattern = LINE_BEGINS, pattern.removeprefix(AT_START)
+    end = "" if ENDS_OTHERWISE.search(pattern) else WORD_ENDS
+    return begin, end, pattern.removeprefix("**").removesuffix("**")
+
+
+def _special(pattern: str) -> str:
+    """Write the formats that have a name."""
+    named = {"EPOCH": EPOCH, "LEPOCH": LONG_EPOCH, "TAI64N": TAI64N, "ISO8601": BY_DIGIT[0]}
+    if pattern.upper() in named:
+        return named[pattern.upper()]
+    for name in ("EPOCH", "LEPOCH"):
+        pattern = pattern.replace(f"{{{name}}}", named[name])
+    return pattern
+
+
+def _one_of(known: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """Give the known formats, parted by what they begin with: most characters begin none."""
+    parts = (f"{begin}(?:{'|'.join(map(with_groups, patterns))})" for begin, patterns in known)
+    return f"(?:{'|'.join(parts)})"
+
+
+def _numbered(pattern: str) -> str:
+    """Give the groups of each format names of their own, and let what refers to them follow."""
+    count = 0
+    renamed: dict[str, str] = {}
+
+    def rename(found: re.Match[str]) -> str:
+        nonlocal count
+        if found["refers"]:
+            return f"(?P={renamed.get(found['refers'], found['refers'])})"
+        name = found["name"]
+        if name == "date":
+            return found[0]
+        count += 1
+        renamed[name] = f"{name.partition('_')[0] or 'other'}_{count}"
+        return f"(?P<{renamed[name]}>"
+
+    return re.sub(r"\(\?P(?:<(?P<name>\w+)>|=(?P<refers>\w+)\))", rename, pattern)

@@ -1,0 +1,82 @@
+"""No line makes fail2ban's own filters, unmodified, cost more than a few milliseconds."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from appguard.errors import ConfigError
+from appguard.filters.expression import LINE_SECONDS
+from appguard.filters.fail2ban import read_filter
+from appguard.filters.regex import RegexFilter
+from appguard.sources.base import LINE_MOST
+from tests.compat.fail2ban_samples import find_layout
+
+NOISE = 4  # a shared machine may take this many times longer
+TRIES = 3
+HEADS = (
+    b"",
+    b"2005-08-14 10:00:00 ",
+    b"Aug 14 10:00:00 host sshd[1]: Failed password for ",
+    b"Aug 14 10:00:00 host dovecot: ",
+)
+PIECES = (
+    b" ",
+    b"a",
+    b"a ",
+    b"1",
+    b"a:",
+    b"[",
+    b'"',
+    b"User a ",
+    b"from 192.0.2.1 ",
+    b"<",
+    b"=",
+    b"a=b, ",
+    b"::",
+    b"1:",
+)
+# What the two filters of fail2ban's advisory GHSA-33wh-ccjc-p397 hang on when nothing limits their time.
+PUBLISHED = {
+    "domino-smtp": b"[003A-0008] 14-08-2005 10:00:00 smtp: " + b"a " * 64,
+    "dovecot": b"Aug 14 10:00:00 host dovecot: imap-login: Disconnected" + b": a" * 30 + b" (x",
+}
+
+
+def filters() -> Iterator[RegexFilter]:
+    """Open all filters there are, but those that only others include."""
+    for file in sorted(Path(find_layout().filters).glob("*.conf")):
+        try:
+            yield RegexFilter(file.stem, read_filter(str(file)))
+        except ConfigError as error:
+            assert "failregex is missing" in str(error) or "is set nowhere" in str(error)
+
+
+def cost(chosen: RegexFilter, line: bytes) -> float:
+    """Give the seconds of processor time that a line takes, at best."""
+    best = 9.9
+    for _ in range(TRIES):
+        begin = time.process_time()
+        chosen.find(line, 0.0)
+        best = min(best, time.process_time() - begin)
+        if best <= LINE_SECONDS:
+            break
+    return best
+
+
+def test_lines_that_make_regexes_backtrack() -> None:
+    """Long runs of whatever the regexes repeat, behind what lets them begin, keep every filter in its budget."""
+    opened = list(filters())
+    for chosen in opened:
+        for line in (head + piece * LINE_MOST for head in HEADS for piece in PIECES):
+            for length in (200, LINE_MOST):
+                assert cost(chosen, line[:length]) < NOISE * LINE_SECONDS, f"{chosen.name}: {line[:80]!r}"
+    assert len(opened) > 50
+
+
+def test_the_published_lines() -> None:
+    """The two filters known to hang fail2ban 1.0.2 do not hang on such lines, whole or cut anywhere."""
+    for name, line in PUBLISHED.items():
+        chosen = RegexFilter(name, read_filter(str(find_layout().filters / name)))
+        for length in range(60, len(line)):
+            assert cost(chosen, line[:length]) < NOISE * LINE_SECONDS
+            assert cost(chosen, line[:length] + b"\xff") < NOISE * LINE_SECONDS

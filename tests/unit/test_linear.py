@@ -1,0 +1,99 @@
+"""What a regex may cost, and what every match of it begins with: never estimated too low, and no match hidden."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appguard.filters.head import head_of
+from appguard.filters.linear import degree_of
+
+
+@pytest.mark.parametrize(
+    ("pattern", "degree"),
+    [
+        ("foo", 1),
+        (r"^\S+ \S+$", 1),
+        (r"^(?:\S+ )*x", 1),
+        (r'^"[^"\\]*(?:\\.[^"\\]*)*"', 1),
+        (r"^(?:[\da-f]{2}:){15}[\da-f]{2}", 1),
+        (r"^(?:(?!x).)*+x", 1),
+        (r"^.*$", 1),
+        (r"^a{1,3}a{1,3}b", 1),
+        (r"^\s*(?:\S+\s+)?(?:x\s+)?.+$", 1),
+        (r"^\s*(?:\S+\s+)?(?:x\s+)?.+y", 4),
+        (r"\S+ x", 2),
+        (r"^.*a.*b", 2),
+        (r"^a.*b.*c\d+x", 3),
+        (r".*a.*b", 3),
+        (r"^(\w+) \1x", 1),
+        (r"^(\w+).*\1x", 3),
+        (r"^(\w+\s?)*$", None),
+        (r"^(a+)+$", None),
+        (r"^(?:a|a)*$", None),
+        (r"^(?:a?a?)*b", None),
+        (r"^(?:aa?){9}b", None),
+        (r"^(.*a){20}", None),
+        (r"^(?:a|b|ab)(?:a|b|ab)*$", None),
+        (r"(x+x+)+y", None),
+        (r"^(?:[^ ]+ ?)*x", None),
+        (r"^" + ".*a" * 12, None),
+    ],
+)
+def test_degrees(pattern: str, degree: int | None) -> None:
+    """Known regexes have the power that their cost grows with, or none."""
+    assert degree_of(pattern) == degree
+
+
+@pytest.mark.parametrize("inside", ["é+é+", "[é-ü]+ü+", r"[^a]+é+", "(?i:A+)a+", r"\w+é+", r"[\w.]+\d+"])
+def test_overlaps_beyond_ascii_and_case_are_seen(inside: str) -> None:
+    """Characters that another set only takes in another case, or that are of no ASCII, overlap as well."""
+    assert degree_of(f"^{inside}x") == 2
+    assert degree_of(f"^(?:{inside})*x") is None
+
+
+atoms = st.sampled_from(["a", "b", ".", "[ab]", "[^a]", r"\w", "(?!a)", "$"])
+regexes = st.recursive(
+    atoms,
+    lambda inner: st.one_of(
+        st.tuples(inner, inner).map("".join),
+        st.tuples(inner, inner).map(lambda two: f"(?:{two[0]}|{two[1]})"),
+        st.tuples(inner, st.sampled_from(["*", "+", "?", "{2}", "{0,2}", "{1,9}", "*?"])).map(
+            lambda two: f"(?:{two[0]}){two[1]}"
+        ),
+    ),
+    max_leaves=8,
+)
+
+
+@given(inner=regexes, text=st.text("abc\n", max_size=12))
+def test_a_head_hides_no_match(inner: str, text: str) -> None:
+    """Wherever an anchored regex matches, its head does."""
+    pattern = f"^{inner}"
+    head = head_of(pattern)
+    if head is not None and re.search(pattern, text):
+        assert head.match(text)
+
+
+@given(inner=regexes, word=st.sampled_from(["a", "ab", "ba", "aab"]))
+def test_a_regex_said_to_be_linear_is(inner: str, word: str) -> None:
+    """Whatever is said to cost its length alone makes many thousand characters no trouble: else this would not end."""
+    if degree_of(f"^{inner}c") == 1:
+        re.search(f"^{inner}c", word * 10_000)
+
+
+def test_heads() -> None:
+    """A head is the fixed characters at the beginning of an anchored regex."""
+    heads = {
+        r"^Failed \S+ for": "Failed\\ ",
+        r"^[iI](?:llegal|nvalid) user": ".",
+        "^(?P<x>ab)(c)d?": "abc",
+        "^(ab|cd)e": "",
+        "Failed": "",
+        "(?i)^Failed": "",
+        "^a|b": "",
+    }
+    for pattern, expected in heads.items():
+        head = head_of(pattern)
+        assert (head.pattern if head else "") == expected.rstrip(".")
