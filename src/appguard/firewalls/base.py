@@ -5,7 +5,7 @@ A firewall obeys: what may be banned was judged before. Every verb either does a
 repeated. Ends are Unix seconds; a firewall that can makes the ban end by itself, also with AppGuard dead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,13 +20,24 @@ class Block:
     end: float | None
 
 
+def nobody() -> Sequence[Block]:
+    """Give no blocks: nobody came late."""
+    return ()
+
+
 class Firewall(Protocol):
     """One kind of enforcement."""
 
     name: str
 
-    async def replace(self, allow: Sequence[Network], blocks: Sequence[Block]) -> None:
-        """Make the firewall hold exactly this, whatever it held: networks never shut out, and the blocks."""
+    async def replace(
+        self, allow: Sequence[Network], blocks: Iterable[Block], late: Callable[[], Iterable[Block]] = nobody
+    ) -> None:
+        """Make the firewall hold exactly this, whatever it held: networks never shut out, and the blocks.
+
+        A load that takes long takes the blocks as it goes, lets the event loop run, and asks `late` now and then for
+        blocks that have come meanwhile. Those it did not ask for are given by a `change` afterwards.
+        """
         ...
 
     async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from appguard.address import Address, Network, NetworkMap
 from appguard.errors import FirewallError, FirewallPermissionError
-from appguard.firewalls.base import Block
+from appguard.firewalls.base import Block, nobody
 from appguard.firewalls.program import run
 
 PATH = Path("/etc/nginx/appguard/bans.geo")
@@ -56,7 +56,9 @@ class NginxDeny:
         self._first_end = float("inf")
         self._identity: _Identity | None = None  # of the file nginx has been told of
 
-    async def replace(self, allow: Sequence[Network], blocks: Sequence[Block]) -> None:
+    async def replace(
+        self, allow: Sequence[Network], blocks: Iterable[Block], late: Callable[[], Iterable[Block]] = nobody
+    ) -> None:
         """Write the file anew and reload, whatever was there."""
         await self._wait_for_turn()
         self._allow = tuple(allow)
