@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from itertools import islice
 
 from appguard.address import Network
-from appguard.ban import is_host
 from appguard.firewalls.netlink import APPEND, CREATE, NESTED, Message, ask, attribute, attributes, number, text
 
 LONGEST = 10 * 365 * 86400.0  # the longest timeout asked for; the kernel refuses much longer ones
+HOST_SETS = {"ban4": (4, 32), "ban6": (6, 128), "ban6_64": (6, 64)}  # with version and prefix length of the elements
 ELEMENTS_MOST = 700  # in one message, whose attributes hold 64 KiB at most
 
 _NEW_TABLE, _GET_TABLE, _DELETE_TABLE = 0, 1, 2
@@ -121,12 +121,17 @@ def _constants(table: str, name: bytes) -> Iterator[Message]:
 
 def set_of(host: Network) -> str:
     """Give the name of the set for a host or an IPv6 /64."""
-    return f"ban{host.version}" if host.prefixlen == host.max_prefixlen else "ban6_64"
+    if host.version == 4:
+        return "ban4"
+    return "ban6_64" if host.prefixlen == 64 else "ban6"
 
 
 def add_hosts(table: str, hosts: Iterable[tuple[Network, float]], now: float) -> Iterator[Message]:
     """Add hosts and IPv6 /64s with the end of each."""
-    for name, elements in _by_set((host, _element(_key(host), end - now)) for host, end in hosts):
+    by_set: dict[str, list[bytes]] = {name: [] for name in HOST_SETS}
+    for host, end in hosts:
+        by_set[set_of(host)].append(_timed(host.network_address.packed, milliseconds(end - now)))
+    for name, elements in by_set.items():
         yield from _elements(_NEW_ELEMENTS, table, name, elements)
 
 
@@ -135,12 +140,12 @@ def remove_hosts(table: str, hosts: Iterable[Network], *, destroy: bool) -> Iter
 
     Only kernels from 6.3 on have `destroy`; for others a missing one is an error, and so each is added first.
     """
-    for name, elements in _by_set((host, _element(_key(host), None)) for host in hosts):
-        if destroy:
-            yield from _elements(_DESTROY_ELEMENTS, table, name, elements)
-        else:
-            yield from _elements(_NEW_ELEMENTS, table, name, elements)
-            yield from _elements(_DELETE_ELEMENTS, table, name, elements)
+    by_set: dict[str, list[bytes]] = {name: [] for name in HOST_SETS}
+    for host in hosts:
+        by_set[set_of(host)].append(_untimed(host.network_address.packed))
+    for kind in (_DESTROY_ELEMENTS,) if destroy else (_NEW_ELEMENTS, _DELETE_ELEMENTS):
+        for name, elements in by_set.items():
+            yield from _elements(kind, table, name, elements)
 
 
 def add_networks(table: str, name: str, networks: Iterable[tuple[Network, float | None]]) -> Iterator[Message]:
@@ -154,14 +159,6 @@ def flush_set(table: str, name: str) -> Message:
     return Message(_DELETE_ELEMENTS, 0, text(_TABLE, table) + text(_ELEMENTS_SET, name), name)
 
 
-def _by_set(elements: Iterable[tuple[Network, bytes]]) -> Iterable[tuple[str, list[bytes]]]:
-    found: dict[str, list[bytes]] = {}
-    for host, element in elements:
-        assert is_host(host)
-        found.setdefault(set_of(host), []).append(element)
-    return found.items()
-
-
 def _elements(kind: int, table: str, name: str, elements: Sequence[bytes]) -> Iterator[Message]:
     where = text(_TABLE, table) + text(_ELEMENTS_SET, name)
     flags = CREATE if kind == _NEW_ELEMENTS else 0
@@ -171,22 +168,29 @@ def _elements(kind: int, table: str, name: str, elements: Sequence[bytes]) -> It
 
 
 def _interval(network: Network, left: float | None) -> Iterator[bytes]:
-    yield _element(_key(network), left)
+    key = network.network_address.packed
+    yield _untimed(key) if left is None else _timed(key, milliseconds(left))
     after = int(network.network_address) + network.num_addresses
     if after < 1 << network.max_prefixlen:
-        end = attribute(_KEY | NESTED, attribute(1, after.to_bytes(network.max_prefixlen // 8, "big")))
-        yield attribute(1 | NESTED, end + number(_FLAGS, _INTERVAL_END))
+        yield _element(after.to_bytes(len(key), "big"), number(_FLAGS, _INTERVAL_END))
 
 
-def _key(network: Network) -> bytes:
-    return network.network_address.packed
+def _element(key: bytes, more: bytes = b"") -> bytes:
+    return attribute(1 | NESTED, attribute(_KEY | NESTED, attribute(1, key)) + more)
 
 
-def _element(key: bytes, left: float | None) -> bytes:
-    body = attribute(_KEY | NESTED, attribute(1, key))
-    if left is not None:
-        body += attribute(_TIMEOUT, milliseconds(left).to_bytes(8, "big"))
-    return attribute(1 | NESTED, body)
+# The bytes around key and timeout are the same in all elements; made anew each time they would cost most of a load.
+_WITHOUT_TIMEOUT = {size: _element(bytes(size))[:-size] for size in (4, 16)}
+_TIMEOUT_MARK = attribute(_TIMEOUT, bytes(8))[:-8]
+_WITH_TIMEOUT = {size: _element(bytes(size), attribute(_TIMEOUT, bytes(8)))[: -size - 12] for size in (4, 16)}
+
+
+def _untimed(key: bytes) -> bytes:
+    return _WITHOUT_TIMEOUT[len(key)] + key
+
+
+def _timed(key: bytes, timeout: int) -> bytes:
+    return _WITH_TIMEOUT[len(key)] + key + _TIMEOUT_MARK + timeout.to_bytes(8, "big")
 
 
 def milliseconds(seconds: float) -> int:

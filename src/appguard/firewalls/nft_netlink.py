@@ -110,25 +110,23 @@ class NetlinkTransport:
         await self._commit([*messages, *self._wide(table, wide)])
         return given, wide
 
-    async def change(
-        self, gone: Sequence[Network], hosts: Mapping[Network, float], wide: Mapping[Network, float] | None
-    ) -> None:
-        """Remove hosts, give hosts, and give all other networks anew unless None."""
+    async def change(self, hosts: Mapping[Network, float], wide: Mapping[Network, float] | None) -> None:
+        """Give or renew hosts, remove those whose end has passed, and give all other networks anew unless None."""
         more: list[Message] = []
         if wide is not None:
             more = [flush_set(self._table, f"ban{version}_net") for version in (4, 6)]
             more += self._wide(self._table, wide)
-        removed, given = iter(gone), iter(hosts.items())
-        while True:
-            old, new = list(islice(removed, SLICE)), list(islice(given, SLICE))
-            await self._renew([*old, *(host for host, _ in new)], [*self._hosts(self._table, new), *more])
-            more = []
-            if len(old) < SLICE and len(new) < SLICE:
-                return
+        rest = iter(hosts.items())
+        part = list(islice(rest, SLICE))
+        await self._renew(part, more)
+        while part := list(islice(rest, SLICE)):
             await asyncio.sleep(0)
+            await self._renew(part, ())
 
-    async def _renew(self, old: Sequence[Network], then: Sequence[Message]) -> None:
-        """Remove hosts and do what follows, in one transaction, and learn which way this kernel has for it."""
+    async def _renew(self, part: Sequence[tuple[Network, float]], more: Sequence[Message]) -> None:
+        """Remove hosts, add those that have not ended, do more, and learn which way this kernel has of removing."""
+        old, now = [host for host, _ in part], self._clock()
+        then = [*add_hosts(self._table, ((host, end) for host, end in part if end > now), now), *more]
         if self._destroy is not False:
             try:
                 await self._commit([*remove_hosts(self._table, old, destroy=True), *then])

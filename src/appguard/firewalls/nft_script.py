@@ -73,12 +73,12 @@ class ScriptTransport:
         hosts = {network: end for network, end in ends.items() if network not in wide}
         return table_script(self._table, self._size) + allowed + self._hosts(hosts) + self._wide(wide)
 
-    async def change(
-        self, gone: Sequence[Network], hosts: Mapping[Network, float], wide: Mapping[Network, float] | None
-    ) -> None:
-        """Remove hosts, give hosts, and give all other networks anew unless None, in one transaction."""
-        old = [(set_of(network), _text(network)) for network in (*gone, *hosts)]
-        script = self._elements("add", old) + self._elements("delete", old) + self._hosts(hosts)
+    async def change(self, hosts: Mapping[Network, float], wide: Mapping[Network, float] | None) -> None:
+        """Give or renew hosts, remove those whose end has passed, and give all other networks anew unless None."""
+        now = self._clock()
+        old = [(set_of(host), _text(host)) for host in hosts]
+        new = {host: end for host, end in hosts.items() if end > now}
+        script = self._elements("add", old) + self._elements("delete", old) + self._hosts(new)
         if wide is not None:
             script += "".join(f"flush set inet {self._table} ban{version}_net\n" for version in (4, 6))
             script += self._wide(wide)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+from itertools import chain, repeat
 from typing import Protocol
 
 from appguard.address import Network
@@ -18,14 +19,13 @@ from appguard.ban import is_host
 from appguard.errors import FirewallFullError
 from appguard.firewalls.base import Block, nobody
 from appguard.firewalls.netlink import SetFullError
-from appguard.firewalls.nft_messages import counted_packets, table_identity
+from appguard.firewalls.nft_messages import HOST_SETS, counted_packets, table_identity
 from appguard.firewalls.nft_netlink import NetlinkTransport, NotTakenError
 from appguard.firewalls.nft_script import ScriptTransport
 
 TABLE = "appguard"
 LEASE = 7 * 86400.0
 NETLINK, SCRIPT = "netlink", "nft"  # the transports
-KINDS = {"ban4": (4, 32), "ban6": (6, 128), "ban6_64": (6, 64)}  # version and prefix length of what a hash set holds
 
 log = logging.getLogger("appguard.firewall")
 
@@ -42,10 +42,8 @@ class Transport(Protocol):
         """Make the table anew; give the wide networks it holds. See `Firewall.replace`."""
         ...
 
-    async def change(
-        self, gone: Sequence[Network], hosts: Mapping[Network, float], wide: Mapping[Network, float] | None
-    ) -> None:
-        """Remove hosts, give or renew hosts, and give all other networks anew unless None."""
+    async def change(self, hosts: Mapping[Network, float], wide: Mapping[Network, float] | None) -> None:
+        """Give or renew hosts, remove those whose end has passed, and give all other networks anew unless None."""
         ...
 
     async def lift(self) -> None:
@@ -97,15 +95,14 @@ class Nftables:
 
     async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:
         """Add, renew and remove elements, in one transaction if they are not thousands."""
-        ends = dict(self._in_force(add))
-        asked = {*remove, *(block.network for block in add)}
         now = self._clock()
-        wide = {network: end for network, end in self._wide.items() if end > now and network not in asked}
-        wide |= {network: end for network, end in ends.items() if not is_host(network)}
-        hosts = {network: end for network, end in ends.items() if is_host(network)}
-        gone = [network for network in asked if is_host(network) and network not in hosts]
+        hosts: dict[Network, float] = {}
+        wide = {network: end for network, end in self._wide.items() if end > now}
+        for network, end in chain(zip(remove, repeat(0.0)), self._ends(add, now)):
+            (hosts if is_host(network) else wide)[network] = end
+        wide = {network: end for network, end in wide.items() if end > now}
         with self._room():
-            await self._transport.change(gone, hosts, wide if wide != self._wide else None)
+            await self._transport.change(hosts, wide if wide != self._wide else None)
         self._wide = wide
 
     async def lift(self) -> None:
@@ -133,19 +130,20 @@ class Nftables:
             self._transport = self._script
         self._is_chosen = True
 
+    def _ends(self, blocks: Iterable[Block], now: float) -> Iterator[tuple[Network, float]]:
+        for block in blocks:
+            yield block.network, now + self._lease if block.end is None else block.end
+
     def _in_force(self, blocks: Iterable[Block]) -> Iterator[tuple[Network, float]]:
         """Give the networks of blocks that have not ended, each with its end."""
         now = self._clock()
-        for block in blocks:
-            end = now + self._lease if block.end is None else block.end
-            if end > now:
-                yield block.network, end
+        return ((network, end) for network, end in self._ends(blocks, now) if end > now)
 
     @contextmanager
     def _room(self) -> Iterator[None]:
         try:
             yield
         except SetFullError as error:
-            if self._size is None or error.name not in KINDS:
+            if self._size is None or error.name not in HOST_SETS:
                 raise
-            raise FirewallFullError(str(error), *KINDS[error.name], self._size) from error
+            raise FirewallFullError(str(error), *HOST_SETS[error.name], self._size) from error
