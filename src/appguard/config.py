@@ -19,6 +19,7 @@ from appguard.address import Network, Proxies
 from appguard.config_jails import JailConfig, read_jail
 from appguard.config_values import (
     Check,
+    count,
     directory,
     flag,
     ignoreip,
@@ -175,7 +176,13 @@ FILE_DEFAULTS: dict[str, object] = {
 }
 TABLE_CHECKS: dict[str, dict[str, Check]] = {
     "app": APP_CHECKS,
-    "firewall": {"kind": text, "path": directory, "reload": texts},
+    "firewall": {
+        "kind": text,
+        "path": directory,
+        "reload": texts,
+        "transport": one_of("netlink", "nft"),
+        "size": count,
+    },
     "control": {"socket": directory},
 }
 

@@ -6,6 +6,7 @@ repeated. Ends are Unix seconds; a firewall that can makes the ban end by itself
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -50,6 +51,13 @@ class Firewall(Protocol):
 
     async def intact(self) -> bool:
         """Say whether what `replace` made is still there, and was not taken away by somebody else."""
+        ...
+
+    def watch(self, suspect: Callable[[], None]) -> AbstractContextManager[None]:
+        """Call `suspect` on the running loop when something of ours may have been taken away; `intact` says whether.
+
+        A firewall that hears nothing never calls it.
+        """
         ...
 
     async def dropped(self) -> int:

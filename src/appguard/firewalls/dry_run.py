@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from appguard.address import Network, network_text
 from appguard.errors import FirewallError
@@ -57,6 +58,11 @@ class DryRun:
     async def intact(self) -> bool:
         """Say whether there was a `replace` and no `lift` since."""
         return self._blocks is not None
+
+    def watch(self, suspect: Callable[[], None]) -> AbstractContextManager[None]:
+        """Hear nothing."""
+        del suspect
+        return nullcontext()
 
     async def dropped(self) -> int:
         """Give 0."""

@@ -33,6 +33,7 @@ _REQUEST, _ACK, _DUMP = 1, 4, 0x300
 _DUMP_INTERRUPTED = 0x10
 _ERROR, _DONE = 2, 3
 _INET = 1
+_CHANGES = 7  # the multicast group
 _SOL_NETLINK, _CAP_ACK = 270, 10
 _SO_SNDBUFFORCE = 32
 
@@ -48,7 +49,7 @@ _ATTEMPTS = 5  # at a listing that changes under our eyes
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One change: its number in nf_tables, `CREATE` or more, its attributes, and what an error is to say it is about."""
+    """One change: its number in nf_tables, its flags, its attributes, and what an error says it is about."""
 
     kind: int
     flags: int
@@ -89,6 +90,29 @@ def ask(question: int, attributes: bytes, *, many: bool = False) -> list[bytes]:
     except OSError as error:
         raise _error(error) from error
     raise FirewallError("nf_tables: what was asked for changes all the time")
+
+
+def listen() -> socket.socket:
+    """Give a socket that has something to read after every change of nf_tables, whoever made it."""
+    link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
+    try:
+        link.bind((0, 1 << _CHANGES - 1))
+    except OSError:
+        link.close()
+        raise
+    return link
+
+
+def hear(link: socket.socket) -> None:
+    """Read all that waits on such a socket: what it says costs more to understand than to look for oneself."""
+    while True:
+        try:
+            link.recv(_LONGEST)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:  # more happened than it had room for
+                raise
 
 
 def room() -> int:

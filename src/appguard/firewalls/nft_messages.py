@@ -17,6 +17,7 @@ from appguard.firewalls.netlink import APPEND, CREATE, NESTED, Message, ask, att
 
 LONGEST = 10 * 365 * 86400.0  # the longest timeout asked for; the kernel refuses much longer ones
 HOST_SETS = {"ban4": (4, 32), "ban6": (6, 128), "ban6_64": (6, 64)}  # with version and prefix length of the elements
+_SET_OF = {kind: name for name, kind in HOST_SETS.items()}
 ELEMENTS_MOST = 700  # in one message, whose attributes hold 64 KiB at most
 
 _NEW_TABLE, _GET_TABLE, _DELETE_TABLE = 0, 1, 2
@@ -116,23 +117,23 @@ def _constants(table: str, name: bytes) -> Iterator[Message]:
     for answer in ask(_GET_ELEMENTS, text(_TABLE, table) + attribute(_ELEMENTS_SET, name), many=True):
         elements = dict(attributes(answer)).get(_ELEMENTS)
         if elements:
-            yield Message(_NEW_ELEMENTS, CREATE, attribute(_ELEMENTS_SET, name) + attribute(_ELEMENTS | NESTED, elements))
+            yield Message(
+                _NEW_ELEMENTS, CREATE, attribute(_ELEMENTS_SET, name) + attribute(_ELEMENTS | NESTED, elements)
+            )
 
 
-def set_of(host: Network) -> str:
-    """Give the name of the set for a host or an IPv6 /64."""
-    if host.version == 4:
-        return "ban4"
-    return "ban6_64" if host.prefixlen == 64 else "ban6"
+def set_of(network: Network) -> str | None:
+    """Give the name of the set for a host or an IPv6 /64; None for any other network."""
+    return _SET_OF.get((network.version, network.prefixlen))
 
 
-def add_hosts(table: str, hosts: Iterable[tuple[Network, float]], now: float) -> Iterator[Message]:
-    """Add hosts and IPv6 /64s with the end of each."""
-    by_set: dict[str, list[bytes]] = {name: [] for name in HOST_SETS}
-    for host, end in hosts:
-        by_set[set_of(host)].append(_timed(host.network_address.packed, milliseconds(end - now)))
-    for name, elements in by_set.items():
-        yield from _elements(_NEW_ELEMENTS, table, name, elements)
+def add_hosts(table: str, ends: Iterable[tuple[Network, float]], now: float) -> Iterator[Message]:
+    """Add the hosts and IPv6 /64s among networks, with the end of each."""
+    by_set: dict[str | None, list[bytes]] = {name: [] for name in (*HOST_SETS, None)}
+    for network, end in ends:
+        by_set[set_of(network)].append(_timed(network.network_address.packed, milliseconds(end - now)))
+    for name in HOST_SETS:
+        yield from _elements(_NEW_ELEMENTS, table, name, by_set[name])
 
 
 def remove_hosts(table: str, hosts: Iterable[Network], *, destroy: bool) -> Iterator[Message]:
@@ -140,12 +141,12 @@ def remove_hosts(table: str, hosts: Iterable[Network], *, destroy: bool) -> Iter
 
     Only kernels from 6.3 on have `destroy`; for others a missing one is an error, and so each is added first.
     """
-    by_set: dict[str, list[bytes]] = {name: [] for name in HOST_SETS}
+    by_set: dict[str | None, list[bytes]] = {name: [] for name in (*HOST_SETS, None)}
     for host in hosts:
         by_set[set_of(host)].append(_untimed(host.network_address.packed))
     for kind in (_DESTROY_ELEMENTS,) if destroy else (_NEW_ELEMENTS, _DELETE_ELEMENTS):
-        for name, elements in by_set.items():
-            yield from _elements(kind, table, name, elements)
+        for name in HOST_SETS:
+            yield from _elements(kind, table, name, by_set[name])
 
 
 def add_networks(table: str, name: str, networks: Iterable[tuple[Network, float | None]]) -> Iterator[Message]:

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 
 from appguard.address import Network
-from appguard.ban import is_host
 from appguard.errors import FirewallError, FirewallPermissionError
 from appguard.firewalls.disjoint import disjoint
 from appguard.firewalls.netlink import Message, SetFullError, commit, room
@@ -28,11 +27,12 @@ from appguard.firewalls.nft_messages import (
     flush_set,
     remove_hosts,
     remove_table,
+    set_of,
     table_identity,
 )
 from appguard.firewalls.nft_script import run_nft, table_script
 
-SLICE = 2_000  # networks; some 10 milliseconds
+SLICE = 1_000  # networks; some 5 milliseconds
 LOUD = 256 << 10  # bytes of messages from which on a thread sends them, lest the event loop stand still
 
 Ends = Iterable[tuple[Network, float]]
@@ -102,10 +102,10 @@ class NetlinkTransport:
         messages = self._empty(table, allow)
         rest = iter(ends)
         while part := [*late(), *islice(rest, SLICE)]:
+            wide |= _wide_of(part)
             await self._commit([*messages, *self._hosts(table, part)])
             messages = []
             given += part
-            wide |= _wide_of(part)
             await asyncio.sleep(0)
         await self._commit([*messages, *self._wide(table, wide)])
         return given, wide
@@ -161,7 +161,7 @@ class NetlinkTransport:
         return messages
 
     def _hosts(self, table: str, ends: Ends) -> Iterator[Message]:
-        return add_hosts(table, ((network, end) for network, end in ends if is_host(network)), self._clock())
+        return add_hosts(table, ends, self._clock())
 
     def _wide(self, table: str, ends: Mapping[Network, float]) -> list[Message]:
         pieces, now = list(disjoint(ends)), self._clock()
@@ -173,7 +173,7 @@ class NetlinkTransport:
 
 
 def _wide_of(ends: Ends) -> dict[Network, float]:
-    return {network: end for network, end in ends if not is_host(network)}
+    return {network: end for network, end in ends if set_of(network) is None}
 
 
 def _batches(messages: Sequence[Message], most: int) -> Iterator[list[Message]]:

@@ -66,9 +66,7 @@ class ScriptTransport:
         await run_nft(self._program, await asyncio.to_thread(self._whole, allow, held, wide))
         return wide
 
-    def _whole(
-        self, allow: Sequence[Network], ends: Mapping[Network, float], wide: Mapping[Network, float]
-    ) -> str:
+    def _whole(self, allow: Sequence[Network], ends: Mapping[Network, float], wide: Mapping[Network, float]) -> str:
         allowed = self._elements("add", ((f"allow{network.version}", _text(network)) for network in allow))
         hosts = {network: end for network, end in ends.items() if network not in wide}
         return table_script(self._table, self._size) + allowed + self._hosts(hosts) + self._wide(wide)
@@ -76,7 +74,7 @@ class ScriptTransport:
     async def change(self, hosts: Mapping[Network, float], wide: Mapping[Network, float] | None) -> None:
         """Give or renew hosts, remove those whose end has passed, and give all other networks anew unless None."""
         now = self._clock()
-        old = [(set_of(host), _text(host)) for host in hosts]
+        old = [(str(set_of(host)), _text(host)) for host in hosts]
         new = {host: end for host, end in hosts.items() if end > now}
         script = self._elements("add", old) + self._elements("delete", old) + self._hosts(new)
         if wide is not None:
@@ -91,7 +89,9 @@ class ScriptTransport:
 
     def _hosts(self, ends: Mapping[Network, float]) -> str:
         now = self._clock()
-        return self._elements("add", ((set_of(host), f"{_text(host)} {_timeout(end - now)}") for host, end in ends.items()))
+        return self._elements(
+            "add", ((str(set_of(host)), f"{_text(host)} {_timeout(end - now)}") for host, end in ends.items())
+        )
 
     def _wide(self, ends: Mapping[Network, float]) -> str:
         now = self._clock()
@@ -103,9 +103,7 @@ class ScriptTransport:
         by_set: dict[str, list[str]] = {}
         for name, element in elements:
             by_set.setdefault(name, []).append(element)
-        return "".join(
-            f"{verb} element inet {self._table} {name} {{ {', '.join(by_set[name])} }}\n" for name in by_set
-        )
+        return "".join(f"{verb} element inet {self._table} {name} {{ {', '.join(by_set[name])} }}\n" for name in by_set)
 
 
 def _error(words: str) -> FirewallError:
@@ -116,8 +114,8 @@ def _error(words: str) -> FirewallError:
     if "not permitted" in words:
         return FirewallPermissionError(f"{NEEDS_CAPABILITY}; nft: {said}")
     if said.endswith(_FULL):
-        statement = next((line.split(maxsplit=5) for line in lines if line.startswith("add element inet")), [])
-        return SetFullError(f"nft: {said}", statement[4] if len(statement) > 4 else "")
+        statement = next((line for line in lines if line.startswith("add element inet ")), "")
+        return SetFullError(f"nft: {said}", (statement.split(maxsplit=5) + 5 * [""])[4])
     return FirewallError(f"nft: {said}")
 
 

@@ -3,12 +3,13 @@
 Hosts and IPv6 /64s are elements of hash sets, which the kernel forgets at their timeout. Other networks are few; they
 live in interval sets, which take no overlapping elements, so these sets are always written whole, cut into pieces
 (`disjoint.py`) from the list kept here. How a change gets to the kernel is the transport's matter: over netlink
-(`nft_netlink.py`), or by `nft -f -` (`nft_script.py`) where this kernel does not take it that way or the settings say so.
+(`nft_netlink.py`), or by `nft -f -` (`nft_script.py`) where this kernel refuses that or the settings say so.
 """
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from itertools import chain, repeat
@@ -18,7 +19,7 @@ from appguard.address import Network
 from appguard.ban import is_host
 from appguard.errors import FirewallFullError
 from appguard.firewalls.base import Block, nobody
-from appguard.firewalls.netlink import SetFullError
+from appguard.firewalls.netlink import SetFullError, hear, listen
 from appguard.firewalls.nft_messages import HOST_SETS, counted_packets, table_identity
 from appguard.firewalls.nft_netlink import NetlinkTransport, NotTakenError
 from appguard.firewalls.nft_script import ScriptTransport
@@ -98,7 +99,8 @@ class Nftables:
         now = self._clock()
         hosts: dict[Network, float] = {}
         wide = {network: end for network, end in self._wide.items() if end > now}
-        for network, end in chain(zip(remove, repeat(0.0)), self._ends(add, now)):
+        ends = ((block.network, now + self._lease if block.end is None else block.end) for block in add)
+        for network, end in chain(zip(remove, repeat(0.0)), ends):
             (hosts if is_host(network) else wide)[network] = end
         wide = {network: end for network, end in wide.items() if end > now}
         with self._room():
@@ -115,6 +117,28 @@ class Nftables:
         """Say whether the table and its rules are those we made. An element somebody took out is not missed."""
         return self._identity is not None and self._identity == table_identity(TABLE)
 
+    @contextmanager
+    def watch(self, suspect: Callable[[], None]) -> Generator[None]:
+        """Hear of every change of nf_tables, our own too."""
+        try:
+            link = listen()
+        except OSError as error:  # then the bouncer's question once an interval must do
+            log.warning("foreign changes of the firewall are not heard at once: %s", error.strerror)
+            yield
+            return
+
+        def heard() -> None:
+            hear(link)
+            suspect()
+
+        loop = asyncio.get_running_loop()
+        with link:
+            loop.add_reader(link, heard)
+            try:
+                yield
+            finally:
+                loop.remove_reader(link)
+
     async def dropped(self) -> int:
         """Give the number of packets of banned addresses dropped since `replace`."""
         return counted_packets(TABLE, "dropped")
@@ -130,17 +154,16 @@ class Nftables:
             self._transport = self._script
         self._is_chosen = True
 
-    def _ends(self, blocks: Iterable[Block], now: float) -> Iterator[tuple[Network, float]]:
-        for block in blocks:
-            yield block.network, now + self._lease if block.end is None else block.end
-
     def _in_force(self, blocks: Iterable[Block]) -> Iterator[tuple[Network, float]]:
         """Give the networks of blocks that have not ended, each with its end."""
         now = self._clock()
-        return ((network, end) for network, end in self._ends(blocks, now) if end > now)
+        for block in blocks:
+            end = now + self._lease if block.end is None else block.end
+            if end > now:
+                yield block.network, end
 
     @contextmanager
-    def _room(self) -> Iterator[None]:
+    def _room(self) -> Generator[None]:
         try:
             yield
         except SetFullError as error:

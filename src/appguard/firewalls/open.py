@@ -8,7 +8,8 @@ from appguard.firewalls.dry_run import DryRun
 from appguard.firewalls.nftables import Nftables
 from appguard.firewalls.nginx_deny import NginxDeny
 
-FIREWALLS: dict[str, Callable[[], Firewall]] = {"nftables": Nftables, "nginx_deny": NginxDeny, "dry_run": DryRun}
+OPTIONS = {Nftables.name: {"transport", "size"}, NginxDeny.name: {"path", "reload"}}
+FIREWALLS: dict[str, Callable[..., Firewall]] = {"nftables": Nftables, "nginx_deny": NginxDeny, "dry_run": DryRun}
 
 
 def open_firewall(settings: Mapping[str, object]) -> Firewall:
@@ -18,8 +19,8 @@ def open_firewall(settings: Mapping[str, object]) -> Firewall:
         expected = ", ".join(map(repr, (*FIREWALLS, "apart")))  # a bouncer apart is no firewall: the daemon knows it
         raise ConfigError(f"firewall: kind = {kind!r}: expected one of {expected}")
     options = {key: value for key, value in settings.items() if key != "kind"}
-    if not options:
-        return FIREWALLS[kind]()
-    if kind != NginxDeny.name:
-        raise ConfigError(f"firewall: {', '.join(options)}: only kind = {NginxDeny.name!r} has that, not {kind!r}")
-    return NginxDeny(**options)  # type: ignore[arg-type]  # each was checked by its key's check
+    foreign = [key for key in options if key not in OPTIONS.get(kind, ())]
+    if foreign:
+        owner = next((name for name, keys in OPTIONS.items() if foreign[0] in keys), "no")
+        raise ConfigError(f"firewall: {', '.join(foreign)}: only kind = {owner!r} has that, not {kind!r}")
+    return FIREWALLS[kind](**options)
