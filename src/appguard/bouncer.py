@@ -287,8 +287,8 @@ class Bouncer:
             return mirror
 
     def _blocks(self, changed: dict[str, None], mirror: _Mirror, now: float) -> Iterator[Block]:
-        """Give every block, and note it in the new mirror. What was given before and has not changed was judged."""
-        for key in tuple(self._wanted):
+        """Give every block, newest first, and note it in the new mirror. What it held unchanged was judged."""
+        for key in tuple(reversed(self._wanted)):
             held = None if key in changed or key in self._changed else self._mirror.get(key)
             block = held[0] if held is not None else self._judged(key)
             if block is not None:

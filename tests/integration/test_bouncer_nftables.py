@@ -16,7 +16,7 @@ from appguard.judge import Judge
 from appguard.stores.memory import MemoryBanSet
 from tests.bouncing import running, until
 from tests.machine import Machine
-from tests.netns import answers, banned, has_table, joined, run
+from tests.netns import answers, banned, has_table, holds, joined, run
 
 pytestmark = pytest.mark.lab
 
@@ -216,6 +216,39 @@ def test_a_permanent_ban_does_not_run_out() -> None:
     now += RENEWAL
     asyncio.run(bouncer.settle())
     assert banned()["203.0.113.5"] > LEASE - 60
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_new_ban_does_not_wait_for_a_long_load(is_there: bool) -> None:
+    """A ban that comes while thousands are being loaded is in the kernel before the load ends, and stays after it."""
+    late, lifted, last = "203.0.113.5", "10.0.0.7", "10.0.39.99"
+    ban_set = MemoryBanSet()
+    for number in range(10_000):
+        ban_set.ban(Ban.of(f"10.0.{number // 250}.{number % 250}"))
+    bouncer = Bouncer(ban_set, Nftables(), Judge())
+    if is_there:
+        asyncio.run(Nftables().replace([], []))
+
+    async def scene() -> None:
+        load = asyncio.create_task(bouncer.settle())
+        while not (holds(last) or holds(last, "appguard_second")):
+            assert not load.done()
+            await asyncio.sleep(0)
+        ban_set.ban(Ban.of(late))
+        ban_set.unban(parse_network(lifted))
+        while not (holds(late) or holds(late, "appguard_second")):
+            assert not load.done()
+            await asyncio.sleep(0)
+        assert not load.done()
+        assert not holds("10.0.0.1")
+        await load
+
+    asyncio.run(scene())
+    held = banned().keys()
+    assert late in held
+    assert lifted not in held
+    assert len(held) == 10_000
+    assert "appguard_second" not in run("nft", "list", "tables")
 
 
 @pytest.mark.parametrize("transport", ["netlink", "nft"])

@@ -24,6 +24,7 @@ from appguard.errors import FirewallError, FirewallPermissionError
 NEEDS_CAPABILITY = "changing the firewall needs CAP_NET_ADMIN (in a systemd unit: AmbientCapabilities=CAP_NET_ADMIN)"
 CREATE, APPEND = 0x400, 0x800
 NESTED = 0x8000
+SMALL = 65536  # bytes of a batch that fits any send buffer
 TYPE_MASK = 0x3FFF  # an attribute's type without the bits for nesting and byte order
 
 _NETLINK_NETFILTER = 12
@@ -42,7 +43,7 @@ _FAMILY = struct.Struct("!BBH")
 _ATTRIBUTE = struct.Struct("=HH")
 _LONGEST = 65536
 _PATIENCE = 5.0  # seconds; the kernel answers while it is asked
-_SEND_BUFFER = 4 << 20
+SEND_BUFFER = 4 << 20
 _SPARE = 4096  # of the send buffer: the two marks, and what the kernel counts besides
 _ATTEMPTS = 5  # at a listing that changes under our eyes
 
@@ -96,6 +97,7 @@ def listen() -> socket.socket:
     """Give a socket that has something to read after every change of nf_tables, whoever made it."""
     link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
     try:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the least there is: one message tells as much as all
         link.bind((0, 1 << _CHANGES - 1))
     except OSError:
         link.close()
@@ -130,7 +132,7 @@ def commit(messages: Sequence[Message]) -> None:
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as link:
             link.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)  # errors without a copy of what they are about
-            if len(batch) > _LONGEST:
+            if len(batch) > SMALL:
                 _enlarge(link)
             link.sendto(batch, (0, 0))
             _confirm(link, len(messages))
@@ -145,7 +147,7 @@ def _enlarge(link: socket.socket) -> int:
     """Make the send buffer large, as far as we may; give its size."""
     for option in (_SO_SNDBUFFORCE, socket.SO_SNDBUF):
         try:
-            link.setsockopt(socket.SOL_SOCKET, option, _SEND_BUFFER)
+            link.setsockopt(socket.SOL_SOCKET, option, SEND_BUFFER)
             break
         except PermissionError:
             continue

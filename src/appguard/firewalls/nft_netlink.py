@@ -19,7 +19,7 @@ from itertools import chain, islice
 from appguard.address import Network
 from appguard.errors import FirewallError, FirewallPermissionError
 from appguard.firewalls.disjoint import disjoint
-from appguard.firewalls.netlink import Message, SetFullError, commit, room
+from appguard.firewalls.netlink import SMALL, Message, SetFullError, commit, room
 from appguard.firewalls.nft_messages import (
     Template,
     add_hosts,
@@ -146,11 +146,13 @@ class NetlinkTransport:
         commit([*remove_table(self._table), *remove_table(self._second)])
 
     async def _commit(self, messages: Sequence[Message]) -> None:
-        if sum(len(message.attributes) for message in messages) < LOUD:
-            commit(messages)
-            return
-        for batch in _batches(messages, room()):
-            await asyncio.to_thread(commit, batch)
+        """Send messages in one batch, or in several if one is more than a socket takes."""
+        size = sum(len(message.attributes) for message in messages)
+        for batch in _batches(messages, room() if size > SMALL // 2 else SMALL):
+            if size < LOUD:
+                commit(batch)
+            else:
+                await asyncio.to_thread(commit, batch)
 
     def _empty(self, table: str, allow: Sequence[Network]) -> list[Message]:
         assert self._template is not None
