@@ -168,3 +168,15 @@ def test_the_settings() -> None:
     asyncio.run(firewall.lift())
     with pytest.raises(ConfigError, match="only kind = 'nftables' has that, not 'dry_run'"):
         open_firewall({"kind": "dry_run", "transport": "nft"})
+
+
+@pytest.mark.parametrize("transport", ["netlink", "nft"])
+def test_what_a_killed_load_left_is_removed(transport: str) -> None:
+    """The second table of a load whose process was killed goes with the next replace, and with lift."""
+    firewall = Nftables(transport=transport)
+    run("nft", "add table inet appguard_second")
+    asyncio.run(firewall.replace([], []))
+    assert "appguard_second" not in run("nft", "list", "tables")
+    run("nft", "add table inet appguard_second")
+    asyncio.run(firewall.lift())
+    assert "appguard" not in run("nft", "list", "tables")

@@ -63,6 +63,11 @@ def counted_packets(table: str, counter: str) -> int:
     return int.from_bytes(dict(attributes(data))[_COUNTER_PACKETS], "big")
 
 
+def second_table(table: str) -> str:
+    """Give the name of the table that shuts out while the first is made anew; one killed then leaves it behind."""
+    return f"{table}_second"
+
+
 def remove_table(table: str) -> list[Message]:
     """Remove a table that may be missing."""
     name = text(_TABLE, table)

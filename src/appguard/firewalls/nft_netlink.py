@@ -27,6 +27,7 @@ from appguard.firewalls.nft_messages import (
     flush_set,
     remove_hosts,
     remove_table,
+    second_table,
     set_of,
     table_identity,
 )
@@ -52,7 +53,7 @@ class NetlinkTransport:
         self, table: str, program: str, size: int | None, clock: Callable[[], float], *, destroy: bool | None = None
     ) -> None:
         self._table = table
-        self._second = f"{table}_second"
+        self._second = second_table(table)
         self._pattern = f"{table}_pattern"
         self._program = program
         self._size = size

@@ -15,7 +15,7 @@ from appguard.ban import is_host
 from appguard.errors import FirewallError, FirewallPermissionError
 from appguard.firewalls.disjoint import disjoint
 from appguard.firewalls.netlink import NEEDS_CAPABILITY, SetFullError
-from appguard.firewalls.nft_messages import milliseconds, set_of
+from appguard.firewalls.nft_messages import milliseconds, second_table, set_of
 from appguard.firewalls.program import run
 
 PATIENCE = 60.0  # seconds nft may take; 200,000 elements take less than two
@@ -69,7 +69,8 @@ class ScriptTransport:
     def _whole(self, allow: Sequence[Network], ends: Mapping[Network, float], wide: Mapping[Network, float]) -> str:
         allowed = self._elements("add", ((f"allow{network.version}", _text(network)) for network in allow))
         hosts = {network: end for network, end in ends.items() if network not in wide}
-        return table_script(self._table, self._size) + allowed + self._hosts(hosts) + self._wide(wide)
+        made = table_script(self._table, self._size) + remove_script(second_table(self._table))
+        return made + allowed + self._hosts(hosts) + self._wide(wide)
 
     async def change(self, hosts: Mapping[Network, float], wide: Mapping[Network, float] | None) -> None:
         """Give or renew hosts, remove those whose end has passed, and give all other networks anew unless None."""
@@ -85,7 +86,7 @@ class ScriptTransport:
 
     async def lift(self) -> None:
         """Take the table away."""
-        await run_nft(self._program, remove_script(self._table))
+        await run_nft(self._program, remove_script(self._table) + remove_script(second_table(self._table)))
 
     def _hosts(self, ends: Mapping[Network, float]) -> str:
         now = self._clock()
