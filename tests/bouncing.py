@@ -1,7 +1,7 @@
 """A bouncer with a real ban set and a firewall that remembers, for tests of the bouncer."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -9,7 +9,7 @@ from appguard.address import Address, Network, network_text, parse_network
 from appguard.ban import Ban
 from appguard.bouncer import Bouncer
 from appguard.errors import FirewallError
-from appguard.firewalls.base import Block
+from appguard.firewalls.base import Block, nobody
 from appguard.firewalls.dry_run import DryRun
 from appguard.host import HostFacts
 from appguard.judge import Judge
@@ -32,10 +32,12 @@ class Recording(DryRun):
         if self.fails:
             raise FirewallError(self.fails)
 
-    async def replace(self, allow: Sequence[Network], blocks: Sequence[Block]) -> None:
+    async def replace(
+        self, allow: Sequence[Network], blocks: Iterable[Block], late: Callable[[], Iterable[Block]] = nobody
+    ) -> None:
         """Note and do it."""
         self._note("replace")
-        await super().replace(allow, blocks)
+        await super().replace(allow, blocks, late)
 
     async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:
         """Note and do it."""

@@ -5,12 +5,15 @@ import socket
 import subprocess
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 from appguard.address import Network, network_text
+from appguard.firewalls.netlink import NESTED, ask, attribute, text
 from tests.lab import in_lab
 from tests.machine import Machine
+
+GET_ELEMENTS = 13  # NFT_MSG_GETSETELEM
 
 
 @contextmanager
@@ -97,3 +100,13 @@ def _flags(address: str) -> list[str]:
 
 def _family(address: str) -> int:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def holds(host: str, table: str = "appguard") -> bool:
+    """Say whether our table shuts out an IPv4 address, by a question about this element alone."""
+    key = attribute(1 | NESTED, attribute(1, ip_address(host).packed))
+    elements = attribute(3 | NESTED, attribute(1 | NESTED, key))
+    try:
+        return bool(ask(GET_ELEMENTS, text(1, table) + text(2, "ban4") + elements))
+    except FileNotFoundError:
+        return False

@@ -1,10 +1,11 @@
 """The bouncer makes one firewall agree with the ban set.
 
 Theory of operation. `run` works in rounds, one at each `wake` and at least one per interval. A round takes what is new
-in the ban set, asks the judge about each ban again, whatever its origin, and gives the firewall in one change all that
-differs from the mirror: what the firewall was last given. After a failure nobody knows what the firewall holds, so it
-is given everything anew with `replace`; so it is at the start, when somebody took our table away, and when the list of
-those always let in has changed. Bans end in the firewall by themselves and are only forgotten here. Nothing is lifted
+in the ban set, asks the judge about each ban again, whatever its origin, and gives the firewall all that differs from
+the mirror (what the firewall was last given): thousands in slices, the newest first, so that a new ban never waits for
+a long list. After a failure nobody knows what the firewall holds, so it is given everything anew with `replace`; so it
+is at the start, when somebody took our table away, of which some firewalls tell at once, and when the list of those
+always let in has changed. Bans end in the firewall by themselves and are only forgotten here. Nothing is lifted
 because the bouncer ends.
 """
 
@@ -12,20 +13,26 @@ import asyncio
 import heapq
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from appguard.address import Address, Network, network_text
 from appguard.ban import Ban
-from appguard.errors import AppGuardError, FirewallError, RefusedForSafety
+from appguard.errors import AppGuardError, FirewallError, FirewallFullError, RefusedForSafety
 from appguard.firewalls.base import Block, Firewall
 from appguard.host import HostFacts, administrators, read_host_facts
 from appguard.judge import Judge
+from appguard.room import Room
 from appguard.stores.base import BanSet
+
+_Mirror = dict[str, tuple[Block, float]]  # what the firewall was given under each key, and when
 
 INTERVAL = 1.0  # seconds between looks at the host, the firewall and the ban set when nobody wakes
 RENEWAL = 86400.0  # seconds after which a block without an end is renewed; far less than any firewall's lease
 ENDS_SPARE = 1_000
+SLICE = 1_000  # changes given at a time, the newest first: some 20 milliseconds
 RETRY_FIRST, RETRY_MOST = 0.25, 10.0  # seconds until a failed round is tried again, doubled each time
 
 log = logging.getLogger("appguard.bouncer")
@@ -76,14 +83,16 @@ class Bouncer:
         self._cursor: int | None = None
         self._wanted: dict[str, Ban] = {}
         self._ends: list[tuple[float, str]] = []  # a heap
-        self._changed: set[str] = set()
-        self._mirror: dict[str, tuple[Block, float]] = {}  # with the time it was given
+        self._changed: dict[str, None] = {}  # in the order it changed
+        self._mirror: _Mirror = {}
         self._let_in: tuple[Network, ...] = ()
         self._refused: dict[str, tuple[Ban, str]] = {}
         self._forced: set[str] = set()
+        self._room = Room()
         self._is_held = False
         self._is_lifted = False
         self._is_unknown = True  # what the firewall holds
+        self._is_suspect = False  # somebody may have taken our rules away
         self._look_at = 0.0
         self._error = ""
         self._dropped = 0
@@ -126,6 +135,14 @@ class Bouncer:
 
     async def run(self) -> None:
         """Keep the firewall in step until cancelled; what it holds stays in force then."""
+        with self._firewall.watch(self._suspect):
+            await self._rounds()
+
+    def _suspect(self) -> None:
+        self._is_suspect = True
+        self.wake()
+
+    async def _rounds(self) -> None:
         retry = RETRY_FIRST
         while True:
             self._woken.clear()
@@ -158,12 +175,16 @@ class Bouncer:
         if not self._look_at - self._interval <= now < self._look_at:
             await self._look_around(now)
             self._look_at = now + self._interval
+        elif self._is_suspect and not self._changed:
+            await self._look_at_firewall()
         if self._is_held:
             await self._lift()
         elif self._is_unknown:
             await self._give_all(now)
-        elif self._changed:
+        while self._changed and not self._is_held:
             await self._give_changes(now)
+            await asyncio.sleep(0)
+            self._follow()
 
     def _follow(self) -> None:
         """Take what is new in the ban set."""
@@ -187,12 +208,19 @@ class Bouncer:
         if len(self._ends) > 2 * len(self._wanted) + ENDS_SPARE:  # mostly of bans since extended or lifted
             self._ends = [(ban.end, key) for key, ban in self._wanted.items() if ban.end is not None]
             heapq.heapify(self._ends)
-        self._changed.update(bans)
+        for key in bans:
+            self._note(key)
+
+    def _note(self, key: str) -> None:
+        """Remember that a ban changed, as the newest that did."""
+        self._changed.pop(key, None)
+        self._changed[key] = None
 
     def _forget(self, key: str) -> None:
         self._wanted.pop(key, None)
         self._refused.pop(key, None)
         self._forced.discard(key)
+        self._room.forget(key)
 
     def _forget_ended(self, now: float) -> None:
         while self._ends and self._ends[0][0] <= now:
@@ -200,13 +228,19 @@ class Bouncer:
             ban = self._wanted.get(key)
             if ban is not None and not ban.in_force(now):
                 self._forget(key)
-                self._mirror.pop(key, None)
+                if self._mirror.pop(key, None):
+                    self._room.free()
 
     async def _look_around(self, now: float) -> None:
         """Look at the host, at what is to be renewed, and at the firewall."""
         if self._judge.update(self._read_facts(), tuple(self._read_administrators())):
-            self._changed.update(self._wanted)
-        self._changed.update(key for key, (block, given) in self._mirror.items() if _is_stale(block, given, now))
+            self._changed = dict.fromkeys((*self._wanted, *self._changed))
+        stale = (key for key, (block, given) in self._mirror.items() if _is_stale(block, given, now))
+        self._changed = dict.fromkeys((*self._room.take_back(), *stale, *self._changed))
+        await self._look_at_firewall()
+
+    async def _look_at_firewall(self) -> None:
+        self._is_suspect = False
         if self._is_held or self._is_unknown:
             return
         if self._let_in != self._judge.let_in:
@@ -227,44 +261,104 @@ class Bouncer:
         log.warning("everything is lifted; nothing is enforced until enforcement is switched on")
 
     async def _give_all(self, now: float) -> None:
-        self._changed.clear()
-        blocks = {key: block for key in self._wanted if (block := self._judged(key)) is not None}
+        changed, self._changed = self._changed, {}
         let_in = self._judge.let_in
         self._is_unknown, self._is_lifted = True, False
-        await self._firewall.replace(let_in, list(blocks.values()))
+        try:
+            mirror = await self._replace(let_in, changed, now)
+        except FirewallError:
+            self._changed = changed | self._changed
+            raise
         self._is_unknown = False
         self._let_in = let_in
-        self._mirror = {key: (block, now) for key, block in blocks.items()}
+        self._mirror = mirror
+
+    async def _replace(self, let_in: tuple[Network, ...], changed: dict[str, None], now: float) -> _Mirror:
+        """Give the firewall everything, or all it has room for; give the new mirror."""
+        while True:
+            mirror: _Mirror = {}
+            blocks = self._blocks(changed, mirror, now)
+            late = partial(self._late, mirror, now)
+            try:
+                await self._firewall.replace(let_in, blocks, late)
+            except FirewallFullError as full:
+                deque(blocks, maxlen=0)  # those it was not given yet count too
+                if not self._leave_out({key: block for key, (block, _) in mirror.items()}, full):
+                    raise
+                continue
+            return mirror
+
+    def _blocks(self, changed: dict[str, None], mirror: _Mirror, now: float) -> Iterator[Block]:
+        """Give every block, newest first, and note it in the new mirror. What it held unchanged was judged."""
+        for key in tuple(reversed(self._wanted)):
+            held = None if key in changed or key in self._changed else self._mirror.get(key)
+            block = held[0] if held is not None else self._judged(key)
+            if block is not None:
+                mirror[key] = (block, now)
+                yield block
+
+    def _late(self, mirror: _Mirror, now: float) -> list[Block]:
+        """Give blocks of bans that came while the firewall was being loaded; the other changes have to wait."""
+        self._follow()
+        late = {key: block for key in self._changed if key not in mirror and (block := self._judged(key)) is not None}
+        for key, block in late.items():
+            mirror[key] = (block, now)
+            del self._changed[key]
+        return list(late.values())
 
     async def _give_changes(self, now: float) -> None:
         add: dict[str, Block] = {}
         remove: dict[str, Network] = {}
-        for key in self._changed:
+        for key in [self._changed.popitem()[0] for _ in range(min(SLICE, len(self._changed)))]:
             block = self._judged(key)
             held, given = self._mirror.get(key, (None, now))
             if block is None and held is not None:
                 remove[key] = held.network
             elif block is not None and (block != held or _is_stale(block, given, now)):
                 add[key] = block
-        self._changed.clear()
         if not add and not remove:
             return
         self._is_unknown = True
         try:
-            await self._firewall.change(list(add.values()), list(remove.values()))
+            await self._change(add, remove)
         except FirewallError as error:
             log.warning("giving the firewall everything anew: %s", error)
+            self._changed |= dict.fromkeys((*add, *remove))
             await self._give_all(now)
             return
         self._is_unknown = False
         for key in remove:
             del self._mirror[key]
+            if key not in add and key not in self._room:
+                self._room.free()
         self._mirror.update((key, (block, now)) for key, block in add.items())
+
+    async def _change(self, add: dict[str, Block], remove: dict[str, Network]) -> None:
+        """Give a change; if the firewall is full, make room first and change the change accordingly."""
+        try:
+            await self._firewall.change(list(add.values()), list(remove.values()))
+        except FirewallFullError as full:
+            out = self._leave_out({key: block for key, (block, _) in self._mirror.items()} | add, full)
+            for key in out:
+                add.pop(key, None)
+            going = {
+                key: self._mirror[key][0].network for key in (*out, *add) if key in self._mirror
+            }  # renewed ones too
+            remove |= going
+            await self._firewall.change([], list(remove.values()))
+            await self._firewall.change(list(add.values()), [])
+
+    def _leave_out(self, blocks: Mapping[str, Block], full: FirewallFullError) -> list[str]:
+        """Choose who is not enforced in a full firewall."""
+        out = self._room.make(blocks, full)
+        for key in out:
+            self._refused[key] = (self._wanted[key], f"the firewall has room for {full.size}, and others end later")
+        return out
 
     def _judged(self, key: str) -> Block | None:
         """Give what the firewall is to hold for a ban of the ban set; None if it ended, was lifted or is refused."""
         ban = self._wanted.get(key)
-        if ban is None:
+        if ban is None or key in self._room:
             return None
         try:
             self._judge.check(ban, force=key in self._forced)

@@ -19,6 +19,7 @@ from appguard.address import Network, Proxies
 from appguard.config_jails import JailConfig, read_jail
 from appguard.config_values import (
     Check,
+    count,
     directory,
     flag,
     ignoreip,
@@ -186,7 +187,13 @@ FILE_DEFAULTS: dict[str, object] = {
 }
 TABLE_CHECKS: dict[str, dict[str, Check]] = {
     "app": APP_CHECKS,
-    "firewall": {"kind": one_or_more, "path": directory, "reload": texts},
+    "firewall": {
+        "kind": one_or_more,
+        "path": directory,
+        "reload": texts,
+        "transport": one_of("netlink", "nft"),
+        "size": count,
+    },
     "control": {"socket": directory},
 }
 

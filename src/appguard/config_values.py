@@ -56,6 +56,13 @@ def flag(value: object) -> bool:
     return found
 
 
+def count(value: object) -> int:
+    """Accept a whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError("expected a whole number of at least 1")
+    return value
+
+
 def items(value: object) -> list[object]:
     """Accept a list (not a text, which would be read letter by letter)."""
     if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable):

@@ -37,5 +37,15 @@ class FirewallPermissionError(FirewallError):
     """The process may not change the firewall (it lacks CAP_NET_ADMIN)."""
 
 
+class FirewallFullError(FirewallError):
+    """The firewall holds as many blocks of one kind as it can: `size` networks of this IP version and prefix length."""
+
+    def __init__(self, said: str, version: int, prefixlen: int, size: int) -> None:
+        super().__init__(said)
+        self.version = version
+        self.prefixlen = prefixlen
+        self.size = size
+
+
 class RefusedForSafety(AppGuardError):
     """The last judge refused a ban that would cut off this host or its administrator."""

@@ -149,7 +149,8 @@ class _Networks:
         }
 
     def touch(self, network: Network) -> bool:
-        first, last = int(network.network_address), int(network.broadcast_address)
+        first = int(network.network_address)
+        last = first | (1 << network.max_prefixlen - network.prefixlen) - 1  # its broadcast_address takes a lock
         starts = self._starts[network.version]
         at = bisect_left(starts, first)
         if at < len(starts) and starts[at] <= last:

@@ -246,4 +246,6 @@ def _list(text: object) -> list[object]:
 
 
 def _texts(text: object) -> tuple[str, ...]:
+    if text == "[]":  # most are
+        return ()
     return tuple(_text(item) for item in _list(text))

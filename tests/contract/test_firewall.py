@@ -36,7 +36,15 @@ class Case:
         return any(ip_address(address) in ip_network(text) for text in self.held())
 
 
-@pytest.fixture(params=["dry_run", "nginx_deny", pytest.param("nftables", marks=pytest.mark.lab)])
+NFTABLES: dict[str, Callable[[], Nftables]] = {
+    "nftables": Nftables,
+    "nftables by netlink": lambda: Nftables(transport="netlink", destroy=True),
+    "nftables by netlink without destroy": lambda: Nftables(transport="netlink", destroy=False),
+    "nftables by nft": lambda: Nftables(transport="nft"),
+}
+
+
+@pytest.fixture(params=["dry_run", "nginx_deny", *(pytest.param(name, marks=pytest.mark.lab) for name in NFTABLES)])
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
     """Give each firewall, and take away what it made."""
     if request.param == "nginx_deny":
@@ -52,7 +60,7 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
             lambda: {network_text(each) for each in dry.allow},
         )
         return
-    firewall = Nftables()
+    firewall = NFTABLES[request.param]()
     yield Case(
         firewall,
         lambda: set(banned()) if has_table() else set(),

@@ -16,7 +16,7 @@ from appguard.judge import Judge
 from appguard.stores.memory import MemoryBanSet
 from tests.bouncing import running, until
 from tests.machine import Machine
-from tests.netns import answers, banned, has_table, joined, run
+from tests.netns import answers, banned, has_table, holds, joined, run
 
 pytestmark = pytest.mark.lab
 
@@ -99,18 +99,19 @@ def test_this_host_is_never_shut_out() -> None:
 
 
 def test_a_foreign_flush_is_healed(attacker: Machine) -> None:
-    """After `nft flush ruleset` the table and its bans are back within the interval, without anybody's wake."""
+    """After `nft flush ruleset` the table and its bans are back although nobody wakes and the next look is far off."""
 
     async def scene(ban_set: MemoryBanSet, bouncer: Bouncer) -> None:
         ban_set.ban(Ban.of(ATTACKER))
         bouncer.wake()
         await until(lambda: ATTACKER in banned(), "the ban did not arrive")
         run("nft", "flush ruleset")
+        assert not has_table()
         assert answers(attacker, HERE)
         await until(lambda: has_table() and ATTACKER in banned(), "not healed")
         assert not answers(attacker, HERE, within=BRIEFLY)
 
-    play(scene, interval=SHORTLY)
+    play(scene)
 
 
 def test_a_ban_right_after_a_flush_brings_everything_back() -> None:
@@ -215,3 +216,86 @@ def test_a_permanent_ban_does_not_run_out() -> None:
     now += RENEWAL
     asyncio.run(bouncer.settle())
     assert banned()["203.0.113.5"] > LEASE - 60
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_new_ban_does_not_wait_for_a_long_load(is_there: bool) -> None:
+    """A ban that comes while thousands are being loaded is in the kernel before the load ends, and stays after it."""
+    late, lifted, last = "203.0.113.5", "10.0.0.7", "10.0.39.99"
+    ban_set = MemoryBanSet()
+    for number in range(10_000):
+        ban_set.ban(Ban.of(f"10.0.{number // 250}.{number % 250}"))
+    bouncer = Bouncer(ban_set, Nftables(), Judge())
+    if is_there:
+        asyncio.run(Nftables().replace([], []))
+
+    async def scene() -> None:
+        load = asyncio.create_task(bouncer.settle())
+        while not (holds(last) or holds(last, "appguard_second")):
+            assert not load.done()
+            await asyncio.sleep(0)
+        ban_set.ban(Ban.of(late))
+        ban_set.unban(parse_network(lifted))
+        while not (holds(late) or holds(late, "appguard_second")):
+            assert not load.done()
+            await asyncio.sleep(0)
+        assert not load.done()
+        assert not holds("10.0.0.1")
+        await load
+
+    asyncio.run(scene())
+    held = banned().keys()
+    assert late in held
+    assert lifted not in held
+    assert len(held) == 10_000
+    assert "appguard_second" not in run("nft", "list", "tables")
+
+
+@pytest.mark.parametrize("transport", ["netlink", "nft"])
+def test_a_full_firewall_leaves_out_what_ends_soonest(transport: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the kernel's set is full, the temporary ban that ends first makes room, which is said; later it is back."""
+    now = 1_800_000_000.0
+
+    def clock() -> float:
+        return now
+
+    def ban(address: str, seconds: float) -> None:
+        assert ban_set.ban(Ban.of(address, bantime=seconds, start=now))
+        asyncio.run(bouncer.settle())
+
+    ban_set = MemoryBanSet(clock)
+    firewall = Nftables(clock=clock, transport=transport, size=3)
+    bouncer = Bouncer(ban_set, firewall, Judge(), clock, interval=SHORTLY)
+    for address, seconds in (("203.0.113.1", 900), ("203.0.113.2", -1), ("203.0.113.3", 600)):
+        ban(address, seconds)
+    ban("2001:db8:1::/64", 60)  # in a set of its own, which has room
+    ban("203.0.113.4", 1200)
+    assert banned().keys() == {"203.0.113.1", "203.0.113.2", "203.0.113.4", "2001:db8:1::/64"}
+    assert [(found.key, "room for 3" in why) for found, why in bouncer.status.refused] == [("203.0.113.3", True)]
+    assert "203.0.113.3 first" in caplog.text
+    assert "everything anew" not in caplog.text  # which would take seconds for as many bans as really fill a set
+    ban("203.0.113.5", 300)  # itself the one that ends first
+    ban("203.0.113.1", 1000)  # longer now, although there is no room for one more
+    assert banned().keys() == {"203.0.113.1", "203.0.113.2", "203.0.113.4", "2001:db8:1::/64"}
+    assert banned()["203.0.113.1"] > 900
+    run("nft", "flush ruleset")
+    now += 1
+    asyncio.run(bouncer.settle())  # everything anew, of which not all fits
+    assert banned().keys() == {"203.0.113.1", "203.0.113.2", "203.0.113.4", "2001:db8:1::/64"}
+    assert ban_set.unban(parse_network("203.0.113.4"))
+    asyncio.run(bouncer.settle())
+    now += 1
+    asyncio.run(bouncer.settle())
+    assert banned().keys() == {"203.0.113.1", "203.0.113.2", "203.0.113.3", "2001:db8:1::/64"}
+
+
+@pytest.mark.parametrize("transport", ["netlink", "nft"])
+def test_more_than_a_full_firewall_at_the_start(transport: str) -> None:
+    """A firewall made anew with more bans than fit holds those that end last."""
+    ban_set = MemoryBanSet()
+    for number in range(1, 8):
+        assert ban_set.ban(Ban.of(f"203.0.113.{number}", bantime=600 * number))
+    bouncer = Bouncer(ban_set, Nftables(transport=transport, size=4), Judge())
+    asyncio.run(bouncer.settle())
+    assert banned().keys() == {f"203.0.113.{number}" for number in (4, 5, 6, 7)}
+    assert len(bouncer.status.refused) == 3

@@ -224,9 +224,15 @@ def test_every_dropped_packet_is_counted(firewall: Nftables, attacker: Machine) 
     assert dropped(firewall) == 0
 
 
-def test_replace_opens_no_gap(firewall: Nftables, attacker: Machine) -> None:
-    """While the table is loaded anew again and again, a banned client that sends all the time is not heard."""
-    blocks = [Block(network(text), None) for text in (ATTACKER, "203.0.113.0/24")]
+@pytest.mark.parametrize("others", [0, 5_000])
+@pytest.mark.parametrize("blocked", [ATTACKER, "198.51.100.0/30"])
+def test_replace_opens_no_gap(firewall: Nftables, attacker: Machine, others: int, blocked: str) -> None:
+    """While the table is loaded anew again and again, a banned client that sends all the time is not heard.
+
+    Nor is it while so many others go before it that the load takes many slices.
+    """
+    texts = [*(f"10.0.{number // 250}.{number % 250}" for number in range(others)), "203.0.113.0/24", blocked]
+    blocks = [Block(network(text), None) for text in texts]
     asyncio.run(firewall.replace([], blocks))
     stop = threading.Event()
     with (

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from appguard.firewalls.base import Block
-from appguard.firewalls.netlink import counted_packets
+from appguard.firewalls.nft_messages import counted_packets
 from appguard.firewalls.nftables import TABLE, Nftables
 from tests.lab import wait_until
 from tests.machine import Machine

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from appguard.errors import FirewallError, FirewallPermissionError
-from appguard.firewalls import nftables
+from appguard.firewalls import nft_messages, nft_script, nftables
 from appguard.firewalls.base import Block
 from appguard.firewalls.nftables import Nftables
 from tests.lab import User, has_user, processes, wait_until
@@ -23,10 +23,10 @@ KINDS = ("203.0.113.5", "2001:db8:6::1", "2001:db8:5::/64", "198.51.100.0/24", "
 FOREIGN = "table ip another { set s { type ipv4_addr; elements = { 192.0.2.9 } }; }"
 
 
-@pytest.fixture
-def firewall() -> Iterator[Nftables]:
-    """Give nftables with our table empty, and take the table away."""
-    made = Nftables()
+@pytest.fixture(params=["netlink", "nft"])
+def firewall(request: pytest.FixtureRequest) -> Iterator[Nftables]:
+    """Give nftables with our table empty, by either transport, and take the table away."""
+    made = Nftables(transport=request.param)
     asyncio.run(made.replace([], []))
     yield made
     asyncio.run(made.lift())
@@ -67,7 +67,7 @@ def test_ends_in_a_thousand_years_and_in_no_time_are_timeouts_too(firewall: Nfta
     """No end is so far or so near that the kernel gets none at all, which would be for ever."""
     ban(firewall, *KINDS, seconds=1000 * 365 * 86400)
     assert banned().keys() == set(KINDS)
-    assert all(0 < left <= nftables.LONGEST for left in banned().values())
+    assert all(0 < left <= nft_messages.LONGEST for left in banned().values())
     soon = Nftables(clock=lambda: 1000.0)
     asyncio.run(soon.replace([], [Block(network("203.0.113.7/32"), 1000.0 + 1e-9)]))
     wait_until(lambda: not banned(), 5, "an end in a nanosecond was none")
@@ -164,7 +164,7 @@ def test_the_error_has_the_words_of_nft(firewall: Nftables) -> None:
     hosts = [Block(IPv4Network(0x0A000000 + number), None) for number in range(1000)]
     with pytest.raises(FirewallError, match="No such file or directory") as caught:
         asyncio.run(firewall.change(hosts, []))
-    assert len(str(caught.value)) < nftables.WORDS_MOST + 10
+    assert len(str(caught.value)) < nft_script.WORDS_MOST + 10
     assert "\n" not in str(caught.value)
 
 
@@ -175,7 +175,7 @@ def test_a_flood_of_words_is_cut(tmp_path: Path) -> None:
     talking.chmod(0o755)
     with pytest.raises(FirewallError, match="Error") as caught:
         asyncio.run(Nftables(program=str(talking)).replace([], []))
-    assert len(str(caught.value)) < nftables.WORDS_MOST + 10
+    assert len(str(caught.value)) < nft_script.WORDS_MOST + 10
 
 
 def test_a_missing_nft_is_said(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_program_that_is_none_is_said(tmp_path: Path) -> None:
 
 def test_an_nft_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program that does not end is killed, and an error says so."""
-    monkeypatch.setattr(nftables, "PATIENCE", 0.2)
+    monkeypatch.setattr(nft_script, "PATIENCE", 0.2)
     hanging = tmp_path / "nft"
     hanging.write_text("#!/bin/sh\nexec sleep 4321\n")
     hanging.chmod(0o755)

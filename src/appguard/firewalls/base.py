@@ -5,7 +5,8 @@ A firewall obeys: what may be banned was judged before. Every verb either does a
 repeated. Ends are Unix seconds; a firewall that can makes the ban end by itself, also with AppGuard dead.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,13 +21,24 @@ class Block:
     end: float | None
 
 
+def nobody() -> Sequence[Block]:
+    """Give no blocks: nobody came late."""
+    return ()
+
+
 class Firewall(Protocol):
     """One kind of enforcement."""
 
     name: str
 
-    async def replace(self, allow: Sequence[Network], blocks: Sequence[Block]) -> None:
-        """Make the firewall hold exactly this, whatever it held: networks never shut out, and the blocks."""
+    async def replace(
+        self, allow: Sequence[Network], blocks: Iterable[Block], late: Callable[[], Iterable[Block]] = nobody
+    ) -> None:
+        """Make the firewall hold exactly this, whatever it held: networks never shut out, and the blocks.
+
+        A load that takes long takes the blocks as it goes, lets the event loop run, and asks `late` now and then for
+        blocks that have come meanwhile. Those it did not ask for are given by a `change` afterwards.
+        """
         ...
 
     async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:
@@ -39,6 +51,13 @@ class Firewall(Protocol):
 
     async def intact(self) -> bool:
         """Say whether what `replace` made is still there, and was not taken away by somebody else."""
+        ...
+
+    def watch(self, suspect: Callable[[], None]) -> AbstractContextManager[None]:
+        """Call `suspect` on the running loop when something of ours may have been taken away; `intact` says whether.
+
+        A firewall that hears nothing never calls it.
+        """
         ...
 
     async def dropped(self) -> int:

@@ -2,12 +2,13 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from appguard.address import Network, network_text
 from appguard.errors import FirewallError
 from appguard.event import time_text
-from appguard.firewalls.base import Block
+from appguard.firewalls.base import Block, nobody
 
 log = logging.getLogger("appguard.firewall")
 
@@ -28,7 +29,9 @@ class DryRun:
         now = self._clock()
         return tuple(block for block in (self._blocks or {}).values() if block.end is None or block.end > now)
 
-    async def replace(self, allow: Sequence[Network], blocks: Sequence[Block]) -> None:
+    async def replace(
+        self, allow: Sequence[Network], blocks: Iterable[Block], late: Callable[[], Iterable[Block]] = nobody
+    ) -> None:
         """Remember these and nothing else."""
         self.allow = tuple(allow)
         self._blocks = {block.network: block for block in blocks}
@@ -55,6 +58,11 @@ class DryRun:
     async def intact(self) -> bool:
         """Say whether there was a `replace` and no `lift` since."""
         return self._blocks is not None
+
+    def watch(self, suspect: Callable[[], None]) -> AbstractContextManager[None]:
+        """Hear nothing."""
+        del suspect
+        return nullcontext()
 
     async def dropped(self) -> int:
         """Give 0."""

@@ -1,125 +1,261 @@
-"""Asks the kernel about one nf_tables table over netlink. It only asks: changes go through `nft`.
+"""Speaks to the kernel's nf_tables over netlink: questions, and changes of which either all happen or none.
 
-`nft` reads every element of every set before it answers anything about a table, a second and more with 200,000 bans.
-These two questions cost some 50 microseconds whatever is in the sets. Numbers are those of the kernel's
-linux/netlink.h, linux/netfilter/nfnetlink.h and linux/netfilter/nf_tables.h; lengths and attribute types are in the
-machine's byte order, the values of attributes in the network's.
+Theory of operation. A message is a header, the family, and attributes: length, type, value, and values may be
+attributes again. Changes travel in a batch between two marks and are one transaction. The kernel works while it is
+being sent to, so its answers wait when the sending returns; it tells of each message that failed, and of the last
+message, which alone asks for it, also if it did not. One without CAP_NET_ADMIN is refused at the first mark, and
+nothing else is answered. A batch must fit the socket's send buffer; only CAP_NET_ADMIN outside any user namespace may
+make that as large as it likes, so what is larger than `room()` goes in several batches.
+
+Numbers are those of the kernel's linux/netlink.h, linux/netfilter/nfnetlink.h and linux/netfilter/nf_tables.h; lengths
+and attribute types are in the machine's byte order, the values of attributes in the network's. A socket lives as long
+as one question or batch, which costs 10 microseconds and leaves nothing to keep over forks and failures.
 """
 
 import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from appguard.errors import FirewallError, FirewallPermissionError
 
 NEEDS_CAPABILITY = "changing the firewall needs CAP_NET_ADMIN (in a systemd unit: AmbientCapabilities=CAP_NET_ADMIN)"
+CREATE, APPEND = 0x400, 0x800
+NESTED = 0x8000
+SMALL = 65536  # bytes of a batch that fits any send buffer
+TYPE_MASK = 0x3FFF  # an attribute's type without the bits for nesting and byte order
 
 _NETLINK_NETFILTER = 12
-_NF_TABLES = 10 << 8
-_GET_TABLE = _NF_TABLES | 1
-_GET_RULE = _NF_TABLES | 7
-_GET_OBJECT = _NF_TABLES | 19
-_REQUEST = 1
-_DUMP = 0x300
-_ERROR = 2
-_DONE = 3
+_NF_TABLES = 10
+_BATCH_BEGIN, _BATCH_END = 16, 17
+_REQUEST, _ACK, _DUMP = 1, 4, 0x300
+_DUMP_INTERRUPTED = 0x10
+_ERROR, _DONE = 2, 3
 _INET = 1
-_TABLE = 1  # the attribute that names the table, in all three questions
-_OBJECT_NAME, _OBJECT_TYPE, _OBJECT_DATA = 2, 3, 4
-_COUNTER = 1
-_COUNTER_PACKETS = 2
+_CHANGES = 7  # the multicast group
+_SOL_NETLINK, _CAP_ACK = 270, 10
+_SO_SNDBUFFORCE = 32
 
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _FAMILY = struct.Struct("!BBH")
 _ATTRIBUTE = struct.Struct("=HH")
 _LONGEST = 65536
 _PATIENCE = 5.0  # seconds; the kernel answers while it is asked
+SEND_BUFFER = 4 << 20
+_SPARE = 4096  # of the send buffer: the two marks, and what the kernel counts besides
+_ATTEMPTS = 5  # at a listing that changes under our eyes
 
 
-def table_identity(table: str) -> bytes | None:
-    """Give bytes that stay the same as long as the table and its rules do, whatever its sets hold; None without it.
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One change: its number in nf_tables, its flags, its attributes, and what an error says it is about."""
 
-    A table made anew has another identity even if it looks alike, since tables are numbered.
-    """
+    kind: int
+    flags: int
+    attributes: bytes
+    about: str = ""
+
+
+class SetFullError(FirewallError):
+    """A set takes no more elements; `name` is its name."""
+
+    def __init__(self, said: str, name: str) -> None:
+        super().__init__(said)
+        self.name = name
+
+
+class _RefusedError(Exception):
+    """The kernel refused the message with this number."""
+
+    def __init__(self, code: int, sequence: int) -> None:
+        super().__init__(code, sequence)
+        self.code = code
+        self.sequence = sequence
+
+
+def ask(question: int, attributes: bytes, *, many: bool = False) -> list[bytes]:
+    """Ask, and give the attributes of every answer; raise `FileNotFoundError` for what is not there, and our errors."""
+    flags = _REQUEST | (_DUMP if many else 0)
     try:
-        found = _ask(_GET_TABLE, 0, _text(_TABLE, table))
-        return b"".join([*found, *_ask(_GET_RULE, _DUMP, _text(_TABLE, table))])
-    except FileNotFoundError:
-        return None
-
-
-def counted_packets(table: str, counter: str) -> int:
-    """Give the packets a named counter has counted; 0 if there is no such counter."""
-    question = _text(_TABLE, table) + _text(_OBJECT_NAME, counter) + _number(_OBJECT_TYPE, _COUNTER)
-    try:
-        answers = _ask(_GET_OBJECT, 0, question)
-    except FileNotFoundError:
-        return 0
-    data = dict(_attributes(answers[0]))[_OBJECT_DATA]
-    return int.from_bytes(dict(_attributes(data))[_COUNTER_PACKETS], "big")
-
-
-def _ask(question: int, flags: int, attributes: bytes) -> list[bytes]:
-    """Ask, and give the attributes of every answer; raise `FileNotFoundError` for what is not there."""
-    length = _HEADER.size + _FAMILY.size + len(attributes)
-    message = _HEADER.pack(length, question, _REQUEST | flags, 1, 0) + _FAMILY.pack(_INET, 0, 0) + attributes
-    try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as link:
-            link.settimeout(_PATIENCE)
-            link.sendto(message, (0, 0))
-            return list(_answers(link, many=bool(flags & _DUMP)))
+        for _ in range(_ATTEMPTS):
+            with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as link:
+                link.settimeout(_PATIENCE)
+                link.sendto(_message(Message(question, flags, attributes), 1), (0, 0))
+                answers = _answers(link, many=many)
+            if answers is not None:
+                return answers
     except FileNotFoundError:
         raise
-    except PermissionError as error:
-        raise FirewallPermissionError(f"{NEEDS_CAPABILITY}: {error.strerror}") from error
     except OSError as error:
-        raise FirewallError(f"nf_tables does not answer: {error}") from error
+        raise _error(error) from error
+    raise FirewallError("nf_tables: what was asked for changes all the time")
 
 
-def _answers(link: socket.socket, *, many: bool) -> Iterator[bytes]:
+def listen() -> socket.socket:
+    """Give a socket that has something to read after every change of nf_tables, whoever made it."""
+    link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
+    try:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the least there is: one message tells as much as all
+        link.bind((0, 1 << _CHANGES - 1))
+    except OSError:
+        link.close()
+        raise
+    return link
+
+
+def hear(link: socket.socket) -> None:
+    """Read all that waits on such a socket: what it says costs more to understand than to look for oneself."""
     while True:
-        for kind, body in _messages(link.recv(_LONGEST)):
-            if kind == _DONE:
+        try:
+            link.recv(_LONGEST)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:  # more happened than it had room for
+                raise
+
+
+def room() -> int:
+    """Give how many bytes of messages one batch may have."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as link:
+        return _enlarge(link) - _SPARE
+
+
+def commit(messages: Sequence[Message]) -> None:
+    """Have all changes made in one transaction, or none and an error raised."""
+    if not messages:
+        return
+    *first, last = (_message(message, sequence) for sequence, message in enumerate(messages, 1))
+    batch = b"".join((_mark(_BATCH_BEGIN), *first, _with_ack(last), _mark(_BATCH_END)))
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as link:
+            link.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)  # errors without a copy of what they are about
+            if len(batch) > SMALL:
+                _enlarge(link)
+            link.sendto(batch, (0, 0))
+            _confirm(link, len(messages))
+    except _RefusedError as error:
+        about = messages[error.sequence - 1].about if error.sequence else ""  # 0: the mark at the beginning
+        raise _error(OSError(error.code, os.strerror(error.code)), about) from error
+    except OSError as error:
+        raise _error(error) from error
+
+
+def _enlarge(link: socket.socket) -> int:
+    """Make the send buffer large, as far as we may; give its size."""
+    for option in (_SO_SNDBUFFORCE, socket.SO_SNDBUF):
+        try:
+            link.setsockopt(socket.SOL_SOCKET, option, SEND_BUFFER)
+            break
+        except PermissionError:
+            continue
+    return link.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+
+def _confirm(link: socket.socket, last: int) -> None:
+    """Read what the kernel says to a batch until it has spoken of the last message or of a failure."""
+    while True:
+        data = link.recv(_LONGEST, socket.MSG_DONTWAIT)
+        for kind, _, sequence, body in _messages(data):
+            if kind != _ERROR:
+                continue
+            if code := _code(body):
+                raise _RefusedError(code, sequence)
+            if sequence == last:
                 return
-            if kind == _ERROR:
-                code = -struct.unpack_from("=i", body)[0]
+
+
+def _answers(link: socket.socket, *, many: bool) -> list[bytes] | None:
+    """Read answers to their end; give None if the tables were changed meanwhile, so that some may be missing."""
+    found: list[bytes] = []
+    interrupted = 0
+    while True:
+        for kind, flags, _, body in _messages(link.recv(_LONGEST)):
+            interrupted |= flags & _DUMP_INTERRUPTED if many else 0
+            if kind == _ERROR and (code := _code(body)):
                 raise OSError(code, os.strerror(code))
-            yield body[_FAMILY.size :]
+            if kind in (_ERROR, _DONE):
+                return None if interrupted else found
+            found.append(body[_FAMILY.size :])
             if not many:
-                return
+                return found
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+def _code(body: bytes) -> int:
+    return -int(struct.unpack_from("=i", body)[0])
+
+
+def _error(error: OSError, about: str = "") -> FirewallError:
+    said = f"nf_tables: {about}: {error.strerror or error}" if about else f"nf_tables: {error.strerror or error}"
+    match error.errno:
+        case errno.EPERM:
+            return FirewallPermissionError(f"{NEEDS_CAPABILITY}; {said}")
+        case errno.ENFILE | errno.ENOSPC:
+            return SetFullError(f"nf_tables: {about} is full: {error.strerror}", about)
+        case errno.ENOENT:
+            return FirewallError(f"{said}: the table or an element of it is not there")
+        case errno.EEXIST:
+            return FirewallError(f"{said}: what is there already overlaps")
+        case errno.EMSGSIZE:
+            return FirewallError(f"{said}: raise net.core.wmem_max, or run with CAP_NET_ADMIN outside a user namespace")
+        case errno.EAGAIN:
+            return FirewallError("nf_tables does not answer")
+        case _:
+            return FirewallError(said)
+
+
+def _message(message: Message, sequence: int) -> bytes:
+    length = _HEADER.size + _FAMILY.size + len(message.attributes)
+    kind = _NF_TABLES << 8 | message.kind
+    header = _HEADER.pack(length, kind, _REQUEST | message.flags, sequence, 0)
+    return header + _FAMILY.pack(_INET, 0, 0) + message.attributes
+
+
+def _with_ack(packed: bytes) -> bytes:
+    length, kind, flags, sequence, port = _HEADER.unpack_from(packed)
+    return _HEADER.pack(length, kind, flags | _ACK, sequence, port) + packed[_HEADER.size :]
+
+
+def _mark(kind: int) -> bytes:
+    return _HEADER.pack(_HEADER.size + _FAMILY.size, kind, _REQUEST, 0, 0) + _FAMILY.pack(0, 0, _NF_TABLES)
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Give the kind, flags, sequence number and body of each message."""
     while data:
-        length, kind, *_ = _HEADER.unpack_from(data)
+        length, kind, flags, sequence, _ = _HEADER.unpack_from(data)
         if length < _HEADER.size:
             raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG))
-        yield kind, data[_HEADER.size : length]
+        yield kind, flags, sequence, data[_HEADER.size : length]
         data = data[_aligned(length) :]
 
 
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Give the attributes in some bytes, each with its type and value."""
     while len(data) >= _ATTRIBUTE.size:
         length, kind = _ATTRIBUTE.unpack_from(data)
         if length < _ATTRIBUTE.size:
             return
-        yield kind & 0x3FFF, data[_ATTRIBUTE.size : length]  # without the bits for nesting and byte order
+        yield kind & TYPE_MASK, data[_ATTRIBUTE.size : length]
         data = data[_aligned(length) :]
 
 
-def _text(kind: int, text: str) -> bytes:
-    return _attribute(kind, text.encode() + b"\0")
-
-
-def _number(kind: int, number: int) -> bytes:
-    return _attribute(kind, struct.pack("!I", number))
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
+def attribute(kind: int, value: bytes) -> bytes:
+    """Make an attribute; `kind` with `NESTED` if its value is attributes."""
     length = _ATTRIBUTE.size + len(value)
     return _ATTRIBUTE.pack(length, kind) + value + b"\0" * (_aligned(length) - length)
+
+
+def text(kind: int, value: str) -> bytes:
+    """Make an attribute of a text."""
+    return attribute(kind, value.encode() + b"\0")
+
+
+def number(kind: int, value: int) -> bytes:
+    """Make an attribute of a number of 32 bits."""
+    return attribute(kind, struct.pack("!I", value))
 
 
 def _aligned(length: int) -> int:

@@ -1,76 +1,115 @@
-"""The nftables firewall: one table of our own (`table.nft`), every change one `nft -f -` transaction.
+"""The nftables firewall: one table of our own, `table.nft`.
 
 Hosts and IPv6 /64s are elements of hash sets, which the kernel forgets at their timeout. Other networks are few; they
 live in interval sets, which take no overlapping elements, so these sets are always written whole, cut into pieces
-(`disjoint.py`) from the list kept here. Three facts shape the scripts: deleting a missing element fails the whole
-transaction, so it is added first; kernels before 6.12 ignore a new timeout for an element that is there, so it is
-deleted first; a timeout of 0 means for ever, so none is ever written.
+(`disjoint.py`) from the list kept here. How a change gets to the kernel is the transport's matter: over netlink
+(`nft_netlink.py`), or by `nft -f -` (`nft_script.py`) where this kernel refuses that or the settings say so.
 """
 
 import asyncio
+import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.resources import files
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, collapse_addresses
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+from itertools import chain, repeat
+from typing import Protocol
 
 from appguard.address import Network
 from appguard.ban import is_host
-from appguard.errors import FirewallError, FirewallPermissionError
-from appguard.firewalls.base import Block
-from appguard.firewalls.disjoint import disjoint
-from appguard.firewalls.netlink import NEEDS_CAPABILITY, counted_packets, table_identity
-from appguard.firewalls.program import run
+from appguard.errors import FirewallFullError
+from appguard.firewalls.base import Block, nobody
+from appguard.firewalls.netlink import SetFullError, hear, listen
+from appguard.firewalls.nft_messages import HOST_SETS, counted_packets, table_identity
+from appguard.firewalls.nft_netlink import NetlinkTransport, NotTakenError
+from appguard.firewalls.nft_script import ScriptTransport
 
 TABLE = "appguard"
 LEASE = 7 * 86400.0
-LONGEST = 10 * 365 * 86400.0  # the longest timeout asked for; the kernel refuses much longer ones
-PATIENCE = 60.0  # seconds nft may take; 200,000 elements take less than two
-WORDS_MOST = 300
+NETLINK, SCRIPT = "netlink", "nft"  # the transports
 
-_REMOVE_TABLE = f"add table inet {TABLE}\ndelete table inet {TABLE}\n"
-_FLUSH_WIDE = f"flush set inet {TABLE} ban4_net\nflush set inet {TABLE} ban6_net\n"
+log = logging.getLogger("appguard.firewall")
+
+
+class Transport(Protocol):
+    """How a change gets to the kernel. Each verb does all of it or raises `FirewallError`."""
+
+    async def replace(
+        self,
+        allow: Sequence[Network],
+        ends: Iterable[tuple[Network, float]],
+        late: Callable[[], Iterable[tuple[Network, float]]],
+    ) -> dict[Network, float]:
+        """Make the table anew; give the wide networks it holds. See `Firewall.replace`."""
+        ...
+
+    async def change(self, hosts: Mapping[Network, float], wide: Mapping[Network, float] | None) -> None:
+        """Give or renew hosts, remove those whose end has passed, and give all other networks anew unless None."""
+        ...
+
+    async def lift(self) -> None:
+        """Take the table away."""
+        ...
 
 
 class Nftables:
     """Drops packets in the kernel.
 
-    `lease` is how long a block without an end lasts unless it is renewed. `program` is nft, by name or path.
+    `lease` is how long a block without an end lasts unless it is renewed, `program` is nft by name or path, `size` the
+    number of hosts of each kind the kernel is to hold at most. `transport` is "netlink" or "nft"; None finds out.
     """
 
     name = "nftables"
 
-    def __init__(self, *, lease: float = LEASE, clock: Callable[[], float] = time.time, program: str = "nft") -> None:
+    def __init__(
+        self,
+        *,
+        lease: float = LEASE,
+        clock: Callable[[], float] = time.time,
+        program: str = "nft",
+        transport: str | None = None,
+        size: int | None = None,
+        destroy: bool | None = None,
+    ) -> None:
         self._lease = lease
         self._clock = clock
-        self._program = program
+        self._size = size
+        self._netlink = NetlinkTransport(TABLE, program, size, clock, destroy=destroy)
+        self._script = ScriptTransport(TABLE, program, size, clock)
+        self._transport: Transport = self._script if transport == SCRIPT else self._netlink
+        self._is_chosen = transport is not None
         self._wide: dict[Network, float] = {}
         self._identity: bytes | None = None
 
-    async def replace(self, allow: Sequence[Network], blocks: Sequence[Block]) -> None:
+    async def replace(
+        self, allow: Sequence[Network], blocks: Iterable[Block], late: Callable[[], Iterable[Block]] = nobody
+    ) -> None:
         """Load the table anew in place of whatever it was; there is no moment without one."""
-        now = self._clock()
-        ends = {network: end for network, end in self._ends(blocks, now).items() if end > now}
-        await self._run(await asyncio.to_thread(_table_script, allow, ends, now))
-        self._wide = _wide_of(ends)
+        await self._choose()
+        let_in: list[Network] = [
+            *collapse_addresses(network for network in allow if isinstance(network, IPv4Network)),
+            *collapse_addresses(network for network in allow if isinstance(network, IPv6Network)),
+        ]
+        with self._room():
+            self._wide = await self._transport.replace(let_in, self._in_force(blocks), lambda: self._in_force(late()))
         self._identity = table_identity(TABLE)
 
     async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:
-        """Add, renew and remove elements in one transaction."""
+        """Add, renew and remove elements, in one transaction if they are not thousands."""
         now = self._clock()
-        asked = dict.fromkeys(remove, 0.0) | self._ends(add, now)
-        ends = {network: end for network, end in asked.items() if end > now}
-        wide = {network: end for network, end in self._wide.items() if end > now and network not in asked}
-        wide |= _wide_of(ends)
-        script = _removals(asked) + _hosts_script(ends, now)
-        if wide != self._wide:
-            script += _FLUSH_WIDE + _wide_script(wide, now)
-        if script:
-            await self._run(script)
+        hosts: dict[Network, float] = {}
+        wide = {network: end for network, end in self._wide.items() if end > now}
+        ends = ((block.network, now + self._lease if block.end is None else block.end) for block in add)
+        for network, end in chain(zip(remove, repeat(0.0)), ends):
+            (hosts if is_host(network) else wide)[network] = end
+        wide = {network: end for network, end in wide.items() if end > now}
+        with self._room():
+            await self._transport.change(hosts, wide if wide != self._wide else None)
         self._wide = wide
 
     async def lift(self) -> None:
         """Take the table away."""
-        await self._run(_REMOVE_TABLE)
+        await self._transport.lift()
         self._wide = {}
         self._identity = None
 
@@ -78,86 +117,56 @@ class Nftables:
         """Say whether the table and its rules are those we made. An element somebody took out is not missed."""
         return self._identity is not None and self._identity == table_identity(TABLE)
 
+    @contextmanager
+    def watch(self, suspect: Callable[[], None]) -> Generator[None]:
+        """Hear of every change of nf_tables, our own too."""
+        try:
+            link = listen()
+        except OSError as error:  # then the bouncer's question once an interval must do
+            log.warning("foreign changes of the firewall are not heard at once: %s", error.strerror)
+            yield
+            return
+
+        def heard() -> None:
+            hear(link)
+            suspect()
+
+        loop = asyncio.get_running_loop()
+        with link:
+            loop.add_reader(link, heard)
+            try:
+                yield
+            finally:
+                loop.remove_reader(link)
+
     async def dropped(self) -> int:
         """Give the number of packets of banned addresses dropped since `replace`."""
         return counted_packets(TABLE, "dropped")
 
-    def _ends(self, blocks: Iterable[Block], now: float) -> dict[Network, float]:
-        return {block.network: now + self._lease if block.end is None else block.end for block in blocks}
+    async def _choose(self) -> None:
+        """Find out once whether this kernel can be told everything over netlink."""
+        if self._is_chosen:
+            return
+        try:
+            await self._netlink.prepare()
+        except NotTakenError as error:
+            log.warning("bans go through nft, each a process, because the kernel refuses them over netlink: %s", error)
+            self._transport = self._script
+        self._is_chosen = True
 
-    async def _run(self, script: str) -> None:
-        status, words = await run((self._program, "-f", "-"), "install the package nftables", PATIENCE, text=script)
-        if status:
-            raise _error(words)
+    def _in_force(self, blocks: Iterable[Block]) -> Iterator[tuple[Network, float]]:
+        """Give the networks of blocks that have not ended, each with its end."""
+        now = self._clock()
+        for block in blocks:
+            end = now + self._lease if block.end is None else block.end
+            if end > now:
+                yield block.network, end
 
-
-def _error(words: str) -> FirewallError:
-    """Make an error of what nft said; it repeats the whole script line, which may be long."""
-    said = next((line for line in words.splitlines() if "rror" in line or "not permitted" in line), words)
-    said = said.strip()[:WORDS_MOST] or "no reason given"
-    if "not permitted" in words:
-        return FirewallPermissionError(f"{NEEDS_CAPABILITY}; nft: {said}")
-    return FirewallError(f"nft: {said}")
-
-
-def _table_script(allow: Sequence[Network], ends: Mapping[Network, float], now: float) -> str:
-    table = (files("appguard.firewalls") / "table.nft").read_text()
-    collapsed: list[Network] = [
-        *collapse_addresses(network for network in allow if isinstance(network, IPv4Network)),
-        *collapse_addresses(network for network in allow if isinstance(network, IPv6Network)),
-    ]
-    allowed = _elements("add", ((f"allow{network.version}", _text(network)) for network in collapsed))
-    return _REMOVE_TABLE + table + allowed + _hosts_script(ends, now) + _wide_script(_wide_of(ends), now)
-
-
-def _removals(networks: Iterable[Network]) -> str:
-    elements = [(_set_of(network), _text(network)) for network in networks if is_host(network)]
-    return _elements("add", elements) + _elements("delete", elements)
-
-
-def _hosts_script(ends: Mapping[Network, float], now: float) -> str:
-    return _elements(
-        "add",
-        (
-            (_set_of(network), f"{_text(network)} {_timeout(end - now)}")
-            for network, end in ends.items()
-            if is_host(network)
-        ),
-    )
-
-
-def _wide_script(wide: Mapping[Network, float], now: float) -> str:
-    return _elements(
-        "add",
-        ((f"ban{piece.version}_net", f"{_text(piece)} {_timeout(end - now)}") for piece, end in disjoint(wide)),
-    )
-
-
-def _wide_of(ends: Mapping[Network, float]) -> dict[Network, float]:
-    return {network: end for network, end in ends.items() if not is_host(network)}
-
-
-def _set_of(host: Network) -> str:
-    return f"ban{host.version}" if host.prefixlen == host.max_prefixlen else "ban6_64"
-
-
-def _elements(verb: str, elements: Iterable[tuple[str, str]]) -> str:
-    """Write one statement per set for elements given with the name of their set."""
-    by_set: dict[str, list[str]] = {}
-    for name, element in elements:
-        by_set.setdefault(name, []).append(element)
-    return "".join(f"{verb} element inet {TABLE} {name} {{ {', '.join(by_set[name])} }}\n" for name in by_set)
-
-
-def _text(network: Network) -> str:
-    """Write a network from its numbers alone: an IPv6 network may carry a zone id, which is any text at all."""
-    number = int(network.network_address)
-    address = IPv4Address(number) if network.version == 4 else IPv6Address(number)
-    return str(address) if is_host(network) else f"{address}/{network.prefixlen}"
-
-
-def _timeout(seconds: float) -> str:
-    """Write a timeout: never 0, which means for ever, and no number long enough for nft to refuse it."""
-    milliseconds = max(1, int(min(seconds, LONGEST) * 1000))
-    days, milliseconds = divmod(milliseconds, 86_400_000)
-    return f"timeout {days}d{milliseconds // 1000}s{milliseconds % 1000}ms"
+    @contextmanager
+    def _room(self) -> Generator[None]:
+        try:
+            yield
+        except SetFullError as error:
+            if self._size is None or error.name not in HOST_SETS:
+                raise
+            raise FirewallFullError(str(error), *HOST_SETS[error.name], self._size) from error

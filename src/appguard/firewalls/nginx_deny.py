@@ -12,11 +12,12 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from appguard.address import Address, Network, NetworkMap
 from appguard.errors import FirewallError, FirewallPermissionError
-from appguard.firewalls.base import Block
+from appguard.firewalls.base import Block, nobody
 from appguard.firewalls.program import run
 
 PATH = Path("/etc/nginx/appguard/bans.geo")
@@ -56,7 +57,9 @@ class NginxDeny:
         self._first_end = float("inf")
         self._identity: _Identity | None = None  # of the file nginx has been told of
 
-    async def replace(self, allow: Sequence[Network], blocks: Sequence[Block]) -> None:
+    async def replace(
+        self, allow: Sequence[Network], blocks: Iterable[Block], late: Callable[[], Iterable[Block]] = nobody
+    ) -> None:
         """Write the file anew and reload, whatever was there."""
         await self._wait_for_turn()
         self._allow = tuple(allow)
@@ -90,6 +93,11 @@ class NginxDeny:
         if self._first_end <= now and self._turn_in() <= 0:
             await self._put(_in_force(self._ends, now))
         return True
+
+    def watch(self, suspect: Callable[[], None]) -> AbstractContextManager[None]:
+        """Hear nothing."""
+        del suspect
+        return nullcontext()
 
     async def dropped(self) -> int:
         """Give 0: nginx does not count whom it refuses; its access log has them, with status 444."""

@@ -9,16 +9,23 @@ from appguard.firewalls.dry_run import DryRun
 from appguard.firewalls.nftables import Nftables
 from appguard.firewalls.nginx_deny import NginxDeny
 
-FIREWALLS: dict[str, Callable[[], Firewall]] = {"nftables": Nftables, "nginx_deny": NginxDeny, "dry_run": DryRun}
+OPTIONS = {
+    Nftables.name: frozenset({"transport", "size"}),
+    "apart": frozenset({"transport", "size"}),  # of the nftables that the bouncer apart feeds
+    NginxDeny.name: frozenset({"path", "reload"}),
+}
+FIREWALLS: dict[str, Callable[..., Firewall]] = {"nftables": Nftables, "nginx_deny": NginxDeny, "dry_run": DryRun}
 
 
 def kinds_of(settings: Mapping[str, object]) -> tuple[str, ...]:
     """Give the kinds that a `[firewall]` table names, each once; raise `ConfigError` for options none of them has."""
     kinds = tuple(dict.fromkeys(cast("Sequence[str]", settings.get("kind", ("nftables",)))))
-    options = [key for key in settings if key != "kind"]
-    if options and NginxDeny.name not in kinds:
+    able = frozenset[str]().union(*(OPTIONS.get(kind, ()) for kind in kinds))
+    foreign = [key for key in settings if key != "kind" and key not in able]
+    if foreign:
+        owner = next((name for name, keys in OPTIONS.items() if foreign[0] in keys), "no")
         chosen = ", ".join(map(repr, kinds))
-        raise ConfigError(f"firewall: {', '.join(options)}: only kind = {NginxDeny.name!r} has that, not {chosen}")
+        raise ConfigError(f"firewall: {', '.join(foreign)}: only kind = {owner!r} has that, not {chosen}")
     return kinds
 
 
@@ -27,7 +34,5 @@ def open_firewall(kind: str, settings: Mapping[str, object]) -> Firewall:
     if kind not in FIREWALLS:
         expected = ", ".join(map(repr, (*FIREWALLS, "apart")))  # a bouncer apart is no firewall: the daemon knows it
         raise ConfigError(f"firewall: kind = {kind!r}: expected one of {expected}")
-    if kind != NginxDeny.name:
-        return FIREWALLS[kind]()
-    options = {key: value for key, value in settings.items() if key != "kind"}
-    return NginxDeny(**options)  # type: ignore[arg-type]  # each was checked by its key's check
+    own = OPTIONS.get(kind, frozenset())
+    return FIREWALLS[kind](**{key: value for key, value in settings.items() if key in own})

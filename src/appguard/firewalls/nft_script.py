@@ -1,0 +1,133 @@
+"""Our table changed by `nft -f -`, a process and a transaction for each change: the fallback of `nft_netlink.py`.
+
+Three facts shape the scripts: deleting a missing element fails the whole transaction, so it is added first; kernels
+before 6.12 ignore a new timeout for an element that is there, so it is deleted first; a timeout of 0 means for ever, so
+none is ever written.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.resources import files
+from ipaddress import IPv4Address, IPv6Address
+
+from appguard.address import Network
+from appguard.ban import is_host
+from appguard.errors import FirewallError, FirewallPermissionError
+from appguard.firewalls.disjoint import disjoint
+from appguard.firewalls.netlink import NEEDS_CAPABILITY, SetFullError
+from appguard.firewalls.nft_messages import milliseconds, second_table, set_of
+from appguard.firewalls.program import run
+
+PATIENCE = 60.0  # seconds nft may take; 200,000 elements take less than two
+WORDS_MOST = 300
+_FULL = ("Too many open files in system", "No space left on device")
+
+
+async def run_nft(program: str, script: str) -> None:
+    """Have nft do what a script says, all of it or nothing."""
+    status, words = await run((program, "-f", "-"), "install the package nftables", PATIENCE, text=script)
+    if status:
+        raise _error(words)
+
+
+def table_script(table: str, size: int | None) -> str:
+    """Write a new, empty table in place of whatever has its name; its hash sets take `size` elements at most."""
+    made = (files("appguard.firewalls") / "table.nft").read_text()
+    made = made.replace("table inet appguard {", f"table inet {table} {{")
+    if size is not None:
+        made = made.replace("flags timeout;", f"flags timeout; size {size};")
+    return remove_script(table) + made
+
+
+def remove_script(table: str) -> str:
+    """Write the removal of a table that may be missing."""
+    return f"add table inet {table}\ndelete table inet {table}\n"
+
+
+class ScriptTransport:
+    """Changes the table of this name by a program, which is nft by name or path."""
+
+    def __init__(self, table: str, program: str, size: int | None, clock: Callable[[], float]) -> None:
+        self._table = table
+        self._program = program
+        self._size = size
+        self._clock = clock
+
+    async def replace(
+        self,
+        allow: Sequence[Network],
+        ends: Iterable[tuple[Network, float]],
+        late: Callable[[], Iterable[tuple[Network, float]]],
+    ) -> dict[Network, float]:
+        """Make the table anew in one transaction, for which nobody is late; give the wide networks it holds."""
+        del late
+        held = dict(ends)
+        wide = {network: end for network, end in held.items() if not is_host(network)}
+        await run_nft(self._program, await asyncio.to_thread(self._whole, allow, held, wide))
+        return wide
+
+    def _whole(self, allow: Sequence[Network], ends: Mapping[Network, float], wide: Mapping[Network, float]) -> str:
+        allowed = self._elements("add", ((f"allow{network.version}", _text(network)) for network in allow))
+        hosts = {network: end for network, end in ends.items() if network not in wide}
+        made = table_script(self._table, self._size) + remove_script(second_table(self._table))
+        return made + allowed + self._hosts(hosts) + self._wide(wide)
+
+    async def change(self, hosts: Mapping[Network, float], wide: Mapping[Network, float] | None) -> None:
+        """Give or renew hosts, remove those whose end has passed, and give all other networks anew unless None."""
+        now = self._clock()
+        old = [(str(set_of(host)), _text(host)) for host in hosts]
+        new = {host: end for host, end in hosts.items() if end > now}
+        script = self._elements("add", old) + self._elements("delete", old) + self._hosts(new)
+        if wide is not None:
+            script += "".join(f"flush set inet {self._table} ban{version}_net\n" for version in (4, 6))
+            script += self._wide(wide)
+        if script:
+            await run_nft(self._program, script)
+
+    async def lift(self) -> None:
+        """Take the table away."""
+        await run_nft(self._program, remove_script(self._table) + remove_script(second_table(self._table)))
+
+    def _hosts(self, ends: Mapping[Network, float]) -> str:
+        now = self._clock()
+        return self._elements(
+            "add", ((str(set_of(host)), f"{_text(host)} {_timeout(end - now)}") for host, end in ends.items())
+        )
+
+    def _wide(self, ends: Mapping[Network, float]) -> str:
+        now = self._clock()
+        pieces = ((f"ban{piece.version}_net", f"{_text(piece)} {_timeout(end - now)}") for piece, end in disjoint(ends))
+        return self._elements("add", pieces)
+
+    def _elements(self, verb: str, elements: Iterable[tuple[str, str]]) -> str:
+        """Write one statement per set for elements given with the name of their set."""
+        by_set: dict[str, list[str]] = {}
+        for name, element in elements:
+            by_set.setdefault(name, []).append(element)
+        return "".join(f"{verb} element inet {self._table} {name} {{ {', '.join(by_set[name])} }}\n" for name in by_set)
+
+
+def _error(words: str) -> FirewallError:
+    """Make an error of what nft said; it repeats the whole script line, which may be long."""
+    lines = words.splitlines()
+    said = next((line for line in lines if "rror" in line or "not permitted" in line), words)
+    said = said.strip()[:WORDS_MOST] or "no reason given"
+    if "not permitted" in words:
+        return FirewallPermissionError(f"{NEEDS_CAPABILITY}; nft: {said}")
+    if said.endswith(_FULL):
+        statement = next((line for line in lines if line.startswith("add element inet ")), "")
+        return SetFullError(f"nft: {said}", (statement.split(maxsplit=5) + 5 * [""])[4])
+    return FirewallError(f"nft: {said}")
+
+
+def _text(network: Network) -> str:
+    """Write a network from its numbers alone: an IPv6 network may carry a zone id, which is any text at all."""
+    number = int(network.network_address)
+    address = IPv4Address(number) if network.version == 4 else IPv6Address(number)
+    return str(address) if is_host(network) else f"{address}/{network.prefixlen}"
+
+
+def _timeout(seconds: float) -> str:
+    """Write a timeout so that no number in it is long enough for nft to refuse it."""
+    days, left = divmod(milliseconds(seconds), 86_400_000)
+    return f"timeout {days}d{left // 1000}s{left % 1000}ms"
