@@ -3,12 +3,11 @@
 from dataclasses import dataclass, fields
 from typing import cast
 
+from appguard.address import Network
+from appguard.config_sources import EVENTS_SOURCE, SOCKET_SOURCES, SOURCE_CHECKS, check_sources
 from appguard.config_values import Check, items, one_or_more, read, text
 from appguard.errors import ConfigError
 from appguard.jail import Jail
-
-EVENTS_SOURCE = "events"
-SOCKET_SOURCES = (EVENTS_SOURCE, "syslog")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,16 +18,9 @@ class JailConfig:
     sources: tuple[str, ...]
     filter: str
     users: tuple[str, ...]
-
-
-def sources(value: object) -> tuple[str, ...]:
-    """Accept one or more places that log lines come from."""
-    found = one_or_more(value)
-    for source in found:
-        if source not in SOCKET_SOURCES and not source.startswith("/"):
-            words = " or ".join(f'"{name}"' for name in SOCKET_SOURCES)
-            raise ConfigError(f"{source!r}: expected a log file or glob with its whole path, or {words}")
-    return found
+    journalmatch: tuple[str, ...] = ()
+    peers: tuple[Network, ...] = ()
+    command: tuple[str, ...] = ()
 
 
 def users(value: object) -> tuple[str, ...]:
@@ -44,7 +36,7 @@ JAIL_OPTIONS = tuple(field.name for field in fields(Jail) if field.name != "name
 JAIL_CHECKS: dict[str, Check] = {
     **dict.fromkeys(JAIL_OPTIONS, lambda value: value),  # `Jail` checks them
     "events": one_or_more,
-    "source": sources,
+    **SOURCE_CHECKS,
     "filter": text,
     "users": users,
 }
@@ -60,6 +52,7 @@ def read_jail(name: str, value: object, where: str) -> JailConfig:
     origins = cast("tuple[str, ...]", found.get("source", ()))
     if not origins:
         raise ConfigError(f'{where}: source is missing: give a log file, a glob, or "{EVENTS_SOURCE}"')
+    check_sources(found, origins, where)
     logs = [origin for origin in origins if origin != EVENTS_SOURCE]
     chosen = str(found.get("filter", "" if logs else "appguard"))
     if not chosen:
@@ -68,4 +61,12 @@ def read_jail(name: str, value: object, where: str) -> JailConfig:
     if not reporters and not set(SOCKET_SOURCES).isdisjoint(origins):
         who = "say which users' apps may report to this jail over a socket, for example"
         raise ConfigError(f'{where}: users is missing: {who} users = ["www-data"]')
-    return JailConfig(jail, origins, chosen, reporters)
+    return JailConfig(
+        jail,
+        origins,
+        chosen,
+        reporters,
+        journalmatch=cast("tuple[str, ...]", found.get("journalmatch", ())),
+        peers=cast("tuple[Network, ...]", found.get("peers", ())),
+        command=cast("tuple[str, ...]", found.get("command", ())),
+    )

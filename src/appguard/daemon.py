@@ -21,7 +21,7 @@ from appguard.ban import Ban, Fact
 from appguard.bouncer import Bouncer
 from appguard.bouncer_apart import APART, BouncerApart
 from appguard.config import CONFIG_FILE, DaemonConfig, daemon_config
-from appguard.config_jails import SOCKET_SOURCES
+from appguard.config_sources import SOCKET_SOURCES
 from appguard.control import DaemonStatus, JailStatus, JailSummary, RefusedBan, SourceSummary, serve
 from appguard.errors import AddressError, AppGuardError, ConfigError, FirewallError, RefusedForSafety, StateError
 from appguard.event_log import Backlog, write_stderr
@@ -30,7 +30,7 @@ from appguard.following import Following
 from appguard.host import read_host_facts
 from appguard.jail import JailWindow
 from appguard.judge import Judge
-from appguard.members import ban_set_of, filter_of, open_source, sources_of, user_ids_of
+from appguard.members import Origin, ban_set_of, filter_of, open_source, sources_of, user_ids_of
 from appguard.notify import keep_alive, notify, until_signal
 from appguard.pipeline import Pipeline, Route, failures_of
 from appguard.sources.base import Chunk, Source
@@ -147,12 +147,12 @@ class Daemon:
         if self._state.setting("enforce") == "off":
             self._hold_or_release(on=False)
         for each in self._config.jails:
-            for name, patterns in sources_of(each).items():
-                self._sources[name] = self._sources.get(name) or self._open_source(name, patterns)
+            for name, origin in sources_of(each).items():
+                self._sources[name] = self._sources.get(name) or self._open_source(name, origin)
         self._try("published bans", lambda: self._publisher.publish_all(self.bans()))
 
-    def _open_source(self, name: str, patterns: Sequence[str]) -> Source:
-        return open_source(name, patterns, self._config.runtime_directory, self._state.positions(name))
+    def _open_source(self, name: str, origin: Origin) -> Source:
+        return open_source(name, origin, self._config.runtime_directory, self._state.positions(name))
 
     def _deliver_from(self, source: str) -> Callable[[Chunk], None]:
         def deliver(chunk: Chunk) -> None:
@@ -279,7 +279,7 @@ class Daemon:
 
     def _source_summary(self, source: Source) -> SourceSummary:
         status = source.status()
-        return SourceSummary(source.name, status.origins, status.behind, status.complaint)
+        return SourceSummary(source.name, status.origins, status.behind, status.complaint, status.lag, status.dropped)
 
     def jail_status(self, name: str) -> JailStatus | None:
         """Say how one jail is."""

@@ -1,21 +1,43 @@
 """Which filter, source and ban set the daemon's settings mean: the place that names the members of these families."""
 
 import pwd
-from collections.abc import Callable, Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from appguard.config_jails import SOCKET_SOURCES, JailConfig
+from appguard.address import Network
+from appguard.config_jails import JailConfig
+from appguard.config_sources import COMMAND, JOURNAL, STDIN, UDP, udp_address
 from appguard.errors import ConfigError
 from appguard.filters.base import Filter
-from appguard.filters.open import open_filter
+from appguard.filters.open import BARE, open_filter
 from appguard.sources.base import Source
+from appguard.sources.command import CommandSource, StdinSource
+from appguard.sources.datagrams import DatagramSource
 from appguard.sources.file import FileSource
+from appguard.sources.journal import JournalSource
 from appguard.sources.socket import EventSocket
-from appguard.sources.syslog import SyslogSocket
+from appguard.sources.syslog import SyslogPort, SyslogSocket
 from appguard.stores.memory import MemoryBanSet
 from appguard.stores.open import REDIS
 
 SOCKETS = {"events": (EventSocket, "events.sock"), "syslog": (SyslogSocket, "log.sock")}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What one source reads.
+
+    `kind` is `files` or what the settings call it; `arguments` are its files, journal matches or command, `where` is
+    the journal's directory or a UDP port's URI, `peers` are those who may send to it.
+    """
+
+    kind: str
+    arguments: tuple[str, ...] = ()
+    where: str = ""
+    peers: tuple[Network, ...] = ()
+    is_bare: bool = False
 
 
 def filter_of(config: JailConfig) -> Filter:
@@ -26,21 +48,52 @@ def filter_of(config: JailConfig) -> Filter:
         raise ConfigError(f"jail {config.jail.name}: filter = {config.filter!r}: {error}") from error
 
 
-def sources_of(config: JailConfig) -> dict[str, tuple[str, ...]]:
-    """Give a jail's sources by name: each socket, and all its files as one source, which reads none of them twice."""
-    files = tuple(dict.fromkeys(source for source in config.sources if source not in SOCKET_SOURCES))
-    found = {source: (source,) for source in config.sources if source in SOCKET_SOURCES}
-    return found | ({" ".join(files): files} if files else {})
+def sources_of(config: JailConfig) -> dict[str, Origin]:
+    """Give what a jail's sources read, by the name of each; jails that name the same share one source.
+
+    All its files are one source, which reads none of them twice.
+    """
+    found: dict[str, Origin] = {}
+    files: dict[str, None] = {}
+    for source in config.sources:
+        kind, _, where = source.partition(":")
+        if kind == JOURNAL:
+            is_bare = config.filter in BARE
+            name = " ".join((source, *config.journalmatch, *(["(messages)"] if is_bare else [])))
+            found[name] = Origin(kind, config.journalmatch, where, is_bare=is_bare)
+        elif kind == COMMAND:
+            found[f"{COMMAND} {shlex.join(config.command)}"] = Origin(kind, config.command)
+        elif source.startswith(UDP):
+            found[source] = Origin(kind, where=source, peers=config.peers)
+        elif source in SOCKETS or source == STDIN:
+            found[source] = Origin(source)
+        else:
+            files[source] = None
+    return found | ({" ".join(files): Origin("files", tuple(files))} if files else {})
 
 
-def open_source(name: str, patterns: Sequence[str], runtime: Path, positions: Mapping[str, str]) -> Source:
+def open_source(name: str, origin: Origin, runtime: Path, positions: Mapping[str, str]) -> Source:
     """Give one source; a socket is bound at once, so that an error comes before the daemon says that it is up."""
-    if name not in SOCKETS:
-        return FileSource(name, patterns, positions)
-    kind, file = SOCKETS[name]
-    opened = kind(name, runtime / file)
-    opened.open()
-    return opened
+    match origin.kind:
+        case "journal":
+            return JournalSource(name, origin.arguments, positions, directory=origin.where, is_bare=origin.is_bare)
+        case "command":
+            return CommandSource(name, origin.arguments)
+        case "stdin":
+            return StdinSource(name)
+        case "files":
+            return FileSource(name, origin.arguments, positions)
+        case _:
+            opened = _open_socket(name, origin, runtime)
+            opened.open()
+            return opened
+
+
+def _open_socket(name: str, origin: Origin, runtime: Path) -> DatagramSource:
+    if origin.kind not in SOCKETS:
+        return SyslogPort(name, *udp_address(origin.where), origin.peers)
+    kind, file = SOCKETS[origin.kind]
+    return kind(name, runtime / file)
 
 
 def ban_set_of(store: str, clock: Callable[[], float], on_change: Callable[[], None]) -> MemoryBanSet:

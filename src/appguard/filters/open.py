@@ -13,6 +13,8 @@ FILTERS: dict[str, Callable[[], Filter]] = {
     "nginx": NginxFilter,
     "nginx-json": NginxJsonFilter,
 }
+# They read lines of a form of their own: from the journal they get messages without who wrote them in front.
+BARE = frozenset({"appguard", "nginx", "nginx-json"})
 
 
 def open_filter(name: str) -> Filter:
