@@ -60,7 +60,7 @@ def test_jails_that_name_the_same_share_a_source(tmp_path: Path) -> None:
 def test_every_kind_of_source(tmp_path: Path) -> None:
     """A jail may have one of each kind; all files are one source."""
     setting = (
-        "source = ['events', 'syslog', 'journal:/var/log/journal/remote', 'stdin', 'udp://[::1]:514', '/a', '~/b/*.log']"
+        "source = ['events', 'syslog', 'journal:/var/log/journal/remote', 'stdin', 'udp://[::1]:514', '/a', '~/*.log']"
         "\nusers = ['33']"
     )
     (jail,) = config_of(tmp_path, setting).jails
@@ -71,7 +71,7 @@ def test_every_kind_of_source(tmp_path: Path) -> None:
         "journal:/var/log/journal/remote (messages)": "journal",
         "stdin": "stdin",
         "udp://[::1]:514": "udp",
-        "/a ~/b/*.log": "files",
+        "/a ~/*.log": "files",
     }
 
 

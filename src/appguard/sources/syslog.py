@@ -41,7 +41,8 @@ class UdpPlace:
             opened.bind((str(self._address), self._port))
         except OSError as error:
             opened.close()
-            raise SourceError(f"cannot listen on {self.origin}: {error.strerror or error}") from error
+            advice = "; a port above 1023 needs no privilege" if isinstance(error, PermissionError) else ""
+            raise SourceError(f"cannot listen on {self.origin}: {error.strerror or error}{advice}") from error
         return opened
 
     def admits(self, uid: int | None, address: object) -> bool:
