@@ -47,7 +47,7 @@ class Rotated:
         self._written = 0
         self._reopen = threading.Event()
         self._stop = threading.Event()
-        self.may_turn = threading.Event()
+        self._turns = threading.Semaphore(0)
         self._form = login_failure(SENTINEL).to_line()
         self._threads = [threading.Thread(target=self._write), threading.Thread(target=self._turn)]
         if begin:
@@ -63,7 +63,6 @@ class Rotated:
     def stop(self) -> None:
         """End writing and rotating."""
         self._stop.set()
-        self.may_turn.set()
         for thread in self._threads:
             thread.join()
 
@@ -82,10 +81,14 @@ class Rotated:
         os.write(log, self._form.replace(SENTINEL, address_of(number)).encode() + b"\n")
 
     def _turn(self) -> None:
-        self.may_turn.wait()
         while not self._stop.wait(APART):
-            self._rotate(self)
-            self.rotations += 1
+            if self._turns.acquire(blocking=False):
+                self._rotate(self)
+                self.rotations += 1
+
+    def allow(self, turns: int) -> None:
+        """Allow some more rotations."""
+        self._turns.release(turns)
 
     def reopen(self) -> None:
         """Tell the writer to open the log by its name again, and wait until it has."""

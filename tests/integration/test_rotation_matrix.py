@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from tests.daemon import Place, running_daemon
-from tests.lab import wait_until
+from tests.lab import Process, wait_until
 from tests.rotation import ROTATIONS, Rotated, address_of
 
 pytestmark = pytest.mark.lab
 KILLS = 7
+TURNS = 12  # rotations from one daemon that is up to the next; twice as many may happen without a daemon
 UNREAD = 2.0  # seconds the daemon may at most be behind on a busy machine
 LATE = ("late", "enoent")
 GLOBS = {"dated": "app-*.log", "late": "*.log"}
@@ -29,6 +30,7 @@ class Matrix:
 
     def __init__(self, root: Path) -> None:
         self.place = Place(root, user=None)
+        self._daemons: list[Process] = []
         self.down: list[tuple[float, float]] = []  # from when to when there was no daemon for sure
         self.logs = {name: Rotated(self._directory(name), rotate) for name, rotate in ROTATIONS.items()}
         for name in LATE:  # the directory is there, or not even that
@@ -55,6 +57,7 @@ class Matrix:
         for kill in range(KILLS):
             is_up = kill <= len(LATE) or not is_up or chance.random() < 0.5
             daemon = self.place.start(is_up=is_up)
+            self._daemons.append(daemon)
             if is_up:
                 self._meet(LATE[kill - 1 : kill] if kill else ())
                 self.down.append((killed_at, time.monotonic()))
@@ -73,14 +76,15 @@ class Matrix:
         begun = [name for name, log in self.logs.items() if log.written or name in late]
         wait_until(lambda: all(self._totals()[name] for name in begun), 10, self._progress)
         for name in begun:
-            self.logs[name].may_turn.set()
+            self.logs[name].allow(TURNS)
 
     def _totals(self) -> dict[str, int]:
         return {jail["name"]: jail["total_failed"] for jail in self.place.ask("status")["jails"]}
 
     def settle(self) -> Mapping[str, Counter[int]]:
         """Let the daemon read all that is left; give how often it counted each line, by kind of rotation."""
-        with running_daemon(self.place):
+        with running_daemon(self.place) as daemon:
+            self._daemons.append(daemon)
             wait_until(self._is_read, 20, self._progress)
         with closing(sqlite3.connect(self.place.state / "state.db")) as state:
             rows: list[tuple[str, str, str]] = state.execute("SELECT jail, key, failures FROM failure").fetchall()
@@ -97,10 +101,11 @@ class Matrix:
 
     def _progress(self) -> str:
         totals = self._totals()
-        return "; ".join(
+        said = [line.text for daemon in self._daemons for line in daemon.lines() if "missed" in line.text]
+        return "\n".join(
             f"{name}: {totals[name]} counted, {len(log.on_disk())} on the disk, {len(log.written)} written"
             for name, log in self.logs.items()
-        )
+        ) + "\n".join(said)
 
 
 @pytest.fixture

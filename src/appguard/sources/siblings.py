@@ -49,7 +49,7 @@ class Siblings:
             return [(entry.name, entry.inode()) for entry in islice(entries, ENTRIES_MOST)]
         return []
 
-    def _have_changed(self) -> bool:
+    def have_changed(self) -> bool:
         """Look again; say whether earlier files of the log have other names now, as if they were just being rotated."""
         before, self._entries = self._rotated(), self._list()
         return before != self._rotated()
@@ -61,7 +61,7 @@ class Siblings:
         """Open the file a mark was made in, or else one that has the same content up to the mark."""
         for _ in range(LOOKS_MOST):
             descriptor = self._find(mark)
-            if descriptor is not None or not self._have_changed():
+            if descriptor is not None or not self.have_changed():
                 return descriptor
         return None
 
@@ -83,7 +83,7 @@ class Siblings:
         """Open the rotated files of the log that were last written at `than_ns` or later, oldest first."""
         for _ in range(LOOKS_MOST):
             opened = self._younger(than_ns)
-            if not self._have_changed():
+            if not self.have_changed():
                 return opened
             for descriptor in opened:
                 os.close(descriptor)

@@ -22,6 +22,7 @@ from appguard.sources.siblings import Siblings
 OPEN_MOST = 8  # generations kept open because they might still be written to
 UNREAD_MOST = 32  # generations open at all: who owns the directory must not use up the daemon's descriptors
 DONE_MOST = 8  # closed generations remembered
+UNSETTLED_MOST = 20  # looks in a row that wait until nobody renames the files
 SEARCH_SHARE = 20  # the search for copies of truncated files takes no more than this part of the time
 UNLINKED_FACTOR = 10  # a deleted file without a successor is kept open this many times longer
 LINKS_MOST = 40
@@ -44,6 +45,7 @@ class Tail:
         self._open: list[Generation] = []
         self._done: list[Mark] = []
         self._search_at = 0.0
+        self._unsettled = 0
         self._real = ""
         self._refusal = ""
         try:
@@ -80,6 +82,9 @@ class Tail:
             newest.close()
             return
         siblings = Siblings(self.path, newest.owner)
+        if not self._is_settled(siblings):
+            newest.close()
+            return
         if not self._open:
             self._reopen(newest, siblings, now)
         is_known = self._recall(newest)
@@ -90,6 +95,11 @@ class Tail:
         for generation in self._open:
             generation.moved_at = now
         self._append(newest)
+
+    def _is_settled(self, siblings: Siblings) -> bool:
+        """Say whether nobody is just renaming the files, which may hide some; who never stops is not waited for."""
+        self._unsettled = self._unsettled + 1 if siblings.have_changed() else 0
+        return self._unsettled % UNSETTLED_MOST == 0
 
     def _append(self, generation: Generation) -> None:
         self._open.append(generation)
@@ -188,9 +198,11 @@ class Tail:
         """Begin a truncated file anew, after what its copy holds that was not read yet; False if it has to wait."""
         if now < self._search_at:
             return False  # nothing is lost by that: the copies stay where they are
+        siblings = Siblings(self.path, generation.owner)
+        if not self._is_settled(siblings):
+            return False
         mark, since_ns = generation.mark, generation.begun_ns
         generation.begin_anew()
-        siblings = Siblings(self.path, generation.owner)
         descriptor = siblings.find(mark) if mark.offset else None
         if generation is self._open[-1] and (descriptor is not None or not mark.offset):
             self._open.pop()
