@@ -1,8 +1,8 @@
 """Does the daemon lose or double lines of a log written faster than it reads, through rotations, and does it recover?
 
 A program writes numbered lines at a given rate for a while and rotates the log by renaming; one line in a hundred is a
-failure of an address of its own. Then the writing stops, and the daemon reads what is left. Prints lag and memory as they
-go and writes JSON; ends with an error if a line was lost or counted twice, or the memory went over its ceiling.
+failure of an address of its own. Then the daemon reads what is left. Prints lag and memory as they go, and writes JSON;
+ends with an error if a line was lost or counted twice, or the memory went over its ceiling.
 """
 
 import argparse

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 
 from appguard.cli.client import ask
+from appguard.status import DaemonStatus
 from tests.daemon import Place, login_failure, running_daemon
 from tests.lab import Process, wait_until
 
@@ -53,7 +54,8 @@ class Flood:
         arguments = map(str, (self.place.access_log, rate, seconds, rotations, FAILURE_EVERY))
         self._writer = [sys.executable, "-c", WRITER, *arguments, login_failure("203.0.113.99").to_line()]
         self.place.configure(
-            f'[jails.flood]\nsource = "{self.place.access_log}"\nfilter = "appguard"\nmaxretry = 1000\nfindtime = "1d"\n',
+            f'[jails.flood]\nsource = "{self.place.access_log}"\nfilter = "appguard"\n'
+            'maxretry = 1000\nfindtime = "1d"\n',
             '[firewall]\nkind = "dry_run"\n',
         )
 
@@ -80,15 +82,14 @@ class Flood:
 
         def is_over() -> bool:
             nonlocal behind, lag, told
-            source = ask(self.place.control, "GET", "/v1/status")["sources"][0]
-            behind, lag = max(behind, source["behind"]), max(lag, source["lag"])
+            (source,) = DaemonStatus.from_json(ask(self.place.control, "GET", "/v1/status")).sources
+            behind, lag = max(behind, source.behind), max(lag, source.lag)
             now = time.monotonic() - began
             if now >= told + 2:
                 told = now
-                tell(
-                    f"{now:6.1f} s: {source['behind'] / 1e6:8.1f} MB behind for {source['lag']:5.1f} s, memory {_peak(daemon) >> 20} MB"
-                )
-            return writer.status is not None and not source["behind"]
+                waits = f"{source.behind / 1e6:8.1f} MB behind for {source.lag:5.1f} s"
+                tell(f"{now:6.1f} s: {waits}, memory {_peak(daemon) >> 20} MB")
+            return writer.status is not None and not source.behind
 
         wait_until(is_over, patience, lambda: f"all is read: {self.place.ask('status')['sources']}")
         assert writer.status == 0, writer.output()
@@ -103,7 +104,7 @@ class Flood:
     def _compare(self) -> dict[str, float]:
         """Say how many failures were lost and how many counted twice."""
         with closing(sqlite3.connect(self.place.state / "state.db")) as state:
-            rows = state.execute("SELECT key, failures FROM failure").fetchall()
+            rows: list[tuple[str, str]] = state.execute("SELECT key, failures FROM failure").fetchall()
         counted = {key: sum(failure[1] for failure in json.loads(failures)) for key, failures in rows}
         expected = {f"20.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(self._failures)}
         doubled = sum(count - 1 for count in counted.values())

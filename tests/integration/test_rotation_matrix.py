@@ -18,7 +18,7 @@ from tests.lab import Process, wait_until
 from tests.rotation import ROTATIONS, Rotated, address_of
 
 pytestmark = pytest.mark.lab
-KILLS = 7
+KILLS = 5
 TURNS = 12  # rotations from one daemon that is up to the next; twice as many may happen without a daemon
 UNREAD = 2.0  # seconds the daemon may at most be behind on a busy machine
 LATE = ("late", "enoent")
