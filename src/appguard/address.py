@@ -50,6 +50,11 @@ class Address:
         """Give the width of the address: 32 or 128."""
         return 32 if self.version == 4 else 128
 
+    @property
+    def is_loopback(self) -> bool:
+        """Say whether the address is this host's own loopback: 127.0.0.0/8 or ::1."""
+        return self.number >> 24 == 127 if self.version == 4 else self.number == 1
+
     def __str__(self) -> str:
         return self.text
 

@@ -17,6 +17,7 @@ from typing import TypedDict, cast
 
 from appguard.address import Network, Proxies
 from appguard.config_jails import JailConfig, read_jail
+from appguard.config_sources import check_peers
 from appguard.config_values import (
     Check,
     count,
@@ -261,13 +262,15 @@ def daemon_config(path: Path) -> DaemonConfig:
     top = FILE_DEFAULTS | tables[""]
     safelist = cast("tuple[Network, ...]", top["safelist"]) + cast("tuple[Network, ...]", top["ignoreip"])
     runtime = cast("Path", top["runtime_directory"])
+    jails = cast("tuple[JailConfig, ...]", tuple(tables["jails"].values()))
+    check_peers({each.jail.name: (each.sources, each.peers) for each in jails})
     return DaemonConfig(
         store=str(top["store"]),
         safelist=safelist,
         trusted_proxies=cast("Proxies", top["trusted_proxies"]),
         runtime_directory=runtime,
         state_directory=cast("Path", top["state_directory"]),
-        jails=cast("tuple[JailConfig, ...]", tuple(tables["jails"].values())),
+        jails=jails,
         firewall=tables["firewall"],
         control_socket=cast("Path", tables["control"].get("socket", control_socket(runtime))),
     )

@@ -9,16 +9,13 @@ from dataclasses import dataclass, field, fields, replace
 from typing import cast
 
 from appguard.address import Network, network_text
+from appguard.config_sources import BANS_SOURCE, EVENTS_SOURCE, SOCKET_SOURCES, SOURCE_CHECKS, check_sources
 from appguard.config_values import Check, ignoreip, items, networks, one_or_more, read, text
 from appguard.errors import ConfigError
 from appguard.event import BAN
 from appguard.filters.options import CHECKS as FILTER_CHECKS
 from appguard.jail import Jail
 from appguard.ready_jails import ready_jail
-
-EVENTS_SOURCE = "events"
-BANS_SOURCE = "bans"
-SOCKET_SOURCES = (EVENTS_SOURCE, "syslog")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +32,9 @@ class JailConfig:
     users: tuple[str, ...]
     behind: tuple[Network, ...] = ()
     filter_options: Mapping[str, object] = field(default_factory=dict[str, object])
-
-
-def sources(value: object) -> tuple[str, ...]:
-    """Accept one or more places that log lines come from."""
-    found = one_or_more(value)
-    for source in found:
-        if source not in (*SOCKET_SOURCES, BANS_SOURCE) and not source.startswith("/"):
-            words = " or ".join(f'"{name}"' for name in (*SOCKET_SOURCES, BANS_SOURCE))
-            raise ConfigError(f"{source!r}: expected a log file or glob with its whole path, or {words}")
-    return found
+    journalmatch: tuple[str, ...] = ()
+    peers: tuple[Network, ...] = ()
+    command: tuple[str, ...] = ()
 
 
 def users(value: object) -> tuple[str, ...]:
@@ -71,11 +61,11 @@ JAIL_CHECKS: dict[str, Check] = {
     "events": one_or_more,
     "use": text,
     "ignoreip": ignoreip,
-    "source": sources,
     "filter": filter_,
     "users": users,
     "behind": networks,
     **FILTER_CHECKS,
+    **SOURCE_CHECKS,
 }
 
 
@@ -90,6 +80,7 @@ def read_jail(name: str, value: object, where: str) -> JailConfig:
     if BANS_SOURCE in origins:
         _refuse_beside_bans(found, where, origins)
         return JailConfig(jail, origins, "", ())
+    check_sources(found, origins, where)
     logs = [origin for origin in origins if origin != EVENTS_SOURCE]
     chosen = str(found.get("filter", "" if logs else "appguard"))
     if not chosen:
@@ -99,8 +90,18 @@ def read_jail(name: str, value: object, where: str) -> JailConfig:
         who = "say which users' apps may report to this jail over a socket, for example"
         raise ConfigError(f'{where}: users is missing: {who} users = ["www-data"]')
     behind = cast("tuple[Network, ...]", found.get("behind", ()))
-    options = {name: found[name] for name in FILTER_CHECKS if name in found}
-    return JailConfig(jail, origins, chosen, reporters, behind, options)
+    options = {name: found[name] for name in FILTER_CHECKS if name in found and name not in SOURCE_CHECKS}
+    return JailConfig(
+        jail,
+        origins,
+        chosen,
+        reporters,
+        behind,
+        options,
+        journalmatch=cast("tuple[str, ...]", found.get("journalmatch", ())),
+        peers=cast("tuple[Network, ...]", found.get("peers", ())),
+        command=cast("tuple[str, ...]", found.get("command", ())),
+    )
 
 
 def _ready(name: str, where: str) -> dict[str, object]:

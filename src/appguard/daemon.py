@@ -22,7 +22,7 @@ from appguard.bouncer import Bouncer
 from appguard.bouncer_apart import APART, BouncerApart
 from appguard.bouncers import Bouncers
 from appguard.config import CONFIG_FILE, DaemonConfig, daemon_config
-from appguard.config_jails import SOCKET_SOURCES
+from appguard.config_sources import SOCKET_SOURCES
 from appguard.control import serve
 from appguard.errors import AddressError, AppGuardError, ConfigError, FirewallError, StateError
 from appguard.event_log import Backlog, write_stderr
@@ -31,7 +31,7 @@ from appguard.following import Following
 from appguard.host import administrators, read_host_facts
 from appguard.jail_window import JailWindow
 from appguard.judge import Judge
-from appguard.members import ban_set_of, filter_of, open_source, sources_of, user_ids_of, wanted_kinds
+from appguard.members import Origin, ban_set_of, filter_of, open_source, sources_of, user_ids_of, wanted_kinds
 from appguard.names import Addresses, Names
 from appguard.notify import keep_alive, notify, until_signal
 from appguard.overview import Overview
@@ -167,8 +167,8 @@ class Daemon:
         if self._state.setting("enforce") == "off":
             self._hold_or_release(on=False)
         for each in self._config.jails:
-            for name, patterns in sources_of(each).items():
-                self._sources[name] = self._sources.get(name) or self._open_source(name, patterns)
+            for name, origin in sources_of(each).items():
+                self._sources[name] = self._sources.get(name) or self._open_source(name, origin)
         self._try("published bans", lambda: self._publisher.publish_all(self.bans()))
 
     def _purge(self) -> None:
@@ -176,8 +176,8 @@ class Daemon:
         before = self._clock() - VANISHED
         self._try("state", lambda: self._state.purge(self._windows, before, lambda path: Path(path).exists()))
 
-    def _open_source(self, name: str, patterns: Sequence[str]) -> Source:
-        return open_source(name, patterns, self._config.runtime_directory, self._state.positions(name))
+    def _open_source(self, name: str, origin: Origin) -> Source:
+        return open_source(name, origin, self._config.runtime_directory, self._state.positions(name))
 
     def _deliver_from(self, source: str) -> Callable[[Chunk], None]:
         def deliver(chunk: Chunk) -> None:

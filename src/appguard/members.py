@@ -2,24 +2,45 @@
 
 import logging
 import pwd
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from appguard.config_jails import BANS_SOURCE, SOCKET_SOURCES, JailConfig
+from appguard.address import Network
+from appguard.config_jails import JailConfig
+from appguard.config_sources import BANS_SOURCE, COMMAND, JOURNAL, STDIN, UDP, journalmatch, udp_address
 from appguard.errors import ConfigError
 from appguard.filters.base import Filter
-from appguard.filters.open import open_filter, warnings_of
+from appguard.filters.open import is_bare, journalmatch_of, open_filter, warnings_of
 from appguard.sources.base import Source
+from appguard.sources.command import CommandSource, StdinSource
+from appguard.sources.datagrams import DatagramSource
 from appguard.sources.file import FileSource
+from appguard.sources.journal import JournalSource
 from appguard.sources.socket import EventSocket
-from appguard.sources.syslog import SyslogSocket
+from appguard.sources.syslog import SyslogPort, SyslogSocket
 from appguard.stores.memory import MemoryBanSet
 from appguard.stores.open import REDIS
 
 log = logging.getLogger("appguard")
 
-JOURNAL = "journal"  # its messages carry no date
 SOCKETS = {"events": (EventSocket, "events.sock"), "syslog": (SyslogSocket, "log.sock")}
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What one source reads.
+
+    `kind` is `files` or what the settings call it; `arguments` are its files, journal matches or command, `where` is
+    the journal's directory or a UDP port's URI, `peers` are those who may send to it.
+    """
+
+    kind: str
+    arguments: tuple[str, ...] = ()
+    where: str = ""
+    peers: tuple[Network, ...] = ()
+    is_bare: bool = False
 
 
 def filter_of(config: JailConfig, kinds: Collection[str] = ()) -> Filter:
@@ -46,26 +67,63 @@ def wanted_kinds(configs: Sequence[JailConfig]) -> dict[str, frozenset[str]]:
     return wanted
 
 
-def sources_of(config: JailConfig) -> dict[str, tuple[str, ...]]:
-    """Give a jail's sources by name: each socket, and all its files as one source, which reads none of them twice.
+def sources_of(config: JailConfig) -> dict[str, Origin]:
+    """Give what a jail's sources read, by the name of each; jails that name the same share one source.
 
-    A jail that counts bans has none: it is told of them.
+    All its files are one source, which reads none of them twice. A jail that counts bans has none: it is told of them.
     """
     if BANS_SOURCE in config.sources:
         return {}
-    files = tuple(dict.fromkeys(source for source in config.sources if source not in SOCKET_SOURCES))
-    found = {source: (source,) for source in config.sources if source in SOCKET_SOURCES}
-    return found | ({" ".join(files): files} if files else {})
+    found: dict[str, Origin] = {}
+    files: dict[str, None] = {}
+    for source in config.sources:
+        kind, _, where = source.partition(":")
+        if kind == JOURNAL:
+            matches, bare = config.journalmatch or _matches_of(config), is_bare(config.filter)
+            name = " ".join((source, *matches, *(["(messages)"] if bare else [])))
+            found[name] = Origin(kind, matches, where, is_bare=bare)
+        elif kind == COMMAND:
+            found[f"{COMMAND} {shlex.join(config.command)}"] = Origin(kind, config.command)
+        elif source.startswith(UDP):
+            found[source] = Origin(kind, where=source, peers=config.peers)
+        elif source in SOCKETS or source == STDIN:
+            found[source] = Origin(source)
+        else:
+            files[source] = None
+    return found | ({" ".join(files): Origin("files", tuple(files))} if files else {})
 
 
-def open_source(name: str, patterns: Sequence[str], runtime: Path, positions: Mapping[str, str]) -> Source:
+def _matches_of(config: JailConfig) -> tuple[str, ...]:
+    """Give what fail2ban's filter itself matches in the journal; everything if it does not say."""
+    try:
+        matches = journalmatch_of(config.filter)
+        return journalmatch(matches) if matches else ()
+    except ConfigError as error:
+        raise ConfigError(f"jail {config.jail.name}: filter = {config.filter!r}: {error}") from error
+
+
+def open_source(name: str, origin: Origin, runtime: Path, positions: Mapping[str, str]) -> Source:
     """Give one source; a socket is bound at once, so that an error comes before the daemon says that it is up."""
-    if name not in SOCKETS:
-        return FileSource(name, patterns, positions)
-    kind, file = SOCKETS[name]
-    opened = kind(name, runtime / file)
-    opened.open()
-    return opened
+    match origin.kind:
+        case "journal":
+            return JournalSource(name, origin.arguments, positions, directory=origin.where, is_bare=origin.is_bare)
+        case "command":
+            return CommandSource(name, origin.arguments)
+        case "stdin":
+            return StdinSource(name)
+        case "files":
+            return FileSource(name, origin.arguments, positions)
+        case _:
+            opened = _open_socket(name, origin, runtime)
+            opened.open()
+            return opened
+
+
+def _open_socket(name: str, origin: Origin, runtime: Path) -> DatagramSource:
+    if origin.kind not in SOCKETS:
+        return SyslogPort(name, *udp_address(origin.where), origin.peers)
+    kind, file = SOCKETS[origin.kind]
+    return kind(name, runtime / file)
 
 
 def ban_set_of(store: str, clock: Callable[[], float], on_change: Callable[[], None]) -> MemoryBanSet:

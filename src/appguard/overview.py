@@ -119,4 +119,4 @@ def _enforced_by(bouncer: BouncerStatus) -> str:
 
 def _source_summary(source: Source) -> SourceSummary:
     status = source.status()
-    return SourceSummary(source.name, status.origins, status.behind, status.complaint)
+    return SourceSummary(source.name, status.origins, status.behind, status.complaint, status.lag, status.dropped)

@@ -25,12 +25,17 @@ class JailSummary:
 
 @dataclass(frozen=True, slots=True)
 class SourceSummary:
-    """One source: what it reads, how many bytes it is behind, and its complaint (empty without one)."""
+    """One source: what it reads, how far it is behind, and its complaint (empty without one).
+
+    `behind` are bytes, `lag` the seconds since nothing waited, `dropped` the messages the kernel threw away.
+    """
 
     name: str
     origins: Sequence[str]
     behind: int
     complaint: str
+    lag: float = 0.0
+    dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,7 +165,7 @@ def test_the_configuration_is_accepted_as_it_is_and_with_everything_set(tmp_path
     everything = re.sub(r"(?m)^#(?=[^ \n])", "", shipped)
     (tmp_path / "appguard.toml").write_text(everything)
     whole = daemon_config(tmp_path / "appguard.toml")
-    assert [each.jail.name for each in whole.jails] == ["login", "probe"]
+    assert [each.jail.name for each in whole.jails] == ["login", "probe", "shop", "container", "remote"]
     keys = set(re.findall(r"(?m)^(\w+) =", everything))
     tables = {name.partition(".")[0] for name in re.findall(r"(?m)^\[([\w.]+)\]", everything)}
     known = {*JAIL_CHECKS, *APP_CHECKS, *(key for checks in TABLE_CHECKS.values() for key in checks)}

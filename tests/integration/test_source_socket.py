@@ -13,8 +13,9 @@ import pytest
 
 from appguard.errors import SourceError
 from appguard.sources.base import LINE_MOST, Deliver, Source, SourceStatus
+from appguard.sources.datagrams import DATAGRAM_MOST, TURN_DATAGRAMS
 from appguard.sources.file import FileSource
-from appguard.sources.socket import DATAGRAM_LINES, DATAGRAM_MOST, TURN_DATAGRAMS, EventSocket
+from appguard.sources.socket import DATAGRAM_LINES, EventSocket
 from tests.integration.reading import STRANGER, Kept, as_stranger, open_files, running
 from tests.lab import Process, has_user, wait_until
 

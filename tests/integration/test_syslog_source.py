@@ -136,9 +136,6 @@ def test_a_jail_must_say_whose_messages_count(tmp_path: Path) -> None:
     settings.write_text('[jails.web]\nsource = "syslog"\nfilter = "nginx-json"\n')
     with pytest.raises(ConfigError, match="users is missing"):
         daemon_config(settings)
-    settings.write_text('[jails.web]\nsource = "syslogs"\nfilter = "nginx-json"\n')
-    with pytest.raises(ConfigError, match='or "events" or "syslog"'):
-        daemon_config(settings)
 
 
 @pytest.mark.lab

@@ -7,7 +7,8 @@ import pytest
 from appguard.address import Grouping
 from appguard.ban import Ban
 from appguard.config import daemon_config
-from appguard.config_jails import BANS_SOURCE, EVENTS_SOURCE, read_jail
+from appguard.config_jails import read_jail
+from appguard.config_sources import BANS_SOURCE, EVENTS_SOURCE
 from appguard.errors import ConfigError
 from appguard.event import LOGIN_FAIL, Event, parse_line
 from appguard.filters.open import open_filter

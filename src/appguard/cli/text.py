@@ -45,6 +45,8 @@ def _reach(reach: ReachSummary) -> str:
 def _source(source: SourceSummary) -> str:
     origins = " ".join(source.origins) or "nothing yet"
     lag = f"{_count(source.behind, 'byte')} behind" if source.behind else "up to date"
+    lag += f" for {duration_text(source.lag)}" if source.lag >= 1 else ""
+    lag += f", {_count(source.dropped, 'message')} dropped by the kernel" if source.dropped else ""
     return f"{source.name} ({origins}), {lag}" + (f", complaint: {source.complaint}" if source.complaint else "")
 
 

@@ -67,6 +67,7 @@ WITH_OPTIONS: dict[str, Callable[[str, str, Collection[str]], Filter]] = {
 }
 REGEX = "regex"
 FAIL2BAN = "fail2ban:"
+BEHIND_A_HEAD = frozenset({"sshd"})  # reads lines with who wrote them in front, as syslog has them
 
 
 def open_filter(
@@ -103,6 +104,16 @@ def open_filter(
         "'log_format:...', a table with name = \"json\", 'regex' with failregex, or 'fail2ban:NAME' such as "
         "'fail2ban:sshd'"
     )
+
+
+def is_bare(name: str) -> bool:
+    """Say whether a filter reads lines of a form of its own: the journal gives it messages without who wrote them."""
+    return name.startswith(tuple(WITH_OPTIONS)) or (name in FILTERS and name not in BEHIND_A_HEAD)
+
+
+def journalmatch_of(name: str) -> str:
+    """Give what one of fail2ban's filters matches in the journal, empty if it does not say."""
+    return read_fail2ban(name.removeprefix(FAIL2BAN), "journal").journalmatch if name.startswith(FAIL2BAN) else ""
 
 
 def warnings_of(made: Filter) -> tuple[str, ...]:

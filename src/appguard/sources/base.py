@@ -5,6 +5,7 @@ counts the lines and saves the position in one transaction before it returns; so
 `deliver` has returned, must deliver each line once, and must not advance a position past a line it has not delivered.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -35,11 +36,33 @@ Deliver = Callable[[Chunk], None]
 
 @dataclass(frozen=True, slots=True)
 class SourceStatus:
-    """What a source says of itself: the files or sockets it reads, the bytes it is behind, and its complaint."""
+    """What a source says of itself: the files or sockets it reads, how far it is behind, and its complaint.
+
+    `behind` are the bytes that wait, `lag` the seconds since nothing waited, `dropped` the messages that the kernel
+    threw away because they came faster than they were read.
+    """
 
     origins: tuple[str, ...]
     behind: int = 0
     complaint: str = ""
+    lag: float = 0.0
+    dropped: int = 0
+
+
+class Lag:
+    """The seconds since a source last had read all there was. `clock` gives monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._up_to_date_at = clock()
+
+    def caught_up(self) -> None:
+        """Note that nothing waits."""
+        self._up_to_date_at = self._clock()
+
+    def seconds(self, behind: int) -> float:
+        """Give the lag of a source that is this many bytes behind."""
+        return self._clock() - self._up_to_date_at if behind else 0.0
 
 
 class Source(Protocol):

@@ -16,7 +16,7 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from appguard.sources.base import Deliver, SourceStatus
+from appguard.sources.base import Deliver, Lag, SourceStatus
 from appguard.sources.generation import marks_text
 from appguard.sources.siblings import is_packed, rotated_from
 from appguard.sources.tail import Identity, Tail
@@ -65,6 +65,7 @@ class FileSource:
         self._looked_at = float("-inf")
         self._look_took = 0.0
         self._read_at = float("-inf")
+        self._lag = Lag()
         self._complaints: list[str] = []
         self._logged: set[str] = set()
 
@@ -79,6 +80,7 @@ class FileSource:
                 if time.monotonic() >= self._look_due:
                     self._look()
                 if not await self._read_all(deliver):
+                    self._lag.caught_up()
                     await self._pause()
         finally:
             self._watch.close()
@@ -178,7 +180,8 @@ class FileSource:
         shown = "; ".join(complaints[:COMPLAINTS_SHOWN])
         if len(complaints) > COMPLAINTS_SHOWN:
             shown += f"; and {len(complaints) - COMPLAINTS_SHOWN} more"
-        return SourceStatus(tuple(self._tails), sum(tail.behind for tail in tails), shown)
+        behind = sum(tail.behind for tail in tails)
+        return SourceStatus(tuple(self._tails), behind, shown, self._lag.seconds(behind))
 
     def _all_complaints(self) -> list[str]:
         said = [*(tail.complaint for tail in self._tails.values()), *self._complaints, self._watch.complaint]

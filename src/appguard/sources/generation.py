@@ -2,7 +2,8 @@
 
 How far is an offset and the *seam*, the bytes right before it. Every read begins at the seam and is good only if the
 seam is still there: a file that was truncated and written anew shows at once, also where it has already grown past the
-offset. Across a restart the seam is kept as a digest, which tells a reused inode from the file that had it before, and
+offset. As long as nothing was read, because older files come first, the *head*, the first bytes there were, takes its
+place. Across a restart the seam is kept as a digest, which tells a reused inode from the file that had it before, and
 finds a file again that was renamed or copied meanwhile.
 """
 
@@ -100,6 +101,8 @@ class Generation:
         self.place = Place()
         self.moved_at = now
         self.complaint = ""
+        self.begun_ns = status.st_mtime_ns  # a copy of what is lost before it was read is younger
+        self._head = b""
         self._descriptor = descriptor
         if mark:
             self.resume(mark)
@@ -118,6 +121,17 @@ class Generation:
             Reading(found.lines, self._behind_bytes(data[: found.consumed], found.is_cut)) if found.consumed else None
         )
 
+    def note_head(self) -> None:
+        """Remember the first bytes, to notice if they are lost before they were read."""
+        if not self.place.offset and not self._head:
+            with suppress(OSError):  # a bad disk: reading will say so
+                self._head = os.pread(self._descriptor, SEAM_BYTES, 0)
+
+    def begin_anew(self) -> None:
+        """Read a truncated file from its beginning."""
+        self.place, self._head = Place(), b""
+        self.begun_ns = self.status.st_mtime_ns
+
     def rest(self) -> Reading | None:
         """Read the line that was never ended, once nobody writes to the file any more."""
         data = self._data()
@@ -131,9 +145,10 @@ class Generation:
             self.complaint = f"cannot be read: {error.strerror}"
             return b""
         self.complaint = ""
-        return data[len(seam) :] if data.startswith(seam) else None
+        return data[len(seam) :] if data.startswith(seam or self._head) else None
 
     def _behind_bytes(self, data: bytes, is_cut: bool) -> Place:
+        self._head = b""
         seam = (self.place.seam + data[-SEAM_BYTES:])[-SEAM_BYTES:]
         return Place(self.place.offset + len(data), seam, is_cut)
 

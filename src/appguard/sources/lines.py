@@ -21,7 +21,7 @@ class Split:
     is_cut: bool
 
 
-def split(data: bytes, is_cut: bool) -> Split:
+def split(data: bytes, is_cut: bool, most: int = LINE_MOST) -> Split:
     """Split bytes that begin at a line, or inside a line already cut.
 
     The NUL bytes that a file truncated under its writer has in front of a line are no part of it.
@@ -30,13 +30,42 @@ def split(data: bytes, is_cut: bool) -> Split:
     if is_cut and not start:
         return Split([], len(data), is_cut=True)
     end = data.rfind(b"\n") + 1
-    lines = [trim(line) for line in data[start:end].split(b"\n")[:-1]]
+    lines = [trim(line, most) for line in data[start:end].split(b"\n")[:-1]]
     rest = data[end:].lstrip(b"\0")
-    if len(rest) > LINE_MOST:
-        return Split([*lines, rest[:LINE_MOST]], len(data), is_cut=True)
+    if len(rest) > most:
+        return Split([*lines, rest[:most]], len(data), is_cut=True)
     return Split(lines, len(data) - len(rest), is_cut=False)
 
 
-def trim(line: bytes) -> bytes:
+def trim(line: bytes, most: int = LINE_MOST) -> bytes:
     """Take the carriage return off a line, the NUL bytes in front of it, and what is too long."""
-    return line.lstrip(b"\0").removesuffix(b"\r")[:LINE_MOST]
+    return line.lstrip(b"\0").removesuffix(b"\r")[:most]
+
+
+def one_line(message: bytes) -> bytes:
+    """Make one line of a message: line ends in it become `#012`, as syslog writes them.
+
+    Else whoever gets a line end into a message could begin a line of his own.
+    """
+    return trim(message.rstrip(b"\r\n").replace(b"\n", b"#012"))
+
+
+class LineBuffer:
+    """Makes lines of bytes that come in blocks; keeps the beginning of one line, of `most` bytes at most."""
+
+    def __init__(self, most: int = LINE_MOST) -> None:
+        self._most = most
+        self._rest = b""
+        self._is_cut = False
+
+    def add(self, block: bytes) -> list[bytes]:
+        """Give the lines that a block ends."""
+        data = self._rest + block
+        found = split(data, self._is_cut, self._most)
+        self._rest, self._is_cut = data[found.consumed :], found.is_cut
+        return found.lines
+
+    def end(self) -> list[bytes]:
+        """Give the line that was never ended, if there is one, and begin anew."""
+        rest, self._rest, self._is_cut = trim(self._rest, self._most), b"", False
+        return [rest] if rest else []

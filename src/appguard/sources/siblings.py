@@ -4,6 +4,7 @@ A generation is recognised by its inode together with its content (rename rotati
 (`copytruncate` makes a copy). Only files of the log's own owner are opened.
 """
 
+import logging
 import os
 import re
 from contextlib import suppress
@@ -15,7 +16,9 @@ from appguard.sources.opening import open_sibling
 
 ENTRIES_MOST = 4096  # of a directory; the owner of a directory decides how many there are
 ALIKE_MOST = 64  # files opened in search of a copy
-YOUNGER_MOST = 16
+YOUNGER_MOST = 28  # less than a log may have open
+LOOKS_MOST = 3
+_log = logging.getLogger(__name__)
 _TURNED = re.compile(r"[.-](?=\d[\w.-]*$|old$)")
 _DATED = re.compile(r"(.+)[.-]\d{8}[\w-]*(\.\w+)")
 _PACKED = re.compile(r"\.(gz|bz2|xz|zst|lz4|Z)$")
@@ -33,18 +36,36 @@ def is_packed(name: str) -> bool:
 
 
 class Siblings:
-    """The files beside a log, its own included, as they were when this was made."""
+    """The files beside a log, its own included, as they were when this was made or last found changed."""
 
     def __init__(self, path: str, owner: int) -> None:
         self.path = os.path.realpath(path)
         self._directory, self._log = Path(self.path).parent, Path(self.path).name
         self._owner = owner
-        self._entries: list[tuple[str, int]] = []
+        self._entries = self._list()
+
+    def _list(self) -> list[tuple[str, int]]:
         with suppress(OSError), os.scandir(self._directory) as entries:
-            self._entries = [(entry.name, entry.inode()) for entry in islice(entries, ENTRIES_MOST)]
+            return [(entry.name, entry.inode()) for entry in islice(entries, ENTRIES_MOST)]
+        return []
+
+    def have_changed(self) -> bool:
+        """Look again; say whether earlier files of the log have other names now, as if they were just being rotated."""
+        before, self._entries = self._rotated(), self._list()
+        return before != self._rotated()
+
+    def _rotated(self) -> set[tuple[str, int]]:
+        return {entry for entry in self._entries if self._log in rotated_from(entry[0])}
 
     def find(self, mark: Mark) -> int | None:
         """Open the file a mark was made in, or else one that has the same content up to the mark."""
+        for _ in range(LOOKS_MOST):
+            descriptor = self._find(mark)
+            if descriptor is not None or not self.have_changed():
+                return descriptor
+        return None
+
+    def _find(self, mark: Mark) -> int | None:
         names = [name for name, inode in self._entries if inode == mark.inode]
         if mark.offset:
             names += self._alike()
@@ -60,10 +81,22 @@ class Siblings:
 
     def younger(self, than_ns: int) -> list[int]:
         """Open the rotated files of the log that were last written at `than_ns` or later, oldest first."""
+        for _ in range(LOOKS_MOST):
+            opened = self._younger(than_ns)
+            if not self.have_changed():
+                return opened
+            for descriptor in opened:
+                os.close(descriptor)
+        return self._younger(than_ns)
+
+    def _younger(self, than_ns: int) -> list[int]:
         names = [name for name, _ in self._entries if self._log in rotated_from(name) and not is_packed(name)]
         names.sort(key=lambda name: (len(name), name), reverse=True)  # of the same time, x.log.10 is older than x.log.9
         names.sort(key=self._written_ns)
-        opened = (self._open(name) for name in names[-YOUNGER_MOST:] if self._written_ns(name) >= than_ns)
+        names = [name for name in names if self._written_ns(name) >= than_ns]
+        if len(names) > YOUNGER_MOST:
+            _log.warning("%r was rotated %d times while it was not read: lines were missed", self.path, len(names))
+        opened = (self._open(name) for name in names[-YOUNGER_MOST:])
         return [descriptor for descriptor in opened if descriptor is not None]
 
     def _alike(self) -> list[str]:

@@ -15,13 +15,14 @@ from pathlib import Path
 
 from appguard.errors import SourceError
 from appguard.sources.base import Chunk, Deliver
-from appguard.sources.generation import TRUNCATED, Generation, Mark, Place, Reading, marks_text, parse_marks
+from appguard.sources.generation import TRUNCATED, Generation, Mark, Reading, marks_text, parse_marks
 from appguard.sources.opening import open_log
 from appguard.sources.siblings import Siblings
 
 OPEN_MOST = 8  # generations kept open because they might still be written to
 UNREAD_MOST = 32  # generations open at all: who owns the directory must not use up the daemon's descriptors
 DONE_MOST = 8  # closed generations remembered
+UNSETTLED_MOST = 20  # looks in a row that wait until nobody renames the files
 SEARCH_SHARE = 20  # the search for copies of truncated files takes no more than this part of the time
 UNLINKED_FACTOR = 10  # a deleted file without a successor is kept open this many times longer
 LINKS_MOST = 40
@@ -44,6 +45,7 @@ class Tail:
         self._open: list[Generation] = []
         self._done: list[Mark] = []
         self._search_at = 0.0
+        self._unsettled = 0
         self._real = ""
         self._refusal = ""
         try:
@@ -80,16 +82,24 @@ class Tail:
             newest.close()
             return
         siblings = Siblings(self.path, newest.owner)
+        if not self._is_settled(siblings):
+            newest.close()
+            return
         if not self._open:
             self._reopen(newest, siblings, now)
         is_known = self._recall(newest)
         is_same_log = self._real in ("", siblings.path)
         self._real = siblings.path
         if self._open and is_same_log and not is_known:
-            self._add_missed(siblings, newest.identity, now)
+            self._add_missed(siblings, newest.identity, self._open[-1].status.st_mtime_ns, now)
         for generation in self._open:
             generation.moved_at = now
         self._append(newest)
+
+    def _is_settled(self, siblings: Siblings) -> bool:
+        """Say whether nobody is just renaming the files, which may hide some; who never stops is not waited for."""
+        self._unsettled = self._unsettled + 1 if siblings.have_changed() else 0
+        return self._unsettled % UNSETTLED_MOST == 0
 
     def _append(self, generation: Generation) -> None:
         self._open.append(generation)
@@ -127,9 +137,9 @@ class Tail:
             self._done.remove(mark)
         return newest.place.offset > 0
 
-    def _add_missed(self, siblings: Siblings, newest: Identity, now: float) -> None:
+    def _add_missed(self, siblings: Siblings, newest: Identity, since_ns: int, now: float) -> None:
         known = self._marks()
-        for descriptor in siblings.younger(self._open[-1].status.st_mtime_ns):
+        for descriptor in siblings.younger(since_ns):
             missed = Generation(descriptor, now=now)
             is_known = missed.identity == newest or any(missed.holds(mark) or missed.copies(mark) for mark in known)
             if is_known or self._reader_of(missed.identity):
@@ -149,6 +159,8 @@ class Tail:
 
     def read(self, deliver: Deliver, now: float) -> bool:
         """Deliver the next chunk, if there is one; say whether there may be more."""
+        if self._open:
+            self._open[-1].note_head()
         for generation in self._open:
             if self._is_over(generation, now) and generation.read() is None:
                 self._finish(generation, deliver)
@@ -186,13 +198,18 @@ class Tail:
         """Begin a truncated file anew, after what its copy holds that was not read yet; False if it has to wait."""
         if now < self._search_at:
             return False  # nothing is lost by that: the copies stay where they are
-        mark, generation.place = generation.mark, Place()
         siblings = Siblings(self.path, generation.owner)
-        descriptor = siblings.find(mark)
-        if descriptor is not None and generation is self._open[-1]:
+        if not self._is_settled(siblings):
+            return False
+        mark, since_ns = generation.mark, generation.begun_ns
+        generation.begin_anew()
+        descriptor = siblings.find(mark) if mark.offset else None
+        if generation is self._open[-1] and (descriptor is not None or not mark.offset):
             self._open.pop()
-            self._add(Generation(descriptor, mark, now), generation)
-            self._add_missed(siblings, generation.identity, now)
+            if descriptor is not None:
+                self._add(Generation(descriptor, mark, now), generation)
+                since_ns = self._open[-1].status.st_mtime_ns
+            self._add_missed(siblings, generation.identity, since_ns, now)
             self._append(generation)
         elif descriptor is not None:
             os.close(descriptor)
