@@ -230,7 +230,7 @@ async def _send_answer(refused: Answer, scope: Scope, send: Send) -> None:
             await send({"type": "websocket.close", "code": 1008})
             return
         prefix = "websocket."
-    headers = [(name.encode(), value.encode()) for name, value in refused.headers]
-    await send({"type": f"{prefix}http.response.start", "status": refused.status, "headers": headers})
+    start = {"type": f"{prefix}http.response.start", "status": refused.status, "headers": [*refused.raw_headers]}
+    await send(start)
     body = b"" if scope.get("method") == "HEAD" else refused.body
     await send({"type": f"{prefix}http.response.body", "body": body})

@@ -7,9 +7,9 @@ request is not counted. A limit of outcomes may be given back what was reserved,
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from re import Pattern
+from typing import NamedTuple
 
 from appguard.address import Address, Client, NetworkSet
 from appguard.ban import Ban
@@ -23,8 +23,7 @@ DENY_MOST = 60.0  # seconds a refusal is answered from memory before the counter
 DENY_OUTCOME_MOST = 1.0  # the same of a limit of outcomes
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """Why a request is refused: by a ban (403) or by a limit (429), and the seconds until it may come back."""
 
     status: int
@@ -50,6 +49,7 @@ class Guard:
         secret: str = "",
     ) -> None:
         self._safelist = safelist or NetworkSet()
+        self._has_safelist = any(True for _ in self._safelist)
         self._exempt = tuple(path_pattern(path) for path in exempt_paths)
         enforced, tried = ([limit for limit in limits if limit.dry_run is dry] for dry in (False, True))
         self._matching = Matching(enforced, header_of, is_attempt, secret)
@@ -76,7 +76,7 @@ class Guard:
         `wall` is Unix seconds, for bans; `now` is monotonic seconds, for limits; `native` is the framework's request.
         """
         address = client.address
-        if address is None or address in self._safelist:
+        if address is None or (self._has_safelist and address in self._safelist):
             return ()
         ban = ban_of(address)
         if ban is not None:

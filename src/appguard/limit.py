@@ -11,7 +11,7 @@ at once, are no twenty guesses. What nobody had reserved is counted afterwards.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from appguard.errors import AppGuardError, ConfigError
 from appguard.rate import Rate, parse_rate
@@ -151,8 +151,7 @@ class Hit:
         object.__setattr__(self, "rate", rate)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What counters say of a request: admitted (`refused` None), or refused by a limit for `wait` seconds.
 
     `time`, by the counters' own clock, is what they need to take a reserved request back.

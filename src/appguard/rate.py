@@ -121,15 +121,18 @@ class SlidingWindow:
 class TokenBucket:
     """The tokens of one key under one rate with a burst; see the module's theory of operation."""
 
-    __slots__ = ("_burst", "_full_at", "_interval")
+    __slots__ = ("_burst", "_full_at", "_interval", "_window")
 
     def __init__(self, rate: Rate) -> None:
+        self._window = rate.window
         self._interval = rate.window / rate.amount
         self._burst = rate.burst
         self._full_at = 0.0
 
     def wait(self, now: float, cost: int = 1) -> float:
         """Give the seconds until a request of this cost is admitted; 0 if it is now."""
+        if cost > self._burst:
+            return self._window  # never
         wait = max(self._full_at - now, 0.0) - (self._burst - (cost or 1)) * self._interval
         return wait if wait > TOLERANCE else 0.0
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from appguard.rate import RUNS_PER_WINDOW, Rate, SlidingWindow, parse_rate
+from appguard.errors import ConfigError
+from appguard.rate import RUNS_PER_WINDOW, Rate, SlidingWindow, TokenBucket, parse_rate
 
 UNIT = 1 / 1024  # times in whole units are exact floats, so that a test compares what the code compares
 
@@ -120,3 +121,144 @@ def test_a_window_is_small_whatever_the_amount() -> None:
     for number in range(20_000):
         window.add(number / 10)
     assert len(window._runs) <= RUNS_PER_WINDOW + 1  # pyright: ignore[reportPrivateUsage]
+
+
+# The token bucket
+
+
+@given(amount=st.integers(1, 10), burst=st.integers(1, 10), gaps=gaps)
+def test_bucket_never_gives_more_than_burst_and_refill(amount: int, burst: int, gaps: list[int]) -> None:
+    """Between any two admissions lie at most the burst and what the rate refilled since; a full bucket gives it all."""
+    bucket = TokenBucket(parse_rate(f"{amount}/second", burst))
+    let_in: list[float] = []
+    for now in (number * UNIT for number in accumulate(gaps)):
+        if bucket.wait(now) == 0:
+            bucket.add(now)
+            let_in.append(now)
+    assert len(let_in) >= min(burst, len(gaps))
+    for first, begin in enumerate(let_in):
+        for number, end in enumerate(let_in[first:], 1):
+            assert number <= burst + amount * (end - begin) + 1e-3
+
+
+@given(amount=st.integers(1, 10), burst=st.integers(1, 10), gaps=gaps)
+def test_wait_for_a_token_is_exact(amount: int, burst: int, gaps: list[int]) -> None:
+    """A refused request is admitted when its wait has passed, and not noticeably before."""
+    bucket = TokenBucket(parse_rate(f"{amount}/second", burst))
+    for now in (number * UNIT for number in accumulate(gaps)):
+        wait = bucket.wait(now)
+        if wait == 0:
+            bucket.add(now)
+            continue
+        assert 0 < wait <= 1 / amount + 1e-6
+        assert bucket.wait(now + wait) == 0
+        assert wait < 2e-6 or bucket.wait(now + wait - 2e-6) > 0
+
+
+def test_bucket_gives_its_burst_and_then_evenly() -> None:
+    """Twenty at once, then one each tenth of a second, and the burst again after two quiet seconds."""
+    bucket = TokenBucket(parse_rate("10/second", 20))
+    let_in: list[float] = []
+    for tick in range(400):
+        now = tick / 100
+        for _ in range(25 if tick in (0, 300) else 1):
+            if (tick <= 100 or tick >= 300) and bucket.wait(now) == 0:
+                bucket.add(now)
+                let_in.append(now)
+    assert let_in.count(0.0) == let_in.count(3.0) == 20
+    assert len([time for time in let_in if 0 < time <= 1]) == 10
+
+
+# Costs, and asking at no cost
+
+
+@pytest.mark.parametrize("burst", [0, 5])
+def test_cost_is_so_many_requests(burst: int) -> None:
+    """A request of cost three takes three; one that does not fit is refused while a smaller one fits."""
+    counter = parse_rate("5/second", burst).counter()
+    assert counter.wait(1.0, 3) == 0
+    counter.add(1.0, 3)
+    assert counter.wait(1.0, 2) == 0
+    assert counter.wait(1.0, 3) > 0
+    assert counter.wait(1.0, 6) == 1.0  # never, really: more than there ever is
+    counter.add(1.0, 2)
+    assert counter.wait(1.0, 1) == counter.wait(1.0, 0) > 0
+
+
+@given(amount=st.integers(1, 6), steps=st.lists(st.tuples(st.integers(0, 300), st.integers(0, 4)), max_size=40))
+def test_window_with_costs_never_holds_more_than_the_amount(amount: int, steps: list[tuple[int, int]]) -> None:
+    """Whatever the costs, no window holds more of them than the amount; and each wait is exact."""
+    window, spent = SlidingWindow(parse_rate(f"{amount}/second")), list[float]()
+    for now, cost in zip(accumulate(gap * UNIT for gap, _ in steps), (cost for _, cost in steps), strict=True):
+        wait = window.wait(now, cost)
+        if wait == 0 and cost:
+            window.add(now, cost)
+            spent += [now] * cost
+        elif wait and max(cost, 1) <= amount:
+            assert deepcopy(window).wait(now + wait - UNIT, cost) > 0
+            assert deepcopy(window).wait(now + wait, cost) == 0
+    assert most_in_any_window(spent, 1.0) <= amount
+
+
+# Reserved and given back
+
+trips = st.lists(
+    st.tuples(st.integers(0, 200), st.one_of(st.none(), st.integers(0, 1500))),  # (gap, units until it is given back)
+    max_size=40,
+)
+
+
+def kept_after_giving_back(rate: Rate, trips: list[tuple[int, int | None]]) -> list[float]:
+    """Let requests come, each admitted one given back after a while or never; give the times of those that stay."""
+    counter = rate.counter()
+    kept: list[float] = []
+    returning: list[tuple[float, float]] = []
+    for now, after in zip(accumulate(gap * UNIT for gap, _ in trips), (after for _, after in trips), strict=True):
+        for due, at in sorted(each for each in returning if each[0] <= now):
+            counter.give_back(at, due, 1)
+            returning.remove((due, at))
+        if counter.wait(now) == 0:
+            counter.add(now)
+            if after is None:
+                kept.append(now)
+            else:
+                returning.append((now + after * UNIT, now))
+    return kept
+
+
+@given(amount=st.integers(1, 6), trips=trips)
+def test_window_keeps_its_promise_whatever_is_given_back(amount: int, trips: list[tuple[int, int | None]]) -> None:
+    """Of the requests that stay counted no window ever holds more than the amount."""
+    assert most_in_any_window(kept_after_giving_back(parse_rate(f"{amount}/second"), trips), 1.0) <= amount
+
+
+@given(amount=st.integers(1, 6), burst=st.integers(1, 6), trips=trips)
+def test_bucket_keeps_its_promise_whatever_is_given_back(
+    amount: int, burst: int, trips: list[tuple[int, int | None]]
+) -> None:
+    """Of the requests that stay counted there are never more than the burst and the refill between them."""
+    kept = kept_after_giving_back(parse_rate(f"{amount}/second", burst), trips)
+    for first, begin in enumerate(kept):
+        for number, end in enumerate(kept[first:], 1):
+            assert number <= burst + amount * (end - begin) + 1e-3
+
+
+@pytest.mark.parametrize("burst", [0, 5])
+def test_what_is_given_back_at_once_may_be_had_again(burst: int) -> None:
+    """Right logins, each given back, use up nothing, however many; wrong ones in between do."""
+    counter = parse_rate("5/hour", burst).counter()
+    for number in range(200):
+        assert counter.wait(float(number)) == 0
+        counter.add(float(number))
+        counter.give_back(float(number), float(number), 1)
+    for _ in range(5):
+        assert counter.wait(200.0) == 0
+        counter.add(200.0)
+    assert counter.wait(200.0) > 0
+
+
+def test_rate_with_a_burst_says_so_and_a_wrong_one_is_named() -> None:
+    """The text tells the two algorithms apart, so that one's counter is never read as the other's."""
+    assert parse_rate("5/second", 9).text == "5/second burst 9"
+    with pytest.raises(ConfigError, match="burst must be a whole number of at least 1"):
+        parse_rate("5/second", -1)

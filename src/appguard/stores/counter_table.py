@@ -173,6 +173,8 @@ class CounterTable:
 
     def wait(self, slot: int, rate: Rate, now: float, cost: int = 1) -> float:
         """Give the seconds until a request of the slot's key is admitted; 0 if it is now."""
+        if cost > rate.most:
+            return rate.window  # never
         if rate.burst:
             full_at = self._seconds[slot * WORDS + OPENED]
             wait = max(full_at - now, 0.0) - (rate.burst - (cost or 1)) * (rate.window / rate.amount)
@@ -268,7 +270,7 @@ def _wait_for(over: int, runs: Sequence[tuple[float, int]], window: float, now: 
         over -= count
         if over <= 0:
             return last + window - now
-    return window  # more than the whole amount: never
+    return window
 
 
 def open_table(app: str, directory: Path | None, patience: float, sets: int = SETS) -> CounterTable:

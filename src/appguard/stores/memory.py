@@ -44,6 +44,8 @@ class MemoryCounters:
 
     def check(self, hits: Sequence[Hit]) -> Verdict:
         """Count one request under every hit, or say which limit refuses it the longest."""
+        if len(hits) == 1:
+            return self._check_one(hits[0])
         now = self._monotonic()
         refused: Hit | None = None
         longest = 0.0
@@ -61,6 +63,19 @@ class MemoryCounters:
                     counter.add(now, hit.cost)
                     self._keep(hit.key, counter, now)
         return Verdict(time=now) if hits and hits[-1].is_reserved else ADMITTED
+
+    def _check_one(self, hit: Hit) -> Verdict:
+        """Do the same for one hit, as most requests have, in half the time."""
+        key, cost, now = hit.key, hit.cost, self._monotonic()
+        with self._counters_lock:
+            counter = self._counters.get(key) or hit.rate.counter()
+            wait = counter.wait(now, cost)
+            if wait > 0.0:
+                return Verdict(hit, wait)
+            if cost:
+                counter.add(now, cost)
+                self._keep(key, counter, now)
+        return Verdict(time=now) if hit.is_reserved else ADMITTED
 
     async def check_async(self, hits: Sequence[Hit]) -> Verdict:
         """Do what `check` does; it never blocks."""

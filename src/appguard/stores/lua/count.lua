@@ -27,6 +27,7 @@ end
 local function wait_of(counter, cost)
   if cost == 0 then cost = 1 end
   if counter.burst > 0 then
+    if cost > counter.burst then return counter.window end
     local wait = math.max(counter.full_at - now, 0) - (counter.burst - cost) * counter.window / counter.amount
     return wait > TOLERANCE and wait or 0
   end
