@@ -59,6 +59,7 @@ class Limit:
     shared: str = ""
     fixed: Rate | None = field(init=False, repr=False, default=None)  # None: the rate is a function's
     statuses: frozenset[int] = field(init=False, repr=False, default=frozenset())
+    label: str = field(init=False, repr=False, default="")  # what names the counter beside the rate
 
     def __post_init__(self) -> None:
         """Check the options and fill in what follows from them; raise `ConfigError`."""
@@ -81,7 +82,9 @@ class Limit:
         object.__setattr__(self, "count", self.count if isinstance(self.count, str) else tuple(self.count))
         object.__setattr__(self, "fixed", fixed)
         object.__setattr__(self, "statuses", _statuses(self.count))
-        object.__setattr__(self, "name", self.name or self._described())
+        described = self._described()
+        object.__setattr__(self, "label", self.shared or self.name or ("" if fixed else described))
+        object.__setattr__(self, "name", self.name or described)
 
     def _described(self) -> str:
         count = ",".join(map(str, self.count)) if not isinstance(self.count, str) else self.count
@@ -104,8 +107,7 @@ class Limit:
 
     def counter(self, rate: Rate) -> str:
         """Give the name of the counter under a rate: another rate is another counter."""
-        name = self.shared or self.name
-        return name if name.endswith(rate.text) else f"{name} {rate.text}"
+        return f"{self.label} {rate.text}" if self.label else self.name
 
     def __str__(self) -> str:
         return self.name

@@ -200,7 +200,7 @@ def test_killed_processes_leave_the_count_right(tmp_path: Path) -> None:
     limit = Limit(f"{amount}/hour")
     admitted = tmp_path / "admitted"
     for _ in range(5):
-        with hammers(3, tmp_path, limit.rate, 10**9) as processes:
+        with hammers(3, tmp_path, f"{amount}/hour", 10**9) as processes:
             enough = min(admitted.stat().st_size + 200, amount - 60)
             wait_until(lambda least=enough: admitted.stat().st_size >= least, 20, "nothing is admitted any more")  # type: ignore[misc]
             kills += len(processes)
@@ -306,6 +306,18 @@ def test_reset_is_for_all_processes(tmp_path: Path) -> None:
         one.reset("203.0.113.5")
         assert [other.check([hit]).refused for hit in mine] == [None, None]
         assert [other.check([hit]).refused for hit in others] == others
+
+
+def test_reset_is_heard_by_all_processes(tmp_path: Path) -> None:
+    """A refusal that one process remembers ends when another one resets the client."""
+    one, other = LocalCounters("shop", tmp_path / "counters"), LocalCounters("shop", tmp_path / "counters")
+    for each in (one, other):
+        each.check([Hit("203.0.113.5 5/minute", FIVE)])
+    before = other.resets
+    one.reset("203.0.113.5")
+    assert other.resets != before
+    for each in (one, other):
+        each.close_table()
 
 
 def counters_of_one_set(directory: Path, now: list[float]) -> LocalCounters:
