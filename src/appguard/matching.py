@@ -58,6 +58,7 @@ class Matching:
         ordered = sorted(limits, key=lambda limit: not limit.counts_requests)  # outcomes last
         self._limits = tuple((limit, _methods(limit), path_pattern(limit.path or "*")) for limit in ordered)
         is_everywhere = not any(limit.path or limit.methods for limit in limits)
+        self._has_users = any(limit.key == "user" and not limit.counts_requests for limit in limits)
         self._always = Matched(ordered) if is_everywhere else None
         self._header_of = header_of
         self._is_attempt = is_attempt
@@ -83,6 +84,8 @@ class Matching:
 
     def users(self, request: Request) -> Sequence[Limit]:
         """Give the limits of users' outcomes a request meets whose user only the outcome names."""
+        if not self._has_users:
+            return ()
         matched = (
             self._always
             or self._matched.get((request.method, request.path))

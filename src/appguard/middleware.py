@@ -15,9 +15,7 @@ from functools import cached_property
 
 from appguard.address import (
     UNKNOWN_HEADER,
-    UNKNOWN_HOP,
     UNKNOWN_PEER,
-    UNKNOWN_PROXY,
     Client,
     ClientFinder,
     Grouping,
@@ -25,6 +23,7 @@ from appguard.address import (
     Peer,
     network_text,
 )
+from appguard.advice import ADVICE, SILENT_PROXY
 from appguard.ban import Ban
 from appguard.config import AppConfig
 from appguard.errors import AppGuardError, ConfigError
@@ -41,36 +40,11 @@ from appguard.stores.base import Counters, Store
 from appguard.stores.local import LocalStore
 from appguard.stores.open import check_counters, default_uri, open_counters, open_store
 
-SILENT_PROXY = "silent"
 SEEN_SECONDS = 600.0
 REFUSALS_MOST = 8192
 SUPPRESSED_SECONDS = 60.0
 
 log = logging.getLogger("appguard")
-
-NGINX_LINE = "`proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;`"
-ADVICE = {
-    UNKNOWN_PEER: (
-        "the server gives no client address (peer %(evidence)r), so this app's clients cannot be told apart: if a "
-        'proxy talks to it over a unix socket, add trusted_proxies=["unix:"]'
-    ),
-    UNKNOWN_PROXY: (
-        "%(evidence)s sends forwarding headers but is not trusted, so this app's clients cannot be told apart: if it "
-        'is your proxy, add trusted_proxies=["%(evidence)s"]'
-    ),
-    UNKNOWN_HOP: (
-        "a trusted proxy forwards %(evidence)r, which is no address: let it send the client's address alone, in nginx "
-        f"for example by {NGINX_LINE}"
-    ),
-    UNKNOWN_HEADER: (
-        "%(evidence)s sends another forwarding header than %(header)s, so this app's clients cannot be told apart: "
-        "add forwarding_header=%(other)r"
-    ),
-    SILENT_PROXY: (
-        "the proxy at the unix socket sends no %(header)s header, so this app's clients cannot be told apart: let it "
-        f"send one, in nginx for example by {NGINX_LINE}"
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,13 +278,16 @@ class Middleware:
         if request.method == "POST" and is_login_path(request.path, self.config.login_paths):
             return True
         scheme, credential = authorization(request.header("authorization"))
-        is_known = self._accepted.knows(request.client.key, credential.encode(errors="replace"), time.monotonic())
-        return scheme == "basic" and not is_known
+        if scheme != "basic":
+            return False
+        return not self._accepted.knows(request.client.key, credential.encode(errors="replace"), time.monotonic())
 
     def _accept(self, request: Request, outcome: Outcome) -> None:
         """Remember credentials that worked, so that a page's many requests with them are no guesses."""
+        if outcome.status >= 400 or outcome.kind:
+            return
         scheme, credential = authorization(request.header("authorization"))
-        if scheme == "basic" and outcome.status < 400 and not outcome.kind:
+        if scheme == "basic":
             self._accepted.is_repeated(request.client.key, credential.encode(errors="replace"), time.monotonic())
 
     def _refused(self, client: Client, refusal: Refusal | None, method: str, path: str, now: float) -> Refusal | None:
