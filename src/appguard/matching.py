@@ -32,12 +32,18 @@ class Matched:
     def __init__(self, limits: Sequence[Limit]) -> None:
         self.fixed = tuple(limit for limit in limits if _is_fixed(limit))
         self.asking = tuple(limit for limit in limits if not _is_fixed(limit))
+        self.asks_for_attempts = any(_reserves_attempts(limit) for limit in self.fixed)
 
 
 def _is_fixed(limit: Limit) -> bool:
-    """Say whether a client's hit is the same for every request that meets the limit."""
+    """Say whether a client's hit is the same for every request that meets the limit, or every one like a login."""
     is_plain = limit.key == "address" and limit.fixed is not None and isinstance(limit.cost, int)
-    return is_plain and limit.exempt is None and (limit.counts_requests or reserves_all(limit) or bool(limit.statuses))
+    return is_plain and limit.exempt is None
+
+
+def _reserves_attempts(limit: Limit) -> bool:
+    """Say whether a limit of outcomes reserves only what looks like a login."""
+    return not limit.counts_requests and not limit.statuses and not reserves_all(limit)
 
 
 def reserves_all(limit: Limit) -> bool:
@@ -65,16 +71,21 @@ class Matching:
         self._secret = blake2b(secret.encode(), digest_size=32).digest()
         self._sets: dict[tuple[Limit, ...], Matched] = {}
         self._matched: dict[tuple[str, str], Matched] = {}
-        self._hits: dict[tuple[str, Matched], tuple[Hit, ...]] = {}
+        self._hits: dict[tuple[str, Matched, bool], tuple[Hit, ...]] = {}
         self._rates: dict[str, Rate] = {}
         self._said: set[str] = set()
 
     def hits(self, client: Client, method: str, path: str, native: object = None) -> Sequence[Hit]:
         """Give the hits of a request, each counter once; those of outcomes come last."""
         matched = self._always or self._matched.get((method, path)) or self._match(method, path)
-        hits = self._hits.get((client.key, matched))
+        is_attempt = (
+            matched.asks_for_attempts
+            and self._is_attempt is not None
+            and self._is_attempt(Request(client, method, path, native, self._header_of))
+        )
+        hits = self._hits.get((client.key, matched, is_attempt))
         if hits is None:
-            hits = self._fixed_hits(client.key, matched)
+            hits = self._fixed_hits(client.key, matched, is_attempt)
         if not matched.asking:
             return hits
         request = Request(client, method, path, native, self._header_of)
@@ -125,17 +136,23 @@ class Matching:
             self._matched[method, path] = matched
         return matched
 
-    def _fixed_hits(self, key: str, matched: Matched) -> tuple[Hit, ...]:
+    def _fixed_hits(self, key: str, matched: Matched, is_attempt: bool) -> tuple[Hit, ...]:
         if len(self._hits) >= MEMO_MOST:
             self._hits.clear()
-        hits = self._hits[key, matched] = _once([self._fixed_hit(key, limit) for limit in matched.fixed])
+        hits = _once([self._fixed_hit(key, limit, is_attempt) for limit in matched.fixed])
+        self._hits[key, matched, is_attempt] = hits
         return hits
 
-    def _fixed_hit(self, key: str, limit: Limit) -> Hit:
+    def _fixed_hit(self, key: str, limit: Limit, is_attempt: bool) -> Hit:
         assert limit.fixed is not None and isinstance(limit.cost, int)  # what `_is_fixed` means
-        is_reserved = not limit.counts_requests and self._is_attempt is not None and reserves_all(limit)
+        is_reserved = self._reserves(limit, is_attempt)
         cost = limit.cost if limit.counts_requests or is_reserved else 0
         return Hit(f"{key} {limit.counter(limit.fixed)}", limit, cost, None, is_reserved)
+
+    def _reserves(self, limit: Limit, is_attempt: bool) -> bool:
+        if limit.counts_requests or self._is_attempt is None:
+            return False
+        return reserves_all(limit) or (_reserves_attempts(limit) and is_attempt)
 
     def _hit(self, limit: Limit, request: Request) -> Hit | None:
         if self._is_exempt(limit, request):
@@ -145,8 +162,8 @@ class Matching:
             return None
         if limit.counts_requests:
             return Hit(f"{key} {limit.counter(rate)}", limit, cost, rate)
-        is_attempt = self._is_attempt
-        is_reserved = is_attempt is not None and (reserves_all(limit) or (not limit.statuses and is_attempt(request)))
+        looks = self._is_attempt
+        is_reserved = self._reserves(limit, _reserves_attempts(limit) and looks is not None and looks(request))
         return Hit(f"{key} {limit.counter(rate)}", limit, cost if is_reserved else 0, rate, is_reserved)
 
     def _key(self, limit: Limit, request: Request) -> str:

@@ -12,6 +12,7 @@ from flask import Flask
 
 from appguard import AppGuard, Limit
 from appguard.flask import AppGuard as FlaskAppGuard
+from appguard.wsgi import AppGuard as WsgiAppGuard
 from tests.frameworks.asgi_client import ALICE, Caller
 from tests.frameworks.sites import of_wsgi
 from tests.lab import wait_until
@@ -95,6 +96,9 @@ def test_in_threads(store: str) -> None:
     all_there.set()
     for thread in threads:
         thread.join()
+    guarded = app.wsgi_app
+    assert isinstance(guarded, WsgiAppGuard) and guarded._middleware  # pyright: ignore[reportPrivateUsage]
+    guarded._middleware.close()  # pyright: ignore[reportPrivateUsage]
     assert (len(tried), answered.count(401), answered.count(429)) == (5, 5, GUESSES - 5)
 
 
