@@ -128,11 +128,24 @@ def variants(directory: Path) -> dict[str, Round]:
         "passed: one limit": calling(AppGuard(bare, limits=[wide], event_log=log), scope()),
         "passed: one limit, 1,000 clients": calling(AppGuard(bare, limits=[wide], event_log=log), *many),
         "passed: three more by path": calling(AppGuard(bare, limits=[wide, *by_path], event_log=log), scope()),
+        "passed: a token bucket": calling(
+            AppGuard(bare, limits=[Limit("1000000000/minute", burst=10**9)], event_log=log), scope()
+        ),
+        "passed: a limit of failures beside it": calling(
+            AppGuard(bare, limits=[wide, Limit("5/minute", count="auth_failure")], event_log=log), scope()
+        ),
+        "passed: by API key": calling(
+            AppGuard(bare, limits=[Limit("1000000000/minute", key="api_key")], event_log=log),
+            scope("203.0.113.5", (b"x-api-key", b"0123456789abcdef")),
+        ),
         "passed: behind a trusted proxy": calling(
             AppGuard(bare, limits=[wide], trusted_proxies=["10.0.0.0/8"], event_log=log), forwarded
         ),
         "passed: beside 100,000 published bans": calling(
             AppGuard(bare, limits=[wide], store=local, event_log=log), scope()
+        ),
+        "passed: three more by path, local": calling(
+            AppGuard(bare, limits=[wide, *by_path], store=local, event_log=log), scope()
         ),
         "refused: over its limit": calling(AppGuard(bare, limits=["1/day"], event_log=log), scope()),
         "refused: banned": calling(AppGuard(bare, store=local, event_log=log), scope("198.18.0.9")),

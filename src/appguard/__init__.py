@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from appguard.jail import Jail
     from appguard.limit import Limit
     from appguard.report import report_auth_failure, report_auth_success
+    from appguard.request import Request
     from appguard.stores.open import open_store
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "Jail",
     "Limit",
     "RefusedForSafety",
+    "Request",
     "StoreError",
     "open_store",
     "report_auth_failure",
@@ -40,6 +42,7 @@ _MODULES = {
     "Jail": "jail",
     "Limit": "limit",
     "RefusedForSafety": "errors",
+    "Request": "request",
     "StoreError": "errors",
     "open_store": "stores.open",
     "report_auth_failure": "report",

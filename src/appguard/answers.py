@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 
 from appguard.guard import Refusal
 
@@ -16,6 +17,12 @@ class Answer:
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
+    raw_headers: tuple[tuple[bytes, bytes], ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """Write the headers as ASGI wants them, once for all answers that are the same."""
+        raw = tuple((name.encode(), value.encode()) for name, value in self.headers)
+        object.__setattr__(self, "raw_headers", raw)
 
     @property
     def phrase(self) -> str:
@@ -26,20 +33,27 @@ class Answer:
 def answer(refusal: Refusal, accept: str) -> Answer:
     """Give the answer to a refused request; `accept` is its Accept header."""
     accept = accept.lower()
-    headers = [("cache-control", "no-store")]
+    is_json = "application/json" in accept or "application/problem+json" in accept
     if refusal.ban is not None:
-        detail = f"This address is banned. To have it lifted, quote the reference {refusal.ban.ref}."
+        return _answer(refusal.status, 0, refusal.ban.ref, is_json)
+    return _answer(refusal.status, max(1, math.ceil(refusal.wait or 0)), "", is_json)
+
+
+@lru_cache(maxsize=1024)
+def _answer(status: int, seconds: int, reference: str, is_json: bool) -> Answer:
+    headers = [("cache-control", "no-store")]
+    if reference:
+        detail = f"This address is banned. To have it lifted, quote the reference {reference}."
     else:
-        seconds = max(1, math.ceil(refusal.wait or 0))
         headers.append(("retry-after", str(seconds)))
         detail = f"Too many requests. Try again in {seconds} s."
-    if "application/json" in accept or "application/problem+json" in accept:
+    if is_json:
         kind = "application/problem+json"
-        problem = {"title": PHRASES[refusal.status], "status": refusal.status, "detail": detail}
-        if refusal.ban is not None:
-            problem["reference"] = refusal.ban.ref
+        problem = {"title": PHRASES[status], "status": status, "detail": detail}
+        if reference:
+            problem["reference"] = reference
         body = json.dumps(problem).encode()
     else:
         kind = "text/plain; charset=utf-8"
         body = f"{detail}\n".encode()
-    return Answer(refusal.status, (*headers, ("content-type", kind), ("content-length", str(len(body)))), body)
+    return Answer(status, (*headers, ("content-type", kind), ("content-length", str(len(body)))), body)

@@ -8,13 +8,15 @@ CORS headers too.
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from inspect import getmro
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from appguard.address import Client, forwarded_for
 from appguard.answers import Answer, answer
 from appguard.config import AppOptions, app_config
 from appguard.errors import ConfigError
+from appguard.guard import Refusal
 from appguard.middleware import Exchange, Middleware
+from appguard.outcome import Outcome, Pending, with_status
 from appguard.report import NOTES, Note
 
 Scope = MutableMapping[str, Any]
@@ -22,6 +24,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+WEBSOCKET_ANSWERS = {"websocket.accept": 101, "websocket.close": 403}  # and what they are as a status
 
 
 class AppGuard:
@@ -45,7 +48,7 @@ class AppGuard:
         self._started = False
         try:
             config = app_config(options)
-            self._middleware = Middleware(config) if config.enabled else None
+            self._middleware = Middleware(config, _header_of) if config.enabled else None
             self._header = config.forwarding_header.encode()
             self._other_header = b"forwarded" if self._header == b"x-forwarded-for" else b"x-forwarded-for"
         except ConfigError as error:
@@ -66,42 +69,23 @@ class AppGuard:
         method = scope.get("method", "GET")
         path = _path(scope)
         client = self._client(middleware, scope)
-        refusal = await middleware.decide_async(
-            client, method, path, time.monotonic(), is_counted=not _is_preflight(scope, method)
+        found = await middleware.decide_async(
+            client, method, path, time.monotonic(), is_counted=not _is_preflight(scope, method), native=scope
         )
-        if refusal is None:
-            await self._pass(middleware, client, path, scope, receive, send)
+        if isinstance(found, Refusal):
+            await _refuse(answer(found, _header(scope, b"accept")), scope, receive, send)
             return
-        await _refuse(answer(refusal, _header(scope, b"accept")), scope, receive, send)
-
-    async def _pass(
-        self, middleware: Middleware, client: Client, path: str, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        notes: list[Note] = []
-        scope[NOTES] = notes
-        status = 0
-        recorded = False
-
-        def record() -> None:
-            nonlocal recorded
-            if not recorded:
-                recorded = middleware.record(_exchange(client, path, status, scope), notes)
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] in ("http.response.start", "websocket.http.response.start"):
-                status = message["status"]
-                if status in (401, 403):
-                    record()
-            if notes:
-                record()
-            await send(message)
-
+        passed = _Passed(middleware, client, path, found, scope, send)
         try:
-            await self.app(scope, receive, watched)
+            await self.app(scope, receive, passed.send)
+        except Exception:
+            passed.status = passed.status or 500
+            raise
         finally:
-            if notes:  # reported after the last message, or before an exception
-                record()
+            if passed.notes:  # reported after the last message, or before an exception
+                passed.record()
+            if passed.pending is not None:
+                await passed.settle(passed.status)
 
     def _start(self) -> None:
         if self._error is not None:
@@ -139,12 +123,71 @@ class AppGuard:
         )
 
 
+class _Passed:
+    """A request that was let in, until its answer is known."""
+
+    __slots__ = ("client", "is_replaced", "middleware", "notes", "outcome", "path", "pending", "scope", "status", "to")
+
+    def __init__(
+        self, middleware: Middleware, client: Client, path: str, pending: Pending | None, scope: Scope, to: Send
+    ) -> None:
+        self.middleware = middleware
+        self.client = client
+        self.path = path
+        self.pending = pending
+        self.scope = scope
+        self.to = to
+        self.notes: list[Note] = []
+        self.status = 0
+        self.outcome: Outcome | None = None
+        self.is_replaced = False
+        scope[NOTES] = self.notes
+
+    async def send(self, message: Message) -> None:
+        """Hand a message on, and see what it says of the answer."""
+        kind = message["type"]
+        if kind in ("http.response.start", "websocket.http.response.start"):
+            self.status = message["status"]
+            if self.status in (401, 403):
+                self.record()
+        if self.notes:
+            self.record()
+        if self.pending is not None:
+            refusal = await self.settle(self.status or WEBSOCKET_ANSWERS.get(kind, 0))
+            if refusal is not None:
+                self.is_replaced = True
+                await _send_answer(answer(refusal, _header(self.scope, b"accept")), self.scope, self.to)
+        if not self.is_replaced:
+            await self.to(message)
+
+    def record(self) -> None:
+        """Write the event of the answer, once."""
+        if self.outcome is None:
+            exchange = _exchange(self.client, self.path, self.status, self.scope)
+            self.outcome = self.middleware.record(exchange, self.notes)
+
+    async def settle(self, status: int) -> Refusal | None:
+        """Count the outcome for its limits, once it is known; give a refusal if a user's limit is full.
+
+        A request that ends without an answer told nobody anything: what is counted of it stays counted.
+        """
+        pending = self.pending
+        if pending is None or not status:
+            return None
+        self.pending = None
+        return await self.middleware.settle_async(pending, with_status(self.outcome, status))
+
+
 def _joined(scope: Scope, name: bytes) -> str | None:
     found: bytes | None = None
     for key, value in scope["headers"]:
         if key == name:
             found = value if found is None else found + b"," + value
     return None if found is None else found.decode("latin-1")
+
+
+def _header_of(native: object, name: str) -> str:
+    return _header(cast("Scope", native), name.encode("latin-1", "replace"))
 
 
 def _header(scope: Scope, name: bytes) -> str:
@@ -175,14 +218,19 @@ def _exchange(client: Client, path: str, status: int, scope: Scope) -> Exchange:
 
 
 async def _refuse(refused: Answer, scope: Scope, receive: Receive, send: Send) -> None:
-    prefix = ""
     if scope["type"] == "websocket":
         await receive()  # the handshake
+    await _send_answer(refused, scope, send)
+
+
+async def _send_answer(refused: Answer, scope: Scope, send: Send) -> None:
+    prefix = ""
+    if scope["type"] == "websocket":
         if "websocket.http.response" not in (scope.get("extensions") or ()):
             await send({"type": "websocket.close", "code": 1008})
             return
         prefix = "websocket."
-    headers = [(name.encode(), value.encode()) for name, value in refused.headers]
-    await send({"type": f"{prefix}http.response.start", "status": refused.status, "headers": headers})
+    start = {"type": f"{prefix}http.response.start", "status": refused.status, "headers": [*refused.raw_headers]}
+    await send(start)
     body = b"" if scope.get("method") == "HEAD" else refused.body
     await send({"type": f"{prefix}http.response.body", "body": body})

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from appguard.ban import Ban, is_host
 from appguard.jail import Jail
-from appguard.limit import Limit, SlidingWindow
+from appguard.rate import SlidingWindow, parse_rate
 
 CAPPED_BANTIME = 600.0
 MINUTE = 60.0
@@ -20,7 +20,7 @@ class BanRate:
 
     def __init__(self, jail: Jail) -> None:
         self._most = jail.bans_per_minute
-        self._window = SlidingWindow(Limit(f"{jail.bans_per_minute}/minute"))
+        self._window = SlidingWindow(parse_rate(f"{jail.bans_per_minute}/minute"))
         self._alarm_until = 0.0
         self.alarm = ""
 

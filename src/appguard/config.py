@@ -11,7 +11,7 @@ it whole: no two lists and no two jails are ever merged.
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypedDict, cast
 
@@ -26,6 +26,7 @@ from appguard.config_values import (
     ignoreip,
     items,
     networks,
+    number,
     one_of,
     one_or_more,
     paths,
@@ -33,6 +34,7 @@ from appguard.config_values import (
     read,
     table,
     text,
+    text_or_numbers,
     texts,
 )
 from appguard.errors import ConfigError
@@ -51,6 +53,8 @@ class AppOptions(TypedDict, total=False):
     limits: Sequence[Limit | str]
     jails: Sequence[Jail]
     store: str
+    counters: str
+    secret: str
     trusted_proxies: Sequence[str]
     forwarding_header: str
     safelist: Sequence[str]
@@ -69,6 +73,8 @@ class AppConfig:
     limits: tuple[Limit, ...]
     jails: tuple[Jail, ...]
     store: str
+    counters: str
+    secret: str = field(repr=False)
     trusted_proxies: Proxies
     forwarding_header: str
     safelist: tuple[Network, ...]
@@ -97,6 +103,10 @@ def limits(value: object) -> tuple[Limit, ...]:
     """Accept a list of rates: texts, `Limit`s, or tables with the keys of `Limit`."""
     found = tuple(map(_limit, items(value)))
     _refuse_same_names("limits", [limit.name for limit in found])
+    for limit in filter(lambda limit: limit.shared, found):
+        first = next(other for other in found if other.shared == limit.shared)
+        if (limit.fixed, limit.key, limit.count) != (first.fixed, first.key, first.count):
+            raise ConfigError(f"limits shared as {limit.shared!r} must have the same rate, burst, key and count")
     return found
 
 
@@ -137,12 +147,25 @@ def _refuse_same_names(what: str, names: Sequence[str]) -> None:
         raise ConfigError(f"two {what} are named {twice[0]!r}: they would be counted together")
 
 
-LIMIT_CHECKS: dict[str, Check] = {"rate": text, "path": text, "methods": texts, "name": text}
+LIMIT_CHECKS: dict[str, Check] = {
+    "rate": text,
+    "path": text,
+    "methods": texts,
+    "name": text,
+    "key": text,
+    "cost": number,
+    "count": text_or_numbers,
+    "burst": number,
+    "dry_run": flag,
+    "shared": text,
+}
 APP_CHECKS: dict[str, Check] = {
     "name": text,
     "limits": limits,
     "jails": jails,
     "store": text,
+    "counters": text,
+    "secret": text,
     "trusted_proxies": proxies,
     "forwarding_header": one_of("x-forwarded-for", "forwarded"),
     "safelist": networks,
@@ -156,6 +179,8 @@ APP_DEFAULTS: dict[str, object] = {
     "limits": tuple(map(Limit, DEFAULT_LIMITS)),
     "jails": (),
     "store": "",
+    "counters": "",
+    "secret": "",
     "trusted_proxies": Proxies(),
     "forwarding_header": "x-forwarded-for",
     "safelist": (),

@@ -75,6 +75,18 @@ def texts(value: object) -> tuple[str, ...]:
     return tuple(text(item) for item in items(value))
 
 
+def number(value: object) -> int:
+    """Accept a whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ConfigError("expected a whole number of at least 1")
+    return value
+
+
+def text_or_numbers(value: object) -> str | tuple[int, ...]:
+    """Accept a text or a list of whole numbers."""
+    return text(value) if isinstance(value, str) else tuple(number(item) for item in items(value))
+
+
 def networks(value: object) -> tuple[Network, ...]:
     """Accept a list of addresses and networks."""
     return tuple(parse_network(item) for item in texts(value))

@@ -1,6 +1,7 @@
 """Reads what AppGuard needs from a WSGI environ (PEP 3333); Django's `request.META` has the same keys."""
 
 from collections.abc import Mapping
+from typing import cast
 
 from appguard.address import Client, forwarded_for
 from appguard.middleware import Exchange, Middleware
@@ -13,6 +14,12 @@ def text_of(environ: Mapping[str, object], key: str) -> str:
     """Give a text of the environ, empty without it."""
     value = environ.get(key, "")
     return value if isinstance(value, str) else ""
+
+
+def header_of(environ: object, name: str) -> str:
+    """Give the text of a header, empty without it."""
+    key = "HTTP_" + name.upper().replace("-", "_")
+    return text_of(cast("Mapping[str, object]", environ), key)
 
 
 def client_of(middleware: Middleware, environ: Mapping[str, object]) -> Client:

@@ -3,24 +3,27 @@
 `Guard.judge` is the whole policy. What it cannot decide alone it gives back as hits; the caller asks its counters with
 one call and hands the verdict to `Guard.settle`. A key over its limit is refused from memory until the time the
 counters gave (the deny cache), so that a refused client costs no counter call; this is exact, because a refused
-request is not counted.
+request is not counted. A limit of outcomes may be given back what was reserved, so there the cache holds for a second.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
 from re import Pattern
+from typing import NamedTuple
 
 from appguard.address import Address, Client, NetworkSet
 from appguard.ban import Ban
 from appguard.limit import Hit, Limit, Verdict, normal_path, path_pattern
+from appguard.matching import Matching
+from appguard.outcome import Outcome, Pending
+from appguard.request import HeaderOf, Request
 
 MEMO_MOST = 8192
 DENY_MOST = 60.0  # seconds a refusal is answered from memory before the counters are asked again
+DENY_OUTCOME_MOST = 1.0  # the same of a limit of outcomes
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(NamedTuple):
     """Why a request is refused: by a ban (403) or by a limit (429), and the seconds until it may come back."""
 
     status: int
@@ -30,24 +33,31 @@ class Refusal:
 
 
 class Guard:
-    """The policy of one app: who is never refused, and what is limited."""
+    """The policy of one app: who is never refused, and what is limited.
+
+    `header_of` reads a framework's request, `is_attempt` says whether a request looks like a login (None: the counters
+    cannot give back, so nothing is reserved), `secret` keys the hashes of users and API keys.
+    """
 
     def __init__(
         self,
         limits: Sequence[Limit] = (),
         safelist: NetworkSet | None = None,
         exempt_paths: Iterable[str] = (),
+        header_of: HeaderOf = lambda _native, _name: "",
+        is_attempt: Callable[[Request], bool] | None = lambda _request: False,
+        secret: str = "",
     ) -> None:
         self._safelist = safelist or NetworkSet()
+        self._has_safelist = any(True for _ in self._safelist)
         self._exempt = tuple(path_pattern(path) for path in exempt_paths)
-        self._everywhere = tuple(limit for limit in limits if not limit.path and not limit.methods)
-        self._somewhere = tuple(
-            (limit, frozenset(limit.methods), path_pattern(limit.path or "*"))
-            for limit in limits
-            if limit not in self._everywhere
-        )
-        self._hits: dict[str, tuple[Hit, ...]] = {}
-        self._denied: dict[str, tuple[float, float]] = {}  # when to ask again, and when it ends
+        enforced, tried = ([limit for limit in limits if limit.dry_run is dry] for dry in (False, True))
+        self._matching = Matching(enforced, header_of, is_attempt, secret)
+        self._dry = Matching(tried, header_of, None, secret)
+        self._header_of = header_of
+        self.has_dry_limits = bool(tried)
+        self.has_outcomes = any(not limit.counts_requests for limit in limits)
+        self.denied: dict[str, tuple[float, float, int]] = {}  # when to ask again, when it ends, at which cost
 
     def judge(
         self,
@@ -59,51 +69,72 @@ class Guard:
         now: float,
         *,
         is_counted: bool = True,
+        native: object = None,
     ) -> Refusal | Sequence[Hit]:
         """Refuse, or give the hits to be counted (none: admitted).
 
-        `wall` is Unix seconds, for bans; `now` is monotonic seconds, for limits.
+        `wall` is Unix seconds, for bans; `now` is monotonic seconds, for limits; `native` is the framework's request.
         """
         address = client.address
-        if address is None or address in self._safelist:
+        if address is None or (self._has_safelist and address in self._safelist):
             return ()
         ban = ban_of(address)
         if ban is not None:
             return Refusal(403, None if ban.end is None else ban.end - wall, ban=ban)
         if not is_counted or (self._exempt and any_match(self._exempt, normal_path(path))):
             return ()
-        hits = self._hits_of(client.key, method, path)
-        if self._denied:
+        hits = self._matching.hits(client, method, path, native)
+        if self.denied:
             for hit in hits:
-                until, end = self._denied.get(hit.key, (0.0, 0.0))
-                if until > now:
+                until, end, cost = self.denied.get(hit.key, (0.0, 0.0, 0))
+                if until > now and (hit.cost or 1) >= cost:
                     return Refusal(429, end - now, limit=hit.limit)
         return hits
+
+    def is_limited(self, client: Client, path: str) -> bool:
+        """Say whether any limit may meet a client that is not banned, on this path."""
+        if client.address is None or client.address in self._safelist:
+            return False
+        return not (self._exempt and any_match(self._exempt, normal_path(path)))
+
+    def dry_hits(self, client: Client, method: str, path: str, native: object) -> Sequence[Hit]:
+        """Give the hits of limits in dry run, each to be asked about alone, of a request that was let in."""
+        return self._dry.hits(client, method, path, native)
 
     def settle(self, verdict: Verdict, now: float) -> Refusal | None:
         """Turn what the counters said into a refusal, and remember it."""
         refused = verdict.refused
         if refused is None:
             return None
-        if len(self._denied) >= MEMO_MOST:
-            self._denied.clear()
-        self._denied[refused.key] = (now + min(verdict.wait, DENY_MOST), now + verdict.wait)
+        if len(self.denied) >= MEMO_MOST:
+            self.denied.clear()
+        most = DENY_MOST if refused.limit.counts_requests else DENY_OUTCOME_MOST
+        self.denied[refused.key] = (now + min(verdict.wait, most), now + verdict.wait, refused.cost or 1)
         return Refusal(429, verdict.wait, limit=refused.limit)
 
-    def _hits_of(self, key: str, method: str, path: str) -> Sequence[Hit]:
-        hits = self._hits.get(key)
-        if hits is None:
-            if len(self._hits) >= MEMO_MOST:
-                self._hits.clear()
-            hits = self._hits[key] = tuple(Hit(f"{key} {limit.name}", limit) for limit in self._everywhere)
-        if not self._somewhere:
-            return hits
-        path = normal_path(path)
-        return hits + tuple(
-            Hit(f"{key} {limit.name}", limit)
-            for limit, methods, pattern in self._somewhere
-            if (not methods or method in methods) and pattern.fullmatch(path)
-        )
+    def pending(
+        self, hits: Sequence[Hit], time: float, client: Client, method: str, path: str, native: object
+    ) -> Pending | None:
+        """Give what the outcome of an admitted request will settle, None if nothing."""
+        waiting = [hit for hit in hits if not hit.limit.counts_requests]
+        request = Request(client, method, path, native, self._header_of)
+        users = [*self._matching.users(request), *self._dry.users(request)]
+        return Pending(request, waiting, users, time) if waiting or users else None
+
+    def to_ask(self, pending: Pending, outcome: Outcome) -> list[Hit]:
+        """Give the hits an outcome adds to what was counted before it, each to be asked about alone.
+
+        A user's hit asks, at no cost, even where the outcome does not count: a right password is no way in while the
+        user's wrong ones fill the limit.
+        """
+        found = [self._matching.after(hit, pending.request) for hit in pending.to_count(outcome)]
+        if not outcome.user or not outcome.is_login:
+            return found
+        for limit in pending.users:
+            counts = outcome.counts_for(limit)
+            hit = self._matching.hit_of_user(limit, pending.request, outcome.user, is_counted=counts)
+            found += [hit] if hit else []
+        return found
 
 
 def any_match(patterns: Iterable[Pattern[str]], path: str) -> bool:
@@ -125,7 +156,7 @@ class SeenCredentials:
 
     def is_repeated(self, key: str, credential: bytes, now: float) -> bool:
         """Note a wrong credential of a client; say whether it was noted before within the time."""
-        digest = blake2b(key.encode() + b"\0" + credential, key=self._salt, digest_size=16).digest()
+        digest = self._digest(key, credential)
         until = self._until.get(digest, 0.0)
         if until <= now:
             if len(self._until) >= self._most:
@@ -134,3 +165,10 @@ class SeenCredentials:
                 self._until.clear()
             self._until[digest] = now + self._seconds
         return until > now
+
+    def knows(self, key: str, credential: bytes, now: float) -> bool:
+        """Say whether a credential of a client was noted within the time."""
+        return self._until.get(self._digest(key, credential), 0.0) > now
+
+    def _digest(self, key: str, credential: bytes) -> bytes:
+        return blake2b(key.encode() + b"\0" + credential, key=self._salt, digest_size=16).digest()

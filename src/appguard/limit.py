@@ -1,123 +1,170 @@
-"""Limit: a rate for the requests of one client, and the pure algorithm that counts them.
+"""Limit: a rate for the requests, or for the outcomes, of one key; and what counters are asked and answer.
 
-Theory of operation of the sliding window. Each key has a short list of runs: (time of the run's last request, number
-of requests). A request joins the newest run while that run is younger than a tenth of the window, else it opens a new
-one; so there are at most eleven runs whatever the amount. A run leaves when its *last* request is one window old. So
-in no window of that length, wherever it begins, are more requests admitted than the amount, a burst is given back
-exactly one window after it ended, and a steady flow loses at most a tenth of what a log of every request would let
-in. Refused requests are not counted: a client that keeps knocking is let in again when its window has passed.
+A limit of requests is counted when the request comes. A limit of outcomes (`count="auth_failure"`, `count=[401]`) is
+asked when the request comes, refuses while it is full, and is counted when the outcome is known. Between the two an
+attacker could send many guesses at once; so where a request may well be a guess it is counted at once (*reserved*) and
+given back if its outcome is another one. A limit reserves all requests it meets if it names a path or methods; one
+without either reserves what looks like a login, and only asks for the rest, so that the pictures of a page, fetched all
+at once, are no twenty guesses. What nobody had reserved is counted afterwards.
 """
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
-from limits import parse_many
+from appguard.errors import AppGuardError, ConfigError
+from appguard.rate import Rate, parse_rate
+from appguard.request import Request
 
-from appguard.errors import ConfigError
+KeyOf = Callable[[Request], str | None]
+CostOf = Callable[[Request], int]
+RateOf = Callable[[Request], str]
+Question = Callable[[Request], bool]
+StatusClass = Literal["1xx", "2xx", "3xx", "4xx", "5xx"]
+Counted = Literal["request", "auth_failure", "auth_success"] | StatusClass
 
-RUNS_PER_WINDOW = 10
+OUTCOMES = ("auth_failure", "auth_success")
+API_KEY = "header:x-api-key"
+_STATUS_CLASS = re.compile("[1-5]xx")
+_HEADER_KEY = re.compile(r"header:[!#$%&'*+.^_`|~0-9a-z-]+", re.IGNORECASE)
 # A star inside, a router's `{rest:path}` or `<name>`, or two names in one segment (slow to match on hostile paths).
 _NO_PATTERN = re.compile(r"\*.|:path\}|[<>]|\}[^/]*\{", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """At most `amount` requests per `window` seconds from one client.
+    """At most so many requests, or outcomes, of one key per time.
 
-    Written as in the `limits` package: `Limit("5/minute")`, `Limit("100 per 10 minutes")`. `path` is a pattern
-    (a literal, `{name}` for one segment, a trailing `*`), empty for every path; `methods` empty for every method.
+    `rate`: as in the `limits` package, `"5/minute"`, `"100 per 10 minutes"`, or a function of the request that gives
+    one. `path`: a pattern (a literal, `{name}` for one segment, a trailing `*`), empty for every path. `methods`: empty
+    for every method; GET includes HEAD. `key`: `"address"` (IPv6 by /64), `"user"`, `"api_key"` (the header X-API-Key),
+    `"header:NAME"`, or a function; a request without that key is counted by its address. `cost`: what a request counts,
+    a number or a function. `count`: `"request"`, or the outcomes that count: `"auth_failure"`, `"auth_success"`, a
+    class such as `"4xx"`, a list of status codes. `burst`: so many at once, then evenly at the rate (a token bucket).
+    `exempt`: a function that says which requests are not counted. `dry_run`: count and log, refuse nothing. `shared`:
+    a name; limits with the same one, and the same rate, count together. Functions take an `appguard.Request`.
     """
 
-    rate: str
+    rate: str | RateOf
     path: str = ""
     methods: Sequence[str] = ()
     name: str = ""
-    amount: int = 0
-    window: float = 0.0
+    key: str | KeyOf = "address"
+    cost: int | CostOf = 1
+    count: Counted | Sequence[int] = "request"
+    burst: int = 0
+    exempt: Question | None = None
+    dry_run: bool = False
+    shared: str = ""
+    fixed: Rate | None = field(init=False, repr=False, default=None)  # None: the rate is a function's
+    statuses: frozenset[int] = field(init=False, repr=False, default=frozenset())
+    label: str = field(init=False, repr=False, default="")  # what names the counter beside the rate
 
     def __post_init__(self) -> None:
-        """Check the notation and fill in what follows from it; raise `ConfigError`."""
-        amount, window = parse_rate(self.rate)
+        """Check the options and fill in what follows from them; raise `ConfigError`."""
+        fixed = parse_rate(self.rate, self.burst) if isinstance(self.rate, str) else None
         if self.path:
             path_pattern(self.path)
         if isinstance(self.methods, str):
             raise ConfigError(f"limit {self.rate!r}: methods must be a list such as ['POST'], not {self.methods!r}")
-        methods = tuple(method.upper() for method in self.methods)
-        object.__setattr__(self, "methods", methods)
-        object.__setattr__(self, "amount", amount)
-        object.__setattr__(self, "window", window)
-        object.__setattr__(
-            self,
-            "name",
-            self.name or " ".join(part for part in (",".join(methods), self.path, self.rate) if part),
+        key = self.key.lower() if isinstance(self.key, str) else self.key
+        key = API_KEY if key == "api_key" else key
+        if isinstance(key, str) and key not in ("address", "user") and not _HEADER_KEY.fullmatch(key):
+            raise ConfigError(
+                f"limit {self.rate!r}: key must be 'address', 'user', 'api_key', 'header:NAME' or a function, "
+                f"not {self.key!r}"
+            )
+        if isinstance(self.cost, int) and not 1 <= self.cost <= (fixed.most if fixed else self.cost):
+            raise ConfigError(f"limit {self.rate!r}: cost must be from 1 to the amount (or burst), not {self.cost}")
+        object.__setattr__(self, "methods", tuple(method.upper() for method in self.methods))
+        object.__setattr__(self, "key", key)
+        object.__setattr__(self, "count", self.count if isinstance(self.count, str) else tuple(self.count))
+        object.__setattr__(self, "fixed", fixed)
+        object.__setattr__(self, "statuses", _statuses(self.count))
+        described = self._described()
+        object.__setattr__(self, "label", self.shared or self.name or ("" if fixed else described))
+        object.__setattr__(self, "name", self.name or described)
+
+    def _described(self) -> str:
+        count = ",".join(map(str, self.count)) if not isinstance(self.count, str) else self.count
+        return " ".join(
+            part
+            for part in (
+                ",".join(self.methods),
+                self.path,
+                self.fixed.text if self.fixed else _name_of(self.rate),
+                f"per {_name_of(self.key)}" if self.key != "address" else "",
+                f"of {count}" if count != "request" else "",
+            )
+            if part
         )
+
+    @property
+    def counts_requests(self) -> bool:
+        """Say whether a request counts when it comes, whatever becomes of it."""
+        return self.count == "request"
+
+    def counter(self, rate: Rate) -> str:
+        """Give the name of the counter under a rate: another rate is another counter."""
+        return f"{self.label} {rate.text}" if self.label else self.name
 
     def __str__(self) -> str:
         return self.name
 
 
-def parse_rate(rate: str) -> tuple[int, float]:
-    """Read the amount and the seconds of one rate; raise `ConfigError`."""
-    wrong = ConfigError(f"limit {rate!r}: expected one rate such as '5/minute' or '100 per 10 minutes'")
-    try:
-        (item,) = parse_many(rate)
-        amount, window = item.amount, float(item.get_expiry())
-    except (ValueError, OverflowError) as error:
-        raise wrong from error
-    if amount < 1:
-        raise wrong
-    return amount, window
+def _statuses(count: str | Sequence[int]) -> frozenset[int]:
+    if not isinstance(count, str):
+        if count and all(isinstance(status, int) and 100 <= status <= 599 for status in count):
+            return frozenset(count)
+    elif _STATUS_CLASS.fullmatch(count):
+        return frozenset(range(int(count[0]) * 100, int(count[0]) * 100 + 100))
+    elif count == "request" or count in OUTCOMES:
+        return frozenset()
+    raise ConfigError(
+        f"count must be 'request', 'auth_failure', 'auth_success', a class such as '4xx' or a list of status codes "
+        f"such as [401, 404], not {count!r}"
+    )
+
+
+def _name_of(value: object) -> str:
+    return value if isinstance(value, str) else str(getattr(value, "__name__", type(value).__name__))
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One limit to be counted for one key."""
+    """One limit to be counted for one key, at a cost; a cost of 0 only asks.
+
+    `is_reserved`: counted before the outcome is known, and perhaps to be given back.
+    """
 
     key: str
     limit: Limit
+    cost: int = 1
+    dynamic: Rate | None = None
+    is_reserved: bool = False
+    rate: Rate = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Take the limit's own rate where there is no other; raise `AppGuardError`."""
+        rate = self.dynamic or self.limit.fixed
+        if rate is None:
+            raise AppGuardError(f"limit {self.limit}: its rate depends on the request")
+        object.__setattr__(self, "rate", rate)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What counters say of a request: admitted (`refused` None), or refused by a limit for `wait` seconds."""
+class Verdict(NamedTuple):
+    """What counters say of a request: admitted (`refused` None), or refused by a limit for `wait` seconds.
+
+    `time`, by the counters' own clock, is what they need to take a reserved request back.
+    """
 
     refused: Hit | None = None
     wait: float = 0.0
+    time: float = 0.0
 
 
 ADMITTED = Verdict()
-
-
-class SlidingWindow:
-    """The requests of one key under one limit; see the module's theory of operation."""
-
-    __slots__ = ("_opened", "_runs", "_total", "limit")
-
-    def __init__(self, limit: Limit) -> None:
-        self.limit = limit
-        self._runs: list[tuple[float, int]] = []
-        self._opened = 0.0
-        self._total = 0
-
-    def wait(self, now: float) -> float:
-        """Give the seconds until one more request is admitted; 0 if it is now."""
-        runs, window = self._runs, self.limit.window
-        while runs and runs[0][0] + window <= now:
-            self._total -= runs.pop(0)[1]
-        if self._total < self.limit.amount:
-            return 0.0
-        return runs[0][0] + window - now
-
-    def add(self, now: float) -> None:
-        """Count one request."""
-        runs = self._runs
-        if runs and now - self._opened < self.limit.window / RUNS_PER_WINDOW:
-            runs[-1] = (max(now, runs[-1][0]), runs[-1][1] + 1)
-        else:
-            runs.append((now, 1))
-            self._opened = now
-        self._total += 1
 
 
 def path_pattern(pattern: str) -> re.Pattern[str]:

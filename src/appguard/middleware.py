@@ -6,21 +6,16 @@ nothing; files and sockets open at their first use, are reopened after a fork, a
 raises on the request path.
 """
 
-import base64
-import binascii
 import logging
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from threading import Lock
 
 from appguard.address import (
     UNKNOWN_HEADER,
-    UNKNOWN_HOP,
     UNKNOWN_PEER,
-    UNKNOWN_PROXY,
     Client,
     ClientFinder,
     Grouping,
@@ -28,52 +23,27 @@ from appguard.address import (
     Peer,
     network_text,
 )
-from appguard.ban import Ban
-from appguard.ban_rate import BanRate, capped
+from appguard.advice import ADVICE, SILENT_PROXY
+from appguard.app_jails import AppJails
 from appguard.config import AppConfig
-from appguard.errors import AppGuardError, ConfigError
+from appguard.errors import ConfigError
 from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, Event, is_login_path, kind_of_answer
 from appguard.event_log import EventLog
-from appguard.fork import in_every_child
 from appguard.guard import Guard, Refusal, SeenCredentials
 from appguard.host import read_host_facts
-from appguard.jail_window import JailWindow
-from appguard.limit import Hit
+from appguard.limit import ADMITTED, Hit, Verdict
+from appguard.outcome import Outcome, Pending
 from appguard.report import Note
-from appguard.stores.base import Store
+from appguard.request import HeaderOf, Request, authorization, basic_user
+from appguard.stores.base import Counters, Store
 from appguard.stores.local import LocalStore
-from appguard.stores.open import default_uri, open_store
+from appguard.stores.open import check_counters, default_uri, open_counters, open_store
 
-SILENT_PROXY = "silent"
 SEEN_SECONDS = 600.0
 REFUSALS_MOST = 8192
 SUPPRESSED_SECONDS = 60.0
 
 log = logging.getLogger("appguard")
-
-NGINX_LINE = "`proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;`"
-ADVICE = {
-    UNKNOWN_PEER: (
-        "the server gives no client address (peer %(evidence)r), so this app's clients cannot be told apart: if a "
-        'proxy talks to it over a unix socket, add trusted_proxies=["unix:"]'
-    ),
-    UNKNOWN_PROXY: (
-        "%(evidence)s sends forwarding headers but is not trusted, so this app's clients cannot be told apart: if it "
-        'is your proxy, add trusted_proxies=["%(evidence)s"]'
-    ),
-    UNKNOWN_HOP: (
-        "a trusted proxy forwards %(evidence)r, which is no address: let it send the client's address alone, in nginx "
-        f"for example by {NGINX_LINE}"
-    ),
-    UNKNOWN_HEADER: (
-        "%(evidence)s sends another forwarding header than %(header)s, so this app's clients cannot be told apart: "
-        "add forwarding_header=%(other)r"
-    ),
-    SILENT_PROXY: (
-        "the proxy at the unix socket sends no %(header)s header, so this app's clients cannot be told apart: let it "
-        f"send one, in nginx for example by {NGINX_LINE}"
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,21 +62,29 @@ class Exchange:
 class Middleware:
     """One app's protection."""
 
-    def __init__(self, config: AppConfig) -> None:
+    def __init__(self, config: AppConfig, header_of: HeaderOf = lambda _native, _name: "") -> None:
         self.config = config
         if config.store:
             self._open_store(config.store)  # checks the URI, opens nothing
+        if config.counters:
+            check_counters(config.counters, config.limits)
         self._safelist = NetworkSet([*config.safelist, *config.trusted_proxies.networks])
-        self.guard = Guard(config.limits, self._safelist, config.exempt_paths)
+        self.guard = Guard(
+            config.limits,
+            self._safelist,
+            config.exempt_paths,
+            header_of,
+            None if config.counters else self._is_attempt,
+            config.secret or config.name,
+        )
+        self._has_more_limits = self.guard.has_outcomes or self.guard.has_dry_limits
         self.event_log = EventLog(config.event_log)
         self._seen = SeenCredentials(os.urandom(16), SEEN_SECONDS)
+        self._accepted = SeenCredentials(os.urandom(16), SEEN_SECONDS)
+        self._forgiven = 0
+        self._tried: dict[str, tuple[float, int]] = {}
         self._refusals: dict[str, tuple[float, int]] = {}
         self._said: set[str] = set()
-        self._renew_lock()
-        in_every_child(self, Middleware._renew_lock)
-
-    def _renew_lock(self) -> None:
-        self._windows_lock = Lock()  # a WSGI server counts in many threads
 
     @cached_property
     def store(self) -> Store:
@@ -117,6 +95,14 @@ class Middleware:
                 f"jails: with store {store.name} the daemon bans: move them to [jails.NAME] of its appguard.toml"
             )
         return store
+
+    @cached_property
+    def counters(self) -> Counters:
+        """Give where limits are counted: the store, or what `counters` names."""
+        config = self.config
+        if not config.counters:
+            return self.store
+        return open_counters(config.counters, app=config.name, on_store_error=config.on_store_error)
 
     def _open_store(self, uri: str) -> Store:
         return open_store(uri, app=self.config.name, on_store_error=self.config.on_store_error)
@@ -131,17 +117,13 @@ class Middleware:
         return ClientFinder(self.config.trusted_proxies, self._grouping)
 
     @cached_property
-    def _windows(self) -> tuple[JailWindow, ...]:
-        return tuple(JailWindow(jail, self._grouping.key) for jail in self.config.jails)
-
-    @cached_property
-    def _rates(self) -> dict[str, BanRate]:
-        return {jail.name: BanRate(jail) for jail in self.config.jails}
+    def _jails(self) -> AppJails:
+        return AppJails(self.config.jails, self._grouping.key, self._safelist)
 
     def start(self) -> None:
         """Open what can fail by a bad setting, ask the host what it must, and say once what is in force."""
         store = self.store
-        _ = self.finder
+        _ = self.finder, self.counters
         if "start" in self._said:
             return
         self._said.add("start")
@@ -191,30 +173,121 @@ class Middleware:
             log.log(level, message, *args)
 
     def _judge(
-        self, client: Client, method: str, path: str, now: float, *, is_counted: bool
+        self, client: Client, method: str, path: str, now: float, *, is_counted: bool, native: object
     ) -> Refusal | Sequence[Hit]:
         """Refuse, or give the hits to be counted; `now` is monotonic seconds. A CORS preflight is not counted."""
         if client.unknown:
             self.explain_unknown(client)
-        return self.guard.judge(client, method, path, self.store.get, time.time(), now, is_counted=is_counted)
+        if self.guard.denied:
+            forgiven = self.store.lifts + self.counters.resets
+            if forgiven != self._forgiven:
+                self._forgiven = forgiven
+                self.guard.denied.clear()
+        return self.guard.judge(
+            client, method, path, self.store.get, time.time(), now, is_counted=is_counted, native=native
+        )
 
-    def decide(self, client: Client, method: str, path: str, now: float, *, is_counted: bool) -> Refusal | None:
-        """Judge and count a request, in a thread; give its refusal, whose event is written."""
-        found = self._judge(client, method, path, now, is_counted=is_counted)
+    def decide(
+        self, client: Client, method: str, path: str, now: float, *, is_counted: bool, native: object = None
+    ) -> Refusal | Pending | None:
+        """Judge and count a request, in a thread: give its refusal, whose event is written, or what is pending.
+
+        `native` is the framework's request.
+        """
+        found = self._judge(client, method, path, now, is_counted=is_counted, native=native)
         if isinstance(found, Refusal):
             return self._refused(client, found, method, path, now)
-        refusal = self.guard.settle(self.store.check(found), now) if found else None
-        return self._refused(client, refusal, method, path, now)
+        verdict = self.counters.check(found) if found else ADMITTED
+        if verdict.refused is not None:
+            return self._refused(client, self.guard.settle(verdict, now), method, path, now)
+        if not self._has_more_limits or not is_counted or not self.guard.is_limited(client, path):
+            return None
+        dry_hits = self.guard.dry_hits(client, method, path, native)
+        for hit in dry_hits:
+            self._try(hit, self.counters.check([hit]), client, method, path, now)
+        return self.guard.pending([*found, *dry_hits], verdict.time, client, method, path, native)
 
     async def decide_async(
-        self, client: Client, method: str, path: str, now: float, *, is_counted: bool
-    ) -> Refusal | None:
+        self, client: Client, method: str, path: str, now: float, *, is_counted: bool, native: object = None
+    ) -> Refusal | Pending | None:
         """Do what `decide` does, on the event loop."""
-        found = self._judge(client, method, path, now, is_counted=is_counted)
+        found = self._judge(client, method, path, now, is_counted=is_counted, native=native)
         if isinstance(found, Refusal):
             return self._refused(client, found, method, path, now)
-        refusal = self.guard.settle(await self.store.check_async(found), now) if found else None
-        return self._refused(client, refusal, method, path, now)
+        verdict = await self.counters.check_async(found) if found else ADMITTED
+        if verdict.refused is not None:
+            return self._refused(client, self.guard.settle(verdict, now), method, path, now)
+        if not self._has_more_limits or not is_counted or not self.guard.is_limited(client, path):
+            return None
+        dry_hits = self.guard.dry_hits(client, method, path, native)
+        for hit in dry_hits:
+            self._try(hit, await self.counters.check_async([hit]), client, method, path, now)
+        return self.guard.pending([*found, *dry_hits], verdict.time, client, method, path, native)
+
+    def settle(self, pending: Pending, outcome: Outcome) -> Refusal | None:
+        """Count an outcome, in a thread; give a refusal if its user's limit is full, to be answered instead."""
+        now, returned = time.monotonic(), self._to_give_back(pending, outcome)
+        if returned:
+            self.counters.give_back(returned, pending.time)
+        verdicts = [(hit, self.counters.check([hit])) for hit in self.guard.to_ask(pending, outcome)]
+        return self._settled(pending, verdicts, now)
+
+    async def settle_async(self, pending: Pending, outcome: Outcome) -> Refusal | None:
+        """Do what `settle` does, on the event loop."""
+        now, returned = time.monotonic(), self._to_give_back(pending, outcome)
+        if returned:
+            await self.counters.give_back_async(returned, pending.time)
+        verdicts = [(hit, await self.counters.check_async([hit])) for hit in self.guard.to_ask(pending, outcome)]
+        return self._settled(pending, verdicts, now)
+
+    def _to_give_back(self, pending: Pending, outcome: Outcome) -> Sequence[Hit]:
+        self._accept(pending.request, outcome)
+        returned = pending.to_give_back(outcome)
+        for hit in returned:
+            self.guard.denied.pop(hit.key, None)
+        return returned
+
+    def _settled(self, pending: Pending, verdicts: Sequence[tuple[Hit, Verdict]], now: float) -> Refusal | None:
+        request, refusal = pending.request, None
+        for hit, verdict in verdicts:
+            refused = self.guard.settle(verdict, now)
+            if refused is None or hit.limit not in pending.users:
+                continue  # a limit of the client is full now: that is the next request's matter
+            if hit.limit.dry_run:
+                self._try(hit, verdict, request.client, request.method, request.path, now)
+            else:
+                refusal = refused
+        return self._refused(request.client, refusal, request.method, request.path, now)
+
+    def _try(self, hit: Hit, verdict: Verdict, client: Client, method: str, path: str, now: float) -> None:
+        """Log what a limit in dry run would refuse: at once, then at most one line per limit and second."""
+        if verdict.refused is None:
+            return
+        name = hit.limit.name
+        due, suppressed = self._tried.get(name, (now, 0))
+        if now < due:
+            self._tried[name] = (due, suppressed + 1)
+            return
+        self._tried[name] = (now + 1.0, 0)
+        more = f" ({suppressed} more since the last line)" if suppressed else ""
+        log.warning("limit %s, in dry run, would refuse %s %s %r%s", name, client.key, method, path, more)
+
+    def _is_attempt(self, request: Request) -> bool:
+        """Say whether a request looks like a login: a form sent to a login path, or credentials not yet accepted."""
+        if request.method == "POST" and is_login_path(request.path, self.config.login_paths):
+            return True
+        scheme, credential = authorization(request.header("authorization"))
+        if scheme != "basic":
+            return False
+        return not self._accepted.knows(request.client.key, credential.encode(errors="replace"), time.monotonic())
+
+    def _accept(self, request: Request, outcome: Outcome) -> None:
+        """Remember credentials that worked, so that a page's many requests with them are no guesses."""
+        if outcome.status >= 400 or outcome.kind:
+            return
+        scheme, credential = authorization(request.header("authorization"))
+        if scheme == "basic":
+            self._accepted.is_repeated(request.client.key, credential.encode(errors="replace"), time.monotonic())
 
     def _refused(self, client: Client, refusal: Refusal | None, method: str, path: str, now: float) -> Refusal | None:
         if refusal is not None and refusal.limit is not None and client.address is not None:
@@ -234,29 +307,27 @@ class Middleware:
             suppressed = 0  # of a flood long over, which no jail may count as one of now
         event = self._event(LIMIT_EXCEEDED, Exchange(client, method, path, 429), count=1 + suppressed)
         if event:
-            self.event_log.write(self._count(event))
+            self.event_log.write(self._jails.count(event, self.store))
 
-    def record(self, exchange: Exchange, notes: Sequence[Note]) -> bool:
-        """Write the event of an answer and count it in the app's own jails; say whether the answer was one."""
+    def record(self, exchange: Exchange, notes: Sequence[Note]) -> Outcome | None:
+        """Write the event of an answer and count it in the app's own jails; give its outcome, None without an event."""
         note = self._outcome(exchange, notes)
         if not note.kind:
-            return False
+            return None
         event = self._event(note.kind, exchange, user=note.user)
-        if event is None:
-            return True
-        if note.credential and note.kind == LOGIN_FAIL:
+        is_repeated = False
+        if event is not None and note.credential and note.kind == LOGIN_FAIL:
             tried = f"{note.user}\0{note.credential}".encode(errors="replace")
-            if self._seen.is_repeated(exchange.client.key, tried, time.monotonic()):
-                event = replace(event, count=0)
-        self.event_log.write(self._count(event))
-        return True
+            is_repeated = self._seen.is_repeated(exchange.client.key, tried, time.monotonic())
+        if event is not None:
+            self.event_log.write(self._jails.count(replace(event, count=0) if is_repeated else event, self.store))
+        return Outcome(exchange.status, note.kind, note.user, is_repeated)
 
     def _outcome(self, exchange: Exchange, notes: Sequence[Note]) -> Note:
         failures = [note for note in notes if note.kind == LOGIN_FAIL]
         if failures or notes:
             return (failures or notes)[0]
-        scheme, credential = ([*exchange.authorization.split(None, 1), "", ""])[:2]
-        scheme = scheme.lower()
+        scheme, credential = authorization(exchange.authorization)
         login_paths = self.config.login_paths
         kind = kind_of_answer(
             exchange.status, scheme=scheme, method=exchange.method, path=exchange.path, login_paths=login_paths
@@ -285,55 +356,18 @@ class Middleware:
             user_agent=exchange.user_agent,
         )
 
-    def _count(self, event: Event) -> Event:
-        if event.address in self._safelist:
-            return event
-        counted = ""
-        for window in self._windows:
-            with self._windows_lock:
-                is_counted = window.counts(event)
-                bans = window.record(event, event.to_line()) if is_counted else ()
-                if window.clears(event):
-                    window.forget(window.key(event))
-            if is_counted and not window.jail.dry_run:
-                counted = window.jail.name
-            for ban in bans:
-                self._ban(ban, is_dry=window.jail.dry_run)
-        return replace(event, jail=counted) if counted else event
-
-    def _ban(self, decided: Ban, *, is_dry: bool) -> None:
-        rate = self._rates[decided.jail]
-        ban = capped(decided) if rate.count(time.time()) else decided
-        if ban is None or ban is not decided:
-            self._say(f"rate of {decided.jail}", logging.ERROR, "[%s] %s", decided.jail, rate.alarm)
-        if ban is None:
-            return
-        if is_dry:
-            log.warning("[%s] Ban %s (dry run)", ban.jail, ban.key)
-            return
-        try:
-            if self.store.ban(ban):
-                log.warning("[%s] Ban %s", ban.jail, ban.key)
-        except AppGuardError as error:  # the request goes on; the next failure tries again
-            log.error("[%s] %s could not be banned: %s", ban.jail, ban.key, error)
-
     def close(self) -> None:
         """Close what is open; the next request opens it again."""
         self.event_log.close()
         if "store" in self.__dict__:
             self.store.close()
+        if "counters" in self.__dict__:
+            self.counters.close()
 
     async def close_async(self) -> None:
         """Do what `close` does, and close what belongs to the running event loop."""
         self.event_log.close()
         if "store" in self.__dict__:
             await self.store.close_async()
-
-
-def basic_user(credential: str) -> str:
-    """Give the user name of HTTP Basic credentials (RFC 7617); the password, or what has no colon, is dropped."""
-    try:
-        user, colon, _ = base64.b64decode(credential, validate=True).partition(b":")
-    except (binascii.Error, ValueError):
-        return ""
-    return user.decode(errors="replace") if colon else ""
+        if "counters" in self.__dict__:
+            await self.counters.close_async()

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Unpack
 from appguard.address import Client
 from appguard.answers import answer
 from appguard.config import AppOptions, app_config
-from appguard.environ import client_of, exchange_of, is_preflight, path_of, text_of
+from appguard.environ import client_of, exchange_of, header_of, is_preflight, path_of, text_of
 from appguard.guard import Refusal
 from appguard.middleware import Middleware
+from appguard.outcome import Outcome, Pending, with_status
 from appguard.report import NOTES, Note
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class AppGuard:
             )
         self.application = application
         config = app_config(options)
-        self._middleware = Middleware(config) if config.enabled else None
+        self._middleware = Middleware(config, header_of) if config.enabled else None
         self._started = False
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
@@ -50,60 +51,108 @@ class AppGuard:
             middleware.start()
             self._started = True
         client, path = client_of(middleware, environ), path_of(environ)
-        refusal = middleware.decide(
-            client, environ["REQUEST_METHOD"], path, time.monotonic(), is_counted=not is_preflight(environ)
+        found = middleware.decide(
+            client,
+            environ["REQUEST_METHOD"],
+            path,
+            time.monotonic(),
+            is_counted=not is_preflight(environ),
+            native=environ,
         )
-        if refusal is not None:
-            return _refuse(refusal, environ, start_response)
-        return self._pass(middleware, client, path, environ, start_response)
+        if isinstance(found, Refusal):
+            return _refuse(found, environ, start_response)
+        return self._pass(_Passed(middleware, client, path, found, environ, start_response))
 
-    def _pass(
+    def _pass(self, passed: "_Passed") -> Iterable[bytes]:
+        try:
+            body = self.application(passed.environ, passed.start_response)
+        except Exception:
+            passed.finish(passed.status or 500)
+            raise
+        if passed.refused is None and isinstance(body, (list, tuple, passed.environ.get("wsgi.file_wrapper", list))):
+            passed.finish(passed.status)
+            return body
+        return _Body(body, passed)
+
+
+class _Passed:
+    """A request that was let in, until its answer is known."""
+
+    __slots__ = ("client", "environ", "middleware", "notes", "outcome", "path", "pending", "refused", "status", "to")
+
+    def __init__(
         self,
         middleware: Middleware,
         client: Client,
         path: str,
+        pending: Pending | None,
         environ: "WSGIEnvironment",
-        start_response: "StartResponse",
-    ) -> Iterable[bytes]:
-        notes: list[Note] = []
-        environ[NOTES] = notes
-        code = 0
-        recorded = False
+        to: "StartResponse",
+    ) -> None:
+        self.middleware = middleware
+        self.client = client
+        self.path = path
+        self.pending = pending
+        self.environ = environ
+        self.to = to
+        self.notes: list[Note] = []
+        self.status = 0
+        self.outcome: Outcome | None = None
+        self.refused: list[bytes] | None = None
+        environ[NOTES] = self.notes
 
-        def record() -> None:
-            nonlocal recorded
-            if not recorded:
-                recorded = middleware.record(exchange_of(environ, client, path, code), notes)
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: object = None, /
+    ) -> Callable[[bytes], object]:
+        """Hand the beginning of an answer on, and see what it says; answer a refusal instead if that is the outcome."""
+        self.status = int(status[:3])
+        if self.notes or self.status in (401, 403):
+            self.record()
+        refusal = self.settle(self.status)
+        if refusal is not None:
+            self.refused = list(_refuse(refusal, self.environ, self.to))
+        if self.refused is not None:
+            return lambda _data: None
+        return self.to(status, headers, exc_info) if exc_info else self.to(status, headers)  # type: ignore[arg-type]
 
-        def watched(
-            status: str, headers: list[tuple[str, str]], exc_info: object = None, /
-        ) -> Callable[[bytes], object]:
-            nonlocal code
-            code = int(status[:3])
-            if notes or code in (401, 403):
-                record()
-            return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)  # type: ignore[arg-type]
+    def record(self) -> None:
+        """Write the event of the answer, once."""
+        if self.outcome is None:
+            exchange = exchange_of(self.environ, self.client, self.path, self.status)
+            self.outcome = self.middleware.record(exchange, self.notes)
 
-        try:
-            body = self.application(environ, watched)
-        finally:
-            if notes:  # reported without an answer, or before an exception
-                record()
-        if isinstance(body, (list, tuple, environ.get("wsgi.file_wrapper", list))):
-            return body
-        return _Body(body, lambda: record() if notes else None)
+    def settle(self, status: int) -> Refusal | None:
+        """Count the outcome for its limits, once it is known; give a refusal if a user's limit is full.
+
+        A request that ends without an answer told nobody anything: what is counted of it stays counted.
+        """
+        pending = self.pending
+        if pending is None or not status:
+            return None
+        self.pending = None
+        return self.middleware.settle(pending, with_status(self.outcome, status))
+
+    def finish(self, status: int) -> None:
+        """Note what was reported without an answer, after it, or before an exception."""
+        if self.notes:
+            self.record()
+        self.settle(status)
 
 
 class _Body:
-    """A body that is made while it is read: `finished` is called after its last part."""
+    """A body that may be made while it is read; what is replaced by a refusal is closed unread."""
 
-    def __init__(self, body: Iterable[bytes], finished: Callable[[], None]) -> None:
+    def __init__(self, body: Iterable[bytes], passed: _Passed) -> None:
         self._body = body
-        self._finished = finished
+        self._passed = passed
 
     def __iter__(self) -> Iterator[bytes]:
-        yield from self._body
-        self._finished()
+        for part in self._body if self._passed.refused is None else ():
+            if self._passed.refused is not None:  # an app that starts its answer while its body is read
+                break
+            yield part
+        yield from self._passed.refused or ()
+        self._passed.finish(self._passed.status)
 
     def close(self) -> None:
         close: Callable[[], None] | None = getattr(self._body, "close", None)
@@ -111,7 +160,7 @@ class _Body:
             if close is not None:
                 close()
         finally:
-            self._finished()
+            self._passed.finish(self._passed.status)
 
 
 def _refuse(refusal: Refusal, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:

@@ -332,6 +332,44 @@ def test_reset_forgets_one_client_under_every_limit(world: World) -> None:
     world.store.reset("203.0.113.99")
 
 
+def test_what_was_reserved_is_given_back(world: World) -> None:
+    """A reserved hit that is given back frees its place, by threads and on a loop; a cost of nothing only asks."""
+    limit = Limit("2/hour", path="/login", count="auth_failure")
+    reserved = Hit("203.0.113.5 login", limit, 1, None, is_reserved=True)
+    asking = Hit("203.0.113.5 login", limit, 0)
+
+    async def in_and_out() -> None:
+        verdict = await world.store.check_async([hit("9/hour"), reserved])
+        await world.store.give_back_async([reserved], verdict.time)
+
+    verdict = ADMITTED
+    for _ in range(5):
+        world.clock.now += 1
+        verdict = world.store.check([hit("99/hour"), reserved])
+        assert verdict.refused is None
+        world.store.give_back([reserved], verdict.time)
+        asyncio.run(in_and_out())
+    assert [world.store.check([asking]).refused for _ in range(9)] == [None] * 9
+    assert [world.store.check([reserved]).refused is None for _ in range(3)] == [True, True, False]
+    assert world.store.check([asking]).refused == asking
+    world.store.give_back([Hit("203.0.113.99 login", limit)], verdict.time)  # nothing was counted there
+
+
+def test_resets_and_lifts_are_heard(world: World) -> None:
+    """Whoever remembers refusals can tell that something was reset, or a ban lifted, since."""
+    world.store.check([hit("1/hour")])
+    world.get("203.0.113.5")
+    before = (world.store.resets, world.store.lifts)
+    world.ban(Ban.of("203.0.113.5"))
+    assert world.get("203.0.113.5") is not None
+    assert (world.store.resets, world.store.lifts) == before
+    world.store.reset("203.0.113.5")
+    assert world.store.resets != before[0]
+    world.unban("203.0.113.5")
+    assert world.get("203.0.113.5") is None
+    assert world.store.lifts != before[1]
+
+
 def test_threads_together_get_the_amount(world: World) -> None:
     """However many threads ask at once, exactly the amount is admitted."""
     answers: list[bool] = []

@@ -35,7 +35,7 @@ def test_every_python_block_protects_its_app() -> None:
             assert isinstance(app, FastAPI)
             (added,) = app.user_middleware
             assert getattr(added.cls, "__name__", "") == "AppGuard"
-    assert len(blocks("python")) == 4
+    assert len(blocks("python")) == 5
 
 
 def test_every_settings_block_is_accepted(tmp_path: Path) -> None:

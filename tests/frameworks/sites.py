@@ -2,7 +2,8 @@
 
 GET  /           200 "home"
 GET  /basic      401 with a challenge unless alice:wonderland is sent
-POST /login      401, after `report_auth_failure` for the user of the header X-User
+POST /login      401, after `report_auth_failure` for the user of the header X-User; with the header X-Password:
+                 wonderland 200, after `report_auth_success`
 GET  /denied     403
 """
 
@@ -27,7 +28,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from appguard import AppGuard, report_auth_failure
+from appguard import AppGuard, report_auth_failure, report_auth_success
 from appguard.config import AppOptions
 from appguard.flask import AppGuard as FlaskAppGuard
 from tests.frameworks.asgi_client import ALICE, Caller
@@ -115,6 +116,9 @@ async def _basic(request: Request) -> PlainTextResponse:
 
 
 async def _login(request: Request) -> PlainTextResponse:
+    if request.headers.get("x-password") == "wonderland":
+        report_auth_success(request, user=request.headers.get("x-user", ""))
+        return PlainTextResponse("in")
     report_auth_failure(request, user=request.headers.get("x-user", ""))
     return PlainTextResponse("no", 401)
 
@@ -159,6 +163,9 @@ def flask_site(**options: Unpack[AppOptions]) -> Site:
     auth.verify_password(verify)
 
     def login() -> Response:
+        if flask_request.headers.get("X-Password") == "wonderland":
+            report_auth_success(flask_request, user=flask_request.headers.get("X-User", ""))
+            return Response("in")
         report_auth_failure(flask_request, user=flask_request.headers.get("X-User", ""))
         return Response("no", 401)
 
@@ -181,6 +188,9 @@ def _django_basic(request: HttpRequest) -> HttpResponse:
 
 
 def _django_login(request: HttpRequest) -> HttpResponse:
+    if request.headers.get("X-Password") == "wonderland":
+        report_auth_success(request, user=request.headers.get("X-User", ""))
+        return HttpResponse("in")
     report_auth_failure(request, user=request.headers.get("X-User", ""))
     return HttpResponse("no", status=401)
 

@@ -102,6 +102,8 @@ def test_right_settings_start() -> None:
         "limits": ["600/minute", "5/second"],
         "jails": [Jail("login", maxretry=5, findtime="10m", bantime="1h")],
         "store": "memory://",
+        "counters": "memory://?strategy=moving-window",
+        "secret": "only for tests",
         "trusted_proxies": ["127.0.0.1", "10.0.0.0/8", "unix:"],
         "forwarding_header": "x-forwarded-for",
         "safelist": ["192.0.2.0/24"],

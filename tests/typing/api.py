@@ -18,6 +18,7 @@ from appguard import (
     report_auth_failure,
     report_auth_success,
 )
+from appguard import Request as AppGuardRequest
 from appguard.asgi import ASGIApp
 from appguard.stores.base import Store
 
@@ -29,6 +30,8 @@ app.add_middleware(
     limits=["600/minute", Limit("5/minute", path="/login", methods=["POST"])],
     jails=[Jail("login", maxretry=5, findtime="10m", bantime="1h")],
     store="memory://",
+    counters="memcached://127.0.0.1:11211?strategy=moving-window",
+    secret="the same in all processes",
     trusted_proxies=["127.0.0.1", "10.0.0.0/8", "unix:"],
     forwarding_header="forwarded",
     safelist=("192.0.2.0/24",),
@@ -51,6 +54,40 @@ assert_type(guarded, AppGuard)
 an_app: ASGIApp = guarded
 AppGuard("app")  # type: ignore[arg-type]
 AppGuard()  # type: ignore[call-arg]
+
+
+def cost_of(request: AppGuardRequest) -> int:
+    """Say what a request costs, by all that may be asked of one."""
+    assert_type(request.header("X-Plan"), str)
+    assert_type(request.user, str)
+    assert_type(request.native, object)
+    return 5 if request.path == "/search" and request.method == "GET" and request.address else 1
+
+
+Limit(
+    "5/minute",
+    path="/login",
+    methods=["POST"],
+    name="login",
+    key="user",
+    cost=cost_of,
+    count="auth_failure",
+    burst=9,
+    exempt=lambda request: request.header("X-Monitor") == "yes",
+    dry_run=True,
+    shared="logins",
+)
+Limit(lambda request: "5/minute" if request.user else "1/minute", key=lambda request: request.user or None)
+Limit("5/minute", count="4xx", cost=3)
+Limit("5/minute", count=[401, 404])
+Limit("5/minute", count="auth_failures")  # type: ignore[arg-type]
+Limit("5/minute", count=401)  # type: ignore[arg-type]
+Limit("5/minute", cost="3")  # type: ignore[arg-type]
+Limit("5/minute", exempt=cost_of("x"))  # type: ignore[arg-type]
+Limit("5/minute", key=lambda request: request.hedaer("X"))  # type: ignore[attr-defined]
+Limit(cost_of)  # type: ignore[arg-type]
+Limit("5/minute", kye="user")  # type: ignore[call-arg]
+app.add_middleware(AppGuard, counters=["memory://"])  # type: ignore[arg-type]
 
 limit = Limit("5/minute", methods=("POST",))
 limit.rate = "6/minute"  # type: ignore[misc]

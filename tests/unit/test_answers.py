@@ -21,7 +21,7 @@ def headers(found: Answer) -> dict[str, str]:
 @pytest.mark.parametrize(("wait", "seconds"), [(12.2, 13), (12.0, 12), (0.001, 1), (0.0, 1), (None, 1), (3600.5, 3601)])
 def test_retry_after_is_never_too_early(wait: float | None, seconds: int) -> None:
     """Whole seconds, rounded up, at least one."""
-    found = answer(replace(LIMITED, wait=wait), "")
+    found = answer(LIMITED._replace(wait=wait), "")
     assert found.status == 429
     assert found.phrase == "Too Many Requests"
     assert headers(found)["retry-after"] == str(seconds)
@@ -63,7 +63,7 @@ def test_a_program_is_answered_with_a_problem(accept: str) -> None:
 
 def test_an_answer_tells_a_stranger_no_more_than_needed() -> None:
     """Neither the jail nor its evidence nor the limit is told."""
-    ban = replace(BANNED, ban=replace(Ban.of("203.0.113.5", jail="honeypot", reason="probes"), evidence=("a line",)))
+    ban = BANNED._replace(ban=replace(Ban.of("203.0.113.5", jail="honeypot", reason="probes"), evidence=("a line",)))
     for found in (answer(ban, "application/json"), answer(LIMITED, "application/json"), answer(ban, "")):
         for word in (b"honeypot", b"probes", b"a line", b"5/minute", b"203.0.113.5"):
             assert word not in found.body

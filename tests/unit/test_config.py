@@ -119,7 +119,7 @@ def test_empty_variable_is_as_good_as_none() -> None:
     ("options", "message"),
     [
         ({"limit": ["5/minute"]}, "unknown key 'limit': did you mean 'limits'?"),
-        ({"colour": 1}, "unknown key 'colour': known keys are enabled, event_log, exempt_paths,"),
+        ({"colour": 1}, "unknown key 'colour': known keys are counters, enabled, event_log,"),
         ({"name": ""}, "name = '': expected a text"),
         ({"name": 5}, "name = 5: expected a text"),
         ({"limits": "5/minute"}, "limits = '5/minute': expected a list"),

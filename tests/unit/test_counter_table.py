@@ -268,10 +268,10 @@ def was_killed_at(number: int, directory: Path, begin: str) -> bool:
         os._exit(0)
     is_killed = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
     left = sum(mine.check(HIT) is ADMITTED for _ in range(20))
-    most = FIVE.amount - before
+    most = 5 - before
     assert most - 1 <= left <= (most if is_killed else most - 1)
     now[0] += 60.0
-    assert sum(mine.check(HIT) is ADMITTED for _ in range(20)) == FIVE.amount
+    assert sum(mine.check(HIT) is ADMITTED for _ in range(20)) == 5
     mine.close_table()
     file_in(directory).unlink()
     return is_killed

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from appguard.limit import ADMITTED, Hit, Limit, SlidingWindow
+from appguard.limit import ADMITTED, Hit, Limit
+from appguard.rate import SlidingWindow, parse_rate
 from appguard.stores.counter_table import WAYS, open_table
 from appguard.stores.local_counters import LocalCounters
 from appguard.stores.memory import MemoryCounters
@@ -71,7 +72,7 @@ class Worker:
     def check(self, hits: Sequence[Hit], now: float) -> tuple[str | None, float]:
         """Give the key refused and the wait."""
         assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write(json.dumps([now, [[hit.key, hit.limit.rate] for hit in hits]]) + "\n")
+        self._process.stdin.write(json.dumps([now, [[hit.key, hit.rate.text] for hit in hits]]) + "\n")
         self._process.stdin.flush()
         refused, wait = json.loads(self._process.stdout.readline())
         return refused, wait
@@ -123,7 +124,7 @@ def test_table_counts_as_the_pure_model(tmp_path: Path) -> None:
     @given(amount=st.integers(1, 25), gaps=gaps)
     def agree(amount: int, gaps: list[int]) -> None:
         limit, key = Limit(f"{amount}/second"), f"client{next(fresh)} x"
-        model = SlidingWindow(limit)
+        model = SlidingWindow(parse_rate(limit.rate))
         for gap in gaps:
             now[0] += gap * UNIT
             wait = model.wait(now[0])
@@ -142,7 +143,7 @@ def test_steady_flow_counts_as_the_pure_model(tmp_path: Path, gaps: tuple[int, .
     counters = LocalCounters("shop", tmp_path / "counters", lambda: now[0])
     for amount in (1, 3, 10, 21, 22, 25):
         limit = Limit(f"{amount}/second")
-        model = SlidingWindow(limit)
+        model = SlidingWindow(parse_rate(limit.rate))
         for gap in islice(cycle(gaps), 200):
             now[0] += gap * UNIT
             wait = model.wait(now[0])
@@ -195,18 +196,19 @@ def test_limit_is_exact_between_processes_and_threads(tmp_path: Path) -> None:
 
 def test_killed_processes_leave_the_count_right(tmp_path: Path) -> None:
     """However many are killed in the middle, no more than the amount is admitted, and at most theirs are missing."""
-    limit, kills = Limit("20000/hour"), 0
+    amount, kills = 20_000, 0
+    limit = Limit(f"{amount}/hour")
     admitted = tmp_path / "admitted"
     for _ in range(5):
-        with hammers(3, tmp_path, limit.rate, 10**9) as processes:
-            enough = min(admitted.stat().st_size + 200, limit.amount - 60)
+        with hammers(3, tmp_path, f"{amount}/hour", 10**9) as processes:
+            enough = min(admitted.stat().st_size + 200, amount - 60)
             wait_until(lambda least=enough: admitted.stat().st_size >= least, 20, "nothing is admitted any more")  # type: ignore[misc]
             kills += len(processes)
     counters = LocalCounters("shop", tmp_path / "counters")
     hit = [Hit(f"203.0.113.5 {limit}", limit)]
-    left = sum(counters.check(hit) is ADMITTED for _ in range(limit.amount + 1))
+    left = sum(counters.check(hit) is ADMITTED for _ in range(amount + 1))
     counters.close_table()
-    assert limit.amount - 2 * kills <= admitted.stat().st_size + left <= limit.amount
+    assert amount - 2 * kills <= admitted.stat().st_size + left <= amount
 
 
 def is_stopped(pid: int) -> bool:
@@ -306,6 +308,18 @@ def test_reset_is_for_all_processes(tmp_path: Path) -> None:
         assert [other.check([hit]).refused for hit in others] == others
 
 
+def test_reset_is_heard_by_all_processes(tmp_path: Path) -> None:
+    """A refusal that one process remembers ends when another one resets the client."""
+    one, other = LocalCounters("shop", tmp_path / "counters"), LocalCounters("shop", tmp_path / "counters")
+    for each in (one, other):
+        each.check([Hit("203.0.113.5 5/minute", FIVE)])
+    before = other.resets
+    one.reset("203.0.113.5")
+    assert other.resets != before
+    for each in (one, other):
+        each.close_table()
+
+
 def counters_of_one_set(directory: Path, now: list[float]) -> LocalCounters:
     """Give counters with room for few, so that all keys compete."""
     return LocalCounters("shop", directory / "counters", lambda: now[0], sets=1)
@@ -368,5 +382,5 @@ def test_request_with_more_limits_than_a_set_has_room(tmp_path: Path) -> None:
     for hit in hits[-WAYS - 1 :] + hits[: -WAYS - 1]:  # first the one that took the last slot
         admitted = sum(counters.check([hit]) is ADMITTED for _ in range(50))
         most_counted = 2 if hit in hits[-WAYS:] else 1
-        assert hit.limit.amount - most_counted <= admitted <= hit.limit.amount or admitted == 50  # no room: not counted
+        assert hit.rate.amount - most_counted <= admitted <= hit.rate.amount or admitted == 50  # no room: not counted
     counters.close_table()

@@ -35,6 +35,26 @@ def test_flood_makes_no_counter_forget_an_offender() -> None:
     assert counters.check([OFFENDER]) is ADMITTED
 
 
+def test_million_keys_push_out_no_offender() -> None:
+    """A flood of many times the cap stays within it, and makes it forget nobody who is over a limit of any kind."""
+    now = [0.0]
+    store = MemoryStore(monotonic=lambda: now[0], keys_most=2_000)
+    limits = [Limit("3/hour"), Limit("3/hour", burst=3), Limit("3/hour", count="auth_failure", path="/login")]
+    offenders = [Hit(f"203.0.113.5 {limit}", limit, 1, None, not limit.counts_requests) for limit in limits]
+    for _ in range(3):
+        assert all(store.check([offender]).refused is None for offender in offenders)
+    tracemalloc.start()
+    try:
+        for number in range(30_000):
+            now[0] += 0.001
+            store.check([stranger(number)])
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 2_000 * 1_000
+    assert all(store.check([offender]).refused == offender for offender in offenders)
+
+
 def test_counters_full_of_offenders_admit_newcomers_uncounted() -> None:
     """Where every key is over its limit, a stranger is let in rather than an offender forgotten."""
     counters = MemoryCounters(lambda: 0.0, keys_most=50)

@@ -11,9 +11,10 @@ from django.http.response import HttpResponseBase
 from appguard.address import Client
 from appguard.answers import answer
 from appguard.django.settings import from_settings
-from appguard.environ import client_of, exchange_of, is_preflight, text_of
+from appguard.environ import client_of, exchange_of, header_of, is_preflight, text_of
 from appguard.guard import Refusal
 from appguard.middleware import Middleware
+from appguard.outcome import Outcome, with_status
 from appguard.report import NOTES, Note
 
 Answering = Callable[[HttpRequest], HttpResponseBase] | Callable[[HttpRequest], Awaitable[HttpResponseBase]]
@@ -32,7 +33,7 @@ class AppGuardMiddleware:
         if self._is_async:
             markcoroutinefunction(self)
         config = from_settings()
-        self._middleware = Middleware(config) if config.enabled else None
+        self._middleware = Middleware(config, _header_of) if config.enabled else None
         if self._middleware is not None:
             self._middleware.start()
 
@@ -46,13 +47,23 @@ class AppGuardMiddleware:
         if middleware is None:
             return respond(request)
         client = client_of(middleware, request.META)
-        refusal = middleware.decide(
-            client, request.method or "", request.path_info, time.monotonic(), is_counted=not is_preflight(request.META)
+        found = middleware.decide(
+            client,
+            request.method or "",
+            request.path_info,
+            time.monotonic(),
+            is_counted=not is_preflight(request.META),
+            native=request,
         )
-        if refusal is not None:
-            return _refused(refusal, request)
+        if isinstance(found, Refusal):
+            return _refused(found, request)
         response = respond(request)
-        _record(middleware, client, request, response, notes)
+        outcome = _record(middleware, client, request, response, notes)
+        if found is not None:
+            refusal = middleware.settle(found, with_status(outcome, response.status_code))
+            if refusal is not None:
+                response.close()
+                return _refused(refusal, request)
         return response
 
     async def _call_async(self, request: HttpRequest) -> HttpResponseBase:
@@ -62,13 +73,23 @@ class AppGuardMiddleware:
         if middleware is None:
             return await respond(request)
         client = client_of(middleware, request.META)
-        refusal = await middleware.decide_async(
-            client, request.method or "", request.path_info, time.monotonic(), is_counted=not is_preflight(request.META)
+        found = await middleware.decide_async(
+            client,
+            request.method or "",
+            request.path_info,
+            time.monotonic(),
+            is_counted=not is_preflight(request.META),
+            native=request,
         )
-        if refusal is not None:
-            return _refused(refusal, request)
+        if isinstance(found, Refusal):
+            return _refused(found, request)
         response = await respond(request)
-        _record(middleware, client, request, response, notes)
+        outcome = _record(middleware, client, request, response, notes)
+        if found is not None:
+            refusal = await middleware.settle_async(found, with_status(outcome, response.status_code))
+            if refusal is not None:
+                response.close()
+                return _refused(refusal, request)
         return response
 
 
@@ -80,9 +101,14 @@ def _take_notes(request: HttpRequest) -> list[Note]:
 
 def _record(
     middleware: Middleware, client: Client, request: HttpRequest, response: HttpResponseBase, notes: list[Note]
-) -> None:
-    if notes or response.status_code in (401, 403):
-        middleware.record(exchange_of(request.META, client, request.path_info, response.status_code), notes)
+) -> Outcome | None:
+    if not notes and response.status_code not in (401, 403):
+        return None
+    return middleware.record(exchange_of(request.META, client, request.path_info, response.status_code), notes)
+
+
+def _header_of(request: object, name: str) -> str:
+    return header_of(cast("HttpRequest", request).META, name)
 
 
 def _refused(refusal: Refusal, request: HttpRequest) -> HttpResponse:

@@ -17,18 +17,45 @@ from appguard.limit import Hit, Verdict
 
 
 class Counters(Protocol):
-    """Counts hits against limits, all or nothing: if one limit refuses, none is counted."""
+    """Counts hits against limits, all or nothing: if one limit refuses, none is counted.
+
+    Whoever remembers refusals forgets them when `resets` changes.
+    """
+
+    @property
+    def resets(self) -> int:
+        """Give a number that changes when something was reset."""
+        ...
 
     def check(self, hits: Sequence[Hit]) -> Verdict:
-        """Count one request under every hit, or say which limit refuses it and for how long."""
+        """Count one request under every hit, or say which limit refuses it and for how long.
+
+        A hit at a cost of 0 only asks. If the last hit is reserved the verdict says when.
+        """
         ...
 
     async def check_async(self, hits: Sequence[Hit]) -> Verdict:
         """Do what `check` does without blocking the event loop."""
         ...
 
+    def give_back(self, hits: Sequence[Hit], time: float) -> None:
+        """Take reserved hits out again; `time` is what the verdict said. What is left is never too little."""
+        ...
+
+    async def give_back_async(self, hits: Sequence[Hit], time: float) -> None:
+        """Do what `give_back` does without blocking the event loop."""
+        ...
+
     def reset(self, key: str) -> None:
         """Forget all that is counted for a client's key, under every limit."""
+        ...
+
+    def close(self) -> None:
+        """Close what is open. May be repeated; the next use opens it again."""
+        ...
+
+    async def close_async(self) -> None:
+        """Do what `close` does, and close what belongs to the running event loop."""
         ...
 
 
@@ -50,6 +77,11 @@ class Changes:
 
 class BanSet(Protocol):
     """The shared truth about bans."""
+
+    @property
+    def lifts(self) -> int:
+        """Give a number that changes when a ban was lifted."""
+        ...
 
     def ban(self, ban: Ban) -> Ban | None:
         """Put a ban in force; give it as kept (with start and version), or None if one in force already outlasts it.
@@ -79,14 +111,6 @@ class Store(Counters, BanSet, Protocol):
     """A place that offers both. Constructing one opens nothing; what it opens, `close` closes."""
 
     name: str
-
-    def close(self) -> None:
-        """Close what is open. May be repeated; the store opens again on its next use."""
-        ...
-
-    async def close_async(self) -> None:
-        """Do what `close` does, and close what belongs to the running event loop."""
-        ...
 
     def __enter__(self) -> Self: ...
 

@@ -1,12 +1,13 @@
 """The table of counters that the processes of one app share: a file that all of them map into memory.
 
-Theory of operation. The file holds slots, each the runs of one key under one limit (`appguard.limit` says what a run
+Theory of operation. The file holds slots, each the runs of one key under one limit (`appguard.rate` says what a run
 is), 16 slots to a set. A key's keyed hash names its set and is its tag there; the key of the hash is random and stands
 in the file's header, so nobody outside can choose addresses that fall into one set. A slot is
 
-    opened, window, amount, 11 times, 11 counts        (8 bytes each)
+    opened, window, amount, burst, 11 times, 11 counts        (8 bytes each)
 
-and its runs go round: the newest is the one with the latest time, the next place holds the oldest or nothing. Whoever
+and its runs go round: the newest is the one with the latest time, the next place holds the oldest or nothing. With a
+burst the slot is a token bucket, whose only state, the time it is full again, stands in place of `opened`. Whoever
 reads or writes slots holds the lock (flock: the kernel frees it when its holder dies, however it dies). Every step of a
 write is one aligned word, and after every step the slot is valid, at worst without the request being counted; a slot
 changes hands by losing its tag first and getting the new one last. So a process killed in the middle leaves nothing
@@ -32,7 +33,7 @@ from pathlib import Path
 from struct import Struct
 from typing import NamedTuple
 
-from appguard.limit import RUNS_PER_WINDOW, Limit
+from appguard.rate import RUNS_PER_WINDOW, TOLERANCE, Rate
 
 if sys.platform != "win32":
     import fcntl
@@ -40,12 +41,13 @@ if sys.platform != "win32":
 SETS = 4096
 WAYS = 16
 RUNS = RUNS_PER_WINDOW + 1
-SLOT = Struct(f"2dQ{RUNS}d{RUNS}Q")
+SLOT = Struct(f"2d2Q{RUNS}d{RUNS}Q")
 RUN_TIMES = Struct(f"{RUNS}d")
 RUN_COUNTS = Struct(f"{RUNS}Q")
-OPENED, WINDOW, AMOUNT, TIMES, COUNTS = 0, 1, 2, 3, 3 + RUNS  # places of the words in a slot
+OPENED, WINDOW, AMOUNT, BURST, TIMES, COUNTS = 0, 1, 2, 3, 4, 4 + RUNS  # places of the words in a slot
 WORDS = SLOT.size // 8
 HEADER = Struct("32s36s32s")  # what it is, boot, secret
+RESETS = 16  # the place of a word that every reset raises, behind the header
 TAGS_AT = 4096  # then one tag per slot, then one hash of a client per slot, then the slots
 AMOUNT_MOST = 2**63
 PLACES_MOST = 8192
@@ -76,7 +78,7 @@ class CounterTable:
 
     def map(self) -> None:
         """Make the file a table of this boot if it is none, and map it; raise `OSError`."""
-        boot, kind = BOOT.read_bytes().strip(), f"appguard-counters 1 {self._sets}".encode().ljust(32)
+        boot, kind = BOOT.read_bytes().strip(), f"appguard-counters 2 {self._sets}".encode().ljust(32)
         header = os.pread(self._file, HEADER.size, 0)
         if os.fstat(self._file).st_size < self.size or not header.startswith(kind + boot):
             header = HEADER.pack(kind, boot, os.urandom(32))
@@ -86,6 +88,7 @@ class CounterTable:
         self._secret = HEADER.unpack(header)[2]
         self._map = mmap.mmap(self._file, self.size)
         view = memoryview(self._map)
+        self._words = view[:TAGS_AT].cast("Q")
         self._tags = view[TAGS_AT : self._clients_at].cast("Q")
         self._clients = view[self._clients_at : self._slots_at].cast("Q")
         self._numbers = view[self._slots_at :].cast("Q")
@@ -115,8 +118,10 @@ class CounterTable:
 
     def unlock(self) -> None:
         """Give the lock back; nothing happens if it was not taken."""
-        with suppress(OSError):  # the app closed a file that is not its own: noticed by `is_current`
+        try:  # noqa: SIM105 - `suppress` costs as much as the rest, at every request
             fcntl.flock(self._file, fcntl.LOCK_UN)
+        except OSError:  # the app closed a file that is not its own: noticed by `is_current`
+            pass
 
     def is_current(self) -> bool:
         """Say whether other processes still find this file, and show cleaners of temporary files that it is used."""
@@ -136,13 +141,18 @@ class CounterTable:
     def __del__(self) -> None:
         self.close()
 
-    def place(self, key: str, rate: str) -> Place:
-        """Give the place of a key, whose client is its first word, under a rate."""
+    @property
+    def resets(self) -> int:
+        """Give a number that every reset by any process raises; the lock is not needed."""
+        return self._words[RESETS]
+
+    def place(self, key: str) -> Place:
+        """Give the place of a key, whose client is its first word."""
         place = self._places.get(key)
         if place is None:
             if len(self._places) >= PLACES_MOST:
                 self._places.clear()
-            digest = self._hash(f"{key}\n{rate}")
+            digest = self._hash(key)
             tag = digest[:8] if any(digest[:8]) else b"\1" * 8  # nothing but zeros is an empty slot
             client = int.from_bytes(self._hash(key.partition(" ")[0])[:8], sys.byteorder)
             first = int.from_bytes(digest[8:], sys.byteorder) % self._sets * WAYS
@@ -161,41 +171,68 @@ class CounterTable:
         ways = range(place.first, place.first + WAYS)  # across two tags, or not at all
         return -1 if found < 0 else next((slot for slot in ways if self._tags[slot] == place.number), -1)
 
-    def wait(self, slot: int, amount: int, window: float, now: float) -> float:
-        """Give the seconds until one more request of the slot's key is admitted; 0 if it is now."""
+    def wait(self, slot: int, rate: Rate, now: float, cost: int = 1) -> float:
+        """Give the seconds until a request of the slot's key is admitted; 0 if it is now."""
+        if cost > rate.most:
+            return rate.window  # never
+        if rate.burst:
+            full_at = self._seconds[slot * WORDS + OPENED]
+            wait = max(full_at - now, 0.0) - (rate.burst - (cost or 1)) * (rate.window / rate.amount)
+            return wait if wait > TOLERANCE else 0.0
         begin = self._slots_at + slot * SLOT.size
         counts = RUN_COUNTS.unpack_from(self._map, begin + 8 * COUNTS)
-        if sum(counts) < amount:  # even with those that have left
+        over = sum(counts) + (cost or 1) - rate.amount
+        if over <= 0:  # even with the runs that have left
             return 0.0
-        total, oldest = 0, inf
+        window, runs = rate.window, list[tuple[float, int]]()
         for last, count in zip(RUN_TIMES.unpack_from(self._map, begin + 8 * TIMES), counts, strict=True):
-            if count and last + window > now:
-                total += count
-                oldest = min(oldest, last)
-        return oldest + window - now if total >= amount else 0.0
+            if last + window > now:
+                runs.append((last, count))
+            else:
+                over -= count
+        return _wait_for(over, sorted(runs), window, now) if over > 0 else 0.0
 
-    def add(self, slot: int, window: float, now: float) -> None:
+    def add(self, slot: int, rate: Rate, now: float, cost: int = 1) -> None:
         """Count one request."""
         seconds, numbers, begin = self._seconds, self._numbers, slot * WORDS
+        if rate.burst:
+            seconds[begin + OPENED] = max(seconds[begin + OPENED], now) + cost * (rate.window / rate.amount)
+            return
         times = RUN_TIMES.unpack_from(self._map, self._slots_at + 8 * (begin + TIMES))
         newest = times.index(max(times))
-        if now - seconds[begin + OPENED] >= window / RUNS_PER_WINDOW:
+        if now - seconds[begin + OPENED] >= rate.window / RUNS_PER_WINDOW:
             oldest = (newest + 1) % RUNS
-            if times[oldest] + window <= now:
+            if times[oldest] + rate.window <= now:
                 numbers[begin + COUNTS + oldest] = 0
                 seconds[begin + TIMES + oldest] = now
-                numbers[begin + COUNTS + oldest] = 1
+                numbers[begin + COUNTS + oldest] = cost
                 seconds[begin + OPENED] = now
                 return
-        numbers[begin + COUNTS + newest] += 1
+        numbers[begin + COUNTS + newest] += cost
         seconds[begin + TIMES + newest] = now
 
-    def take(self, place: Place, limit: Limit, now: float) -> int:
+    def give_back(self, slot: int, rate: Rate, at: float, now: float, cost: int) -> None:
+        """Take out a request that was counted at `at`."""
+        begin = slot * WORDS
+        if rate.burst:
+            interval = rate.window / rate.amount
+            self._seconds[begin + OPENED] -= max(0.0, cost * interval - (now - at))
+            return
+        if now - at >= rate.window:
+            return  # its run may be gone, and a later one must not pay for it
+        times = RUN_TIMES.unpack_from(self._map, self._slots_at + 8 * (begin + TIMES))
+        joined = min((time for time in times if time >= at), default=None)
+        if joined is not None:
+            place = begin + COUNTS + times.index(joined)
+            self._numbers[place] -= min(cost, self._numbers[place])
+
+    def take(self, place: Place, rate: Rate, now: float) -> int:
         """Give a key an empty slot, or that of the key whose runs leave first; -1 if all are over their limits."""
         slot = self._room(place.first, now)
         if slot >= 0:
             self._tags[slot] = 0
-            nothing = (-inf, limit.window, min(limit.amount, AMOUNT_MOST), *(-inf,) * RUNS, *(0,) * RUNS)
+            amount = min(rate.amount, AMOUNT_MOST)
+            nothing = (-inf, rate.window, amount, min(rate.burst, AMOUNT_MOST), *(-inf,) * RUNS, *(0,) * RUNS)
             SLOT.pack_into(self._map, self._slots_at + slot * SLOT.size, *nothing)
             self._clients[slot] = place.client
             self._tags[slot] = place.number
@@ -207,9 +244,12 @@ class CounterTable:
             if not self._tags[slot]:
                 return slot
             begin = slot * WORDS
-            amount, window = self._numbers[begin + AMOUNT], self._seconds[begin + WINDOW]
-            left = max(self._seconds[begin + TIMES : begin + COUNTS]) + window
-            if left < leaves and self.wait(slot, amount, window, now) == 0.0:
+            window, burst = self._seconds[begin + WINDOW], self._numbers[begin + BURST]
+            rate = Rate("", self._numbers[begin + AMOUNT], window, burst)
+            left = (
+                self._seconds[begin + OPENED] if burst else max(self._seconds[begin + TIMES : begin + COUNTS]) + window
+            )
+            if left < leaves and self.wait(slot, rate, now) == 0.0:
                 chosen, leaves = slot, left
         return chosen
 
@@ -221,6 +261,16 @@ class CounterTable:
             if found % 8 == 0:
                 self._tags[(found - self._clients_at) // 8] = 0
             found = self._map.find(wanted, found + 1, self._slots_at)
+        self._words[RESETS] += 1
+
+
+def _wait_for(over: int, runs: Sequence[tuple[float, int]], window: float, now: float) -> float:
+    """Give the seconds until so many requests of the runs, oldest first, have left."""
+    for last, count in runs:
+        over -= count
+        if over <= 0:
+            return last + window - now
+    return window
 
 
 def open_table(app: str, directory: Path | None, patience: float, sets: int = SETS) -> CounterTable:

@@ -144,6 +144,7 @@ class PublishedTable:
 
     def __init__(self) -> None:
         self._hosts: dict[str, bytes] = {}
+        self.lifts = 0
         self._networks: NetworkMap[Ban] = NetworkMap()
 
     def take(self, line: bytes) -> None:
@@ -156,6 +157,7 @@ class PublishedTable:
             self._hosts[key] = line
         elif sign == b"-":
             self._hosts.pop(key, None)
+            self.lifts += 1
 
     def _take_network(self, line: bytes) -> None:
         fact = parse_fact(line)
@@ -163,6 +165,7 @@ class PublishedTable:
             self._networks.add(fact.network, fact.ban)
         elif fact is not None:
             self._networks.remove(fact.network)
+            self.lifts += 1
 
     def find(self, address: Address, now: float) -> Ban | None:
         """Give the ban in force that holds the address."""
@@ -211,10 +214,16 @@ class PublishedBans:
         self._seen = -1
         self._look_again = 0.0
         self._file = -1
+        self._file_number = 0
         self._inode = (0, 0)
         self._offset = 0
         self._rest = b""
         self._complained = ""
+
+    @property
+    def lifts(self) -> int:
+        """Give a number that changes when bans were lifted, as far as was read."""
+        return self._file_number * 1_000_000_000 + self._table.lifts
 
     def get(self, address: Address) -> Ban | None:
         """Give the ban in force that holds the address."""
@@ -279,6 +288,7 @@ class PublishedBans:
         table = self._table
         if _inode_of(self._path.stat()) != self._inode:
             self._open_anew()
+            self._file_number += 1
             table = PublishedTable()
         lines = [self._rest]
         while data := os.pread(self._file, 1 << 20, self._offset):

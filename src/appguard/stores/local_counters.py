@@ -62,13 +62,41 @@ class LocalCounters:
             if table is None:
                 return self._alone.check(hits)
             try:
-                return _count(table, hits, self._table_clock) if self._locked(table) else self._count_alone(hits)
+                if not self._locked(table):
+                    return self._count_alone(hits)
+                now = self._table_clock()  # read under the lock: it does not go back between processes
+                return _count_one(table, hits[0], now) if len(hits) == 1 else _count(table, hits, now)
             finally:
                 table.unlock()
 
     async def check_async(self, hits: Sequence[Hit]) -> Verdict:
         """Do what `check` does; it blocks for `PATIENCE` at most, and only if another process was stopped."""
         return self.check(hits)
+
+    def give_back(self, hits: Sequence[Hit], time: float) -> None:
+        """Take reserved hits out again, from wherever they were counted."""
+        with self._table_lock:
+            table = self._shared
+            if table is None:
+                self._alone.give_back(hits, time)
+                return
+            try:
+                if self._locked(table):
+                    _give_back(table, hits, time, self._table_clock())
+                else:
+                    self._alone.give_back(hits, time)
+            finally:
+                table.unlock()
+
+    async def give_back_async(self, hits: Sequence[Hit], time: float) -> None:
+        """Do what `give_back` does; it blocks as `check_async` does."""
+        self.give_back(hits, time)
+
+    @property
+    def resets(self) -> int:
+        """Give a number that changes with every reset, by whichever process of the app."""
+        table = self._shared
+        return self._alone.resets + (table.resets if table is not None else 0)
 
     def reset(self, key: str) -> None:
         """Forget all that is counted for a client's key."""
@@ -128,22 +156,50 @@ class LocalCounters:
         return self._alone.check(hits)
 
 
-def _count(table: CounterTable, hits: Sequence[Hit], monotonic: Callable[[], float]) -> Verdict:
-    now = monotonic()  # read under the lock: it does not go back between processes
+def _count(table: CounterTable, hits: Sequence[Hit], now: float) -> Verdict:
     refused: Hit | None = None
     longest = 0.0
-    places = [table.place(hit.key, hit.limit.rate) for hit in hits]
-    for hit, place in zip(hits, places, strict=True):
-        slot = table.find(place)
-        wait = table.wait(slot, hit.limit.amount, hit.limit.window, now) if slot >= 0 else 0.0
+    slots = [table.find(table.place(hit.key)) for hit in hits]
+    for hit, slot in zip(hits, slots, strict=True):
+        wait = table.wait(slot, hit.rate, now, hit.cost) if slot >= 0 else _wait_of_new(hit)
         if wait > longest:
             refused, longest = hit, wait
     if refused is not None:
         return Verdict(refused, longest)
-    for hit, place in zip(hits, places, strict=True):
-        slot = table.find(place)  # again: a slot may just have been taken from a key of this request
-        if slot < 0:
-            slot = table.take(place, hit.limit, now)
+    is_moved = False
+    for hit, slot in zip(hits, slots, strict=True):
+        if not hit.cost:
+            continue
+        if slot < 0 or is_moved:  # another key of this request may just have taken the slot
+            place = table.place(hit.key)
+            slot, is_moved = table.find(place), True
+            slot = table.take(place, hit.rate, now) if slot < 0 else slot
         if slot >= 0:
-            table.add(slot, hit.limit.window, now)
-    return ADMITTED
+            table.add(slot, hit.rate, now, hit.cost)
+    return Verdict(time=now) if hits and hits[-1].is_reserved else ADMITTED
+
+
+def _count_one(table: CounterTable, hit: Hit, now: float) -> Verdict:
+    """Do the same for one hit, as most requests have, with less ado."""
+    place, rate, cost = table.place(hit.key), hit.rate, hit.cost
+    slot = table.find(place)
+    wait = table.wait(slot, rate, now, cost) if slot >= 0 else _wait_of_new(hit)
+    if wait > 0.0:
+        return Verdict(hit, wait)
+    if cost:
+        slot = table.take(place, rate, now) if slot < 0 else slot
+        if slot >= 0:
+            table.add(slot, rate, now, cost)
+    return Verdict(time=now) if hit.is_reserved else ADMITTED
+
+
+def _wait_of_new(hit: Hit) -> float:
+    """Give the wait of a key nothing was counted for: there is one only for more than the whole amount."""
+    return 0.0 if hit.cost <= hit.rate.most else hit.rate.window
+
+
+def _give_back(table: CounterTable, hits: Sequence[Hit], at: float, now: float) -> None:
+    for hit in hits:
+        slot = table.find(table.place(hit.key))
+        if slot >= 0:
+            table.give_back(slot, hit.rate, at, now, hit.cost)

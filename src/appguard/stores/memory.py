@@ -18,7 +18,8 @@ from typing import Self
 from appguard.address import Address, Network, parse_network
 from appguard.ban import Ban, BanTable, Fact, supersedes
 from appguard.fork import in_every_child
-from appguard.limit import ADMITTED, Hit, SlidingWindow, Verdict
+from appguard.limit import ADMITTED, Hit, Verdict
+from appguard.rate import SlidingWindow, TokenBucket
 from appguard.stores.base import Changes, Snapshot
 
 KEYS_MOST = 100_000
@@ -33,57 +34,86 @@ class MemoryCounters:
     def __init__(self, monotonic: Callable[[], float] = time.monotonic, keys_most: int = KEYS_MOST) -> None:
         self._monotonic = monotonic
         self._keys_most = keys_most
+        self.resets = 0
         self._renew_counters()
         in_every_child(self, MemoryCounters._renew_counters)
 
     def _renew_counters(self) -> None:
-        self._windows: dict[str, SlidingWindow] = {}
+        self._counters: dict[str, SlidingWindow | TokenBucket] = {}
         self._counters_lock = Lock()
 
     def check(self, hits: Sequence[Hit]) -> Verdict:
         """Count one request under every hit, or say which limit refuses it the longest."""
+        if len(hits) == 1:
+            return self._check_one(hits[0])
         now = self._monotonic()
         refused: Hit | None = None
         longest = 0.0
         with self._counters_lock:
-            windows = [self._window(hit) for hit in hits]
-            for hit, window in zip(hits, windows, strict=True):
-                wait = window.wait(now)
+            counters = self._counters
+            found = [counters.get(hit.key) or hit.rate.counter() for hit in hits]
+            for hit, counter in zip(hits, found, strict=True):
+                wait = counter.wait(now, hit.cost)
                 if wait > longest:
                     refused, longest = hit, wait
             if refused is not None:
                 return Verdict(refused, longest)
-            for hit, window in zip(hits, windows, strict=True):
-                window.add(now)
-                self._keep(hit.key, window, now)
-        return ADMITTED
+            for hit, counter in zip(hits, found, strict=True):
+                if hit.cost:
+                    counter.add(now, hit.cost)
+                    self._keep(hit.key, counter, now)
+        return Verdict(time=now) if hits and hits[-1].is_reserved else ADMITTED
+
+    def _check_one(self, hit: Hit) -> Verdict:
+        """Do the same for one hit, as most requests have, in half the time."""
+        key, cost, now = hit.key, hit.cost, self._monotonic()
+        with self._counters_lock:
+            counter = self._counters.get(key) or hit.rate.counter()
+            wait = counter.wait(now, cost)
+            if wait > 0.0:
+                return Verdict(hit, wait)
+            if cost:
+                counter.add(now, cost)
+                self._keep(key, counter, now)
+        return Verdict(time=now) if hit.is_reserved else ADMITTED
 
     async def check_async(self, hits: Sequence[Hit]) -> Verdict:
         """Do what `check` does; it never blocks."""
         return self.check(hits)
 
+    def give_back(self, hits: Sequence[Hit], time: float) -> None:
+        """Take reserved hits out again."""
+        now = self._monotonic()
+        with self._counters_lock:
+            for hit in hits:
+                counter = self._counters.get(hit.key)
+                if counter is not None:
+                    counter.give_back(time, now, hit.cost)
+
+    async def give_back_async(self, hits: Sequence[Hit], time: float) -> None:
+        """Do what `give_back` does; it never blocks."""
+        self.give_back(hits, time)
+
     def reset(self, key: str) -> None:
         """Forget all that is counted for a client's key."""
         with self._counters_lock:
-            for mine in [mine for mine in self._windows if mine.startswith(f"{key} ")]:
-                del self._windows[mine]
+            for mine in [mine for mine in self._counters if mine.startswith(f"{key} ")]:
+                del self._counters[mine]
+        self.resets += 1
 
-    def _window(self, hit: Hit) -> SlidingWindow:
-        return self._windows.get(hit.key) or SlidingWindow(hit.limit)
-
-    def _keep(self, key: str, window: SlidingWindow, now: float) -> None:
-        known = self._windows.pop(key, None)
-        if known is None and len(self._windows) >= self._keys_most and not self._make_room(now):
+    def _keep(self, key: str, counter: SlidingWindow | TokenBucket, now: float) -> None:
+        known = self._counters.pop(key, None)
+        if known is None and len(self._counters) >= self._keys_most and not self._make_room(now):
             return
-        self._windows[key] = window  # last: the dictionary is in the order of the latest request
+        self._counters[key] = counter  # last: the dictionary is in the order of the latest request
 
     def _make_room(self, now: float) -> bool:
         for _ in range(EVICTION_TRIES):
-            oldest = next(iter(self._windows))
-            window = self._windows.pop(oldest)
-            if window.wait(now) == 0.0:
+            oldest = next(iter(self._counters))
+            counter = self._counters.pop(oldest)
+            if counter.wait(now) == 0.0:
                 return True
-            self._windows[oldest] = window
+            self._counters[oldest] = counter
         return False
 
 
@@ -101,11 +131,17 @@ class MemoryBanSet:
         self._lifted: dict[str, int] = {}
         self._cursor = 0
         self._version = 0
+        self._lifts = 0
         self._renew_lock()
         in_every_child(self, MemoryBanSet._renew_lock)
 
     def _renew_lock(self) -> None:
         self._bans_lock = Lock()
+
+    @property
+    def lifts(self) -> int:
+        """Give a number that changes when a ban was lifted."""
+        return self._lifts
 
     def ban(self, ban: Ban) -> Ban | None:
         """Put a ban in force; give it as kept, or None if one in force already outlasts it."""
@@ -194,6 +230,7 @@ class MemoryBanSet:
             self._put(fact.ban)
         else:
             self._table.drop(fact.network)
+            self._lifts += 1
             self._lifted[fact.key] = fact.version
             if len(self._lifted) > FACTS_KEPT:
                 del self._lifted[next(iter(self._lifted))]
@@ -222,8 +259,13 @@ class MemoryStore(MemoryCounters, MemoryBanSet):
 
     name = "memory://"
 
-    def __init__(self, clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
-        MemoryCounters.__init__(self, monotonic)
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+        keys_most: int = KEYS_MOST,
+    ) -> None:
+        MemoryCounters.__init__(self, monotonic, keys_most)
         MemoryBanSet.__init__(self, clock)
 
     def ban(self, ban: Ban) -> Ban | None:

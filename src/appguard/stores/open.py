@@ -1,10 +1,13 @@
 """Opens a store by its URI; the only place that names the members of the family for the apps' side."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from appguard.errors import ConfigError
-from appguard.stores.base import Store
+from appguard.limit import Limit
+from appguard.stores.base import Counters, Store
+from appguard.stores.limits_counters import STRATEGIES, LimitsCounters, parse_uri
 from appguard.stores.local import RUNTIME_DIRECTORY, LocalStore
 from appguard.stores.memory import MemoryStore
 
@@ -34,3 +37,19 @@ def open_store(uri: str = "", *, app: str = "app", on_store_error: str = "local"
         return RedisStore(uri, app, on_store_error)
     shown = re.sub(r"//.*@", "//...@", uri)  # it may hold a password
     raise ConfigError(f"store = {shown!r}: expected 'memory://', 'local://' or 'redis://host:6379/0'")
+
+
+def open_counters(uri: str, *, app: str = "app", on_store_error: str = "local") -> Counters:
+    """Give the counters of any storage URI of `limits` (`memcached://...`, `mongodb://...`); raise `ConfigError`.
+
+    `?strategy=` says how they count: `sliding-window-counter` (the default), `moving-window` or `fixed-window`.
+    """
+    return LimitsCounters(uri, app, on_store_error)
+
+
+def check_counters(uri: str, limits: Sequence[Limit]) -> None:
+    """Check that such counters can be had and can count these limits; raise `ConfigError`."""
+    parse_uri(uri)
+    for limit in limits:
+        if limit.burst:
+            raise ConfigError(f"limit {limit}: counters of the limits package ({', '.join(STRATEGIES)}) have no burst")

@@ -50,6 +50,11 @@ class RedisStore(RedisCounters, RedisBanSet):
             self._reads_published = self._daemon_lives()
         return self._published.get(address) if self._reads_published else super().get(address)
 
+    @property
+    def lifts(self) -> int:
+        """Give a number that changes when a ban was lifted, as far as this process has heard."""
+        return super().lifts + self._published.lifts
+
     def _daemon_lives(self) -> bool:
         try:
             return self._clock() - self._heartbeat.stat().st_mtime < HEARTBEAT_MOST

@@ -33,6 +33,8 @@ class RedisCounters:
         self._local = MemoryCounters(monotonic)
         self._breaker = Breaker(uri_for_people(uri), monotonic)
         self._count = Script("count")
+        self._give_back = Script("give_back")
+        self.resets = 0
         self._client: Commands | None = None
         self._async_client: AsyncCommands | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -41,10 +43,8 @@ class RedisCounters:
         """Count one request under every hit, or say which limit refuses it the longest."""
         if not self._breaker.may_ask():
             return self._without_redis(hits)
-        if self._client is None:
-            self._client = connect(self._counters_uri, BUDGET)
         try:
-            reply = self._count.call(self._client, self._counter_keys(hits), _arguments(hits))
+            reply = self._count.call(self._client_of_threads(), self._counter_keys(hits), _arguments(hits))
         except (RedisError, OSError) as error:
             self._breaker.failed(error)
             return self._without_redis(hits)
@@ -65,9 +65,37 @@ class RedisCounters:
         self._breaker.worked()
         return _verdict(reply, hits)
 
+    def give_back(self, hits: Sequence[Hit], time: float) -> None:
+        """Take reserved hits out again, from wherever they were counted; if Redis does not answer they stay counted."""
+        if time >= 0.0:
+            self._local.give_back(hits, time)
+        elif self._breaker.may_ask():
+            arguments = [int(-time), *_arguments(hits)]
+            try:
+                self._give_back.call(self._client_of_threads(), self._counter_keys(hits), arguments)
+            except (RedisError, OSError) as error:
+                self._breaker.failed(error)
+            else:
+                self._breaker.worked()
+
+    async def give_back_async(self, hits: Sequence[Hit], time: float) -> None:
+        """Do what `give_back` does without blocking the event loop."""
+        if time >= 0.0:
+            self._local.give_back(hits, time)
+        elif self._breaker.may_ask():
+            arguments, client = [int(-time), *_arguments(hits)], self._client_of_loop()
+            try:
+                async with asyncio.timeout(BUDGET):
+                    await self._give_back.call_async(client, self._counter_keys(hits), arguments)
+            except (RedisError, OSError) as error:  # TimeoutError is an OSError
+                self._breaker.failed(error)
+            else:
+                self._breaker.worked()
+
     def reset(self, key: str) -> None:
         """Forget all that is counted for a client's key. Raise redis-py's error if Redis does not answer."""
         self._local.reset(key)
+        self.resets += 1
         client = connect(self._counters_uri, 1.0)
         try:
             cursor = b"0"
@@ -86,6 +114,11 @@ class RedisCounters:
         client, self._async_client = self._async_client, None
         if client is not None and self._loop is asyncio.get_running_loop():
             await client.aclose()
+
+    def _client_of_threads(self) -> Commands:
+        if self._client is None:
+            self._client = connect(self._counters_uri, BUDGET)
+        return self._client
 
     def _client_of_loop(self) -> AsyncCommands:
         loop = asyncio.get_running_loop()
@@ -107,11 +140,16 @@ class RedisCounters:
 
 
 def _arguments(hits: Sequence[Hit]) -> list[object]:
-    return list(chain.from_iterable((hit.limit.amount, int(hit.limit.window * 1000)) for hit in hits))
+    return list(
+        chain.from_iterable((hit.rate.amount, int(hit.rate.window * 1000), hit.rate.burst, hit.cost) for hit in hits)
+    )
 
 
 def _verdict(reply: Sequence[int], hits: Sequence[Hit]) -> Verdict:
-    return ADMITTED if reply[0] == 0 else Verdict(hits[reply[0] - 1], reply[1] / 1000)
+    if reply[0]:
+        return Verdict(hits[reply[0] - 1], reply[1] / 1000)
+    # The server's time is kept below zero: what was reserved in this process has one above it.
+    return Verdict(time=-float(reply[1])) if hits[-1].is_reserved else ADMITTED
 
 
 def _escaped(text: str) -> str:

@@ -1,0 +1,145 @@
+"""Rate: an amount per time, and the two pure algorithms that count one key under it.
+
+Theory of operation of the sliding window. Each key has a short list of runs: (time of the run's last request, number
+of requests). A request joins the newest run while that run is younger than a tenth of the window, else it opens a new
+one; so there are at most eleven runs whatever the amount. A run leaves when its *last* request is one window old. So
+in no window of that length, wherever it begins, are more requests admitted than the amount, a burst is given back
+exactly one window after it ended, and a steady flow loses at most a tenth of what a log of every request would let
+in. Refused requests are not counted: a client that keeps knocking is let in again when its window has passed.
+
+The token bucket (with `burst`; known as GCRA) holds `burst` tokens and gets `amount` back per window, evenly. Its whole
+state is the time at which it is full again: every token taken puts that off by `window / amount`.
+
+A request counted before its outcome is known may be given back. What is left is then never less than if it had not
+been counted: the window takes it out of the run it joined, which may leave a little later for it; the bucket gives back
+what it has not refilled since, because it may have been full all the while.
+
+A cost of 0 only asks: it is refused where a cost of 1 would be, and counts nothing.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from limits import parse_many
+
+from appguard.errors import ConfigError
+
+RUNS_PER_WINDOW = 10
+TOLERANCE = 1e-6  # seconds a bucket's token may come early: sums of floats are not exact
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most `amount` per `window` seconds; with `burst`, that many at once and then evenly `amount` per window."""
+
+    text: str
+    amount: int
+    window: float
+    burst: int = 0
+
+    @property
+    def most(self) -> int:
+        """Give the largest cost that is ever admitted at once."""
+        return self.burst or self.amount
+
+    def counter(self) -> "SlidingWindow | TokenBucket":
+        """Make the counter of a new key."""
+        return TokenBucket(self) if self.burst else SlidingWindow(self)
+
+
+@lru_cache(maxsize=1024)
+def parse_rate(text: str, burst: int = 0) -> Rate:
+    """Read one rate in the notation of `limits`; raise `ConfigError`."""
+    wrong = ConfigError(f"limit {text!r}: expected one rate such as '5/minute' or '100 per 10 minutes'")
+    try:
+        (item,) = parse_many(text)
+        amount, window = item.amount, float(item.get_expiry())
+    except (ValueError, OverflowError) as error:
+        raise wrong from error
+    if amount < 1:
+        raise wrong
+    if burst < 0:
+        raise ConfigError(f"limit {text!r}: burst must be a whole number of at least 1, not {burst}")
+    return Rate(f"{text} burst {burst}" if burst else text, amount, window, burst)
+
+
+class SlidingWindow:
+    """The requests of one key under one rate; see the module's theory of operation."""
+
+    __slots__ = ("_amount", "_opened", "_runs", "_total", "_window")
+
+    def __init__(self, rate: Rate) -> None:
+        self._amount = rate.amount
+        self._window = rate.window
+        self._runs: list[tuple[float, int]] = []
+        self._opened = 0.0
+        self._total = 0
+
+    def wait(self, now: float, cost: int = 1) -> float:
+        """Give the seconds until a request of this cost is admitted; 0 if it is now."""
+        over = self._total + (cost or 1) - self._amount
+        if over <= 0:  # even with the runs that have left
+            return 0.0
+        runs, window = self._runs, self._window
+        while runs and runs[0][0] + window <= now:
+            number = runs.pop(0)[1]
+            self._total -= number
+            over -= number
+        if over <= 0:
+            return 0.0
+        for last, number in runs:
+            over -= number
+            if over <= 0:
+                return last + window - now
+        return window  # more than the whole amount: never
+
+    def add(self, now: float, cost: int = 1) -> None:
+        """Count one request."""
+        runs = self._runs
+        if runs and now - self._opened < self._window / RUNS_PER_WINDOW:
+            last, number = runs[-1]
+            runs[-1] = (max(now, last), number + cost)
+        else:
+            while runs and runs[0][0] + self._window <= now:
+                self._total -= runs.pop(0)[1]
+            runs.append((now, cost))
+            self._opened = now
+        self._total += cost
+
+    def give_back(self, at: float, now: float, cost: int) -> None:
+        """Take out a request that was counted at `at`."""
+        if now - at >= self._window:
+            return  # its run may be gone, and a later one must not pay for it
+        for place, (last, number) in enumerate(self._runs):
+            if last >= at:
+                cost = min(cost, number)
+                self._runs[place] = (last, number - cost)
+                self._total -= cost
+                return
+
+
+class TokenBucket:
+    """The tokens of one key under one rate with a burst; see the module's theory of operation."""
+
+    __slots__ = ("_burst", "_full_at", "_interval", "_window")
+
+    def __init__(self, rate: Rate) -> None:
+        self._window = rate.window
+        self._interval = rate.window / rate.amount
+        self._burst = rate.burst
+        self._full_at = 0.0
+
+    def wait(self, now: float, cost: int = 1) -> float:
+        """Give the seconds until a request of this cost is admitted; 0 if it is now."""
+        if cost > self._burst:
+            return self._window  # never
+        wait = max(self._full_at - now, 0.0) - (self._burst - (cost or 1)) * self._interval
+        return wait if wait > TOLERANCE else 0.0
+
+    def add(self, now: float, cost: int = 1) -> None:
+        """Count one request."""
+        self._full_at = max(self._full_at, now) + cost * self._interval
+
+    def give_back(self, at: float, now: float, cost: int) -> None:
+        """Put back what the tokens taken at `at` have not been refilled since."""
+        self._full_at -= max(0.0, cost * self._interval - (now - at))

@@ -1,0 +1,134 @@
+"""Limits in a real Redis: the scripts count as the pure model, and what was reserved comes back from where it is."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from hashlib import sha1
+from itertools import count
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+
+from appguard.limit import ADMITTED, Hit, Limit, Verdict
+from appguard.stores.redis import RedisStore
+from appguard.stores.redis_connection import Script
+from tests.counting import UNIT, Model, hits_of, requests
+from tests.redis_server import RedisServer, redis_server
+
+fresh = count()
+FIVE = Limit("5/hour", count="auth_failure", path="/login")
+NOW_IN_REDIS = "redis.call('TIME')"
+NOW_OF_A_TEST = "{redis.call('GET', 'test:seconds'), redis.call('GET', 'test:microseconds')}"
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """Give a running server."""
+    with redis_server(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def store(server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisStore]:
+    """Give a store of that server that waits as long as a busy machine needs."""
+    monkeypatch.setattr("appguard.stores.redis_counters.BUDGET", 5.0)
+    with RedisStore(server.uri, "shop", directory=tmp_path) as made:
+        yield made
+
+
+def with_time_of_the_test(script: Script) -> None:
+    """Let a script read two keys instead of the server's clock; nothing else of it changes."""
+    text = script._text  # pyright: ignore[reportPrivateUsage]
+    assert text.count(NOW_IN_REDIS) == 1
+    changed = text.replace(NOW_IN_REDIS, NOW_OF_A_TEST)
+    script._text = changed  # pyright: ignore[reportPrivateUsage]
+    script._digest = sha1(changed.encode(), usedforsecurity=False).hexdigest()  # pyright: ignore[reportPrivateUsage]
+
+
+def test_scripts_count_as_the_pure_model(server: RedisServer, store: RedisStore) -> None:
+    """Windows and buckets, costs, several limits at once, what is given back: each decision is the model's.
+
+    A wait is told in whole milliseconds, rounded up. Windows are a minute, so that no key ends by Redis's own clock.
+    """
+    with_time_of_the_test(store._count)  # pyright: ignore[reportPrivateUsage]
+    with_time_of_the_test(store._give_back)  # pyright: ignore[reportPrivateUsage]
+
+    def set_now(now: float) -> None:
+        server.command("MSET", "test:seconds", str(int(now)), "test:microseconds", f"{now % 1 * 1e6:.0f}")
+
+    @settings(max_examples=60, deadline=None)
+    @given(steps=requests)
+    def agree(steps: list[tuple[int, list[tuple[int, int, int]], bool, int]]) -> None:
+        example, model, now = next(fresh), Model(), 1_800_000_000.0
+        returning: list[tuple[float, Sequence[Hit], Verdict, float]] = []
+        for gap, keys, is_reserved, after in steps:
+            now += gap * UNIT
+            for due, hits, verdict, at in [each for each in returning if each[0] <= now]:
+                set_now(due)
+                store.give_back(hits, verdict.time)
+                model.give_back(hits, at, due)
+            returning = [each for each in returning if each[0] > now]
+            set_now(now)
+            hits = hits_of(example, keys, is_reserved=is_reserved)
+            verdict = store.check(hits)
+            refused, wait = model.check(hits, now)
+            assert (verdict.refused is None) == (refused is None)
+            assert wait <= verdict.wait <= wait + 0.001
+            if is_reserved and verdict.refused is None:
+                returning = sorted([*returning, (now + after * UNIT, hits, verdict, now)], key=lambda each: each[0])
+
+    agree()
+
+
+def reserved(client: str = "203.0.113.5", cost: int = 1) -> list[Hit]:
+    """Make a reserved hit."""
+    return [Hit(f"{client} {FIVE.name}", FIVE, cost, None, is_reserved=True)]
+
+
+def test_right_logins_use_up_nothing(server: RedisServer, store: RedisStore, tmp_path: Path) -> None:
+    """Reserved by one process and given back by another, by threads and on a loop; wrong ones stay."""
+
+    async def on_a_loop() -> None:
+        verdict = await store.check_async(reserved())
+        await store.give_back_async(reserved(), verdict.time)
+        await store.close_connections()
+
+    with RedisStore(server.uri, "shop", directory=tmp_path) as other:
+        for _ in range(10):
+            verdict = store.check(reserved())
+            assert verdict.refused is None
+            other.give_back(reserved(), verdict.time)
+            asyncio.run(on_a_loop())
+        assert [store.check(reserved()).refused is None for _ in range(6)] == [True] * 5 + [False]
+        assert other.check([Hit(reserved()[0].key, FIVE, 0)]).refused is not None
+
+
+def test_reservation_outlives_an_outage(server: RedisServer, store: RedisStore) -> None:
+    """What Redis counted is not taken out of this process's own counters, nor the reverse; nothing fails."""
+    in_redis = store.check(reserved())
+    server.kill()
+    for _ in range(4):
+        store.check(reserved("192.0.2.1"))  # until the breaker opens
+    alone = store.check(reserved())
+    assert (in_redis.time < 0, alone.time > 0) == (True, True)
+    store.give_back(reserved(), in_redis.time)
+    store.give_back(reserved(), alone.time)
+    assert [store.check(reserved()).refused is None for _ in range(6)] == [True] * 5 + [False]
+
+
+def test_other_algorithm_is_another_counter(store: RedisStore) -> None:
+    """A limit of one name that gets a burst on a live store starts anew, and neither reads the other's state."""
+    for limit in (Limit("2/hour", name="login"), Limit("2/hour", name="login", burst=2)) * 2:
+        assert limit.fixed is not None
+        hit = Hit(f"203.0.113.5 {limit.counter(limit.fixed)}", limit)
+        assert store.check([hit]) is ADMITTED
+
+
+def test_one_call_for_all_limits(server: RedisServer, store: RedisStore) -> None:
+    """A request under six limits of both kinds is one command."""
+    hits = hits_of(0, [(0, limit, 1) for limit in range(5)], is_reserved=False) + reserved()
+    store.check(hits)
+    server.command("CONFIG", "RESETSTAT")
+    assert store.check(hits).refused is None
+    stats = server.command("INFO", "commandstats").decode()
+    assert "cmdstat_evalsha:calls=1," in stats

@@ -1,0 +1,117 @@
+"""Refusals answered from memory: no counter is asked; they end with a reset, a lifted ban, or what is given back."""
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from appguard.address import Client, parse_address, parse_network
+from appguard.ban import Ban
+from appguard.config import app_config
+from appguard.guard import Guard, Refusal
+from appguard.limit import Hit, Limit, Verdict
+from appguard.middleware import Middleware
+from appguard.outcome import Outcome, Pending
+from appguard.stores.memory import MemoryStore
+
+ALICE = Client(parse_address("203.0.113.5"), "203.0.113.5")
+
+
+class Watched(MemoryStore):
+    """A store that notes how often its counters are asked."""
+
+    asked = 0
+
+    def check(self, hits: Sequence[Hit]) -> Verdict:
+        """Note it, and count."""
+        self.asked += 1
+        return super().check(hits)
+
+
+@pytest.fixture
+def middleware() -> Iterator[Middleware]:
+    """Give the middleware of an app whose clients have one request and one wrong password an hour."""
+    limits = [Limit("2/hour", path="/"), Limit("1/hour", path="/login", count="auth_failure")]
+    made = Middleware(app_config({"limits": limits, "event_log": "logger"}, {}))
+    made.__dict__["store"] = Watched()
+    yield made
+    made.close()
+
+
+def ask(middleware: Middleware, path: str = "/") -> Refusal | Pending | None:
+    """Let a request come."""
+    return middleware.decide(ALICE, "POST", path, 1000.0, is_counted=True)
+
+
+def asked(middleware: Middleware) -> int:
+    """Say how often counters were asked."""
+    store = middleware.store
+    assert isinstance(store, Watched)
+    return store.asked
+
+
+def only_hit(guard: Guard, method: str, path: str) -> Hit:
+    """Give the one hit of a request."""
+    found = guard.judge(ALICE, method, path, lambda _address: None, 0.0, 0.0)
+    assert not isinstance(found, Refusal)
+    return found[0]
+
+
+def test_refused_client_costs_no_counter_call(middleware: Middleware) -> None:
+    """The first refusal is the counters', the next hundred are remembered."""
+    assert [ask(middleware) for _ in range(2)] == [None, None]
+    assert all(isinstance(ask(middleware), Refusal) for _ in range(101))
+    assert asked(middleware) == 3
+
+
+def test_reset_ends_it(middleware: Middleware) -> None:
+    """A client whose counters were reset is let in at its next request."""
+    for _ in range(4):
+        ask(middleware)
+    middleware.store.reset(ALICE.key)
+    assert ask(middleware) is None
+
+
+def test_lifted_ban_lets_the_counters_be_asked_again(middleware: Middleware) -> None:
+    """Whom an administrator lets in is not refused from memory alone."""
+    for _ in range(4):
+        ask(middleware)
+    middleware.store.ban(Ban.of("192.0.2.1", bantime=60))
+    ask(middleware)
+    assert asked(middleware) == 3
+    middleware.store.unban(parse_network("192.0.2.1"))
+    ask(middleware)
+    assert asked(middleware) == 4
+
+
+def test_place_that_is_given_back_may_be_taken_at_once(middleware: Middleware) -> None:
+    """A refusal because another request is under way is forgotten when that one turns out well."""
+    pending = ask(middleware, "/login")
+    assert isinstance(pending, Pending)
+    assert isinstance(ask(middleware, "/login"), Refusal)
+    middleware.settle(pending, Outcome(200))
+    pending = ask(middleware, "/login")
+    assert isinstance(pending, Pending)
+    middleware.settle(pending, Outcome(401, "authn_login_fail"))
+    assert isinstance(ask(middleware, "/login"), Refusal)
+
+
+def test_refusal_of_an_outcome_is_remembered_for_a_second() -> None:
+    """Other workers may give a place back, so the counters are soon asked again."""
+    limit = Limit("1/hour", path="/login", count="auth_failure")
+    guard = Guard([limit])
+    hit = only_hit(guard, "POST", "/login")
+    assert guard.settle(Verdict(hit, 3600.0), 0.0) is not None
+    for now, is_refused in ((0.9, True), (1.0, False)):
+        found = guard.judge(ALICE, "POST", "/login", lambda _address: None, 0.0, now)
+        assert isinstance(found, Refusal) is is_refused
+
+
+def test_costly_request_is_no_reason_to_refuse_a_cheap_one() -> None:
+    """What was refused at a cost of five is remembered for five and more, not for one."""
+    limit = Limit("10/hour", cost=lambda request: 5 if request.path == "/search" else 1)
+    guard = Guard([limit])
+    hit = only_hit(guard, "GET", "/search")
+    guard.settle(Verdict(hit, 60.0), 0.0)
+    for path, is_refused in (("/search", True), ("/", False)):
+        found = guard.judge(ALICE, "GET", path, lambda _address: None, 0.0, 1.0)
+        assert isinstance(found, Refusal) is is_refused
