@@ -8,7 +8,7 @@ from appguard.stores.base import Store
 from appguard.stores.local import RUNTIME_DIRECTORY, LocalStore
 from appguard.stores.memory import MemoryStore
 
-REDIS = ("redis", "rediss", "redis+unix")
+REDIS = ("redis", "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 
 
 def default_uri() -> str:
@@ -19,7 +19,7 @@ def default_uri() -> str:
 def open_store(uri: str = "", *, app: str = "app", on_store_error: str = "local") -> Store:
     """Give the store of a URI; raise `ConfigError`.
 
-    `memory://`, `local://` or `local:///path/of/the/daemon`, `redis://`, `rediss://`, `redis+unix://`. In a store that
+    `memory://`, `local://` or `local:///path/of/the/daemon`, `redis://` and its kin (see `redis_uri`). In a store that
     others share, limits are counted per `app`; `on_store_error` says what to do about limits while it does not answer.
     """
     uri = uri or default_uri()

@@ -9,13 +9,16 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from itertools import chain
+from urllib.parse import quote
 
 from redis.exceptions import RedisError
 
 from appguard.limit import ADMITTED, Hit, Verdict
 from appguard.stores.breaker import Breaker
 from appguard.stores.memory import MemoryCounters
-from appguard.stores.redis_connection import AsyncCommands, Commands, Script, connect, connect_async, uri_for_people
+from appguard.stores.redis_commands import AsyncCommands, Commands, Script
+from appguard.stores.redis_connection import connect, connect_async, connect_to
+from appguard.stores.redis_uri import parse_redis_uri
 
 BUDGET = 0.04  # seconds; with the rest of a request it stays below 60 ms
 CLOSED_WAIT = 1.0  # seconds a refused client is told to wait while the store is down
@@ -27,11 +30,11 @@ class RedisCounters:
     def __init__(
         self, uri: str, app: str, on_store_error: str = "local", monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        self._counters_uri = uri
-        self._app = app
+        self._counters_uri = parse_redis_uri(uri)
+        self._prefix = f"appguard:l:{_word(app)}:"
         self._on_store_error = on_store_error
         self._local = MemoryCounters(monotonic)
-        self._breaker = Breaker(uri_for_people(uri), monotonic)
+        self._breaker = Breaker(str(self._counters_uri), monotonic)
         self._count = Script("count")
         self._client: Commands | None = None
         self._async_client: AsyncCommands | None = None
@@ -68,11 +71,12 @@ class RedisCounters:
     def reset(self, key: str) -> None:
         """Forget all that is counted for a client's key. Raise redis-py's error if Redis does not answer."""
         self._local.reset(key)
-        client = connect(self._counters_uri, 1.0)
+        prefix = f"{self._prefix}{{{_word(key, ':/')}}}:"
+        client = connect_to(self._counters_uri, 1.0, prefix)
         try:
             cursor = b"0"
             while True:
-                pattern = f"appguard:l:{{{key}}}:{_escaped(self._app)}:*"
+                pattern = f"{_escaped(prefix)}*"
                 cursor, found = client.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
                 if found:
                     client.execute_command("DEL", *found)
@@ -102,7 +106,7 @@ class RedisCounters:
         keys: list[str] = []
         for hit in hits:
             client, _, limit = hit.key.partition(" ")
-            keys.append(f"appguard:l:{{{client}}}:{self._app}:{limit}")
+            keys.append(f"{self._prefix}{{{_word(client, ':/')}}}:{limit}")
         return keys
 
 
@@ -112,6 +116,11 @@ def _arguments(hits: Sequence[Hit]) -> list[object]:
 
 def _verdict(reply: Sequence[int], hits: Sequence[Hit]) -> Verdict:
     return ADMITTED if reply[0] == 0 else Verdict(hits[reply[0] - 1], reply[1] / 1000)
+
+
+def _word(text: str, safe: str = "") -> str:
+    """Write a name as one part of a key: it may come from strangers, and access is granted by prefix."""
+    return quote(text, safe=safe, errors="surrogatepass")
 
 
 def _escaped(text: str) -> str:
