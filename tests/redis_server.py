@@ -10,7 +10,10 @@ from tests.lab import Process, free_port, wait_until
 
 
 class RedisServer:
-    """One server; without `options` that say otherwise its data are gone when it ends."""
+    """One server; without `options` that say otherwise its data are gone when it ends.
+
+    `sentinel` is the configuration that makes it a Sentinel.
+    """
 
     def __init__(
         self,
@@ -19,23 +22,25 @@ class RedisServer:
         address: str = "127.0.0.1",
         port: int = 0,
         options: Sequence[str] = (),
-        program: str = "redis-server",
+        sentinel: str = "",
     ) -> None:
         self._directory = directory
         self.address = address
         self.port = port or free_port(address)
         self.uri = f"redis://{address}:{self.port}/0"
         self._options = options
-        self._program = program
+        self._sentinel = sentinel
         self._process: Process | None = None
 
     def start(self) -> None:
         """Start it and wait until it answers."""
         arguments = ["--port", str(self.port), "--bind", self.address, "--save", "", "--appendonly", "no"]
-        if self._program == "redis-sentinel":
-            arguments = [str(self._directory / f"{self.port}.conf")]
-        command = [self._program, *arguments, "--protected-mode", "no", "--dir", str(self._directory), *self._options]
-        self._process = Process(self._program, command)
+        arguments += ["--protected-mode", "no", "--dir", str(self._directory), *self._options]
+        if self._sentinel:
+            file = self._directory / f"{self.port}.conf"
+            file.write_text(f"port {self.port}\nbind {self.address}\n{self._sentinel}")
+            arguments = [str(file), "--sentinel"]
+        self._process = Process("redis-server", ["redis-server", *arguments])
         wait_until(self.is_up, 10, self._process.output)
 
     def is_up(self) -> bool:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 from redis.exceptions import RedisError
@@ -111,8 +112,9 @@ def fleet(uri: str, skews: Sequence[float] = (0.0, 0.0, 0.0)) -> Generator[Fleet
     """Run hosts that are in step for the length of the block."""
     made = Fleet(uri, skews)
     try:
-        assert all([host.wait_synced(10) for host in made.hosts])
+        for host in made.hosts:
+            assert host.wait_synced(10)
         yield made
     finally:
-        for host in made.hosts:
-            host.close()
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(RedisBanSet.close, made.hosts))
