@@ -80,8 +80,8 @@ class RedisServer:
 def redis_server(directory: Path, *options: str) -> Generator[RedisServer]:
     """Run a server for the length of the block."""
     server = RedisServer(directory, options=options)
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.kill()

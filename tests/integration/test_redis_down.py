@@ -16,12 +16,13 @@ from tests.replicas import bans_kept
 
 SLOWEST_MS = 60.0
 RECOVERY = 2.0
+FAILOVER = 6.0  # of which Sentinel or Cluster take most to elect another master
 
 
 @pytest.mark.lab
-@pytest.mark.parametrize("fate", ["refused", "hung", "killed"])
+@pytest.mark.parametrize("fate", ["refused", "hung", "killed", "flushed", "sentinel", "cluster"])
 def test_nobody_notices_a_failing_redis(tmp_path: Path, fate: str) -> None:
-    """No request fails or waits for Redis more than 60 ms, a banned client stays out, and recovery takes no 2 s.
+    """No request fails or waits for Redis more than 60 ms, a banned client stays out, and Redis is soon used again.
 
     What the machine itself makes requests wait is told by those that need no Redis, made at the same time.
     """
@@ -31,7 +32,7 @@ def test_nobody_notices_a_failing_redis(tmp_path: Path, fate: str) -> None:
     assert seen.slowest_ms <= SLOWEST_MS + seen.noise_ms, seen
     assert seen.attacks > 50
     assert seen.attacks_let_in == 0
-    assert seen.recovery <= RECOVERY
+    assert seen.recovery <= (FAILOVER if fate in ("sentinel", "cluster") else RECOVERY)
 
 
 def test_lost_ban_is_told_by_those_who_know_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

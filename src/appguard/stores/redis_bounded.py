@@ -1,9 +1,9 @@
 """Clients whose callers wait a bounded time, while the call behind goes on to its end.
 
-Finding the master of a Sentinel or the shards of a Cluster takes several steps, each of which may meet a server that
-hangs. A request cannot wait for that, and a search that is given up with every request would never end. So the call
-runs in a thread or task of its own: its caller leaves after its time, what was found is there for the next one. A call
-that nobody waits for any more may still be carried out.
+Finding the master of a Sentinel or the shards of a Cluster, and TLS, take several steps, each of which may meet a
+server that hangs. A request cannot wait for that, and a search that is given up with every request would never end. So
+the call runs in a thread or task of its own: its caller leaves after its time, what was found is there for the next
+one. A call that nobody waits for any more may still be carried out.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from typing import Any
 from appguard.fork import in_every_child
 from appguard.stores.redis_commands import AsyncCommands, Commands
 
-CALLS_MOST = 64  # at the same time
+CALLS_MOST = 16  # at the same time: each has a connection, and a burst should not open many
 
 
 class BoundedCommands:

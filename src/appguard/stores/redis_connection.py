@@ -4,14 +4,16 @@ redis-py's own defaults would keep a request waiting for seconds when Redis is d
 timeouts), so every connection made here has an explicit timeout and no retries. Replies are as the server sends them in
 RESP2: redis-py's own shaping of them differs between its versions and protocols.
 
-redis-py finds the master of a Sentinel and the shards of a Cluster. A request waits for that no longer than it may
-(`redis_bounded`). Who works on the keys of one hash tag only (the ban set) gets a connection to the one server that
-holds them, and asks for another when it fails: a server that is not the master of those keys says so.
+redis-py finds the master of a Sentinel and the shards of a Cluster. A request waits for that, and for the handshakes of
+TLS, no longer than it may (`redis_bounded`). Who works on the keys of one hash tag only (the ban set) gets a connection
+to the one server that holds them, and asks for another when it fails: a server that is not the master of those keys
+says so.
 """
 
 import ssl
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any, cast
 
 import redis
@@ -31,6 +33,11 @@ from appguard.stores.redis_uri import RedisUri, Secret
 
 CONNECTIONS_MOST = 64
 STEP = 1.0  # seconds one step of finding a server may take
+# A name for CLIENT LIST instead of the library's own words, which roles would have to allow. Its answer also takes the
+# tickets of TLS 1.3 off the connection, which redis-py else mistakes for an answer that nobody has asked for.
+_NAME = {"client_name": "appguard"} | (
+    {"driver_info": None} if find_spec("redis.driver_info") else {"lib_name": None, "lib_version": None}
+)
 _Sentinel: Any = redis.sentinel.Sentinel  # redis-py gives these no types
 _AsyncSentinel: Any = redis.asyncio.Sentinel
 _ClusterNode: Any = redis.cluster.ClusterNode
@@ -61,7 +68,7 @@ def connect(uri: RedisUri, timeout: float) -> Commands:
         return BoundedCommands(lambda: _SentinelClient(uri, STEP), timeout)
     if uri.kind == "cluster":
         return BoundedCommands(lambda: _ClusterClient(uri), timeout)
-    return _single(uri, timeout)
+    return BoundedCommands(lambda: _single(uri, STEP), timeout) if uri.has_tls else _single(uri, timeout)
 
 
 def connect_to(uri: RedisUri, timeout: float, key: str) -> Commands:
@@ -80,20 +87,12 @@ def connect_to(uri: RedisUri, timeout: float, key: str) -> Commands:
 
 
 def connect_async(uri: RedisUri, timeout: float) -> AsyncCommands:
-    """Give a client for one event loop, whose every wait is at most `timeout` seconds where no server is to be found.
-
-    Else it is the caller's to stop waiting.
-    """
+    """Give a client for one event loop, whose caller is the one to stop waiting after `timeout` seconds."""
     if uri.kind == "sentinel":
         return ShieldedCommands(_AsyncSentinelClient(uri))
     if uri.kind == "cluster":
         return ShieldedCommands(_AsyncClusterClient(uri))
-    kinds: dict[str, Any] = {"unix": redis.asyncio.UnixDomainSocketConnection}
-    kind = kinds.get(uri.kind, redis.asyncio.SSLConnection if uri.has_tls else redis.asyncio.Connection)
-    tls = {name: value for name, value in _tls(uri).items() if name != "ssl"}  # said by the class
-    options: dict[str, Any] = {"connection_class": kind, **_place(uri), **_login(uri), **tls, **_times_async(timeout)}
-    pool: Any = redis.asyncio.BlockingConnectionPool(max_connections=CONNECTIONS_MOST, timeout=timeout, **options)
-    return cast("AsyncCommands", _plain(redis.asyncio.Redis.from_pool(pool)))
+    return ShieldedCommands(_async_single(uri, STEP)) if uri.has_tls else _async_single(uri, timeout)
 
 
 class _SentinelClient:
@@ -185,6 +184,15 @@ def _single(uri: RedisUri, timeout: float) -> Commands:
     return cast("Commands", _plain(redis.Redis(**options)))
 
 
+def _async_single(uri: RedisUri, timeout: float) -> AsyncCommands:
+    kinds: dict[str, Any] = {"unix": redis.asyncio.UnixDomainSocketConnection}
+    kind = kinds.get(uri.kind, redis.asyncio.SSLConnection if uri.has_tls else redis.asyncio.Connection)
+    tls = {name: value for name, value in _tls(uri).items() if name != "ssl"}  # said by the class
+    options: dict[str, Any] = {"connection_class": kind, **_place(uri), **_login(uri), **tls, **_times_async(timeout)}
+    pool: Any = redis.asyncio.BlockingConnectionPool(max_connections=CONNECTIONS_MOST, timeout=timeout, **options)
+    return cast("AsyncCommands", _plain(redis.asyncio.Redis.from_pool(pool)))
+
+
 def _plain(client: Any) -> Any:
     """Let a client give replies as they come."""
     client.response_callbacks.clear()
@@ -223,6 +231,7 @@ def _tls(uri: RedisUri) -> Mapping[str, Any]:
 
 def _times(timeout: float) -> dict[str, Any]:
     return {
+        **_NAME,
         "protocol": 2,
         "socket_timeout": timeout,
         "socket_connect_timeout": min(timeout, STEP),

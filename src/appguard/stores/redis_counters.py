@@ -8,7 +8,7 @@ admit (`open`) or refuse (`closed`).
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from itertools import chain
+from itertools import chain, groupby
 from urllib.parse import quote
 
 from redis.exceptions import RedisError
@@ -46,27 +46,36 @@ class RedisCounters:
             return self._without_redis(hits)
         if self._client is None:
             self._client = connect(self._counters_uri, BUDGET)
+        verdict = ADMITTED
         try:
-            reply = self._count.call(self._client, self._counter_keys(hits), _arguments(hits))
+            for part in self._parts(hits):
+                verdict = _verdict(self._count.call(self._client, self._counter_keys(part), _arguments(part)), part)
+                if verdict.refused is not None:
+                    break
         except (RedisError, OSError) as error:
             self._breaker.failed(error)
             return self._without_redis(hits)
         self._breaker.worked()
-        return _verdict(reply, hits)
+        return verdict
 
     async def check_async(self, hits: Sequence[Hit]) -> Verdict:
         """Do what `check` does without blocking the event loop."""
         if not self._breaker.may_ask():
             return self._without_redis(hits)
         client = self._client_of_loop()
+        verdict = ADMITTED
         try:
             async with asyncio.timeout(BUDGET):
-                reply = await self._count.call_async(client, self._counter_keys(hits), _arguments(hits))
+                for part in self._parts(hits):
+                    reply = await self._count.call_async(client, self._counter_keys(part), _arguments(part))
+                    verdict = _verdict(reply, part)
+                    if verdict.refused is not None:
+                        break
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             self._breaker.failed(error)
             return self._without_redis(hits)
         self._breaker.worked()
-        return _verdict(reply, hits)
+        return verdict
 
     def reset(self, key: str) -> None:
         """Forget all that is counted for a client's key. Raise redis-py's error if Redis does not answer."""
@@ -101,6 +110,15 @@ class RedisCounters:
         if self._on_store_error == "local":
             return self._local.check(hits)
         return ADMITTED if self._on_store_error == "open" else Verdict(hits[0], CLOSED_WAIT)
+
+    def _parts(self, hits: Sequence[Hit]) -> list[Sequence[Hit]]:
+        """Give what one call can count: all, but in a Cluster, where every client has a shard, the hits of one client.
+
+        There what the parts before a refusal counted stays counted.
+        """
+        if self._counters_uri.kind != "cluster":
+            return [hits]
+        return [tuple(part) for _, part in groupby(hits, lambda hit: hit.key.partition(" ")[0])]
 
     def _counter_keys(self, hits: Sequence[Hit]) -> list[str]:
         keys: list[str] = []

@@ -131,11 +131,11 @@ def _options(kind: str, scheme: str, query: str, shown: str) -> dict[str, str]:
 
 def _path(kind: str, path: str, options: dict[str, str], shown: str) -> tuple[str, int]:
     """Give service and database."""
-    service, _, number = path.rpartition("/") if kind == "sentinel" and "/" in path else ("", "", path)
+    service, number = "", path
     if kind == "unix":
         number = options.pop("db", "")
-    elif kind == "sentinel" and not service:
-        service, number = number, ""
+    elif kind == "sentinel":
+        service, _, number = path.partition("/")
     wants_service, has_database = kind == "sentinel", kind != "cluster"
     if wants_service != bool(service) or not (number == "" or (has_database and re.fullmatch(r"[0-9]{1,5}", number))):
         raise ConfigError(f"store = {shown!r}: expected {FORMS}")
