@@ -3,6 +3,7 @@
 import re
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
 from redis.crc import key_slot
@@ -108,7 +109,7 @@ def cluster(directory: Path) -> Generator[Cluster]:
         shards = [Pair(master, replica) for master, replica in zip(masters, replicas, strict=True)]
         for shard in shards:
             name = shard.master.command("CLUSTER", "MYID").split(b"\r\n")[1].decode()
-            wait_until(lambda shard=shard, name=name: _follows(shard.replica, name), 10, "no replica")
+            wait_until(partial(_follows, shard.replica, name), 10, "no replica")
         wait_until(lambda: all(shard.has_copied() for shard in shards), 20, "the replicas did not copy")
         wait_until(lambda: all(_is_whole(each) for each in servers), 20, "the Cluster did not come up")
         yield Cluster(shards)

@@ -1,9 +1,10 @@
 """Several replicas of one fleet's ban set, each as a host of its own, and in how much they differ."""
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 from redis.exceptions import RedisError
 
@@ -45,12 +46,15 @@ def versions(facts: Sequence[Fact]) -> dict[str, tuple[int, bool]]:
 
 
 class Fleet:
-    """Some hosts' replicas; each host's wall clock may be off by so many seconds."""
+    """Some hosts' replicas; each host's wall clock is off by its `skews`, which may be changed."""
 
     def __init__(self, uri: str, skews: Sequence[float] = (0.0, 0.0, 0.0)) -> None:
         self.uri = uri
-        self.hosts = [RedisBanSet(uri, clock=clock_off_by(skew)) for skew in skews]
-        self._skews = skews
+        self.skews = list(skews)
+        self.hosts = [RedisBanSet(uri, clock=partial(self._now, host)) for host in range(len(skews))]
+
+    def _now(self, host: int) -> float:
+        return time.time() + self.skews[host]
 
     def ban(self, host: int, address: str, bantime: str = "1h") -> None:
         """Ban an address on one host."""
@@ -94,17 +98,12 @@ class Fleet:
     def ends(self, address: str) -> list[float]:
         """Give when the hosts lift a ban, all by one clock."""
         found = [host.get(parse_address(address)) for host in self.hosts]
-        return [ban.end - skew for ban, skew in zip(found, self._skews, strict=True) if ban and ban.end]
+        return [ban.end - skew for ban, skew in zip(found, self.skews, strict=True) if ban and ban.end]
 
     def _difference(self) -> str:
         return f"{self.divergences()} divergences; Redis {bans_kept(self.uri)[:9]}; " + "; ".join(
             f"host {host} {self.bans(host)[:9]} {self.hosts[host].complaint}" for host in range(len(self.hosts))
         )
-
-
-def clock_off_by(seconds: float) -> Callable[[], float]:
-    """Give a wall clock that is wrong."""
-    return lambda: time.time() + seconds
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 import asyncio
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,16 @@ def hits(client: str) -> tuple[Hit, ...]:
     return tuple(Hit(f"{client} {limit.name}", limit) for limit in (TEN, FIVE))
 
 
+def is_counted(store: RedisStore, hits: Sequence[Hit]) -> bool:
+    """Count once; say whether it was in Redis."""
+    return store.check(hits).wait != CLOSED_WAIT
+
+
+def complains(bans: RedisBanSet, words: str) -> bool:
+    """Say whether this is what is wrong with a ban set."""
+    return words in bans.complaint
+
+
 async def ask(store: RedisStore, client: str, times: int) -> list[Verdict]:
     """Ask on a loop as often as said, when it has a connection."""
     try:
@@ -57,7 +68,7 @@ def works(uri: str, directory: Path, clients: int = 3) -> None:
             wait_until(lambda: app.get(parse_address(ATTACKER)), 5, "the ban did not arrive")
             for number in range(clients):
                 client = f"192.0.2.{number}"
-                wait_until(lambda client=client: app.check(hits(client)).wait != CLOSED_WAIT, 5, "nothing is counted")
+                wait_until(partial(is_counted, app, hits(client)), 5, "nothing is counted")
                 app.reset(client)
                 admitted = [app.check(hits(client)).refused is None for _ in range(3)]
                 admitted += [each.refused is None for each in asyncio.run(ask(app, client, 3))]
@@ -129,7 +140,7 @@ def test_tls(tmp_path: Path) -> None:
             daemon = RedisBanSet(uri)
             try:
                 assert not daemon.wait_synced(0.5)
-                wait_until(lambda daemon=daemon, words=words: words in daemon.complaint, 3, daemon.complaint)
+                wait_until(partial(complains, daemon, words), 3, daemon.complaint)
             finally:
                 daemon.close()
 
@@ -158,7 +169,7 @@ def test_cluster_with_limits_of_several_keys(shards: Cluster, tmp_path: Path) ->
     with RedisStore(shards.uri, "blog", "closed", directory=tmp_path) as store:
         for number in range(20):
             both = (Hit(f"192.0.2.{number} {TEN.name}", TEN), Hit(f"user:{number} {FIVE.name}", FIVE))
-            wait_until(lambda both=both: store.check(both[:1]).wait != CLOSED_WAIT, 5, "nothing is counted")
+            wait_until(partial(is_counted, store, both[:1]), 5, "nothing is counted")
             assert [store.check(both).refused is None for _ in range(6)] == [True] * 5 + [False]
 
 

@@ -30,9 +30,9 @@ MAY = {
 MINE, OTHERS = "appguard:l:shop:{192.0.2.1}:5/minute", "appguard:l:blog:{192.0.2.1}:5/minute"
 BAN = "1 0 0 {}"
 SCRIPT = "return redis.call(unpack(ARGV))"
-TABLE = {  # command: who may
+TABLE: dict[tuple[str, ...], set[str]] = {  # command: who may
     ("SET", MINE, "x"): {"app"},
-    ("SET", OTHERS, "x"): set[str](),
+    ("SET", OTHERS, "x"): set(),
     ("GET", MINE): {"app", "admin"},
     ("GET", OTHERS): {"admin"},
     ("DEL", MINE): {"admin"},
@@ -42,24 +42,24 @@ TABLE = {  # command: who may
     ("HDEL", FACTS, ATTACKER): {"daemon"},
     ("DEL", FACTS): {"admin"},
     ("XADD", CHANGES, "*", "network", ATTACKER, "fact", BAN): {"daemon"},
-    ("XTRIM", CHANGES, "MAXLEN", "0"): set[str](),
+    ("XTRIM", CHANGES, "MAXLEN", "0"): set(),
     ("EVAL", SCRIPT, "0", "SET", MINE, "x"): {"app"},
-    ("EVAL", SCRIPT, "0", "SET", OTHERS, "x"): set[str](),
-    ("EVAL", SCRIPT, "1", OTHERS, "SET", OTHERS, "x"): set[str](),
+    ("EVAL", SCRIPT, "0", "SET", OTHERS, "x"): set(),
+    ("EVAL", SCRIPT, "1", OTHERS, "SET", OTHERS, "x"): set(),
     ("EVAL", SCRIPT, "0", "HSET", FACTS, ATTACKER, BAN): {"daemon"},
     ("EVAL", SCRIPT, "0", "XADD", CHANGES, "*", "a", "b"): {"daemon"},
-    ("SET", "session:1", "x"): set[str](),
-    ("GET", "session:1"): set[str](),
+    ("SET", "session:1", "x"): set(),
+    ("GET", "session:1"): set(),
     ("SCAN", "0"): {"admin"},
-    ("KEYS", "*"): set[str](),
-    ("FLUSHALL",): set[str](),
-    ("CONFIG", "GET", "*"): set[str](),
-    ("SCRIPT", "FLUSH"): set[str](),
-    ("ACL", "LIST"): set[str](),
-    ("CLIENT", "KILL", "TYPE", "normal"): set[str](),
-    ("PUBLISH", "x", "y"): set[str](),
-    ("REPLICAOF", "NO", "ONE"): set[str](),
-    ("SHUTDOWN",): set[str](),
+    ("KEYS", "*"): set(),
+    ("FLUSHALL",): set(),
+    ("CONFIG", "GET", "*"): set(),
+    ("SCRIPT", "FLUSH"): set(),
+    ("ACL", "LIST"): set(),
+    ("CLIENT", "KILL", "TYPE", "normal"): set(),
+    ("PUBLISH", "x", "y"): set(),
+    ("REPLICAOF", "NO", "ONE"): set(),
+    ("SHUTDOWN",): set(),
 }
 
 
