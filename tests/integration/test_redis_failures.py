@@ -16,7 +16,7 @@ from appguard.ban import Ban
 from tests.lab import wait_until
 from tests.redis_groups import cluster, sentinel_group
 from tests.redis_server import RedisServer, redis_server
-from tests.replicas import CHANGES, FACTS, Fleet, bans_kept, fleet
+from tests.replicas import CHANGES, FACTS, Fleet, bans_kept, facts_kept, fleet, versions
 
 LIFTED, KEPT = "203.0.113.1", "203.0.113.2"
 
@@ -115,6 +115,19 @@ def test_connections_are_cut_while_writing(server: RedisServer) -> None:
         hosts.agree([KEPT, *stays])
 
 
+def test_flushed_with_one_host_alone(server: RedisServer) -> None:
+    """A host tells again what it has decided, with nobody else to do it, and with the versions it had."""
+    with fleet(server.uri, (0.0,)) as hosts:
+        hosts.ban(0, LIFTED)
+        hosts.ban(0, KEPT)
+        hosts.lift(0, LIFTED)
+        hosts.agree([KEPT])
+        before = versions(hosts.hosts[0].facts())
+        server.command("FLUSHALL")
+        hosts.agree([KEPT])
+        assert versions(list((facts_kept(server.uri) or {}).values())) == before
+
+
 def test_flushed_while_writing(server: RedisServer) -> None:
     """FLUSHALL under a steady stream of decisions, where the stream goes on at once, is noticed and repaired."""
     with fleet(server.uri) as hosts:
@@ -151,11 +164,9 @@ def test_lift_stays_when_its_maker_is_gone(server: RedisServer) -> None:
 
 def test_full(tmp_path: Path) -> None:
     """A full Redis refuses writes; hosts go on and say so, and tell all when it has room again."""
-    options = ("--maxmemory", "8mb", "--maxmemory-policy", "noeviction")
-    with redis_server(tmp_path, *options) as server, fleet(server.uri) as hosts:
+    with redis_server(tmp_path, "--maxmemory-policy", "noeviction") as server, fleet(server.uri) as hosts:
         some_history(hosts)
-        for number in range(40):
-            server.command("SET", f"other:{number}", "x" * 300_000)
+        server.command("CONFIG", "SET", "maxmemory", "1mb")  # less than it holds
         with deciding(hosts) as stays:
             wait_until(lambda: all("maxmemory" in host.complaint for host in hosts.hosts), 5, "not full")
         assert bans_kept(server.uri) == [KEPT]
