@@ -32,5 +32,9 @@ def open_store(uri: str = "", *, app: str = "app", on_store_error: str = "local"
         from appguard.stores.redis import RedisStore  # redis is imported only where it is used
 
         return RedisStore(uri, app, on_store_error)
-    shown = re.sub(r"//.*@", "//...@", uri)  # it may hold a password
-    raise ConfigError(f"store = {shown!r}: expected 'memory://', 'local://' or 'redis://host:6379/0'")
+    raise ConfigError(f"store = {without_password(uri)!r}: expected 'memory://', 'local://' or 'redis://host:6379/0'")
+
+
+def without_password(uri: str) -> str:
+    """Give a URI that is not understood without what may be a password."""
+    return re.sub(r"//.*@", "//...@", uri).partition("?")[0]

@@ -21,6 +21,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Sequence
+from itertools import chain
 from threading import Event, Thread
 from typing import Any
 
@@ -32,7 +33,7 @@ from appguard.fork import in_every_child
 from appguard.stores.base import Changes, Snapshot
 from appguard.stores.redis_commands import Commands, Script
 from appguard.stores.redis_connection import connect_to
-from appguard.stores.redis_records import fields_of, parse_record
+from appguard.stores.redis_records import fields_of, parse_record, record_of
 from appguard.stores.redis_uri import parse_redis_uri
 from appguard.stores.replica import END_TOLERANCE, Replica
 from appguard.stores.untold import Untold
@@ -187,15 +188,18 @@ class RedisBanSet(Replica):
             batch = self._untold.take(TOLD_AT_ONCE, BLOCK)
             if not batch:
                 continue
-            arguments: list[object] = [STREAM_MOST]
-            for fact, how in batch:
-                arguments += fields_of(fact, self._offset, how)
+            told = [fields_of(fact, self._offset, how) for fact, how in batch]
+            arguments = [STREAM_MOST, *chain.from_iterable(told)]
             reply = self._merge_script.call(client, (self._facts_key, self._changes_key), arguments)
             self._works(self._telling)
-            for (fact, _), is_changed, record in zip(batch, reply[::2], reply[1::2], strict=True):
-                self._take_answer(fact, bool(is_changed), record)
+            for (fact, _), fields, is_changed, record in zip(batch, told, reply[::2], reply[1::2], strict=True):
+                if record == record_of(fields):
+                    self._untold.told(fact, fact)
+                else:
+                    self._take_other(fact, bool(is_changed), record)
 
-    def _take_answer(self, fact: Fact, is_changed: bool, record: bytes) -> None:
+    def _take_other(self, fact: Fact, is_changed: bool, record: bytes) -> None:
+        """Take what Redis keeps instead of what it was told."""
         kept = parse_record(fact.key.encode(), record, self._offset)
         is_ours = kept is not None and (is_changed or kept.version == fact.version)
         self._untold.told(fact, kept if is_ours else None)

@@ -4,6 +4,7 @@ End 0 is for ever, -1 lifted. Whoever may write to Redis may write anything, so 
 """
 
 import json
+from collections.abc import Sequence
 from typing import cast
 
 from appguard.address import parse_network
@@ -22,6 +23,12 @@ def fields_of(fact: Fact, offset: float, how: str) -> list[object]:
     ends = -1.0 if ban is None else 0.0 if ban.end is None else (ban.end + offset) * 1000
     is_automatic = int(ban is not None and ban.automatic)
     return [fact.key, fact.version, f"{ends:.0f}", how, is_automatic, _details(ban)]
+
+
+def record_of(fields: Sequence[object]) -> bytes:
+    """Give the record that `merge.lua` makes of these fields, if it takes them as they are."""
+    _, version, ends, _, is_automatic, details = fields
+    return f"{version} {ends} {is_automatic} {details}".encode()
 
 
 def _details(ban: Ban | None) -> str:
