@@ -4,6 +4,7 @@ import re
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from itertools import combinations
 from pathlib import Path
 
 from redis.crc import key_slot
@@ -12,7 +13,16 @@ from tests.lab import free_port, wait_until
 from tests.redis_server import RedisServer
 
 SERVICE = "appguard"
-REPLICATION = ("--masteruser", "copier", "--masterauth", "copying", "--repl-diskless-sync-delay", "0")
+REPLICATION = (
+    "--masteruser",
+    "copier",
+    "--masterauth",
+    "copying",
+    "--repl-diskless-sync-delay",
+    "0",
+    "--repl-ping-replica-period",
+    "1",
+)
 COPIER = ("--user", *["copier", "on", ">copying", "+psync", "+replconf", "+ping"])
 DOWN_AFTER_MS = 500
 SENTINEL = f"""
@@ -103,8 +113,8 @@ def cluster(directory: Path) -> Generator[Cluster]:
             last = SLOTS - 1 if at == 2 else first + SLOTS // 3 - 1
             assert master.command("CLUSTER", "ADDSLOTSRANGE", str(first), str(last)) == b"+OK\r\n"
             master.command("CLUSTER", "SET-CONFIG-EPOCH", str(at + 1))
-        for server in servers[1:]:
-            server.command("CLUSTER", "MEET", "127.0.0.1", str(servers[0].port), str(buses[0]))
+        for one, other in combinations(range(6), 2):  # gossip would take longer
+            servers[one].command("CLUSTER", "MEET", "127.0.0.1", str(servers[other].port), str(buses[other]))
         wait_until(lambda: all(_knows(each, 6) for each in servers), 20, "the nodes did not meet")
         shards = [Pair(master, replica) for master, replica in zip(masters, replicas, strict=True)]
         for shard in shards:
