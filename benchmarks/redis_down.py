@@ -1,4 +1,4 @@
-"""What do visitors meet while Redis is refused, hung or killed, and how soon is it used again?
+"""What do visitors meet while Redis is refused, hung, killed, flushed or failed over, and how soon is it used again?
 
 A FastAPI app on uvicorn, wrk with four connections for six seconds; Redis is away from the first to the third second.
 "Needs no Redis" is the slowest request of a fifth connection to an exempt path: what the machine itself makes requests
@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from tests.redis_down import Outage, outage
 
 RESULT = Path(__file__).parent / "results/redis_down.json"
-FATES = ("up", "refused", "hung", "killed")
+FATES = ("up", "refused", "hung", "killed", "flushed", "sentinel", "cluster")
 HEAD = ("requests", "failures", "median ms", "slowest ms", "needs no Redis", "attacks let in", "counts again after s")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from appguard.ban import Ban
 from appguard.stores.redis_bans import RedisBanSet
 from tests.lab import Process, free_port, is_listening, running, wait_until
+from tests.redis_groups import Pair, cluster, sentinel_group
 from tests.redis_server import RedisServer, redis_server
 
 VISITOR, ATTACKER = "198.51.100.7", "203.0.113.5"
@@ -96,7 +97,7 @@ class Attacker:
 
 
 @contextmanager
-def site(directory: Path, server: RedisServer) -> Generator[int]:
+def site(directory: Path, uri: str) -> Generator[int]:
     """Serve the app; give its port once it enforces the attacker's ban."""
     (directory / "shop.py").write_text(APP)
     port = free_port()
@@ -109,8 +110,8 @@ def site(directory: Path, server: RedisServer) -> Generator[int]:
         f"--port={port}",
         "shop:app",
     ]
-    process = Process("uvicorn", command, directory=directory, environment={"STORE": server.uri})
-    bans = RedisBanSet(server.uri)
+    process = Process("uvicorn", command, directory=directory, environment={"STORE": uri})
+    bans = RedisBanSet(uri)
     with running(process):
         try:
             bans.ban(Ban.of(ATTACKER, bantime="1h"))
@@ -121,29 +122,113 @@ def site(directory: Path, server: RedisServer) -> Generator[int]:
             bans.close()
 
 
+class Trouble:
+    """One way for a Redis to fail, and where requests are counted before and after it."""
+
+    def __init__(self, uri: str, server: RedisServer) -> None:
+        self.uri = uri
+        self.server = server
+
+    def prepare(self) -> None:
+        """Do what comes before the load."""
+
+    def begin(self) -> None:
+        """Let Redis fail."""
+
+    def end(self) -> None:
+        """Let it work again, if it does not by itself."""
+
+
+class Refused(Trouble):
+    """Down before the load."""
+
+    def prepare(self) -> None:
+        """End the server at once."""
+        self.server.kill()
+
+    def end(self) -> None:
+        """Start it again."""
+        self.server.start()
+
+
+class Killed(Refused):
+    """Down under load."""
+
+    def prepare(self) -> None:
+        """Do nothing yet."""
+
+    def begin(self) -> None:
+        """End the server at once."""
+        self.server.kill()
+
+
+class Hung(Trouble):
+    """Accepts and does not answer."""
+
+    def begin(self) -> None:
+        """Stop the server where it is."""
+        self.server.freeze()
+
+    def end(self) -> None:
+        """Let it go on."""
+        self.server.thaw()
+
+
+class Flushed(Trouble):
+    """Loses all it holds."""
+
+    def begin(self) -> None:
+        """Empty the server."""
+        self.server.command("FLUSHALL")
+
+
+class FailedOver(Trouble):
+    """The master dies, and its replica takes over by itself."""
+
+    def __init__(self, uri: str, pair: Pair) -> None:
+        super().__init__(uri, pair.replica)
+        self._pair = pair
+
+    def begin(self) -> None:
+        """End the master at once."""
+        self._pair.master.kill()
+
+
+SINGLE: dict[str, type[Trouble]] = {
+    "up": Trouble,
+    "refused": Refused,
+    "hung": Hung,
+    "killed": Killed,
+    "flushed": Flushed,
+}
+
+
+@contextmanager
+def trouble(directory: Path, fate: str) -> Generator[Trouble]:
+    """Run the servers that a fate needs for the length of the block."""
+    if fate == "sentinel":
+        with sentinel_group(directory) as group:
+            yield FailedOver(group.uri, group)
+    elif fate == "cluster":
+        with cluster(directory) as shards:
+            yield FailedOver(shards.uri, shards.shard_of(f"appguard:l:shop:{{{VISITOR}}}:"))
+    else:
+        with redis_server(directory) as server:
+            yield SINGLE[fate](server.uri, server)
+
+
 def counted(server: RedisServer) -> int:
-    """Give how many requests the server has counted since its start."""
-    found = re.search(rb"cmdstat_evalsha:calls=(\d+)", server.command("INFO", "commandstats"))
-    return int(found[1]) if found else 0
+    """Give how many requests the server has counted since its start, by itself or for its master."""
+    found = re.findall(rb"cmdstat_(?:evalsha|eval):calls=(\d+)", server.command("INFO", "commandstats"))
+    return sum(map(int, found))
 
 
-def fail(server: RedisServer, fate: str) -> None:
-    """Let Redis hang, or end it."""
-    if fate == "hung":
-        server.freeze()
-    elif fate != "up":
-        server.kill()
-
-
-def come_back(server: RedisServer, fate: str) -> float:
+def come_back(failed: Trouble) -> float:
     """Let Redis work again; give the seconds until requests are counted in it."""
-    if fate == "hung":
-        server.thaw()
-    elif fate != "up":
-        server.start()
+    failed.end()
     begun = time.monotonic()
-    enough = counted(server) + 20  # more than what was sent before it hung
-    wait_until(lambda: counted(server) >= enough, 10, "nothing is counted in Redis again")
+    enough = counted(failed.server) + 20  # more than what was sent before it hung
+    wait_until(lambda: counted(failed.server) >= enough, 10, "nothing is counted in Redis again")
     return time.monotonic() - begun
 
 
@@ -161,22 +246,21 @@ def report_of(load: Process) -> dict[str, float]:
 
 
 def outage(directory: Path, fate: str) -> Outage:
-    """Let wrk ask while Redis is `refused` (down before the load), `hung`, `killed` under load, or stays `up`."""
+    """Let wrk ask while Redis fails in one of the ways of `trouble`."""
     script = directory / "report.lua"
     script.write_text(WRK_REPORT)
-    with redis_server(directory) as server, site(directory, server) as port:
+    with trouble(directory, fate) as failing, site(directory, failing.uri) as port:
         url, attacker = f"http://127.0.0.1:{port}/", Attacker(port)
-        if fate == "refused":
-            server.kill()
+        failing.prepare()
         with (
             running(wrk(url, 4, script)) as limited,
             running(wrk(f"{url}exempt", 1, script)) as exempt,
             attacker.attacking(),
         ):
             time.sleep(1)
-            fail(server, fate)
+            failing.begin()
             time.sleep(2)
-            recovery = come_back(server, fate)
+            recovery = come_back(failing)
             report, noise = report_of(limited), report_of(exempt)
     return Outage(
         requests=int(report["requests"]),

@@ -1,8 +1,8 @@
-"""A real redis-server of the tests' own, on a unix socket, a port, or both; it can be stopped, frozen and restarted."""
+"""A real redis-server of the tests' own, alone or with others; it can be stopped, frozen and restarted."""
 
 import signal
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,21 +10,42 @@ from tests.lab import Process, free_port, wait_until
 
 
 class RedisServer:
-    """One server without persistence; its data are gone when it ends."""
+    """One server; without `options` that say otherwise its data are gone when it ends.
 
-    def __init__(self, directory: Path, *, address: str = "127.0.0.1", port: int = 0) -> None:
+    `sentinel` is the configuration that makes it a Sentinel.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        address: str = "127.0.0.1",
+        port: int = 0,
+        options: Sequence[str] = (),
+        sentinel: str = "",
+    ) -> None:
         self._directory = directory
         self.address = address
         self.port = port or free_port(address)
         self.uri = f"redis://{address}:{self.port}/0"
+        self._options = options
+        self._sentinel = sentinel
         self._process: Process | None = None
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        arguments = ("--port", str(self.port), "--bind", self.address, "--save", "", "--appendonly", "no")
-        command = ["redis-server", *arguments, "--protected-mode", "no", "--dir", str(self._directory)]
-        self._process = Process("redis-server", command)
-        wait_until(lambda: self.command("PING") == b"+PONG\r\n", 10, self._process.output)
+        arguments = ["--port", str(self.port), "--bind", self.address, "--save", "", "--appendonly", "no"]
+        arguments += ["--protected-mode", "no", "--dir", str(self._directory), *self._options]
+        if self._sentinel:
+            file = self._directory / f"{self.port}.conf"
+            file.write_text(f"port {self.port}\nbind {self.address}\n{self._sentinel}")
+            arguments = [str(file), "--sentinel"]
+        self._process = Process("redis-server", ["redis-server", *arguments])
+        wait_until(self.is_up, 10, self._process.output)
+
+    def is_up(self) -> bool:
+        """Say whether it answers, be it only that it wants a password."""
+        return self.command("PING")[:5] in (b"+PONG", b"-NOAU")
 
     def command(self, *words: str) -> bytes:
         """Send one command on a connection of its own; give the reply as it comes, empty if nobody answers."""
@@ -56,11 +77,11 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server(directory: Path) -> Generator[RedisServer]:
+def redis_server(directory: Path, *options: str) -> Generator[RedisServer]:
     """Run a server for the length of the block."""
-    server = RedisServer(directory)
-    server.start()
+    server = RedisServer(directory, options=options)
     try:
+        server.start()
         yield server
     finally:
         server.kill()

@@ -21,7 +21,7 @@ from appguard.sources.journal import JournalSource
 from appguard.sources.socket import EventSocket
 from appguard.sources.syslog import SyslogPort, SyslogSocket
 from appguard.stores.memory import MemoryBanSet
-from appguard.stores.open import REDIS
+from appguard.stores.open import REDIS, without_password
 
 log = logging.getLogger("appguard")
 
@@ -134,7 +134,8 @@ def ban_set_of(store: str, clock: Callable[[], float], on_change: Callable[[], N
         from appguard.stores.redis_bans import RedisBanSet  # redis is imported only where it is used
 
         return RedisBanSet(store, clock=clock, on_change=on_change)
-    raise ConfigError(f"store = {store!r}: expected 'local://' (this host alone) or 'redis://host:6379/0' (a fleet)")
+    expected = "'local://' (this host alone) or 'redis://host:6379/0' (a fleet)"
+    raise ConfigError(f"store = {without_password(store)!r}: expected {expected}")
 
 
 def user_ids_of(config: JailConfig) -> frozenset[int]:

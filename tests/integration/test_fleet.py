@@ -13,6 +13,7 @@ from tests.lab import Process, wait_until
 from tests.machine import Machine
 from tests.netns import joined, run
 from tests.redis_server import RedisServer
+from tests.replicas import bans_kept
 
 pytestmark = pytest.mark.lab
 
@@ -31,7 +32,16 @@ class Host:
 
 
 @pytest.fixture
-def fleet(open_tmp_path: Path) -> Iterator[tuple[Host, Host]]:
+def server(open_tmp_path: Path) -> Iterator[RedisServer]:
+    """Give the Redis of the fleet."""
+    running = RedisServer(open_tmp_path, address="0.0.0.0")
+    running.start()
+    yield running
+    running.kill()
+
+
+@pytest.fixture
+def fleet(open_tmp_path: Path, server: RedisServer) -> Iterator[tuple[Host, Host]]:
     """Give two hosts whose daemons share a Redis on a third machine, the lab's own."""
     with ExitStack() as stack:
         machines = [
@@ -39,9 +49,6 @@ def fleet(open_tmp_path: Path) -> Iterator[tuple[Host, Host]]:
             for name, at in (("alpha", 1), ("beta", 5))
         ]
         hosts: list[Host] = []
-        server = RedisServer(open_tmp_path, address="0.0.0.0")
-        server.start()
-        stack.callback(server.kill)
         for machine, gateway in zip(machines, ("192.0.2.1", "192.0.2.5"), strict=True):
             root = open_tmp_path / machine.name
             root.mkdir()
@@ -86,3 +93,21 @@ def test_lift_survives_a_partition(fleet: tuple[Host, Host]) -> None:
     wait_until(lambda: beta.drops("198.51.100.7"), 20, beta.daemon.output)
     assert not beta.drops("203.0.113.5")
     assert alpha.place.banned() == beta.place.banned() == ["198.51.100.7"]
+
+
+def test_kernels_agree_after_redis_lost_everything(fleet: tuple[Host, Host], server: RedisServer) -> None:
+    """FLUSHALL, and a lift while Redis is away: both kernels and a new reader of Redis agree, nothing comes back."""
+    alpha, beta = fleet
+    for address in ("203.0.113.5", "198.51.100.7"):
+        alpha.place.append(address, 3)
+        wait_until(lambda: beta.drops(address), 5, beta.daemon.output)  # noqa: B023  # asked before the next
+    server.kill()
+    assert beta.place.run("unban", "203.0.113.5").returncode == 0
+    server.start()
+    wait_until(lambda: not alpha.drops("203.0.113.5"), 5, alpha.daemon.output)
+    server.command("FLUSHALL")
+    wait_until(lambda: bans_kept(server.uri.replace("0.0.0.0", "127.0.0.1")) == ["198.51.100.7"], 5, "not told again")
+    for host in fleet:
+        assert host.place.banned() == ["198.51.100.7"]
+        assert host.drops("198.51.100.7")
+        assert not host.drops("203.0.113.5")

@@ -7,19 +7,22 @@ import pytest
 
 from appguard.address import parse_address
 from appguard.ban import Ban
+from appguard.stores.redis import RedisStore
 from appguard.stores.redis_bans import RedisBanSet
 from tests.lab import wait_until
 from tests.redis_down import ATTACKER, outage
 from tests.redis_server import redis_server
+from tests.replicas import bans_kept
 
 SLOWEST_MS = 60.0
 RECOVERY = 2.0
+FAILOVER = 6.0  # of which Sentinel or Cluster take most to elect another master
 
 
 @pytest.mark.lab
-@pytest.mark.parametrize("fate", ["refused", "hung", "killed"])
+@pytest.mark.parametrize("fate", ["refused", "hung", "killed", "flushed", "sentinel", "cluster"])
 def test_nobody_notices_a_failing_redis(tmp_path: Path, fate: str) -> None:
-    """No request fails or waits for Redis more than 60 ms, a banned client stays out, and recovery takes no 2 s.
+    """No request fails or waits for Redis more than 60 ms, a banned client stays out, and Redis is soon used again.
 
     What the machine itself makes requests wait is told by those that need no Redis, made at the same time.
     """
@@ -29,25 +32,25 @@ def test_nobody_notices_a_failing_redis(tmp_path: Path, fate: str) -> None:
     assert seen.slowest_ms <= SLOWEST_MS + seen.noise_ms, seen
     assert seen.attacks > 50
     assert seen.attacks_let_in == 0
-    assert seen.recovery <= RECOVERY
+    assert seen.recovery <= (FAILOVER if fate in ("sentinel", "cluster") else RECOVERY)
 
 
-def test_lost_ban_is_kept_until_its_maker_had_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ban that Redis has lost stays in force for others; if nobody tells it again they forget it in the end."""
-    monkeypatch.setattr("appguard.stores.redis_bans.RETELL", 1.5)
+def test_lost_ban_is_told_by_those_who_know_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ban whose maker is gone when Redis loses it is told again by another daemon; an app alone forgets it."""
+    monkeypatch.setattr("appguard.stores.redis.FORGET_AFTER", 1.0)
+    known = parse_address(ATTACKER)
     with redis_server(tmp_path) as server, ExitStack() as stack:
-        makers = [RedisBanSet(server.uri), RedisBanSet(server.uri)]
-        other = RedisBanSet(server.uri)
-        for each in (*makers, other):
+        maker, other = RedisBanSet(server.uri), RedisBanSet(server.uri)
+        app = stack.enter_context(RedisStore(server.uri, directory=tmp_path))
+        for each in (maker, other):
             stack.callback(each.close)
-        lived, gone = parse_address(ATTACKER), parse_address("192.0.2.9")
-        for maker, address in zip(makers, (lived, gone), strict=True):
-            maker.ban(Ban.of(address.text, bantime="1h"))
-        wait_until(lambda: other.get(lived) and other.get(gone), 5, "the bans did not arrive")
-        makers[1].close()
-        server.kill()
-        server.start()
-        wait_until(lambda: server.command("ZCARD", "appguard:b:{main}:bans") == b":1\r\n", 10, "not told again")
-        assert other.get(gone) is not None
-        wait_until(lambda: other.get(gone) is None, 10, "never forgotten")
-        assert other.get(lived) is not None
+        maker.ban(Ban.of(ATTACKER, bantime="1h"))
+        wait_until(lambda: other.get(known) and app.get(known), 5, "the ban did not arrive")
+        maker.close()
+        server.command("FLUSHALL")
+        wait_until(lambda: bans_kept(server.uri) == [ATTACKER], 5, "not told again")
+        assert other.get(known) is not None
+        other.close()
+        server.command("FLUSHALL")
+        wait_until(lambda: app.get(known) is None, 5, "the app never forgot it")
+        assert bans_kept(server.uri) == []

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 
 from appguard.limit import ADMITTED, Hit, Limit, Verdict
 from appguard.stores.redis import RedisStore
-from appguard.stores.redis_connection import Script
+from appguard.stores.redis_commands import Script
 from tests.counting import UNIT, Model, hits_of, requests
 from tests.redis_server import RedisServer, redis_server
 

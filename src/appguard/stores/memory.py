@@ -189,21 +189,6 @@ class MemoryBanSet:
                 self._put(ban)
                 self._version = max(self._version, ban.version)
 
-    def merge(self, fact: Fact) -> bool:
-        """Take a fact told by others if its version is higher than what is known; say whether it was."""
-        with self._bans_lock:
-            known = self._table.exact(fact.network)
-            if fact.version <= max(known.version if known else 0, self._lifted.get(fact.key, 0)):
-                return False
-            self._apply(fact)
-            return True
-
-    def forget(self, ban: Ban) -> None:
-        """Drop a ban as if it had never been."""
-        with self._bans_lock:
-            self._table.drop(ban.network)
-            self._tell(Fact(ban.network, ban.version, None))
-
     def expire(self) -> list[Ban]:
         """Drop the bans that have ended; give them."""
         now = self._clock()
@@ -212,7 +197,7 @@ class MemoryBanSet:
             while self._ends and self._ends[0][0] <= now:
                 _, version, key = heapq.heappop(self._ends)
                 ban = self._table.exact(parse_network(key))
-                if ban is not None and ban.version == version:
+                if ban is not None and ban.version == version and not ban.in_force(now):
                     self._table.drop(ban.network)
                     ended.append(ban)
         return ended

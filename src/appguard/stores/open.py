@@ -11,7 +11,7 @@ from appguard.stores.limits_counters import STRATEGIES, LimitsCounters, parse_ur
 from appguard.stores.local import RUNTIME_DIRECTORY, LocalStore
 from appguard.stores.memory import MemoryStore
 
-REDIS = ("redis", "rediss", "redis+unix")
+REDIS = ("redis", "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
 
 
 def default_uri() -> str:
@@ -22,7 +22,7 @@ def default_uri() -> str:
 def open_store(uri: str = "", *, app: str = "app", on_store_error: str = "local") -> Store:
     """Give the store of a URI; raise `ConfigError`.
 
-    `memory://`, `local://` or `local:///path/of/the/daemon`, `redis://`, `rediss://`, `redis+unix://`. In a store that
+    `memory://`, `local://` or `local:///path/of/the/daemon`, `redis://` and its kin (see `redis_uri`). In a store that
     others share, limits are counted per `app`; `on_store_error` says what to do about limits while it does not answer.
     """
     uri = uri or default_uri()
@@ -35,8 +35,12 @@ def open_store(uri: str = "", *, app: str = "app", on_store_error: str = "local"
         from appguard.stores.redis import RedisStore  # redis is imported only where it is used
 
         return RedisStore(uri, app, on_store_error)
-    shown = re.sub(r"//.*@", "//...@", uri)  # it may hold a password
-    raise ConfigError(f"store = {shown!r}: expected 'memory://', 'local://' or 'redis://host:6379/0'")
+    raise ConfigError(f"store = {without_password(uri)!r}: expected 'memory://', 'local://' or 'redis://host:6379/0'")
+
+
+def without_password(uri: str) -> str:
+    """Give a URI that is not understood without what may be a password."""
+    return re.sub(r"//.*@", "//...@", uri).partition("?")[0]
 
 
 def open_counters(uri: str, *, app: str = "app", on_store_error: str = "local") -> Counters:

@@ -12,10 +12,10 @@ from types import TracebackType
 from typing import Self
 
 from appguard.address import Address
-from appguard.ban import Ban
+from appguard.ban import Ban, Fact
 from appguard.stores.local import RUNTIME_DIRECTORY, PublishedBans
-from appguard.stores.redis_bans import RedisBanSet
-from appguard.stores.redis_connection import Commands, checked_uri, uri_for_people
+from appguard.stores.redis_bans import FORGET_AFTER, RedisBanSet
+from appguard.stores.redis_commands import Commands
 from appguard.stores.redis_counters import RedisCounters
 
 HEARTBEAT_MOST = 5.0  # seconds since a living daemon last touched what it publishes
@@ -33,8 +33,6 @@ class RedisStore(RedisCounters, RedisBanSet):
         monotonic: Callable[[], float] = time.monotonic,
         directory: Path = RUNTIME_DIRECTORY,
     ) -> None:
-        checked_uri(uri)
-        self.name = uri_for_people(uri)
         RedisCounters.__init__(self, uri, app, on_store_error, monotonic)
         RedisBanSet.__init__(self, uri, clock=clock)
         self._monotonic = monotonic
@@ -64,6 +62,15 @@ class RedisStore(RedisCounters, RedisBanSet):
     def _maintain(self, client: Commands) -> None:
         """Forget what has ended in the replica only: an app may not write to the ban set."""
         self.expire()
+
+    def _patience(self) -> float:
+        return FORGET_AFTER
+
+    def _settle(self, lost: dict[str, Fact]) -> None:
+        """Forget what Redis has lost and no daemon has told again."""
+        for fact in lost.values():
+            if fact.ban is not None and self.known(fact.network) == fact:
+                self.forget(fact.ban)
 
     def close(self) -> None:
         """Close connections and end the threads; the next use starts them again."""

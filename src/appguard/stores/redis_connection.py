@@ -3,111 +3,241 @@
 redis-py's own defaults would keep a request waiting for seconds when Redis is down (ten retries, five-second
 timeouts), so every connection made here has an explicit timeout and no retries. Replies are as the server sends them in
 RESP2: redis-py's own shaping of them differs between its versions and protocols.
+
+redis-py finds the master of a Sentinel and the shards of a Cluster. A request waits for that, and for the handshakes of
+TLS, no longer than it may (`redis_bounded`). Who works on the keys of one hash tag only (the ban set) gets a connection
+to the one server that holds them, and asks for another when it fails: a server that is not the master of those keys
+says so.
 """
 
-from collections.abc import Sequence
-from hashlib import sha1
-from importlib.resources import files
-from typing import Any, Protocol, cast
-from urllib.parse import urlsplit
+import ssl
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any, cast
 
 import redis
 import redis.asyncio
+import redis.asyncio.cluster
+import redis.cluster
+import redis.sentinel
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError
+from redis.credentials import CredentialProvider
+from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
-from appguard.errors import ConfigError
+from appguard.stores.redis_bounded import BoundedCommands, ShieldedCommands
+from appguard.stores.redis_commands import AsyncCommands, Commands
+from appguard.stores.redis_uri import RedisUri, Secret
 
-SCHEMES = ("redis", "rediss", "redis+unix")
 CONNECTIONS_MOST = 64
+STEP = 1.0  # seconds one step of finding a server may take
+# A name for CLIENT LIST instead of the library's own words, which roles would have to allow. Its answer also takes the
+# tickets of TLS 1.3 off the connection, which redis-py else mistakes for an answer that nobody has asked for.
+_NAME = {"client_name": "appguard"} | (
+    {"driver_info": None} if find_spec("redis.driver_info") else {"lib_name": None, "lib_version": None}
+)
+_Sentinel: Any = redis.sentinel.Sentinel  # redis-py gives these no types
+_AsyncSentinel: Any = redis.asyncio.Sentinel
+_ClusterNode: Any = redis.cluster.ClusterNode
 _NO_RETRY = Retry(NoBackoff(), 0)
 _NO_RETRY_ASYNC = AsyncRetry(NoBackoff(), 0)
 
 
-class Commands(Protocol):
-    """The commands the stores send; replies are bytes (`Any`: redis-py's own types say little)."""
+class Credentials(CredentialProvider):
+    """User and password, read anew at every connection: a file may have been given a new one."""
+
+    def __init__(self, user: str, password: Secret) -> None:
+        self._user = user
+        self._password = password
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """Give what to log in with; raise `OSError`."""
+        password = self._password.read()
+        return (self._user, password) if self._user else (password,)
+
+    async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:
+        """Do the same: it is a short file."""
+        return self.get_credentials()
+
+
+def connect(uri: RedisUri, timeout: float) -> Commands:
+    """Give a client for threads, whose every wait is at most `timeout` seconds. Connects at its first command."""
+    if uri.kind == "sentinel":
+        return BoundedCommands(lambda: _SentinelClient(uri, STEP), timeout)
+    if uri.kind == "cluster":
+        return BoundedCommands(lambda: _ClusterClient(uri), timeout)
+    return BoundedCommands(lambda: _single(uri, STEP), timeout) if uri.has_tls else _single(uri, timeout)
+
+
+def connect_to(uri: RedisUri, timeout: float, key: str) -> Commands:
+    """Give a client of the server that holds a key, for one thread; raise redis-py's errors."""
+    if uri.kind == "sentinel":
+        return _SentinelClient(uri, timeout)
+    if uri.kind != "cluster":
+        return _single(uri, timeout)
+    cluster = _ClusterClient(uri)
+    try:
+        host, port = cluster.holder_of(key)
+        options: dict[str, Any] = {**_login(uri), **_tls(uri), **_times(timeout)}
+        return cast("Commands", _plain(redis.Redis(host=host, port=port, **options)))
+    finally:
+        cluster.close()
+
+
+def connect_async(uri: RedisUri, timeout: float) -> AsyncCommands:
+    """Give a client for one event loop, whose caller is the one to stop waiting after `timeout` seconds."""
+    if uri.kind == "sentinel":
+        return ShieldedCommands(_AsyncSentinelClient(uri))
+    if uri.kind == "cluster":
+        return ShieldedCommands(_AsyncClusterClient(uri))
+    return ShieldedCommands(_async_single(uri, STEP)) if uri.has_tls else _async_single(uri, timeout)
+
+
+class _SentinelClient:
+    """A client of the master that the Sentinels name, asked at every connection."""
+
+    def __init__(self, uri: RedisUri, timeout: float) -> None:
+        sentinel_options = {**_login_of(uri.sentinel_user, uri.sentinel_password), **_tls(uri), **_times(STEP)}
+        options: dict[str, Any] = {**_login(uri), **_tls(uri), **_times(timeout), "db": uri.database}
+        self._sentinel = _Sentinel(uri.hosts, sentinel_kwargs=sentinel_options, **options)
+        self._client = _plain(self._sentinel.master_for(uri.service))
 
     def execute_command(self, *arguments: object) -> Any:
-        """Send one command and give its reply."""
-        ...
+        return self._client.execute_command(*arguments)
 
     def close(self) -> None:
-        """Close the connections."""
-        ...
+        for client in (self._client, *self._sentinel.sentinels):
+            client.close()
 
 
-class AsyncCommands(Protocol):
+class _AsyncSentinelClient:
     """The same, awaited."""
 
+    def __init__(self, uri: RedisUri) -> None:
+        sentinel_options = {**_login_of(uri.sentinel_user, uri.sentinel_password), **_tls(uri), **_times_async(STEP)}
+        options: dict[str, Any] = {**_login(uri), **_tls(uri), **_times_async(STEP), "db": uri.database}
+        self._sentinel = _AsyncSentinel(uri.hosts, sentinel_kwargs=sentinel_options, **options)
+        self._client = _plain(self._sentinel.master_for(uri.service))
+
     async def execute_command(self, *arguments: object) -> Any:
-        """Send one command and give its reply."""
-        ...
+        return await self._client.execute_command(*arguments)
 
     async def aclose(self) -> None:
-        """Close the connections."""
-        ...
+        for client in (self._client, *self._sentinel.sentinels):
+            await client.aclose()
 
 
-def checked_uri(uri: str) -> str:
-    """Give the URI as redis-py writes it; raise `ConfigError`."""
-    parts = urlsplit(uri)
-    if parts.scheme not in SCHEMES:
-        raise ConfigError(f"store = {uri_for_people(uri)!r}: expected redis://, rediss:// or redis+unix://")
-    return uri.removeprefix("redis+") if parts.scheme == "redis+unix" else uri
+class _ClusterClient:
+    """A client of a Cluster; what redis-py says of it is no error of its family, so it is made one."""
+
+    def __init__(self, uri: RedisUri) -> None:
+        nodes = [_ClusterNode(host, port) for host, port in uri.hosts]
+        options: dict[str, Any] = {**_login(uri), **_tls(uri), **_times(STEP), "require_full_coverage": False}
+        with _clusters_errors():
+            self._client: Any = redis.RedisCluster(startup_nodes=nodes, **options)
+
+    def execute_command(self, *arguments: object) -> Any:
+        with _clusters_errors():
+            return self._client.execute_command(*arguments)
+
+    def holder_of(self, key: str) -> tuple[str, int]:
+        with _clusters_errors():
+            node = self._client.get_node_from_key(key)
+        if node is None:
+            raise redis.ConnectionError(f"no server of the Cluster holds {key}")
+        return node.host, node.port
+
+    def close(self) -> None:
+        self._client.close()
 
 
-def uri_for_people(uri: str) -> str:
-    """Give the URI without its password."""
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    return parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@")).geturl()
+class _AsyncClusterClient:
+    """The same, awaited."""
+
+    def __init__(self, uri: RedisUri) -> None:
+        nodes = [redis.asyncio.cluster.ClusterNode(host, port) for host, port in uri.hosts]
+        options: dict[str, Any] = {**_login(uri), **_tls(uri), **_times_async(STEP), "require_full_coverage": False}
+        self._client: Any = redis.asyncio.RedisCluster(startup_nodes=nodes, **options)
+
+    async def execute_command(self, *arguments: object) -> Any:
+        with _clusters_errors():
+            return await self._client.execute_command(*arguments)
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
 
 
-def connect(uri: str, timeout: float) -> Commands:
-    """Give a client for threads, whose every wait is at most `timeout` seconds. Connects at its first command."""
-    client: Any = redis.Redis.from_url(  # pyright: ignore[reportUnknownMemberType]
-        checked_uri(uri), protocol=2, socket_timeout=timeout, socket_connect_timeout=timeout, retry=_NO_RETRY
-    )
+@contextmanager
+def _clusters_errors() -> Generator[None]:
+    try:
+        yield
+    except (RedisClusterException, KeyError, AttributeError) as error:  # the last two while its shards change
+        raise redis.ConnectionError(str(error)) from error
+
+
+def _single(uri: RedisUri, timeout: float) -> Commands:
+    options: dict[str, Any] = {**_place(uri), **_login(uri), **_tls(uri), **_times(timeout)}
+    if uri.kind == "unix":
+        options["unix_socket_path"] = options.pop("path")
+    return cast("Commands", _plain(redis.Redis(**options)))
+
+
+def _async_single(uri: RedisUri, timeout: float) -> AsyncCommands:
+    kinds: dict[str, Any] = {"unix": redis.asyncio.UnixDomainSocketConnection}
+    kind = kinds.get(uri.kind, redis.asyncio.SSLConnection if uri.has_tls else redis.asyncio.Connection)
+    tls = {name: value for name, value in _tls(uri).items() if name != "ssl"}  # said by the class
+    options: dict[str, Any] = {"connection_class": kind, **_place(uri), **_login(uri), **tls, **_times_async(timeout)}
+    pool: Any = redis.asyncio.BlockingConnectionPool(max_connections=CONNECTIONS_MOST, timeout=timeout, **options)
+    return cast("AsyncCommands", _plain(redis.asyncio.Redis.from_pool(pool)))
+
+
+def _plain(client: Any) -> Any:
+    """Let a client give replies as they come."""
     client.response_callbacks.clear()
-    return cast("Commands", client)
+    return client
 
 
-def connect_async(uri: str, timeout: float) -> AsyncCommands:
-    """Give a client for one event loop, whose every wait is at most `timeout` seconds."""
-    pool: Any = redis.asyncio.BlockingConnectionPool.from_url(  # pyright: ignore[reportUnknownMemberType]
-        checked_uri(uri),
-        protocol=2,
-        max_connections=CONNECTIONS_MOST,
-        timeout=timeout,
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        retry=_NO_RETRY_ASYNC,
-    )
-    client: Any = redis.asyncio.Redis.from_pool(pool)
-    client.response_callbacks.clear()
-    return cast("AsyncCommands", client)
+def _place(uri: RedisUri) -> dict[str, Any]:
+    if uri.kind == "unix":
+        return {"path": uri.path, "db": uri.database}
+    host, port = uri.hosts[0]
+    return {"host": host, "port": port, "db": uri.database}
 
 
-class Script:
-    """A Lua file, sent by its digest, and as text to a server that does not know it yet."""
+def _login(uri: RedisUri) -> dict[str, Any]:
+    return _login_of(uri.user, uri.password)
 
-    def __init__(self, name: str) -> None:
-        self._text = files("appguard.stores").joinpath("lua", f"{name}.lua").read_text()
-        self._digest = sha1(self._text.encode(), usedforsecurity=False).hexdigest()  # how EVALSHA names a script
 
-    def call(self, client: Commands, keys: Sequence[str], arguments: Sequence[object]) -> Any:
-        """Run it."""
-        try:
-            return client.execute_command("EVALSHA", self._digest, len(keys), *keys, *arguments)
-        except NoScriptError:
-            return client.execute_command("EVAL", self._text, len(keys), *keys, *arguments)
+def _login_of(user: str, password: Secret) -> dict[str, Any]:
+    return {"credential_provider": Credentials(user, password)} if user or password.written else {}
 
-    async def call_async(self, client: AsyncCommands, keys: Sequence[str], arguments: Sequence[object]) -> Any:
-        """Run it, awaited."""
-        try:
-            return await client.execute_command("EVALSHA", self._digest, len(keys), *keys, *arguments)
-        except NoScriptError:
-            return await client.execute_command("EVAL", self._text, len(keys), *keys, *arguments)
+
+def _tls(uri: RedisUri) -> Mapping[str, Any]:
+    """Give what encrypts a connection; the certificate of the server and its name are always checked."""
+    if not uri.has_tls:
+        return {}
+    return {
+        "ssl": True,
+        "ssl_cert_reqs": "required",
+        "ssl_check_hostname": True,
+        "ssl_min_version": ssl.TLSVersion.TLSv1_2,
+        "ssl_ca_certs": uri.options.get("ca"),
+        "ssl_certfile": uri.options.get("cert"),
+        "ssl_keyfile": uri.options.get("key"),
+    }
+
+
+def _times(timeout: float) -> dict[str, Any]:
+    return {
+        **_NAME,
+        "protocol": 2,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": min(timeout, STEP),
+        "retry": _NO_RETRY,
+    }
+
+
+def _times_async(timeout: float) -> dict[str, Any]:
+    return {**_times(timeout), "retry": _NO_RETRY_ASYNC}

@@ -8,14 +8,17 @@ admit (`open`) or refuse (`closed`).
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from itertools import chain
+from itertools import chain, groupby
+from urllib.parse import quote
 
 from redis.exceptions import RedisError
 
 from appguard.limit import ADMITTED, Hit, Verdict
 from appguard.stores.breaker import Breaker
 from appguard.stores.memory import MemoryCounters
-from appguard.stores.redis_connection import AsyncCommands, Commands, Script, connect, connect_async, uri_for_people
+from appguard.stores.redis_commands import AsyncCommands, Commands, Script
+from appguard.stores.redis_connection import connect, connect_async, connect_to
+from appguard.stores.redis_uri import parse_redis_uri
 
 BUDGET = 0.04  # seconds; with the rest of a request it stays below 60 ms
 CLOSED_WAIT = 1.0  # seconds a refused client is told to wait while the store is down
@@ -27,11 +30,11 @@ class RedisCounters:
     def __init__(
         self, uri: str, app: str, on_store_error: str = "local", monotonic: Callable[[], float] = time.monotonic
     ) -> None:
-        self._counters_uri = uri
-        self._app = app
+        self._counters_uri = parse_redis_uri(uri)
+        self._prefix = f"appguard:l:{_word(app)}:"
         self._on_store_error = on_store_error
         self._local = MemoryCounters(monotonic)
-        self._breaker = Breaker(uri_for_people(uri), monotonic)
+        self._breaker = Breaker(str(self._counters_uri), monotonic)
         self._count = Script("count")
         self._give_back = Script("give_back")
         self.resets = 0
@@ -43,36 +46,47 @@ class RedisCounters:
         """Count one request under every hit, or say which limit refuses it the longest."""
         if not self._breaker.may_ask():
             return self._without_redis(hits)
+        client, verdict = self._client_of_threads(), ADMITTED
         try:
-            reply = self._count.call(self._client_of_threads(), self._counter_keys(hits), _arguments(hits))
+            for part in self._parts(hits):
+                reply = self._count.call(client, self._counter_keys(part), _arguments(part))
+                verdict = _verdict(reply, part, verdict)
+                if verdict.refused is not None:
+                    break
         except (RedisError, OSError) as error:
             self._breaker.failed(error)
             return self._without_redis(hits)
         self._breaker.worked()
-        return _verdict(reply, hits)
+        return verdict
 
     async def check_async(self, hits: Sequence[Hit]) -> Verdict:
         """Do what `check` does without blocking the event loop."""
         if not self._breaker.may_ask():
             return self._without_redis(hits)
         client = self._client_of_loop()
+        verdict = ADMITTED
         try:
             async with asyncio.timeout(BUDGET):
-                reply = await self._count.call_async(client, self._counter_keys(hits), _arguments(hits))
+                for part in self._parts(hits):
+                    reply = await self._count.call_async(client, self._counter_keys(part), _arguments(part))
+                    verdict = _verdict(reply, part, verdict)
+                    if verdict.refused is not None:
+                        break
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             self._breaker.failed(error)
             return self._without_redis(hits)
         self._breaker.worked()
-        return _verdict(reply, hits)
+        return verdict
 
     def give_back(self, hits: Sequence[Hit], time: float) -> None:
         """Take reserved hits out again, from wherever they were counted; if Redis does not answer they stay counted."""
         if time >= 0.0:
             self._local.give_back(hits, time)
         elif self._breaker.may_ask():
-            arguments = [int(-time), *_arguments(hits)]
+            client = self._client_of_threads()
             try:
-                self._give_back.call(self._client_of_threads(), self._counter_keys(hits), arguments)
+                for part in self._parts(hits):
+                    self._give_back.call(client, self._counter_keys(part), [int(-time), *_arguments(part)])
             except (RedisError, OSError) as error:
                 self._breaker.failed(error)
             else:
@@ -83,10 +97,12 @@ class RedisCounters:
         if time >= 0.0:
             self._local.give_back(hits, time)
         elif self._breaker.may_ask():
-            arguments, client = [int(-time), *_arguments(hits)], self._client_of_loop()
+            client = self._client_of_loop()
             try:
                 async with asyncio.timeout(BUDGET):
-                    await self._give_back.call_async(client, self._counter_keys(hits), arguments)
+                    for part in self._parts(hits):
+                        keys, arguments = self._counter_keys(part), [int(-time), *_arguments(part)]
+                        await self._give_back.call_async(client, keys, arguments)
             except (RedisError, OSError) as error:  # TimeoutError is an OSError
                 self._breaker.failed(error)
             else:
@@ -96,11 +112,12 @@ class RedisCounters:
         """Forget all that is counted for a client's key. Raise redis-py's error if Redis does not answer."""
         self._local.reset(key)
         self.resets += 1
-        client = connect(self._counters_uri, 1.0)
+        prefix = f"{self._prefix}{{{_word(key, ':/')}}}:"
+        client = connect_to(self._counters_uri, 1.0, prefix)
         try:
             cursor = b"0"
             while True:
-                pattern = f"appguard:l:{{{key}}}:{_escaped(self._app)}:*"
+                pattern = f"{_escaped(prefix)}*"
                 cursor, found = client.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", 1000)
                 if found:
                     client.execute_command("DEL", *found)
@@ -131,11 +148,20 @@ class RedisCounters:
             return self._local.check(hits)
         return ADMITTED if self._on_store_error == "open" else Verdict(hits[0], CLOSED_WAIT)
 
+    def _parts(self, hits: Sequence[Hit]) -> list[Sequence[Hit]]:
+        """Give what one call can count: all, but in a Cluster, where every client has a shard, the hits of one client.
+
+        There what the parts before a refusal counted stays counted.
+        """
+        if self._counters_uri.kind != "cluster":
+            return [hits]
+        return [tuple(part) for _, part in groupby(hits, lambda hit: hit.key.partition(" ")[0])]
+
     def _counter_keys(self, hits: Sequence[Hit]) -> list[str]:
         keys: list[str] = []
         for hit in hits:
             client, _, limit = hit.key.partition(" ")
-            keys.append(f"appguard:l:{{{client}}}:{self._app}:{limit}")
+            keys.append(f"{self._prefix}{{{_word(client, ':/')}}}:{limit}")
         return keys
 
 
@@ -145,11 +171,17 @@ def _arguments(hits: Sequence[Hit]) -> list[object]:
     )
 
 
-def _verdict(reply: Sequence[int], hits: Sequence[Hit]) -> Verdict:
+def _verdict(reply: Sequence[int], hits: Sequence[Hit], before: Verdict) -> Verdict:
+    """Give the verdict after a call; `before` is that of the calls before it."""
     if reply[0]:
         return Verdict(hits[reply[0] - 1], reply[1] / 1000)
     # The server's time is kept below zero: what was reserved in this process has one above it.
-    return Verdict(time=-float(reply[1])) if hits[-1].is_reserved else ADMITTED
+    return Verdict(time=-float(reply[1])) if hits[-1].is_reserved else before
+
+
+def _word(text: str, safe: str = "") -> str:
+    """Write a name as one part of a key: it may come from strangers, and access is granted by prefix."""
+    return quote(text, safe=safe, errors="surrogatepass")
 
 
 def _escaped(text: str) -> str:

@@ -1,38 +1,45 @@
--- Merge one fact about a network into the ban set: of two facts the one with the higher version wins.
--- KEYS    1 bans in force: ZSET network -> end (milliseconds, inf for ever)   2 facts: HASH network -> record
---         3 lifted: ZSET network -> when   4 changes: STREAM of facts
--- ARGV    1 network   2 version (microseconds)   3 end in milliseconds, 0 for ever, -1 lifted
---         4 1 if the fact is new (it then always gets a version above what is known), 0 if it is told again
---         5 1 if a jail decided it (it then only ever extends a ban)   6 the record's details, JSON   7 stream length
--- reply   the version as kept, 0 if the fact changed nothing
+-- Merge facts into the ban set: of two facts about a network the one with the higher version wins.
+-- KEYS    1 facts: HASH network -> record, and `epoch`   2 changes: STREAM of facts
+-- ARGV    1 stream length, then per fact six: network, version (microseconds), end in milliseconds (0 for ever, -1
+--         lifted), how ("new": decided now, gets a version above what is known; "again": decided before, perhaps told
+--         before; "history": what was true before this server lost it), 1 if a jail decided it (unless it is history
+--         it then only ever extends a ban), details as JSON
+-- reply   per fact two: 1 if it changed anything, and the record as kept, "" for none
 --
--- A record is "version end automatic details".
+-- A record is "version end automatic details". The epoch says which life of this ban set it is: it is lost with the
+-- facts, so whoever has read it knows when it was read from facts that are no more.
+local VERSION_MOST = 4503599627370496
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
-local network, version, ends = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local is_new, is_automatic = ARGV[4] == '1', ARGV[5] == '1'
 
-local record = redis.call('HGET', KEYS[2], network)
-if record then
-  local known, old = string.match(record, '^(%d+) (-?%d+) ')
-  known, old = tonumber(known), tonumber(old)
-  if not is_new and version <= known then return 0 end
-  if ends ~= -1 and is_automatic and (old == 0 or old > now) then
-    if old == 0 or (ends ~= 0 and ends <= old) then return 0 end
+local function known_of(record)
+  local version, ends = string.match(record or '', '^(%d+) (-?%d+) ')
+  version = tonumber(version)
+  if not version or version >= VERSION_MOST then return 0, -1 end
+  return version, tonumber(ends)
+end
+
+local function merge(network, version, ends, how, automatic, details)
+  local record = redis.call('HGET', KEYS[1], network)
+  local known, old = known_of(record)
+  local is_in_force = known > 0 and (old == 0 or old > now)
+  if how ~= 'new' and version <= known then return 0, record end
+  if ends > 0 and ends <= now then return 0, record or '' end
+  if how ~= 'history' and ends ~= -1 and automatic == '1' and is_in_force then
+    if old == 0 or (ends ~= 0 and ends <= old) then return 0, record end
   end
   if version <= known then version = known + 1 end
+  local fact = string.format('%.0f %.0f %s %s', version, ends, automatic, details)
+  redis.call('HSET', KEYS[1], network, fact)
+  redis.call('XADD', KEYS[2], 'MAXLEN', '~', ARGV[1], '*', 'network', network, 'fact', fact)
+  return 1, fact
 end
-if ends > 0 and ends <= now then return 0 end
 
-version = string.format('%.0f', version)
-local fact = version .. ' ' .. string.format('%.0f', ends) .. ' ' .. ARGV[5] .. ' ' .. ARGV[6]
-redis.call('HSET', KEYS[2], network, fact)
-if ends == -1 then
-  redis.call('ZREM', KEYS[1], network)
-  redis.call('ZADD', KEYS[3], now, network)
-else
-  redis.call('ZADD', KEYS[1], ends == 0 and 'inf' or ends, network)
-  redis.call('ZREM', KEYS[3], network)
+redis.call('HSETNX', KEYS[1], 'epoch', string.format('%.0f', now * 1000))
+local reply = {}
+for i = 2, #ARGV, 6 do
+  local changed, kept = merge(ARGV[i], tonumber(ARGV[i + 1]), tonumber(ARGV[i + 2]), ARGV[i + 3], ARGV[i + 4], ARGV[i + 5])
+  reply[#reply + 1] = changed
+  reply[#reply + 1] = kept
 end
-redis.call('XADD', KEYS[4], 'MAXLEN', '~', ARGV[7], '*', 'network', network, 'fact', fact)
-return version
+return reply

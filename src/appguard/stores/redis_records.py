@@ -1,0 +1,99 @@
+"""A fact as Redis keeps it: "version end automatic details", where the end is in milliseconds of Redis TIME.
+
+End 0 is for ever, -1 lifted. Whoever may write to Redis may write anything, so what is read is checked like a log line.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import cast
+
+from appguard.address import parse_network
+from appguard.ban import DURATION_MOST, EVIDENCE_MOST, EVIDENCE_TEXT_MOST, JAIL_NAME, REASON_MOST, Ban, Fact
+from appguard.errors import AddressError
+
+VERSION_MOST = 2**52  # Lua counts in doubles; microseconds reach this in the year 2112
+TIME_MOST = VERSION_MOST / 1_000_000
+VIA_MOST = 32
+FAILURES_MOST = 2**31
+
+
+def fields_of(fact: Fact, offset: float, how: str) -> list[object]:
+    """Give what `merge.lua` takes of a fact; `offset` is Redis TIME minus our clock, `how` as that script says."""
+    ban = fact.ban
+    ends = -1.0 if ban is None else 0.0 if ban.end is None else (ban.end + offset) * 1000
+    is_automatic = int(ban is not None and ban.automatic)
+    return [fact.key, fact.version, f"{ends:.0f}", how, is_automatic, _details(ban)]
+
+
+def record_of(fields: Sequence[object]) -> bytes:
+    """Give the record that `merge.lua` makes of these fields, if it takes them as they are."""
+    _, version, ends, _, is_automatic, details = fields
+    return f"{version} {ends} {is_automatic} {details}".encode()
+
+
+def _details(ban: Ban | None) -> str:
+    if ban is None:
+        return "{}"
+    details = {
+        "start": ban.start,
+        "jail": ban.jail,
+        "reason": ban.reason,
+        "failures": ban.failures,
+        "evidence": [text[:EVIDENCE_TEXT_MOST] for text in ban.evidence[:EVIDENCE_MOST]],
+        "via": list(ban.via[:VIA_MOST]),
+    }
+    return json.dumps(details, separators=(",", ":"))
+
+
+def parse_record(network: bytes, record: bytes, offset: float) -> Fact | None:
+    """Read a fact; None for anything else."""
+    try:
+        return _parse(network.decode(errors="replace"), record.decode(errors="replace"), offset)
+    except (ValueError, AddressError, AttributeError, OverflowError, RecursionError):
+        return None
+
+
+def _parse(network: str, record: str, offset: float) -> Fact | None:
+    version_text, ends_text, automatic, details = record.split(" ", 3)
+    version, ends, where = int(version_text), int(ends_text), parse_network(network)
+    if not 0 < version < VERSION_MOST:
+        return None
+    if ends == -1:
+        return Fact(where, version, None)
+    found = cast("dict[str, object]", json.loads(details))
+    end = None if ends == 0 else ends / 1000 - offset
+    jail, start = found.get("jail"), _number(found.get("start"))
+    if not isinstance(jail, str) or not JAIL_NAME.fullmatch(jail) or start is None:
+        return None
+    if end is not None and not 0 < end < start + 2 * DURATION_MOST:
+        return None
+    ban = Ban(
+        where,
+        jail,
+        start,
+        end,
+        _text(found.get("reason"), REASON_MOST),
+        int(min(max(_number(found.get("failures")) or 0, 0), FAILURES_MOST)),
+        _texts(found.get("evidence"), EVIDENCE_MOST),
+        _texts(found.get("via"), VIA_MOST),
+        automatic == "1",
+        version,
+    )
+    return Fact(where, version, ban)
+
+
+def _number(value: object) -> float | None:
+    """Give a number that a time or an amount may be."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not -TIME_MOST < value < TIME_MOST:
+        return None
+    return float(value)
+
+
+def _text(value: object, most: int) -> str:
+    text = value[:most] if isinstance(value, str) else ""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _texts(value: object, most: int) -> tuple[str, ...]:
+    found = cast("list[object]", value) if isinstance(value, list) else []
+    return tuple(_text(item, EVIDENCE_TEXT_MOST) for item in found[:most] if isinstance(item, str))

@@ -1,0 +1,171 @@
+"""The roles of `contrib/redis/appguard.acl` on a real server: each can do what it must, and nothing else."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from appguard.address import parse_address, parse_network
+from appguard.ban import Ban
+from appguard.limit import Hit, Limit
+from appguard.stores.redis import RedisStore
+from appguard.stores.redis_bans import RedisBanSet
+from tests.lab import wait_until
+from tests.redis_roles import RolesServer, roles_server
+from tests.replicas import CHANGES, FACTS
+
+ATTACKER = "203.0.113.5"
+FIVE = Limit("5/minute")
+ALWAYS = {"auth", "hello", "quit", "reset"}  # what Redis lets everybody do
+CONNECTING = {"select", "client|setname", "cluster|slots", "time"} | ALWAYS
+READING = {"hget", "hscan", "xread", "xrange", "xrevrange", "xlen"}
+MAY = {
+    "app": CONNECTING | READING | {"eval", "evalsha", "get", "set"},
+    "daemon": CONNECTING | READING | {"eval", "evalsha", "hset", "hsetnx", "hdel", "xadd"},
+    "admin": CONNECTING
+    | (READING - {"xread"})
+    | {"scan", "type", "ttl", "get", "hgetall", "hlen", "memory|usage", "del", "unlink", "info", "ping"},
+}
+MINE, OTHERS = "appguard:l:shop:{192.0.2.1}:5/minute", "appguard:l:blog:{192.0.2.1}:5/minute"
+BAN = "1 0 0 {}"
+SCRIPT = "return redis.call(unpack(ARGV))"
+TABLE: dict[tuple[str, ...], set[str]] = {  # command: who may
+    ("SET", MINE, "x"): {"app"},
+    ("SET", OTHERS, "x"): set(),
+    ("GET", MINE): {"app", "admin"},
+    ("GET", OTHERS): {"admin"},
+    ("DEL", MINE): {"admin"},
+    ("DEL", OTHERS): {"admin"},
+    ("HGET", FACTS, ATTACKER): {"app", "daemon", "admin"},
+    ("HSET", FACTS, ATTACKER, BAN): {"daemon"},
+    ("HDEL", FACTS, ATTACKER): {"daemon"},
+    ("DEL", FACTS): {"admin"},
+    ("XADD", CHANGES, "*", "network", ATTACKER, "fact", BAN): {"daemon"},
+    ("XTRIM", CHANGES, "MAXLEN", "0"): set(),
+    ("EVAL", SCRIPT, "0", "SET", MINE, "x"): {"app"},
+    ("EVAL", SCRIPT, "0", "SET", OTHERS, "x"): set(),
+    ("EVAL", SCRIPT, "1", OTHERS, "SET", OTHERS, "x"): set(),
+    ("EVAL", SCRIPT, "0", "HSET", FACTS, ATTACKER, BAN): {"daemon"},
+    ("EVAL", SCRIPT, "0", "XADD", CHANGES, "*", "a", "b"): {"daemon"},
+    ("SET", "session:1", "x"): set(),
+    ("GET", "session:1"): set(),
+    ("SCAN", "0"): {"admin"},
+    ("KEYS", "*"): set(),
+    ("FLUSHALL",): set(),
+    ("CONFIG", "GET", "*"): set(),
+    ("SCRIPT", "FLUSH"): set(),
+    ("ACL", "LIST"): set(),
+    ("CLIENT", "KILL", "TYPE", "normal"): set(),
+    ("PUBLISH", "x", "y"): set(),
+    ("REPLICAOF", "NO", "ONE"): set(),
+    ("SHUTDOWN",): set(),
+}
+
+
+@pytest.fixture
+def roles(tmp_path: Path) -> Iterator[RolesServer]:
+    """Give a running server with the roles."""
+    with roles_server(tmp_path) as running:
+        yield running
+
+
+def hit(client: str) -> tuple[Hit, ...]:
+    """Give one hit of a client."""
+    return (Hit(f"{client} {FIVE.name}", FIVE),)
+
+
+@pytest.mark.parametrize("role", ["app", "daemon", "admin"])
+def test_role_may_send_these_commands_only(roles: RolesServer, role: str) -> None:
+    """Of all commands the server knows a role may send exactly those that it needs."""
+    about_commands = {each for each in roles.commands(role) if each.startswith("command|")}  # what `command` tells too
+    assert roles.commands(role) - about_commands == MAY[role]
+
+
+@pytest.mark.parametrize("command", TABLE)
+def test_role_by_command(roles: RolesServer, command: tuple[str, ...]) -> None:
+    """Who may touch which keys, also from within a script: the app its own counters, the daemon the ban set."""
+    outcomes = {role: roles.outcome(role, *command) for role in ("app", "daemon", "admin")}
+    allowed = TABLE[command]
+    assert outcomes == {role: "ok" if role in allowed else "denied" for role in outcomes}
+
+
+def test_roles_can_do_their_work(roles: RolesServer, tmp_path: Path) -> None:
+    """With nothing but its role the daemon bans and lifts, the app counts and follows, the admin resets."""
+    daemon = RedisBanSet(roles.uri("daemon"))
+    nobody = tmp_path / "nobody"
+    with (
+        RedisStore(roles.uri("app"), "shop", "closed", directory=nobody) as app,
+        RedisStore(roles.uri("admin"), "shop", directory=nobody) as admin,
+    ):
+        try:
+            assert daemon.wait_synced(5)
+            assert app.wait_synced(5)
+            assert daemon.ban(Ban.of(ATTACKER, bantime="1h"))
+            wait_until(lambda: app.get(parse_address(ATTACKER)), 5, "the app does not follow")
+            assert daemon.unban(parse_network(ATTACKER))
+            wait_until(lambda: app.get(parse_address(ATTACKER)) is None, 5, "the app does not follow")
+            admitted = [app.check(hit("192.0.2.1")).refused is None for _ in range(6)]
+            assert admitted == [True] * 5 + [False]
+            admin.reset("192.0.2.1")
+            assert app.check(hit("192.0.2.1")).refused is None
+            assert daemon.complaint == app.complaint == ""
+        finally:
+            daemon.close()
+    denied = [entry[5] for entry in roles.client("root").execute_command("ACL", "LOG")]
+    assert denied == []
+
+
+def test_hostile_app_cannot_ban(roles: RolesServer, tmp_path: Path) -> None:
+    """An app that bans with the role of one that may not changes nothing for others, and says what is wrong."""
+    daemon = RedisBanSet(roles.uri("daemon"))
+    with RedisStore(roles.uri("app"), "shop", directory=tmp_path) as app:
+        try:
+            assert daemon.wait_synced(5)
+            assert daemon.ban(Ban.of("198.51.100.7", bantime="1h"))
+            wait_until(lambda: app.get(parse_address("198.51.100.7")), 5, "the app does not follow")
+            app.ban(Ban.of(ATTACKER, bantime="1h"))
+            app.unban(parse_network("198.51.100.7"))
+            wait_until(lambda: "permission" in app.complaint, 5, "no word of it")
+            assert [ban.key for ban in daemon.snapshot().bans] == ["198.51.100.7"]
+        finally:
+            daemon.close()
+
+
+@pytest.mark.parametrize("name", ["bans", "x}:y", "*", "b:{main}:facts", "shop:x", "a\r\nFLUSHALL", "\udcff"])
+def test_odd_names_do_no_harm(roles: RolesServer, tmp_path: Path, name: str) -> None:
+    """Apps and clients of any name have counters of their own, which reset nobody else's."""
+    with roles.client("root") as root:
+        root.execute_command("SET", "appguard:b:{main}:facts:watch", "there")
+    everything = roles.uri("app").replace(roles.uri("app").partition("@")[0], "redis://default:everything")
+    with (
+        RedisStore(everything, "shop", directory=tmp_path) as shop,
+        RedisStore(everything, name, directory=tmp_path) as odd,
+    ):
+        for _ in range(5):
+            assert shop.check(hit("192.0.2.1")).refused is None
+            assert shop.check(hit(name.replace(" ", ""))).refused is None
+            assert odd.check(hit("192.0.2.1")).refused is None
+        odd.reset("*")
+        odd.reset("192.0.2.1")
+        shop.reset(name)
+        assert shop.check(hit("192.0.2.1")).refused is not None
+        assert shop.check(hit(name)).refused is None
+        assert odd.check(hit("192.0.2.1")).refused is None
+        with roles.client("root") as root:
+            keys = {key for key in root.execute_command("KEYS", "*") if not key.startswith(b"appguard:l:")}
+        assert keys <= {b"appguard:b:{main}:facts:watch", b"appguard:b:{main}:facts"}
+
+
+def test_one_apps_role_does_not_reach_another_of_a_like_name(roles: RolesServer, tmp_path: Path) -> None:
+    """An app called `shop:x` does not get into the keys that the role of `shop` opens."""
+    with RedisStore(roles.uri("app"), "shop:x", "closed", directory=tmp_path) as store:
+        assert store.check(hit("192.0.2.1")).refused is not None
+        assert asyncio.run(_ask_once(store)) is not None
+
+
+async def _ask_once(store: RedisStore) -> Hit | None:
+    try:
+        return (await store.check_async(hit("192.0.2.1"))).refused
+    finally:
+        await store.close_connections()
