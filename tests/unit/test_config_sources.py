@@ -78,7 +78,10 @@ def test_every_kind_of_source(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "said"),
     [
-        ("source = 'syslogs'", 'with its whole path, or "events", "syslog", "journal", "stdin", "command", "udp://'),
+        (
+            "source = 'syslogs'",
+            'with its whole path, or "events", "syslog", "journal", "stdin", "command", "bans", "udp://',
+        ),
         ("source = 'log/x'", "with its whole path"),
         ("source = 'udp://127.0.0.1'", "expected an address and a port, such as udp://127.0.0.1:5514"),
         ("source = 'udp://127.0.0.1:0'", "expected an address and a port"),
