@@ -1,0 +1,101 @@
+"""What the daemon says when it explains a line or an address: plain records, the same in the daemon and in the CLI.
+
+On the control socket they are JSON objects with exactly these keys; times are Unix seconds. Light on purpose, as
+`status.py` is.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, cast
+
+from appguard.status import BanRecord
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """What a filter made of a line; of a client known by name only, `address` is empty and `host` its name."""
+
+    kind: str
+    address: str
+    time: float
+    count: int = 1
+    host: str = ""
+    user: str = ""
+    method: str = ""
+    path: str = ""
+    status: int = 0
+    via: Sequence[str] = ()
+    jail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JailStep:
+    """What one jail would make of a line, or has of an address.
+
+    `sources` are where it reads, `filter` is how; `why_not` says why nothing of it counts there (empty if it does).
+    `counted` of `maxretry` in `findtime` seconds are counted now under `key` (empty without one); `is_evidence` says
+    that the line is among them. A ban would last `bantime` seconds (-1: for ever) after `earlier` others, unless
+    `refused`, which says why the judge would not have it.
+    """
+
+    name: str
+    sources: Sequence[str]
+    filter: str
+    event: EventRecord | None
+    why_not: str
+    key: str
+    counted: int
+    maxretry: int
+    findtime: float
+    is_evidence: bool
+    bantime: float
+    earlier: int
+    refused: str
+    dry_run: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AddressFacts:
+    """What is known of one address, whatever the jails count.
+
+    `safelisted`: its events never count. `refused`: why the judge keeps it free (empty if it may be banned). `bans` are
+    those in force that hold it.
+    """
+
+    address: str
+    safelisted: bool
+    refused: str
+    bans: Sequence[BanRecord]
+    enforcing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Each stage, and what it comes to, in one sentence.
+
+    `what` is the line or address; `live` says whether a daemon's own counters are meant. `conclusion` answers: why is
+    this not banned? A line without an event has no `addresses`.
+    """
+
+    what: str
+    live: bool
+    time: float
+    jails: Sequence[JailStep]
+    addresses: Sequence[AddressFacts]
+    conclusion: str
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, object]) -> Self:
+        """Read what the control socket gave; raise TypeError or KeyError if it is something else."""
+        fields = dict(cast("Mapping[str, Any]", record))
+        fields["jails"] = tuple(map(_jail_step, fields["jails"]))
+        fields["addresses"] = tuple(
+            AddressFacts(**(each | {"bans": tuple(map(BanRecord.from_json, each["bans"]))}))
+            for each in fields["addresses"]
+        )
+        return cls(**fields)
+
+
+def _jail_step(record: dict[str, Any]) -> JailStep:
+    event = record["event"]
+    return JailStep(**(record | {"event": None if event is None else EventRecord(**event)}))
