@@ -207,6 +207,12 @@ class Banning:
         """Say what is wrong with a jail; nothing if nothing is."""
         return self._benches[jail].rate.alarm
 
+    def outlook(self, jail: str, network: str, now: float) -> tuple[int, float]:
+        """Give how many earlier bans of a network count for a jail, and the seconds another would last at least."""
+        bench = self._benches[jail]
+        earlier = bench.history.earlier(bench.jail, network, now)
+        return earlier, bantime_of(bench.jail, earlier, lambda: 0.0)
+
     def dry_bans(self, jail: str) -> tuple[Ban, ...]:
         """Give what a jail in dry run would have banned now."""
         bench = self._benches[jail]

@@ -26,6 +26,8 @@ from appguard.control import serve
 from appguard.engine import judge_of, routes_of, safelist_of, windows_of
 from appguard.errors import AddressError, AppGuardError, ConfigError, FirewallError, StateError
 from appguard.event_log import Backlog, write_stderr
+from appguard.explain import Explainer, Parts
+from appguard.explained import Explanation
 from appguard.firewalls.open import kinds_of, open_firewall
 from appguard.following import Following
 from appguard.host import administrators, read_host_facts
@@ -78,10 +80,24 @@ class Daemon:
         self._bouncers = Bouncers([self._new_bouncer(kind) for kind in kinds_of(config.firewall)])
         self._sources: dict[str, Source] = {}
         self._overview = Overview(config.jails, self._windows, self._banning, self._sources, self._bouncers, self.bans)
+        self._explainer = Explainer(self._parts())
         self._unsaved = Batch()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cursor = 0
         self._complaints: dict[str, str] = {}
+
+    def _parts(self) -> Parts:
+        return Parts(
+            self._config.jails,
+            self._windows,
+            self._banning,
+            self._bans,
+            self._judge,
+            safelist_of(self._config),
+            self._grouping.key,
+            self.record,
+            is_enforcing=lambda: not any(each.is_held for each in self._bouncers.status),
+        )
 
     def _new_bouncer(self, kind: str) -> Bouncer | BouncerApart:
         if kind == APART:
@@ -348,6 +364,10 @@ class Daemon:
         self._state.set_setting("enforce", "on" if on else "off")
         self._hold_or_release(on)
         await self._bouncers.settle()
+
+    async def explain(self, what: str, origin: str) -> Explanation:
+        """Say what would become of a line, or what is known of an address."""
+        return await self._explainer.explain(what, origin, self._clock())
 
     def _hold_or_release(self, on: bool) -> None:
         self.following.switch(on)

@@ -3,7 +3,10 @@
 The daemon, `replay` and `explain` are made of the same parts, so that they agree on what is banned.
 """
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path, PurePath
 
 from appguard.address import Address, NetworkSet, network_text
 from appguard.config import DaemonConfig
@@ -15,6 +18,7 @@ from appguard.jail_window import JailWindow
 from appguard.judge import Judge
 from appguard.members import filter_of, sources_of, user_ids_of, wanted_kinds
 from appguard.pipeline import Route
+from appguard.sources.siblings import rotated_from, unpacked
 
 Windows = dict[str, JailWindow]
 
@@ -49,3 +53,20 @@ def safelist_of(config: DaemonConfig) -> NetworkSet:
 def judge_of(config: DaemonConfig, facts: HostFacts) -> Judge:
     """Give the last judge of bans."""
     return Judge(facts, safelist=config.safelist, proxies=config.trusted_proxies.networks)
+
+
+def without_questions(each: JailConfig) -> JailConfig:
+    """Give a jail that asks nobody outside before a ban."""
+    return replace(each, jail=replace(each.jail, ignorecommand=""))
+
+
+def reads(each: JailConfig, path: Path) -> bool:
+    """Say whether a jail's sources name a file, or the log that it is an earlier file of."""
+    patterns = [os.path.abspath(Path(source).expanduser()) for source in each.sources if source[0] in "/~"]  # noqa: PTH100
+    whole = Path(os.path.abspath(path))  # noqa: PTH100 - a link is matched by its own name too
+    return any(name.match(pattern) for name in {*_names(whole), *_names(whole.resolve())} for pattern in patterns)
+
+
+def _names(path: PurePath) -> Iterator[PurePath]:
+    plain = unpacked(path.name)
+    yield from (path.with_name(name) for name in (path.name, plain, *rotated_from(plain)))

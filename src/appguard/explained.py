@@ -33,6 +33,7 @@ class JailStep:
     """What one jail would make of a line, or has of an address.
 
     `sources` are where it reads, `filter` is how; `why_not` says why nothing of it counts there (empty if it does).
+    `fits`: the jail counts such events, whatever their time and the safelist.
     `counted` of `maxretry` in `findtime` seconds are counted now under `key` (empty without one); `is_evidence` says
     that the line is among them. A ban would last `bantime` seconds (-1: for ever) after `earlier` others, unless
     `refused`, which says why the judge would not have it.
@@ -42,6 +43,7 @@ class JailStep:
     sources: Sequence[str]
     filter: str
     event: EventRecord | None
+    fits: bool
     why_not: str
     key: str
     counted: int

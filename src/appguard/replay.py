@@ -5,11 +5,10 @@ their growing bans, escalation, recidive, caps and dry runs, the judge with what
 the logs tell. Nobody outside is asked: no `ignorecommand`, no name server; the report says where that matters.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
-from pathlib import Path, PurePath
+from pathlib import Path
 
 from appguard.address import Grouping
 from appguard.ban import Ban
@@ -17,7 +16,7 @@ from appguard.banning import Banning
 from appguard.config import DaemonConfig
 from appguard.config_jails import JailConfig
 from appguard.config_sources import BANS_SOURCE
-from appguard.engine import judge_of, route_of, safelist_of, windows_of
+from appguard.engine import judge_of, reads, route_of, safelist_of, windows_of, without_questions
 from appguard.errors import ConfigError
 from appguard.event import Event
 from appguard.filters.base import Filter, Named
@@ -26,7 +25,6 @@ from appguard.members import filter_of, wanted_kinds
 from appguard.pipeline import Outcome, Pipeline, Route
 from appguard.replayed_log import Match, Reading, ReplayedLog, merged
 from appguard.sources.base import Chunk
-from appguard.sources.siblings import rotated_from, unpacked
 from appguard.stores.memory import MemoryBanSet
 
 TIDY_EVERY = 60.0  # seconds of log time
@@ -131,7 +129,7 @@ def plan_of(config: DaemonConfig, files: Sequence[Path], names: Sequence[str] = 
     chosen = [each for each in (known[name] for name in names) if BANS_SOURCE not in each.sources]
     if names and not chosen:
         raise ConfigError(f"jail {names[0]} reads no lines: it counts the bans of other jails; name those")
-    plan = {path: chosen or [each for each in config.jails if reads(each, path)] for path in files}
+    plan = {path: chosen or [each for each in config.jails if reads(each, path)] for path in _oldest_first(files)}
     for path in (path for path, jails in plan.items() if not jails):
         raise ConfigError(
             f"{path}: no jail reads this file: its path matches no source of {', '.join(known) or 'any jail'};"
@@ -140,16 +138,10 @@ def plan_of(config: DaemonConfig, files: Sequence[Path], names: Sequence[str] = 
     return plan
 
 
-def reads(each: JailConfig, path: Path) -> bool:
-    """Say whether a jail's sources name a file, or the log that it is an earlier file of."""
-    patterns = [os.path.abspath(Path(source).expanduser()) for source in each.sources if source[0] in "/~"]  # noqa: PTH100
-    whole = Path(os.path.abspath(path))  # noqa: PTH100 - a link is matched by its own name too
-    return any(name.match(pattern) for name in {*_names(whole), *_names(whole.resolve())} for pattern in patterns)
-
-
-def _names(path: PurePath) -> Iterator[PurePath]:
-    plain = unpacked(path.name)
-    yield from (path.with_name(name) for name in (path.name, plain, *rotated_from(plain)))
+def _oldest_first(files: Sequence[Path]) -> list[Path]:
+    """Sort files so that of two lines of one second the one in the older file comes first, however they are named."""
+    by_name = sorted(set(files), key=lambda path: (len(path.name), str(path)), reverse=True)  # x.log.10, x.log.9, x.log
+    return sorted(by_name, key=lambda path: path.stat().st_mtime if path.exists() else 0.0)
 
 
 class Replay:
@@ -159,7 +151,7 @@ class Replay:
         wanted = {each.jail.name for jails in plan.values() for each in jails}
         listening = [each for each in config.jails if each.jail.name in wanted or BANS_SOURCE in each.sources]
         self._asking = [each.jail.name for each in listening if each.jail.ignorecommand]
-        jails = {each.jail.name: replace(each, jail=replace(each.jail, ignorecommand="")) for each in listening}
+        jails = {each.jail.name: without_questions(each) for each in listening}
         self._clock = _Clock()
         self._since = since
         self._windows = windows_of(list(jails.values()), Grouping(facts.on_link).key)

@@ -3,15 +3,15 @@
 Theory of operation. Every file is read in its own order, and all files are merged by the time their own log was at, so
 the generations of a rotated log follow each other and logs of one time interleave. That time never steps back. A line
 told late is one that stays behind it. A jump ahead of more than a minute is either a quiet stretch or a line with a
-wrong clock: it is believed if most of the next lines are beyond the minute too, and then only as far as the earliest
-of them. A date without a year, and a line without a date, take the time the file was last written as a help.
+wrong clock: it is believed if most of the next lines tell no earlier time, a minute more or less. A date without a
+year, and a line without a date, take the time the file was last written as a help.
 
 Each file has filters of its own: what a filter remembers of connections and last lines does not mix between files.
 """
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -23,6 +23,7 @@ from appguard.filters.base import Filter, Named
 from appguard.sources.packed import read_lines
 
 STEP_MOST = 60.0  # seconds; a greater jump needs other lines to be believed
+UNKNOWN = float("-inf")
 WITNESSES = 8  # lines that are asked
 ANYBODY = parse_address("192.0.2.1")
 
@@ -66,12 +67,13 @@ class ReplayedLog:
         """Give what is found, in the order of the lines, each with the time its log was at."""
         found = self._matches()
         ahead = deque(islice(found, WITNESSES))
-        now = float("-inf")
+        now = UNKNOWN
         while ahead or (ahead := deque(islice(found, 1))):
             match = ahead.popleft()
             ahead.extend(islice(found, WITNESSES - len(ahead)))
             now = min(_moved(now, match.time, [each.time for each in ahead]), self._latest)
-            yield replace(match, time=now)
+            if now > UNKNOWN:
+                yield replace(match, time=now)
 
     def _matches(self) -> Iterator[Match]:
         reading = self.reading
@@ -109,9 +111,9 @@ def _time_of(found: Found) -> float:
     return found.time if isinstance(found, Event) else found.event_of(ANYBODY).time
 
 
-def _moved(now: float, time: float, next_times: list[float]) -> float:
+def _moved(now: float, time: float, next_times: Sequence[float]) -> float:
     """Give the time a log is at behind a line of `time`."""
     if time <= now + STEP_MOST:
         return max(now, time)
-    beyond = [each for each in (time, *next_times) if each > now + STEP_MOST]
-    return min(beyond) if 2 * len(beyond) > len(next_times) else now
+    agreeing = sum(each >= time - STEP_MOST for each in next_times)
+    return time if 2 * agreeing >= len(next_times) else now

@@ -85,7 +85,7 @@ def _replay(files: Sequence[Path], since: float, now: float, jails: Sequence[str
 
     logging.getLogger("appguard").setLevel(logging.CRITICAL)  # what the daemon would log is what the report says
     settings = daemon_config(config or CONFIG_FILE)
-    plan = plan_of(settings, tuple(dict.fromkeys(files)), jails)
+    plan = plan_of(settings, files, jails)
     made = Replay(settings, plan, read_host_facts(), since=since, latest=now)
     return made.run(_bar()) if sys.stderr.isatty() else made.run()
 

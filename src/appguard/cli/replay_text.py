@@ -7,7 +7,7 @@ from appguard.cli.client import printable
 from appguard.cli.text import aligned, duration_text
 from appguard.replay import Replayed, ReplayedBan
 
-EVIDENCE_MOST = 60  # characters
+EVIDENCE_MOST = 96  # characters
 
 
 def replayed_lines(found: Replayed) -> Iterator[str]:
@@ -50,10 +50,14 @@ def _totals(found: Replayed) -> Iterator[str]:
     span = ""
     if found.first is not None and found.last is not None:
         span = f", {moment(found.first)} to {moment(found.last)} ({duration_text(found.last - found.first)})"
-    yield f"{found.lines:,} lines of {len(found.files)} files, {found.matched:,} with an event{span}: {bans}"
+    yield f"{found.lines:,} lines of {_files(len(found.files))}, {found.matched:,} with an event{span}: {bans}"
     for refused in found.refused:
         yield f"Refused:\t{refused.network} (jail {refused.jail}, {refused.times} times): {refused.why}"
     yield from (f"Note:\t{note}" for note in found.notes)
+
+
+def _files(number: int) -> str:
+    return "1 file" if number == 1 else f"{number} files"
 
 
 def moment(seconds: float) -> str:
