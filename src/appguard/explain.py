@@ -91,7 +91,11 @@ class Explainer:
         steps: list[JailStep] = []
         for each in self._parts.jails:
             window = self._parts.windows[each.jail.name]
-            steps += (self._step(each, None, key, "", "", now) for key in self._keys(window, address, now) or ("",))
+            network = "" if window.jail.is_by_user else self._parts.group(address)
+            steps += (
+                self._step(each, None, key, key.partition(" ")[0] or network, "", "", now)
+                for key in self._keys(window, address, now) or ("",)
+            )
         return self._explanation(address.text, now, tuple(steps), (self._facts(address),))
 
     def _keys(self, window: JailWindow, address: Address, now: float) -> tuple[str, ...]:
@@ -116,12 +120,13 @@ class Explainer:
             why_not = why_not or f"its client is known by the name {found.host} only: its addresses are looked up first"
         else:
             why_not = why_not or f"the filter {seen.config.filter} finds no event in it"
-        return self._step(seen.config, found, key, line, why_not, now)
+        return self._step(seen.config, found, key, self._network(window, found, key), line, why_not, now)
 
-    def _step(self, config: JailConfig, found: Found, key: str, line: str, why_not: str, now: float) -> JailStep:
+    def _step(  # each is a part of the record
+        self, config: JailConfig, found: Found, key: str, network: str, line: str, why_not: str, now: float
+    ) -> JailStep:
         window, jail = self._parts.windows[config.jail.name], config.jail
         failures = window.failures(key) if key else ()
-        network = self._network(window, found, key)
         earlier, bantime = self._parts.banning.outlook(jail.name, network, now)
         return JailStep(
             name=jail.name,
@@ -139,6 +144,7 @@ class Explainer:
             earlier=earlier,
             refused=self._refused(network, now) if network else "",
             dry_run=jail.dry_run,
+            dry_banned=any(ban.key == network for ban in self._parts.banning.dry_bans(jail.name)),
         )
 
     def _network(self, window: JailWindow, found: Found, key: str) -> str:

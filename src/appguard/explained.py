@@ -36,7 +36,7 @@ class JailStep:
     `fits`: the jail counts such events, whatever their time and the safelist.
     `counted` of `maxretry` in `findtime` seconds are counted now under `key` (empty without one); `is_evidence` says
     that the line is among them. A ban would last `bantime` seconds (-1: for ever) after `earlier` others, unless
-    `refused`, which says why the judge would not have it.
+    `refused`, which says why the judge would not have it. `dry_banned`: a jail in dry run would shut it out now.
     """
 
     name: str
@@ -54,6 +54,7 @@ class JailStep:
     earlier: int
     refused: str
     dry_run: bool
+    dry_banned: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +92,17 @@ class Explanation:
         """Read what the control socket gave; raise TypeError or KeyError if it is something else."""
         fields = dict(cast("Mapping[str, Any]", record))
         fields["jails"] = tuple(map(_jail_step, fields["jails"]))
-        fields["addresses"] = tuple(
-            AddressFacts(**(each | {"bans": tuple(map(BanRecord.from_json, each["bans"]))}))
-            for each in fields["addresses"]
-        )
+        fields["addresses"] = tuple(map(_address_facts, fields["addresses"]))
         return cls(**fields)
 
 
 def _jail_step(record: dict[str, Any]) -> JailStep:
-    event = record["event"]
-    return JailStep(**(record | {"event": None if event is None else EventRecord(**event)}))
+    fields = dict(record)
+    fields["event"] = None if fields["event"] is None else EventRecord(**fields["event"])
+    return JailStep(**fields)
+
+
+def _address_facts(record: dict[str, Any]) -> AddressFacts:
+    fields = dict(record)
+    fields["bans"] = tuple(map(BanRecord.from_json, fields["bans"]))
+    return AddressFacts(**fields)

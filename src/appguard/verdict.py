@@ -11,6 +11,9 @@ def conclusion_of(jails: Sequence[JailStep], addresses: Sequence[AddressFacts], 
     for facts in addresses:
         for ban in facts.bans:
             return _banned(facts, ban)
+    for step in jails:
+        if step.dry_banned:
+            return f"Not banned: jail {step.name} would shut it out, but is a dry run, which enforces nothing."
     counting = [step for step in jails if not step.why_not and step.key]
     if counting:
         return f"Not banned: {_counting(max(counting, key=_progress), is_live=is_live)}."

@@ -46,6 +46,7 @@ def test_counters_are_the_daemons_and_explaining_counts_nothing(place: Place) ->
     with running_daemon(place) as daemon:
         place.append("203.0.113.5", 2)
         wait_until_failed(place, 2)
+        explained = place.ask("explain", line_of("203.0.113.5"))
         for _ in range(5):
             explained = place.ask("explain", line_of("203.0.113.5"))
             assert (only(explained)["counted"], only(explained)["maxretry"]) == (2, 3)

@@ -118,7 +118,7 @@ def test_further_failures_prolong_a_ban(tmp_path: Path) -> None:
 
 def test_who_is_never_banned_is_not(tmp_path: Path) -> None:
     """The safelist counts for nothing, and what the judge refuses is listed with the reason."""
-    lines = {n: ("198.51.100.7", "127.0.0.1")[n % 2] for n in range(12)}
+    lines = {float(n): ("198.51.100.7", "127.0.0.1")[n % 2] for n in range(12)}
     log = write(tmp_path / "access.log", lines)
     found = replayed(settings(tmp_path, 'safelist = ["198.51.100.0/24"]'), [log])
     assert found.bans == ()

@@ -115,7 +115,7 @@ def test_few_bans_are_a_page_too(tmp_path: Path, bans: int) -> None:
 def test_more_bans_than_can_be_drawn_are_told(tmp_path: Path) -> None:
     """Above the most marks the page stays of a bearable size and says how many there are."""
     total = MARKS_MOST + 10
-    lines = {n: f"10.{n // 65536}.{n // 256 % 256}.{n % 256}" for n in range(total)}
+    lines = {float(n): f"10.{n // 65536}.{n // 256 % 256}.{n % 256}" for n in range(total)}
     log = write(tmp_path / "access.log", lines)
     page = Page(html_of(replayed(settings(tmp_path, maxretry=1), [log])))
     assert len(page.marks) == MARKS_MOST

@@ -41,9 +41,11 @@ def _jail(step: JailStep, explanation: Explanation) -> list[str]:
         lines.append(f"Counted:\t{step.counted} of {step.maxretry} in {within} under {printable(step.key)}{among}")
     if step.refused and not step.why_not:
         lines.append(f"Judge:\twould refuse the ban: {step.refused}")
-    elif step.key and not step.why_not:
+    elif (step.key and not step.why_not) or step.earlier:
         lasts = "for ever" if step.bantime == FOR_EVER else f"for {duration_text(step.bantime)}"
-        lines.append(f"A ban:\t{lasts}, after {step.earlier} earlier")
+        lines.append(f"A ban:\twould last {lasts}, after {step.earlier} earlier")
+    if step.dry_banned:
+        lines.append("Dry run:\twould be banned now")
     return lines
 
 
