@@ -11,8 +11,8 @@ Each file has filters of its own: what a filter remembers of connections and las
 
 import heapq
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -30,9 +30,12 @@ ANYBODY = parse_address("192.0.2.1")
 Found = Event | Named
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Match:
-    """A line in which filters found something: by their names, what; and the time of its log when it was written."""
+    """A line in which filters found something: by their names, what; and the time its log was at when it was written.
+
+    Until that is known, `time` is what the line tells.
+    """
 
     file: Path
     line: bytes
@@ -71,9 +74,10 @@ class ReplayedLog:
         while ahead or (ahead := deque(islice(found, 1))):
             match = ahead.popleft()
             ahead.extend(islice(found, WITNESSES - len(ahead)))
-            now = min(_moved(now, match.time, [each.time for each in ahead]), self._latest)
+            now = min(_moved(now, match.time, ahead), self._latest)
             if now > UNKNOWN:
-                yield replace(match, time=now)
+                match.time = now
+                yield match
 
     def _matches(self) -> Iterator[Match]:
         reading = self.reading
@@ -111,9 +115,9 @@ def _time_of(found: Found) -> float:
     return found.time if isinstance(found, Event) else found.event_of(ANYBODY).time
 
 
-def _moved(now: float, time: float, next_times: Sequence[float]) -> float:
+def _moved(now: float, time: float, ahead: Collection[Match]) -> float:
     """Give the time a log is at behind a line of `time`."""
     if time <= now + STEP_MOST:
         return max(now, time)
-    agreeing = sum(each >= time - STEP_MOST for each in next_times)
-    return time if 2 * agreeing >= len(next_times) else now
+    agreeing = sum(each.time >= time - STEP_MOST for each in ahead)
+    return time if 2 * agreeing >= len(ahead) else now

@@ -1,5 +1,6 @@
 """`appguard explain` with a real daemon: its own counters, its own reasons, and nothing counted by being asked."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.control import ask
 from tests.daemon import NGINX_404, Place, running_daemon, web_jail
 from tests.lab import User, wait_until
 from tests.netns import has_table, run
@@ -118,3 +120,19 @@ def test_without_a_daemon_the_settings_explain(place: Place) -> None:
     assert place.run("explain", "203.0.113.5", "--config", str(place.config)).returncode == 2
     unreached = place.run("explain", "203.0.113.5")
     assert (unreached.returncode, "no daemon listens" in unreached.stderr) == (4, True)
+
+
+def test_who_may_look_may_ask_and_nobody_else(place: Place) -> None:
+    """A member of the daemon's group may explain, but not ban; a stranger reaches nothing; nonsense is refused."""
+    place.configure(web_jail(place))
+    member = User(65533, groups=(4711,))
+    body = json.dumps({"what": line_of("203.0.113.5")})
+    with running_daemon(place):
+        place.control.parent.chmod(0o755)
+        status, told = ask(place.control, "POST", "/v1/explain", body, member)
+        assert (status, str(told["conclusion"])[:12]) == (200, "Not banned: ")
+        assert ask(place.control, "POST", "/v1/bans", '{"address": "203.0.113.5"}', member)[0] == 403
+        assert ask(place.control, "POST", "/v1/explain", body, STRANGER)[0] == 0
+        for wrong in ("", "[]", '{"what": 5}', '{"line": "x"}', '{"what": "x", "origin": null}'):
+            assert ask(place.control, "POST", "/v1/explain", wrong or " ", member)[0] == 400
+        assert ask(place.control, "POST", "/v1/explain", json.dumps({"what": "x" * 70_000}), member)[0] == 413

@@ -103,13 +103,13 @@ def _bar() -> "Callable[[Progress], None]":
     """Give what draws a bar on standard error: the part of the files that is read, estimated for compressed ones."""
     from appguard.sources.siblings import is_packed
 
+    sizes: dict[Path, int] = {}
+
     def draw(progress: "Progress") -> None:
-        done = total = 0
-        for each in progress.files:
-            size = each.path.stat().st_size * (PACKED_MOST if is_packed(each.path.name) else 1)
-            total += size
-            done += min(each.size, size)
-        filled = BAR * done // (total or 1)
+        for path in (each.path for each in progress.files if each.path not in sizes):
+            sizes[path] = path.stat().st_size * (PACKED_MOST if is_packed(path.name) else 1)
+        done = sum(min(each.size, sizes[each.path]) for each in progress.files)
+        filled = BAR * done // (sum(sizes.values()) or 1)
         bar = "#" * filled + "-" * (BAR - filled)
         print(f"\r[{bar}] {progress.lines:,} lines, {progress.bans:,} bans\x1b[K", end="", file=sys.stderr, flush=True)
 
