@@ -27,7 +27,7 @@ from appguard.replayed_log import Match, Reading, ReplayedLog, merged
 from appguard.sources.base import Chunk
 from appguard.stores.memory import MemoryBanSet
 
-TIDY_EVERY = 60.0  # seconds of log time
+TIDY_EVERY = 10_000  # matches: what has ended counts nowhere, it only takes room
 TELL_EVERY = 5_000  # matches
 
 Plan = Mapping[Path, Sequence[JailConfig]]
@@ -177,7 +177,6 @@ class Replay:
         self._alarms: dict[str, str] = {}
         self._span: tuple[float, float] | None = None
         self._names = 0
-        self._tidied = 0.0
 
     def _open(self, path: Path, readers: Sequence[JailConfig], latest: float) -> list[Route]:
         """Make what reads a file; give its ways into the jails."""
@@ -197,6 +196,8 @@ class Replay:
         for number, match in zip(count(), merged(self._logs), strict=False):
             if number % TELL_EVERY == 0:
                 tell(self._progress())
+            if number % TIDY_EVERY == 0:
+                self._tidy(match.time)
             if match.time >= self._since:
                 self._feed(match)
         tell(self._progress(is_done=True))
@@ -212,8 +213,6 @@ class Replay:
         if outcome.bans:
             self._banning.take(outcome)
             self._note_alarms()
-        if match.time >= self._tidied + TIDY_EVERY:
-            self._tidy(match.time)
 
     def _note_alarms(self) -> None:
         for name in self._windows:
@@ -223,7 +222,7 @@ class Replay:
 
     def _tidy(self, now: float) -> None:
         """Forget what has ended, as the daemon does every second."""
-        self._tidied = now
+        self._clock.now = now
         self._set.expire()
         for window in self._windows.values():
             window.sweep(now)

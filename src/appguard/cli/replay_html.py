@@ -19,6 +19,7 @@ from appguard.replay import Replayed, ReplayedBan
 ROWS_MOST = 2_000  # of bans listed
 OFFENDERS_MOST = 20
 LINES_MOST = 3  # of evidence
+SHORT = 40  # characters of a cell that is not broken into lines
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
@@ -101,9 +102,9 @@ def _cell(value: object) -> str:
     if isinstance(value, int):
         return f"<td{_class(value)}>{value:,}</td>"
     if isinstance(value, Evidence):
-        lines = "<br>".join(map(_text, value.lines))
-        return f"<td><code>{lines}</code></td>"
-    return f"<td>{_text(value)}</td>"
+        return f'<td class="long">{"".join(f"<code>{_text(line)}</code>" for line in value.lines)}</td>'
+    text = _text(value)
+    return f'<td class="long">{text}</td>' if len(text) > SHORT else f"<td>{text}</td>"
 
 
 def _jails(found: Replayed) -> Iterator[Sequence[object]]:
