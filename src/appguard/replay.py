@@ -7,7 +7,6 @@ the logs tell. Nobody outside is asked: no `ignorecommand`, no name server; the 
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 from appguard.address import Grouping
@@ -193,7 +192,7 @@ class Replay:
 
     def run(self, tell: Callable[[Progress], None] = lambda progress: None) -> Replayed:
         """Read all files; `tell` is called now and then. A file that is damaged is read up to there."""
-        for number, match in zip(count(), merged(self._logs), strict=False):
+        for number, match in enumerate(merged(self._logs)):
             if number % TELL_EVERY == 0:
                 tell(self._progress())
             if number % TIDY_EVERY == 0:

@@ -12,6 +12,7 @@ from appguard.errors import ConfigError
 from appguard.replay import plan_of
 from tests.replaying import BEGIN, NOW, nginx_line, replayed, settings, told, write
 
+RECIDIVE = '[jails.recidive]\nuse = "recidive"\nmaxretry = 2\n'
 ATTACKER, OTHER = "203.0.113.5", "203.0.113.6"
 
 
@@ -90,8 +91,7 @@ def test_the_whole_engine_is_replayed(tmp_path: Path) -> None:
     """Bans grow, recidive hears of them, a dry run is one, what prolongs is no other ban, and caps hold."""
     seconds = [0, 1, 2, 3, 3000, 3001, 3002]
     log = write(tmp_path / "access.log", dict.fromkeys(seconds, ATTACKER))
-    more = '[jails.recidive]\nuse = "recidive"\nmaxretry = 2\n'
-    more += f'[jails.dry]\nsource = "{log}"\nfilter = "nginx"\nevents = ["guard_probe"]\nmaxretry = 7\n'
+    more = RECIDIVE + f'[jails.dry]\nsource = "{log}"\nfilter = "nginx"\nevents = ["guard_probe"]\nmaxretry = 7\n'
     config = settings(tmp_path, more + 'findtime = "1d"\ndry_run = true\n', bantime_increment=True, bans_per_minute=1)
     found = replayed(config, [log])
     assert told(found) == [
@@ -191,3 +191,16 @@ def test_no_line_is_later_than_now(tmp_path: Path) -> None:
     """A log whose end is in the future does not count there, as the daemon would not count it."""
     log = write(tmp_path / "access.log", {NOW - BEGIN + 3600 + n: ATTACKER for n in range(3)})
     assert replayed(settings(tmp_path), [log]).bans == ()
+
+
+def test_tidying_up_changes_no_ban(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether what has ended is forgotten behind every line or never, the bans are the same."""
+    chance = random.Random(7)
+    lines = {at * 40.0: f"203.0.113.{chance.randrange(12)}" for at in range(1500)}
+    log = write(tmp_path / "access.log", lines)
+    config = settings(tmp_path, RECIDIVE, bantime_increment=True, escalate=2)
+    monkeypatch.setattr("appguard.replay.TIDY_EVERY", 1_000_000)
+    expected = replayed(config, [log]).bans
+    monkeypatch.setattr("appguard.replay.TIDY_EVERY", 1)
+    assert replayed(config, [log]).bans == expected
+    assert {ban.jail for ban in expected} == {"probes", "recidive"}
