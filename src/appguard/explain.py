@@ -21,13 +21,13 @@ from appguard.engine import Windows, judge_of, reads, safelist_of, windows_of, w
 from appguard.errors import AddressError, RefusedForSafety
 from appguard.event import LOGIN_FAIL, REQUEST, Event
 from appguard.explained import AddressFacts, EventRecord, Explanation, JailStep
-from appguard.filters.base import Filter, Named
+from appguard.filters.base import Named
 from appguard.host import administrators, read_host_facts
 from appguard.jail_key import network_of
 from appguard.jail_window import JailWindow
 from appguard.judge import Judge
 from appguard.members import fresh_filter_of, sources_of, wanted_kinds
-from appguard.not_counted import why_not_counted
+from appguard.not_counted import why_no_event, why_not_counted
 from appguard.status import BanRecord
 from appguard.stores.memory import MemoryBanSet
 from appguard.verdict import conclusion_of
@@ -56,11 +56,11 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What one jail gets to see of a line: `unread` says why it does not read it."""
+    """What one jail gets to see of a line: `why_not` says why it does not read it, or why that is no event."""
 
     config: JailConfig
     found: Found
-    unread: str = ""
+    why_not: str
 
 
 class Explainer:
@@ -111,15 +111,13 @@ class Explainer:
         return Explanation(what, is_live, now, jails, addresses, conclusion_of(jails, addresses, is_live=is_live))
 
     def _seen_step(self, seen: Seen, line: str, now: float) -> JailStep:
-        found, why_not, key = seen.found, seen.unread, ""
+        found, why_not, key = seen.found, seen.why_not, ""
         window = self._parts.windows[seen.config.jail.name]
         if isinstance(found, Event):
             key = window.key(found)
             why_not = why_not or why_not_counted(window, found, self._parts.safelist, now)
         elif isinstance(found, Named):
             why_not = why_not or f"its client is known by the name {found.host} only: its addresses are looked up first"
-        else:
-            why_not = why_not or f"the filter {seen.config.filter} finds no event in it"
         return self._step(seen.config, found, key, self._network(window, found, key), line, why_not, now)
 
     def _step(  # each is a part of the record
@@ -193,16 +191,17 @@ def from_settings(config: DaemonConfig, clock: Callable[[], float] = time.time) 
 def look(jails: Sequence[JailConfig], line: bytes, origin: str, now: float) -> tuple[Seen, ...]:
     """Give what each jail gets to see of a line, as if it were written now; raise `ConfigError`."""
     readers = [each for each in jails if BANS_SOURCE not in each.sources]
-    kinds, opened = wanted_kinds(readers), dict[str, Filter]()
-    found: dict[str, Found] = {}
+    kinds = wanted_kinds(readers)
+    found: dict[str, tuple[Found, str]] = {}
     seen: list[Seen] = []
     for each in readers:
         chosen = fresh_filter_of(each, kinds[each.filter] | {REQUEST})
-        if chosen.name not in opened:
-            opened[chosen.name] = chosen
-            found[chosen.name] = chosen.match(line, now)
+        if chosen.name not in found:
+            event = chosen.match(line, now)
+            found[chosen.name] = event, "" if event is not None else why_no_event(chosen, line, now)
+        event, no_event = found[chosen.name]
         unread = "" if not origin or reads(each, Path(origin)) else f"it does not read {origin}"
-        seen.append(Seen(each, found[chosen.name], unread))
+        seen.append(Seen(each, event, unread or no_event))
     return tuple(seen)
 
 

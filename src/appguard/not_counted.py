@@ -1,11 +1,32 @@
-"""Why an event does not count in a jail, in words; the jail's own window and the pipeline decide that it does not."""
+"""Why a line is no event, or an event does not count in a jail, in words.
+
+The filter, the jail's own window and the pipeline decide that it is so.
+"""
+
+from dataclasses import replace
 
 from appguard.address import NetworkSet, parse_network
 from appguard.event import LOGIN_SUCCESS, REQUEST, Event
+from appguard.filters.base import Filter
+from appguard.filters.regex import RegexFilter
 from appguard.jail import Jail
 from appguard.jail_paths import holding
 from appguard.jail_window import JailWindow
 from appguard.pipeline import AHEAD_MOST
+
+
+def why_no_event(chosen: Filter, line: bytes, time: float) -> str:
+    """Say why a filter that has just read this line, and no other, found no event in it."""
+    if isinstance(chosen, RegexFilter):
+        if chosen.skipped:
+            return f"it takes the regexes of the filter {chosen.name} too long: such lines are skipped"
+        options = chosen.options
+        if options.ignoreregex and RegexFilter("", replace(options, ignoreregex=())).match(line, time) is not None:
+            return f"an ignoreregex of the filter {chosen.name} matches it"
+        if chosen.find(line, time) is None:
+            return f"no failregex of the filter {chosen.name} matches it, or not without other lines of its connection"
+        return f"the filter {chosen.name} finds a client in it that is neither an address nor a name"
+    return f"the filter {chosen.name} finds no event in it"
 
 
 def why_not_counted(window: JailWindow, event: Event, safelist: NetworkSet, now: float) -> str:

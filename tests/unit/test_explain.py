@@ -5,6 +5,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -224,3 +225,19 @@ def test_a_request_that_is_no_failure_is_told_as_one(tmp_path: Path) -> None:
     """A good request is explained as a request, although the daemon's own filter would not even yield it."""
     told = Court(tmp_path, TWO).explain(nginx(status=200))
     assert told.jails[1].why_not == f"it is {REQUEST} (answered 200), and the jail counts guard_probe"
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("failed from 203.0.113.5 for x.png", "an ignoreregex of the filter"),
+        ("all is well", "no failregex of the filter"),
+        ("failed from ---", "finds a client in it that is neither an address nor a name"),
+        ("x" * 100 + "!y", "too long"),
+    ],
+)
+def test_why_a_regex_finds_nothing_is_told(tmp_path: Path, line: str, why: str) -> None:
+    """An ignoreregex, no match, a client that is none, a line over its budget: each is told apart."""
+    table = '[jails.own]\nsource = "/log/a"\nfilter = "regex"\nusedns = "no"\nignoreregex = "png$"\n'
+    table += 'failregex = ["^failed from <F-ID>\\\\S+</F-ID>", "(x+x+)+y<HOST>"]\n'
+    assert why in Court(tmp_path, table).explain(line).conclusion
