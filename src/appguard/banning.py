@@ -45,6 +45,9 @@ class _Bench:
 class Banning:
     """The decisions of all jails. `on_late` is given what a ban that had to wait led to.
 
+    `on_ban` is told of each ban put in force, a dry run's too, and whether it is another one, not one prolonged;
+    `on_refused` of each that the judge refuses, and why.
+
     A ban of a jail in `dry_run` is in no ban set that anybody enforces. `totals` are the bans each jail ever made.
     """
 
@@ -55,6 +58,8 @@ class Banning:
         judge: Judge,
         clock: Callable[[], float],
         on_late: Callable[[Outcome], None],
+        on_ban: Callable[[Ban, bool], None] = lambda ban, is_new: None,
+        on_refused: Callable[[Ban, str], None] = lambda ban, why: None,
     ) -> None:
         self.history = History()
         self.totals = dict.fromkeys(windows, 0)
@@ -62,6 +67,8 @@ class Banning:
         self._judge = judge
         self._clock = clock
         self._on_late = on_late
+        self._on_ban = on_ban
+        self._on_refused = on_refused
         self._benches: dict[str, _Bench] = {}
         for name, window in windows.items():
             if window.jail.dry_run:
@@ -126,6 +133,7 @@ class Banning:
             self._judge.check(ban)
         except RefusedForSafety as error:
             log.warning("[%s] %s is not banned: %s", ban.jail, ban.key, error)
+            self._on_refused(ban, str(error))
             return
         if bench.bans.get(parse_address(str(ban.network.network_address))) is None:
             bench.history.end(ban.jail, ban.key, ban.start)
@@ -137,6 +145,7 @@ class Banning:
         dry = " (dry run)" if bench.jail.dry_run else ""
         if kept is not None:
             bench.history.note(kept)
+            self._on_ban(kept, is_new)
         if kept is None or not is_new:
             log.info("[%s] %s already banned%s", ban.jail, ban.key, dry)
             return
@@ -197,6 +206,12 @@ class Banning:
     def alarm(self, jail: str) -> str:
         """Say what is wrong with a jail; nothing if nothing is."""
         return self._benches[jail].rate.alarm
+
+    def outlook(self, jail: str, network: str, now: float) -> tuple[int, float]:
+        """Give how many earlier bans of a network count for a jail, and the seconds another would last at least."""
+        bench = self._benches[jail]
+        earlier = bench.history.earlier(bench.jail, network, now)
+        return earlier, bantime_of(bench.jail, earlier, lambda: 0.0)
 
     def dry_bans(self, jail: str) -> tuple[Ban, ...]:
         """Give what a jail in dry run would have banned now."""

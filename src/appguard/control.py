@@ -7,12 +7,13 @@
     POST   /v1/bans             {"address", "bantime", "jail", "reason", "force", "automatic"} -> BanRecord
     DELETE /v1/bans/{what}      an address, a network or a ban's ref; [?jail=] only this jail's -> BanRecord
     PUT    /v1/enforce          {"on": bool} -> the same
+    POST   /v1/explain          {"what", "origin"}, a line or address, and the line's file -> Explanation
 
 Every other answer is {"error": "..."}: 400 bad input, 403 not permitted, 404 no such jail or ban, 409 refused for
 safety, 413 too long, 429 too many followers of one user, 500 the daemon's own trouble. To follow, ask again and again
 with the cursor of the last answer, and without one at first; `following.py` has the rules. Who can connect may read:
 the socket has mode 0660 and the daemon's own group. To change anything a peer must be root or in the group
-`appguard-admin`.
+`appguard-admin`. To explain changes nothing.
 """
 
 import asyncio
@@ -35,6 +36,7 @@ from starlette.routing import Route
 from appguard.ban import Ban
 from appguard.control_socket import Peer, serve_on
 from appguard.errors import AddressError, AppGuardError, ConfigError, RefusedForSafety
+from appguard.explained import Explanation
 from appguard.following import Following
 from appguard.status import BanRecord, DaemonStatus, FactRecord, JailStatus
 
@@ -93,6 +95,13 @@ class Controlled(Protocol):
         """Begin or stop to enforce bans in the firewall. May be repeated. Raise `FirewallError`."""
         ...
 
+    async def explain(self, what: str, origin: str) -> Explanation:
+        """Say what would become of a line (of the file `origin`), or what is known of an address. Changes nothing.
+
+        Raise `ConfigError`.
+        """
+        ...
+
 
 def admin_group_id() -> int | None:
     """Give the id of the group `appguard-admin`, None if this host has no such group."""
@@ -119,6 +128,7 @@ def _application(controlled: Controlled, admin_gid: Callable[[], int | None]) ->
         Route("/v1/bans", endpoints.ban, methods=["POST"]),
         Route("/v1/bans/{what:path}", endpoints.unban, methods=["DELETE"]),
         Route("/v1/enforce", endpoints.enforce, methods=["PUT"]),
+        Route("/v1/explain", endpoints.explain, methods=["POST"]),
     ]
     return Starlette(routes=routes, exception_handlers=dict.fromkeys(_STATUS_OF, _refusal) | {Exception: _unexpected})
 
@@ -134,6 +144,11 @@ class _BanOrder(msgspec.Struct, forbid_unknown_fields=True):
 
 class _EnforceOrder(msgspec.Struct, forbid_unknown_fields=True):
     on: bool
+
+
+class _ExplainOrder(msgspec.Struct, forbid_unknown_fields=True):
+    what: str
+    origin: str = ""
 
 
 class _Endpoints:
@@ -218,6 +233,11 @@ class _Endpoints:
         logger.info("uid %d asks to turn enforcement %s", peer.uid, "on" if order.on else "off")
         await self._controlled.enforce(order.on)
         return _json(order)
+
+    async def explain(self, request: Request) -> Response:
+        """Explain a line or an address; whoever may look may ask."""
+        order = msgspec.json.decode(await _body(request), type=_ExplainOrder)
+        return _json(await self._controlled.explain(order.what, order.origin))
 
     def _admin(self, request: Request) -> Peer:
         peer: Peer = request.state.peer

@@ -15,27 +15,27 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from appguard.address import Grouping, NetworkSet, network_text, parse_address, parse_network
+from appguard.address import Grouping, network_text, parse_address, parse_network
 from appguard.ban import Ban, Fact
 from appguard.banning import Banning
 from appguard.bouncer import Bouncer
 from appguard.bouncer_apart import APART, BouncerApart
 from appguard.bouncers import Bouncers
 from appguard.config import CONFIG_FILE, DaemonConfig, daemon_config
-from appguard.config_sources import SOCKET_SOURCES
 from appguard.control import serve
+from appguard.engine import judge_of, routes_of, safelist_of, windows_of
 from appguard.errors import AddressError, AppGuardError, ConfigError, FirewallError, StateError
 from appguard.event_log import Backlog, write_stderr
+from appguard.explain import Explainer, Parts
+from appguard.explained import Explanation
 from appguard.firewalls.open import kinds_of, open_firewall
 from appguard.following import Following
 from appguard.host import administrators, read_host_facts
-from appguard.jail_window import JailWindow
-from appguard.judge import Judge
-from appguard.members import Origin, ban_set_of, filter_of, open_source, sources_of, user_ids_of, wanted_kinds
+from appguard.members import Origin, ban_set_of, open_source, sources_of
 from appguard.names import Addresses, Names
 from appguard.notify import keep_alive, notify, until_signal
 from appguard.overview import Overview
-from appguard.pipeline import Outcome, Pipeline, Route, Unresolved, failures_of
+from appguard.pipeline import Outcome, Pipeline, Unresolved, failures_of
 from appguard.sources.base import Chunk, Source
 from appguard.state import Batch, State
 from appguard.status import BanRecord, DaemonStatus, JailStatus
@@ -71,40 +71,39 @@ class Daemon:
         self._state = State(config.state_directory, clock)
         self._bans = ban_set_of(config.store, clock, self._on_change)
         self._publisher = Publisher(config.runtime_directory)
-        self._windows = {each.jail.name: JailWindow(each.jail, self._grouping.key) for each in config.jails}
-        safe = [*config.safelist, *config.trusted_proxies.networks]
-        self._pipeline = Pipeline(self._routes(), NetworkSet(safe))
+        self._windows = windows_of(config.jails, self._grouping.key)
+        self._pipeline = Pipeline(routes_of(config.jails, self._windows), safelist_of(config))
         self._names = Names()
-        self._judge = self._new_judge()
+        self._judge = judge_of(config, self._facts)
         self._banning = Banning(self._windows, self._bans, self._judge, clock, self._note_late)
         self.following = Following(self._bans, clock)
         self._bouncers = Bouncers([self._new_bouncer(kind) for kind in kinds_of(config.firewall)])
         self._sources: dict[str, Source] = {}
         self._overview = Overview(config.jails, self._windows, self._banning, self._sources, self._bouncers, self.bans)
+        self._explainer = Explainer(self._parts())
         self._unsaved = Batch()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cursor = 0
         self._complaints: dict[str, str] = {}
 
-    def _new_judge(self) -> Judge:
-        return Judge(self._facts, safelist=self._config.safelist, proxies=self._config.trusted_proxies.networks)
+    def _parts(self) -> Parts:
+        return Parts(
+            self._config.jails,
+            self._windows,
+            self._banning,
+            self._bans,
+            self._judge,
+            safelist_of(self._config),
+            self._grouping.key,
+            self.record,
+            is_enforcing=lambda: not any(each.is_held for each in self._bouncers.status),
+        )
 
     def _new_bouncer(self, kind: str) -> Bouncer | BouncerApart:
         if kind == APART:
             return BouncerApart(self.following, self._clock)
-        return Bouncer(self._bans, open_firewall(kind, self._config.firewall), self._new_judge(), self._clock)
-
-    def _routes(self) -> dict[str, list[Route]]:
-        routes: dict[str, list[Route]] = {}
-        kinds = wanted_kinds(self._config.jails)
-        for each in self._config.jails:
-            for source in sources_of(each):
-                chosen = filter_of(each, kinds[each.filter])
-                users = user_ids_of(each) if source in SOCKET_SOURCES else None
-                behind = tuple(map(network_text, each.behind))
-                route = Route(chosen, self._windows[each.jail.name], users, behind)
-                routes.setdefault(source, []).append(route)
-        return routes
+        judge = judge_of(self._config, self._facts)
+        return Bouncer(self._bans, open_firewall(kind, self._config.firewall), judge, self._clock)
 
     async def run(self) -> None:
         """Run until cancelled; then the bans stay in the firewall. Raise `AppGuardError` if it cannot start."""
@@ -365,6 +364,10 @@ class Daemon:
         self._state.set_setting("enforce", "on" if on else "off")
         self._hold_or_release(on)
         await self._bouncers.settle()
+
+    async def explain(self, what: str, origin: str) -> Explanation:
+        """Say what would become of a line, or what is known of an address."""
+        return await self._explainer.explain(what, origin, self._clock())
 
     def _hold_or_release(self, on: bool) -> None:
         self.following.switch(on)

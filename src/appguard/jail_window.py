@@ -159,6 +159,11 @@ class JailWindow:
             self.forget(key)
         return gone
 
+    def keys_of(self, network: str) -> tuple[str, ...]:
+        """Give the keys of a network under which something is counted, alone or together with a user."""
+        keys = (network,) if self.jail.key != PAIR else self._counted
+        return tuple(key for key in keys if key in self._counted and key.partition(" ")[0] == network)
+
     def sweep(self, now: float) -> list[str]:
         """Drop the keys whose events have all left the window, and to which none can come late; give them."""
         gone = [key for key, counted in self._counted.items() if counted.newest <= now - self.oldest]

@@ -46,17 +46,22 @@ class Origin:
 def filter_of(config: JailConfig, kinds: Collection[str] = ()) -> Filter:
     """Give the filter of a jail, told the kinds of event that are wanted of it; raise `ConfigError`.
 
-    What a regex of it finds is of the kind that the jail names first.
+    What a regex of it finds is of the kind that the jail names first. What its author should hear is logged.
     """
-    logtype = "journal" if all(source.startswith(JOURNAL) for source in config.sources) else "file"
-    options, kind = config.filter_options, config.jail.events[0]
-    try:
-        opened = open_filter(config.filter, options, logtype=logtype, kind=kind, kinds=kinds)
-    except ConfigError as error:
-        raise ConfigError(f"jail {config.jail.name}: filter = {config.filter!r}: {error}") from error
+    opened = fresh_filter_of(config, kinds)
     for warning in warnings_of(opened):
         log.warning("jail %s: filter = %r: %s", config.jail.name, config.filter, warning)
     return opened
+
+
+def fresh_filter_of(config: JailConfig, kinds: Collection[str] = ()) -> Filter:
+    """Give such a filter and log nothing."""
+    logtype = "journal" if all(source.startswith(JOURNAL) for source in config.sources) else "file"
+    options, kind = config.filter_options, config.jail.events[0]
+    try:
+        return open_filter(config.filter, options, logtype=logtype, kind=kind, kinds=kinds)
+    except ConfigError as error:
+        raise ConfigError(f"jail {config.jail.name}: filter = {config.filter!r}: {error}") from error
 
 
 def wanted_kinds(configs: Sequence[JailConfig]) -> dict[str, frozenset[str]]:

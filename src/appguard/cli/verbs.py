@@ -3,8 +3,10 @@
 import click
 
 from appguard.cli.change import ban, enforce, unban
+from appguard.cli.explain import explain
 from appguard.cli.look import list_, status
 from appguard.cli.regex import regex
+from appguard.cli.replay import replay
 from appguard.cli.run import bouncer, daemon
 
 
@@ -14,5 +16,5 @@ def appguard() -> None:
     """See and change what AppGuard's daemon shuts out on this host."""
 
 
-for verb in (daemon, bouncer, status, ban, unban, list_, enforce, regex):
+for verb in (daemon, bouncer, status, ban, unban, list_, enforce, regex, replay, explain):
     appguard.add_command(verb)

@@ -35,6 +35,11 @@ def is_packed(name: str) -> bool:
     return _PACKED.search(name) is not None
 
 
+def unpacked(name: str) -> str:
+    """Give the name a file had before it was compressed."""
+    return _PACKED.sub("", name)
+
+
 class Siblings:
     """The files beside a log, its own included, as they were when this was made or last found changed."""
 
