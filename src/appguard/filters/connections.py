@@ -10,11 +10,12 @@ takes back what waits, unless it had been tried with another user name before.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from appguard.filters.expression import Groups
+
 CONNECTIONS_MOST = 1_000
 KEPT_SECONDS = 300.0
 USERS_MOST = 100
 
-Groups = dict[str, str]
 IDS = ("fid", "ip4", "ip6", "dns", "host")
 
 

@@ -1,26 +1,32 @@
-"""One regex of somebody else, searched within a budget of time.
+"""One regex of somebody else, searched within a budget.
 
-Theory of operation. Python's `re` cannot be stopped, so it gets only what cannot take long: a regex whose cost
-`linear.py` bounds by a power of the text's length, and a text short enough for that power. All else goes to the `regex`
-package, which reads the same patterns and has a time limit, unless the text does not even begin as it must (`head.py`).
-All regexes share one budget a line: whoever writes a line that takes longer has it skipped, not the daemon stopped.
+Theory of operation. Python's `re` cannot be stopped, so it gets only what cannot take long: `linear.py` bounds the cost
+of a search by a power of the text's length, a lower one where certain texts occur only once. While the bounds add up to
+no more than a line's budget of steps, `re` searches; else the `regex` package, which reads the same patterns, is slower
+and has a time limit. All regexes share one budget a line: whoever writes a line that takes longer has it skipped, not
+the daemon stopped.
 """
 
 import re
 import time
 import warnings
 from collections.abc import Mapping
+from functools import cached_property
 from math import factorial, inf
 from typing import Protocol
 
 import regex
 
 from appguard.errors import ConfigError
-from appguard.filters.head import head_of
-from appguard.filters.linear import degree_of
+from appguard.filters.linear import MANY, bound_of
+from appguard.filters.tags import plain_name
 
-LINE_SECONDS = 0.005
-STEPS_MOST = 150_000  # of a search by `re`: about two milliseconds
+LINE_SECONDS = 0.005  # that no line may cost more than
+TIMED_SECONDS = 0.002  # of these for searches with a time limit
+STEPS = 200_000  # of a line, for searches by `re`: about two milliseconds
+ALTERNATIVE = re.compile(r"alt_([a-z]+)[0-9_]*")
+
+Groups = dict[str, str]
 
 
 class OverBudget(Exception):
@@ -34,6 +40,10 @@ class Found(Protocol):
         """Give the named groups."""
         ...
 
+    def groups(self) -> tuple[str | None, ...]:
+        """Give all groups."""
+        ...
+
     def group(self) -> str:
         """Give the text that matched."""
         ...
@@ -44,42 +54,94 @@ class Found(Protocol):
 
 
 class Budget:
-    """The time that is left for one line."""
+    """What is left for one line."""
 
-    def __init__(self, seconds: float = LINE_SECONDS) -> None:
-        self.left = seconds
+    __slots__ = ("seconds", "steps")
+
+    def __init__(self) -> None:
+        self.steps: float = STEPS
+        self.seconds = TIMED_SECONDS
 
 
 class Expression:
-    """A compiled regex; `degree` is the power of the text's length that bounds its cost, None if none does.
-
-    Raise `ConfigError` for a pattern that is no regex.
-    """
+    """A compiled regex. Raise `ConfigError` for a pattern that is none."""
 
     def __init__(self, pattern: str, flags: int = 0) -> None:
         self.pattern = pattern
+        self._flags = flags
         self._plain = compiled(pattern, flags)
         self.groups = frozenset(self._plain.groupindex)
-        self.degree = degree_of(pattern)
-        self._length_most = _length_most(self.degree)
-        self._head = None if flags else head_of(pattern)
-        self._timed = None if self._length_most == inf else _timed(pattern, flags)
+        self._names = tuple((plain_name(name), number - 1) for name, number in self._plain.groupindex.items())
+        self._has_alternatives = any(name.startswith("alt_") for name in self.groups)
+
+    @cached_property
+    def _bound(self) -> "_Cost":
+        return _Cost(self.pattern)
+
+    @cached_property
+    def _timed(self) -> "regex.Pattern[str]":
+        same = {re.MULTILINE: regex.MULTILINE, re.IGNORECASE: regex.IGNORECASE}
+        chosen = sum(theirs for ours, theirs in same.items() if self._flags & ours)
+        return regex.compile(self.pattern, regex.VERSION0 | chosen)
 
     def search(self, text: str, budget: Budget) -> Found | None:
         """Find the first match; raise `OverBudget`."""
-        if self._timed is None or len(text) <= self._length_most:
+        steps = self._bound.steps(text)
+        if steps <= budget.steps:
+            budget.steps -= steps
             return self._plain.search(text)
-        if self._head is not None and self._head.match(text) is None:
-            return None
-        if budget.left <= 0:
+        if budget.seconds <= 0:
             raise OverBudget
+        timed = self._timed
         begin = time.thread_time()  # a busy machine must not make us skip lines
         try:
-            return self._timed.search(text, timeout=budget.left)
+            return timed.search(text, timeout=budget.seconds)
         except TimeoutError as error:
             raise OverBudget from error
         finally:
-            budget.left -= time.thread_time() - begin
+            budget.seconds -= time.thread_time() - begin
+
+    def groups_of(self, found: Found) -> Groups:
+        """Give the groups that took part, an alternative (`<F-ALT_USER>`) under the name it stands for."""
+        values = found.groups()
+        groups: Groups = {}
+        for name, number in self._names:
+            value = values[number]
+            if value is not None:
+                groups[name] = groups.get(name) or value
+        if self._has_alternatives:
+            _name_alternatives(groups)
+        return groups
+
+
+class _Cost:
+    """The most steps that a search may take."""
+
+    def __init__(self, pattern: str) -> None:
+        bound = bound_of(pattern)
+        self._degree, self._share = _shared(bound.degree)
+        self._lone, (self._lone_degree, self._lone_share) = bound.lone, _shared(bound.lone_degree)
+
+    def steps(self, text: str) -> float:
+        """Bound a search of a text: n characters part into d pieces in about n**d / d! ways."""
+        length = max(len(text), MANY)
+        for lone in self._lone:
+            first = text.find(lone)
+            if first >= 0 and text.find(lone, first + 1) >= 0:
+                return self._share * length**self._degree
+        return self._lone_share * length**self._lone_degree
+
+
+def _shared(degree: float | None) -> tuple[float, float]:
+    return (0.0, inf) if degree is None else (degree, 1 / factorial(int(degree)))
+
+
+def _name_alternatives(groups: Groups) -> None:
+    for name in [name for name in groups if name.startswith("alt_")]:
+        meant = ALTERNATIVE.fullmatch(name)
+        value = groups.pop(name)
+        if meant:
+            groups[meant[1]] = groups.get(meant[1]) or value
 
 
 def compiled(pattern: str, flags: int = 0) -> re.Pattern[str]:
@@ -90,19 +152,3 @@ def compiled(pattern: str, flags: int = 0) -> re.Pattern[str]:
             return re.compile(pattern, flags)
     except (re.error, RecursionError, OverflowError) as error:
         raise ConfigError(f"{pattern[:500]!r} is no regex: {error}") from error
-
-
-def _timed(pattern: str, flags: int) -> "regex.Pattern[str]":
-    same = {re.MULTILINE: regex.MULTILINE, re.IGNORECASE: regex.IGNORECASE}
-    chosen = sum(theirs for ours, theirs in same.items() if flags & ours)
-    try:
-        return regex.compile(pattern, regex.VERSION0 | chosen)
-    except (regex.error, RecursionError) as error:
-        raise ConfigError(f"{pattern[:500]!r} cannot be searched with a time limit: {error}") from error
-
-
-def _length_most(degree: int | None) -> float:
-    """Give the longest text that `re` may search: n characters part into d pieces in about n**d / d! ways."""
-    if degree is None:
-        return -1
-    return inf if degree <= 1 else (STEPS_MOST * factorial(degree)) ** (1 / degree)

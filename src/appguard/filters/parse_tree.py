@@ -47,6 +47,15 @@ def parse(pattern: str) -> Tree:
     return Tree(_nodes(parsed), bool(parsed.state.flags & ~re.UNICODE.value))
 
 
+def has_flags(tree: Tree) -> bool:
+    """Say whether flags stand anywhere in a regex."""
+    return tree.has_flags or any(map(_has_flags, tree.nodes))
+
+
+def _has_flags(node: Node) -> bool:
+    return node.has_flags or any(_has_flags(each) for branch in node.branches for each in branch)
+
+
 def _nodes(tree: object) -> tuple[Node, ...]:
     return tuple(_node(str(op), value) for op, value in cast("Iterable[tuple[object, Any]]", tree))
 

@@ -12,20 +12,21 @@ import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from appguard.address import Address, parse_address
 from appguard.errors import AddressError, ConfigError
 from appguard.event import LOGIN_FAIL, Event
 from appguard.filters.base import Named
-from appguard.filters.connections import IDS, Connections, Groups, Joined
+from appguard.filters.choice import Choice
+from appguard.filters.connections import IDS, Connections, Joined
 from appguard.filters.dates import DatePattern
-from appguard.filters.expression import Budget, Expression, Found, OverBudget
+from appguard.filters.expression import Budget, Expression, Found, Groups, OverBudget
 from appguard.filters.last_lines import LastLines, Line
 from appguard.filters.options import FilterOptions
 from appguard.filters.tags import expand, has_flag_within, plain_name
 
 COLOUR = re.compile(r"(?:\x1b|#033)\[[0-9;]*[A-Za-z]")
-ALTERNATIVE = re.compile(r"alt_([a-z]+)[0-9_]*")
 LEADING_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 LETTER = re.compile("[A-Za-z]")
 WITHOUT_NAMES = ("no", "raw")
@@ -73,6 +74,10 @@ class RegexFilter:
         self._connections = Connections()
         self._last_lines = LastLines(options.maxlines)
 
+    @cached_property
+    def _choice(self) -> Choice:
+        return Choice(self._failures, _flags(self.options))
+
     def match(self, line: bytes, time: float) -> Event | Named | None:
         """Give the event of a line; most lines are of none."""
         hit = self.find(line, time)
@@ -109,13 +114,13 @@ class RegexFilter:
             found = prefix.search(text, budget)
             if found is None:
                 return None
-            groups = _groups_of(found)
+            groups = prefix.groups_of(found)
             text = groups.pop("content", text.removesuffix("\n")) + "\n"
-        for failure in self._failures:
+        for failure in self._choice.of(text):
             found = failure.search(text, budget)
             if found is not None:
-                is_ignored = any(each.search(text, budget) for each in self._ignored)
-                return None if is_ignored else (found, groups | _groups_of(found))
+                is_ignored = self._ignored and any(each.search(text, budget) for each in self._ignored)
+                return None if is_ignored else (found, groups | failure.groups_of(found))
         return None
 
     def event_of(self, hit: Hit) -> Event | Named | None:
@@ -154,9 +159,13 @@ def _dates(options: FilterOptions) -> DatePattern:
 def _expressions(name: str, patterns: Iterable[str], options: FilterOptions) -> tuple[Expression, ...]:
     try:
         expanded = [expand(pattern, options.usedns) for pattern in patterns]
-        return tuple(Expression(each, re.MULTILINE if options.maxlines > 1 else 0) for each in expanded)
+        return tuple(Expression(each, _flags(options)) for each in expanded)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
+
+
+def _flags(options: FilterOptions) -> int:
+    return re.MULTILINE if options.maxlines > 1 else 0
 
 
 def _check_ids(prefix: Sequence[Expression], failures: Sequence[Expression]) -> None:
@@ -175,21 +184,6 @@ def _warnings(options: FilterOptions) -> Iterable[str]:
             if has_flag_within(pattern):
                 where = "in the middle: it holds to the end of its group"
                 yield f"{name} {pattern[:200]!r} has a flag such as (?i) {where}"
-
-
-def _groups_of(found: Found) -> Groups:
-    """Give the groups that took part, an alternative (`<F-ALT_USER>`) under the name it stands for."""
-    groups: Groups = {}
-    for group, value in found.groupdict().items():
-        if value is not None:
-            name = plain_name(group)
-            groups[name] = groups.get(name) or value
-    for name in [name for name in groups if name.startswith("alt_")]:
-        meant = ALTERNATIVE.fullmatch(name)
-        value = groups.pop(name)
-        if meant:
-            groups[meant[1]] = groups.get(meant[1]) or value
-    return groups
 
 
 def _alone(groups: Groups) -> Joined | None:
