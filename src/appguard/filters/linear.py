@@ -258,7 +258,7 @@ def _repeat(node: Node, rest: _Rest, *, is_in_loop: bool) -> _Rest:
     run = begin.first
     inside = max(behind.tried, behind.other)
     again, supposed = (0, behind.supposed) if _is_fixed(node) else _again(behind, run)
-    ways = _power(1 + node.most * _width(body)) + again
+    ways = _power(1 + node.most * width(body)) + again
     inside = max(ways, inside) + max(0, begin.degree - 1)  # a look-around in each round
     degrees = dict.fromkeys(run, inside)
     if not node.least:
@@ -304,7 +304,7 @@ def _copies(node: Node, rest: _Rest, *, is_in_loop: bool) -> _Rest:
     return rest
 
 
-def _width(nodes: Nodes) -> float:
+def width(nodes: Nodes) -> float:
     """Give the most characters that nodes may take."""
     return sum(map(_width_of, nodes))
 
@@ -316,7 +316,7 @@ def _width_of(node: Node) -> float:
         return 0
     if node.op == "GROUPREF" or not node.branches:
         return inf
-    widest = max(map(_width, node.branches))
+    widest = max(map(width, node.branches))
     return widest if node.op not in REPEATS or not widest else node.most * widest
 
 

@@ -31,6 +31,8 @@ SHORTEST = 2  # of a text; single letters are everywhere
 LINE_ENDS = frozenset("\r\n")  # no line holds them
 AMBIGUOUS = LINE_ENDS | set("iks")  # the letters match one outside ASCII too where case is ignored
 
+BETWEEN_WORDS = re.compile(r"(?<=\W)(?=\W)")
+
 Node = tuple[Any, Any]
 
 
@@ -76,6 +78,17 @@ def cut_anywhere(literals: Literals) -> Literals:
     """Give the literals of a line out of which one piece was cut before it was matched: half of each is left whole."""
     halves = {half for text in literals.texts for half in (text[: len(text) // 2], text[len(text) // 2 :])}
     return Literals(frozenset(halves), literals.folded) if min(map(len, halves), default=0) >= SHORTEST else ANY
+
+
+def cut_between_words(literals: Literals) -> Literals:
+    """Give the literals of a line out of which one piece was cut that no letter, digit or underscore was next to."""
+    kept = {max(BETWEEN_WORDS.split(text), key=len) for text in literals.texts}
+    return Literals(frozenset(kept), literals.folded) if min(map(len, kept), default=0) >= SHORTEST else ANY
+
+
+def with_text(literals: Literals, text: str) -> Literals:
+    """Give the literals of lines that have one of them, or a text."""
+    return any_of((literals, Literals(frozenset({text}), literals.folded)))
 
 
 Run = frozenset[str]

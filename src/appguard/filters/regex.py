@@ -23,9 +23,11 @@ from appguard.filters.connections import IDS, Connections, Joined
 from appguard.filters.dates import DatePattern
 from appguard.filters.expression import Budget, Expression, Found, Groups, OverBudget
 from appguard.filters.last_lines import LastLines, Line
+from appguard.filters.literals import Literals, cut_anywhere, cut_between_words, literals_of, with_text
 from appguard.filters.options import FilterOptions
 from appguard.filters.tags import expand, has_flag_within, plain_name
 
+COLOUR_AS_TEXT = "#033["  # as syslog writes it; the raw byte is for who searches the log to heed
 COLOUR = re.compile(r"(?:\x1b|#033)\[[0-9;]*[A-Za-z]")
 LEADING_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 LETTER = re.compile("[A-Za-z]")
@@ -75,6 +77,22 @@ class RegexFilter:
         self._last_lines = LastLines(options.maxlines)
 
     @cached_property
+    def needs(self) -> tuple[tuple[Literals, ...], ...]:
+        """Give for each failure regex the sets of which a line, as it stands in the log, needs a text each.
+
+        Empty if every line must be seen.
+        """
+        if self.options.maxlines > 1:
+            return ()
+        prefix = tuple(each.pattern for each in self._prefix)
+        return tuple(_needs((*prefix, failure), self.dates) for failure in self.failregexes)
+
+    @property
+    def complaint(self) -> str:
+        """Say what is wrong with the filter, as its log shows; empty if nothing is."""
+        return f"{self.skipped} lines were skipped: they take too long for its regexes" if self.skipped else ""
+
+    @cached_property
     def _choice(self) -> Choice:
         return Choice(self._failures, _flags(self.options))
 
@@ -98,12 +116,13 @@ class RegexFilter:
         date = self.dates.find(text, budget)
         if date is not None:
             text = text[: date.start] + text[date.end :]
-        found = self._search(self._last_lines.add(Line(text, date)), budget)
+        is_alone = self.options.maxlines == 1
+        found = self._search(text + "\n" if is_alone else self._last_lines.add(Line(text, date)), budget)
         if found is None:
             return None
         match, groups = found
-        told = self._last_lines.take(match) if not self._prefix else self._last_lines.take_all()
-        dated = (self.dates.seconds(each.date, time) for each in reversed(told) if each.date)
+        dates = (date,) if is_alone else self._last_lines.take(None if self._prefix else match)
+        dated = (self.dates.seconds(each, time) for each in dates if each)
         seconds = next((each for each in dated if each is not None), time)
         joined = self._connections.join(groups, seconds) if groups.get("mlfid") else _alone(groups)
         return None if joined is None else _hit_of(joined, seconds)
@@ -162,6 +181,13 @@ def _expressions(name: str, patterns: Iterable[str], options: FilterOptions) -> 
         return tuple(Expression(each, _flags(options)) for each in expanded)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
+
+
+def _needs(patterns: Iterable[str], dates: DatePattern) -> tuple[Literals, ...]:
+    """Give what a line needs before its date and its colours are taken out of it."""
+    kept = cut_between_words if dates.is_cut_between_words else cut_anywhere
+    found = [kept(literals) for pattern in patterns for literals in literals_of(pattern)]
+    return tuple(with_text(literals, COLOUR_AS_TEXT) for literals in found if literals)
 
 
 def _flags(options: FilterOptions) -> int:
