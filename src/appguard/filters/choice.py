@@ -3,8 +3,10 @@
 Theory of operation. Two questions that cost next to nothing sort the others out. Does the text begin as an anchored
 regex must (`head.py`)? The answer for a text's first characters is remembered, because log lines begin in few ways. And
 has it the rarest text that the regex needs (`literals.py`)? The order stays: the first regex that matches is the same.
+Texts with digits are not asked for: who sorts lines by their shape (`cascade.py`) must get one answer for each shape.
 """
 
+import re
 from collections.abc import Sequence
 
 from appguard.filters.expression import Expression
@@ -13,6 +15,7 @@ from appguard.filters.literals import literals_of
 
 HEAD = 12  # characters
 KNOWN_MOST = 1024
+DIGIT = re.compile(r"[0-9]")
 
 Asked = tuple[tuple[Expression, str], ...]  # with a text that each needs
 
@@ -22,7 +25,7 @@ class Choice:
 
     def __init__(self, expressions: Sequence[Expression], flags: int = 0) -> None:
         self._all = tuple((each, _needed(each.pattern, flags)) for each in expressions)
-        self._beginnings = tuple(() if flags else beginnings_of(each.pattern) for each in expressions)
+        self._beginnings = tuple(() if flags else _beginnings(each.pattern) for each in expressions)
         self._known: dict[str, Asked] = {}
 
     def of(self, text: str) -> Sequence[Expression]:
@@ -37,14 +40,18 @@ class Choice:
         if len(self._known) >= KNOWN_MOST:
             self._known.clear()
         pairs = zip(self._all, self._beginnings, strict=True)
-        found = tuple(
-            each for each, texts in pairs if not texts or head.startswith(tuple(text[:HEAD] for text in texts))
-        )
+        found = tuple(each for each, texts in pairs if not texts or head.startswith(texts))
         self._known[head] = found
         return found
+
+
+def _beginnings(pattern: str) -> tuple[str, ...]:
+    texts = tuple(text[:HEAD] for text in beginnings_of(pattern))
+    return () if any(map(DIGIT.search, texts)) else texts
 
 
 def _needed(pattern: str, flags: int) -> str:
     """Give the longest text that every match has; empty if there is none."""
     sets = (literals for literals in literals_of(pattern, flags) if len(literals.texts) == 1 and not literals.folded)
-    return max((text for literals in sets for text in literals.texts), key=len, default="")
+    texts = (text for literals in sets for text in literals.texts if not DIGIT.search(text))
+    return max(texts, key=len, default="")

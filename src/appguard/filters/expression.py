@@ -12,7 +12,7 @@ import time
 import warnings
 from collections.abc import Mapping
 from functools import cached_property
-from math import factorial, inf
+from math import factorial, inf, pow
 from typing import Protocol
 
 import regex
@@ -27,6 +27,7 @@ STEPS = 200_000  # of a line, for searches by `re`: about two milliseconds
 ALTERNATIVE = re.compile(r"alt_([a-z]+)[0-9_]*")
 
 Groups = dict[str, str]
+Spans = dict[str, tuple[int, int]]
 
 
 class OverBudget(Exception):
@@ -40,8 +41,9 @@ class Found(Protocol):
         """Give the named groups."""
         ...
 
-    def groups(self) -> tuple[str | None, ...]:
-        """Give all groups."""
+    @property
+    def regs(self) -> tuple[tuple[int, int], ...]:
+        """Give where the match and all groups stand, -1 for a group that took no part."""
         ...
 
     def group(self) -> str:
@@ -71,7 +73,7 @@ class Expression:
         self._flags = flags
         self._plain = compiled(pattern, flags)
         self.groups = frozenset(self._plain.groupindex)
-        self._names = tuple((plain_name(name), number - 1) for name, number in self._plain.groupindex.items())
+        self._names = tuple((plain_name(name), number) for name, number in self._plain.groupindex.items())
         self._has_alternatives = any(name.startswith("alt_") for name in self.groups)
 
     @cached_property
@@ -101,17 +103,17 @@ class Expression:
         finally:
             budget.seconds -= time.thread_time() - begin
 
-    def groups_of(self, found: Found) -> Groups:
-        """Give the groups that took part, an alternative (`<F-ALT_USER>`) under the name it stands for."""
-        values = found.groups()
-        groups: Groups = {}
+    def spans_of(self, found: Found) -> Spans:
+        """Give where the groups that took part stand, an alternative (`<F-ALT_USER>`) under the name it stands for."""
+        places = found.regs
+        spans: Spans = {}
         for name, number in self._names:
-            value = values[number]
-            if value is not None:
-                groups[name] = groups.get(name) or value
+            span = places[number]
+            if span[0] >= 0 and (name not in spans or spans[name][0] == spans[name][1]):
+                spans[name] = span
         if self._has_alternatives:
-            _name_alternatives(groups)
-        return groups
+            _name_alternatives(spans)
+        return spans
 
 
 class _Cost:
@@ -124,24 +126,24 @@ class _Cost:
 
     def steps(self, text: str) -> float:
         """Bound a search of a text: n characters part into d pieces in about n**d / d! ways."""
-        length = max(len(text), MANY)
+        length = float(max(len(text), MANY))
         for lone in self._lone:
             first = text.find(lone)
             if first >= 0 and text.find(lone, first + 1) >= 0:
-                return self._share * length**self._degree
-        return self._lone_share * length**self._lone_degree
+                return self._share * pow(length, self._degree)
+        return self._lone_share * pow(length, self._lone_degree)
 
 
 def _shared(degree: float | None) -> tuple[float, float]:
     return (0.0, inf) if degree is None else (degree, 1 / factorial(int(degree)))
 
 
-def _name_alternatives(groups: Groups) -> None:
-    for name in [name for name in groups if name.startswith("alt_")]:
+def _name_alternatives(spans: Spans) -> None:
+    for name in [name for name in spans if name.startswith("alt_")]:
         meant = ALTERNATIVE.fullmatch(name)
-        value = groups.pop(name)
-        if meant:
-            groups[meant[1]] = groups.get(meant[1]) or value
+        span = spans.pop(name)
+        if meant and (meant[1] not in spans or spans[meant[1]][0] == spans[meant[1]][1]):
+            spans[meant[1]] = span
 
 
 def compiled(pattern: str, flags: int = 0) -> re.Pattern[str]:

@@ -18,10 +18,10 @@ from appguard.address import Address, parse_address
 from appguard.errors import AddressError, ConfigError
 from appguard.event import LOGIN_FAIL, Event
 from appguard.filters.base import Named
-from appguard.filters.choice import Choice
+from appguard.filters.cascade import Cascade, without
 from appguard.filters.connections import IDS, Connections, Joined
 from appguard.filters.dates import DatePattern
-from appguard.filters.expression import Budget, Expression, Found, Groups, OverBudget
+from appguard.filters.expression import Budget, Expression, Groups, OverBudget
 from appguard.filters.last_lines import LastLines, Line
 from appguard.filters.literals import Literals, cut_anywhere, cut_between_words, literals_of, with_text
 from appguard.filters.options import FilterOptions
@@ -93,8 +93,8 @@ class RegexFilter:
         return f"{self.skipped} lines were skipped: they take too long for its regexes" if self.skipped else ""
 
     @cached_property
-    def _choice(self) -> Choice:
-        return Choice(self._failures, _flags(self.options))
+    def _cascade(self) -> Cascade:
+        return Cascade(self._prefix, self._failures, self._ignored, _flags(self.options))
 
     def match(self, line: bytes, time: float) -> Event | Named | None:
         """Give the event of a line; most lines are of none."""
@@ -107,40 +107,39 @@ class RegexFilter:
         if "\x1b" in text or "#033" in text:
             text = self._without_colours(text)
         try:
-            return self._hit(text, time, Budget())
+            found = self._groups(line, text, time, Budget())
         except OverBudget:
             self._skip()
             return None
-
-    def _hit(self, text: str, time: float, budget: Budget) -> Hit | None:
-        date = self.dates.find(text, budget)
-        if date is not None:
-            text = text[: date.start] + text[date.end :]
-        is_alone = self.options.maxlines == 1
-        found = self._search(text + "\n" if is_alone else self._last_lines.add(Line(text, date)), budget)
         if found is None:
             return None
-        match, groups = found
-        dates = (date,) if is_alone else self._last_lines.take(None if self._prefix else match)
-        dated = (self.dates.seconds(each, time) for each in dates if each)
-        seconds = next((each for each in dated if each is not None), time)
+        groups, seconds = found
         joined = self._connections.join(groups, seconds) if groups.get("mlfid") else _alone(groups)
         return None if joined is None else _hit_of(joined, seconds)
 
-    def _search(self, text: str, budget: Budget) -> tuple[Found, Groups] | None:
-        groups: Groups = {}
-        for prefix in self._prefix:
-            found = prefix.search(text, budget)
-            if found is None:
-                return None
-            groups = prefix.groups_of(found)
-            text = groups.pop("content", text.removesuffix("\n")) + "\n"
-        for failure in self._choice.of(text):
-            found = failure.search(text, budget)
-            if found is not None:
-                is_ignored = self._ignored and any(each.search(text, budget) for each in self._ignored)
-                return None if is_ignored else (found, groups | failure.groups_of(found))
-        return None
+    def _groups(self, line: bytes, text: str, time: float, budget: Budget) -> tuple[Groups, float] | None:
+        """Give the groups of the failure that a line tells of, and when that was."""
+        date = self.dates.find(text, budget)
+        cut = None if date is None else (date.start, date.end)
+        if self.options.maxlines > 1:
+            return self._groups_of_lines(Line(without(text, cut), date), time, budget)
+        told = self._cascade.find(line, text, cut, budget)
+        if told is None:
+            return None
+        text = without(text, cut)
+        groups = {name: text[start:end] for name, (start, end) in told.spans.items()}
+        seconds = None if date is None else self.dates.seconds(date, time)
+        return groups, time if seconds is None else seconds
+
+    def _groups_of_lines(self, line: Line, time: float, budget: Budget) -> tuple[Groups, float] | None:
+        text = self._last_lines.add(line)
+        told, _ = self._cascade.search(text, budget)
+        if told is None:
+            return None
+        groups = {name: text[start:end] for name, (start, end) in told.spans.items()}
+        dates = self._last_lines.take(None if self._prefix else told.match)
+        dated = (self.dates.seconds(each, time) for each in dates if each)
+        return groups, next((each for each in dated if each is not None), time)
 
     def event_of(self, hit: Hit) -> Event | Named | None:
         """Give the event of a failure, or what makes it once the addresses of its host name are known."""
