@@ -9,6 +9,7 @@ takes back what waits, unless it had been tried with another user name before.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from appguard.filters.expression import Groups
 
@@ -30,8 +31,7 @@ class Connection:
     has_failed: bool = False  # one of them is a failure that lacks only its address
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
+class Joined(NamedTuple):
     """A failure with all that its connection told: how many lines led to it, and the user names tried."""
 
     groups: Mapping[str, str]
@@ -58,7 +58,7 @@ class Connections:
         connection.waiting += 1
         if groups.get("nofail") is None or (has_new_user and len(connection.users) > 1):
             connection.has_failed = True
-        if not connection.has_failed or not any(connection.groups.get(key) for key in IDS):
+        if not connection.has_failed or not id_of(connection.groups):
             return None
         attempts, connection.waiting, connection.has_failed = connection.waiting, 0, False
         return Joined(dict(connection.groups), attempts, tuple(connection.users))
@@ -73,17 +73,34 @@ class Connections:
         return found
 
 
+def id_of(groups: Mapping[str, str]) -> str:
+    """Give who failed, by the groups of a match; empty if they do not say."""
+    for key in IDS:
+        found = groups.get(key)
+        if found:
+            return found
+    return ""
+
+
 def _learn(connection: Connection, groups: Groups) -> bool:
     """Keep what a line told; say whether it named a user not named before."""
-    if any(groups.get(key) for key in IDS):
-        for key in IDS:
-            connection.groups.pop(key, None)
-    user = groups.get("user") or connection.groups.get("user", "")
-    connection.groups.update(groups)
-    if user:
-        connection.groups["user"] = user
     named = groups.get("user", "")
+    if not connection.groups:
+        connection.groups = dict(groups)
+    else:
+        _add(connection.groups, groups)
     if not named or named in connection.users or len(connection.users) >= USERS_MOST:
         return False
     connection.users.append(named)
     return True
+
+
+def _add(known: Groups, groups: Groups) -> None:
+    """Add what a line told to what is known; an address replaces each other, an empty user name none."""
+    if id_of(groups):
+        for key in IDS:
+            known.pop(key, None)
+    user = groups.get("user") or known.get("user", "")
+    known.update(groups)
+    if user:
+        known["user"] = user

@@ -11,15 +11,15 @@ A hit is an event of the kind that its jail names first in `events`: a regex can
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
+from typing import NamedTuple
 
 from appguard.address import Address, parse_address
 from appguard.errors import AddressError, ConfigError
 from appguard.event import LOGIN_FAIL, Event
 from appguard.filters.base import Named
 from appguard.filters.cascade import Cascade, without
-from appguard.filters.connections import IDS, Connections, Joined
+from appguard.filters.connections import IDS, Connections, Joined, id_of
 from appguard.filters.dates import DatePattern
 from appguard.filters.expression import Budget, Expression, Groups, OverBudget
 from appguard.filters.last_lines import LastLines, Line
@@ -36,8 +36,7 @@ WITHOUT_NAMES = ("no", "raw")
 log = logging.getLogger("appguard")
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """A failure that a line told of: who (an address or a name), when, all groups, and the user names tried.
 
     `attempts` is the number of lines of its connection that led to it. It counts once all the same, as fail2ban counts:
@@ -143,15 +142,15 @@ class RegexFilter:
 
     def event_of(self, hit: Hit) -> Event | Named | None:
         """Give the event of a failure, or what makes it once the addresses of its host name are known."""
+        address = _address_of(hit.id)
+        if address is not None:
+            return self._event(hit, address)
+        if LETTER.search(hit.id) and self.options.usedns not in WITHOUT_NAMES:
+            return Named(hit.id, partial(self._event, hit))
+        return None
 
-        def event(address: Address) -> Event:
-            return Event(self._kind, hit.time, address, user=hit.groups.get("user", ""))
-
-        try:
-            return event(parse_address(_plain_address(hit.id)))
-        except AddressError:
-            is_name = LETTER.search(hit.id) and self.options.usedns not in WITHOUT_NAMES
-            return Named(hit.id, event) if is_name else None
+    def _event(self, hit: Hit, address: Address) -> Event:
+        return Event(self._kind, hit.time, address, user=hit.groups.get("user", ""))
 
     def _without_colours(self, text: str) -> str:
         plain = COLOUR.sub("", text)
@@ -218,11 +217,16 @@ def _alone(groups: Groups) -> Joined | None:
 
 
 def _hit_of(joined: Joined, seconds: float) -> Hit | None:
-    id_ = next((joined.groups[key] for key in IDS if joined.groups.get(key)), "")
+    id_ = id_of(joined.groups)
     return Hit(id_, seconds, joined.attempts, joined.groups, joined.users) if id_ else None
 
 
-def _plain_address(text: str) -> str:
+@lru_cache(maxsize=8192)
+def _address_of(id_: str) -> Address | None:
     """Give an address without what logs put around it: brackets, and zeros before its numbers."""
-    text = text.strip("[]")
-    return LEADING_ZEROS.sub("", text) if "." in text and ":" not in text else text
+    text = id_.strip("[]")
+    plain = LEADING_ZEROS.sub("", text) if "." in text and ":" not in text else text
+    try:
+        return parse_address(plain)
+    except AddressError:
+        return None
