@@ -56,17 +56,18 @@ ENDS_OTHERWISE = re.compile(r"(?<!\\)(?:\$|\\b|\\s[+*]?|\*\*)\)*\Z")
 MEMO = 1024
 LOOKED_AT = 4096  # characters of a line: a date that begins later is none
 
+NEVER = (-1.0, None)
 Search = Callable[[str, Budget], Found | None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FoundDate:
-    """A date in a line: where it stands, and what it is made of."""
+    """A date in a line: where it stands, and what it is made of. Many lines may share one."""
 
-    start: int
-    end: int
+    place: tuple[int, int]
     match: Found
     search: int  # by which of the patterns
+    told: tuple[float, float | None] = NEVER  # what it told when it was asked for last, in which minute
 
 
 class DatePattern:
@@ -93,8 +94,7 @@ class DatePattern:
             match = search(text, budget)
             if match is None:
                 continue
-            start, end = match.span("date")
-            found = FoundDate(start, end, match, number)
+            found = FoundDate(match.span("date"), match, number)
             if self._memo and not number:
                 self._memo.learn(text, match.span()[1], found)
             return found
@@ -102,11 +102,17 @@ class DatePattern:
 
     def seconds(self, found: FoundDate, time: float) -> float | None:
         """Give the Unix time of a date, None if there is no such time; `time` is about when the line was written."""
-        key = found.search, found.match.group(), time // 60
+        minute = time // 60
+        if found.told[0] != minute:
+            found.told = minute, self._seconds(found, minute)
+        return found.told[1]
+
+    def _seconds(self, found: FoundDate, minute: float) -> float | None:
+        key = found.search, found.match.group(), minute
         if key not in self._told:
             if len(self._told) >= MEMO:
                 self._told.clear()
-            self._told[key] = seconds_of(found.match.groupdict(), time // 60 * 60)
+            self._told[key] = seconds_of(found.match.groupdict(), minute * 60)
         return self._told[key]
 
 

@@ -122,7 +122,8 @@ def _exact(node: Node, folded: bool) -> Run | None:
     if kind == "AT" or kind in ("ASSERT", "ASSERT_NOT"):
         return EMPTY  # takes no text
     if kind == "SUBPATTERN":
-        return _exact_sequence(value[3], _fold(folded, value[1], value[2]))
+        is_same = _fold(folded, value[1], value[2]) == folded  # else its texts are of another kind than those around it
+        return _exact_sequence(value[3], folded) if is_same else None
     if kind == "ATOMIC_GROUP":
         return _exact_sequence(value, folded)
     if kind == "BRANCH":

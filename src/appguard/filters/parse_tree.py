@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 # Private, and the only parser that reads a regex exactly as `re` does; the same from Python 3.11 on.
@@ -39,6 +40,7 @@ class Tree:
     has_flags: bool
 
 
+@lru_cache(maxsize=64)
 def parse(pattern: str) -> Tree:
     """Parse a regex that compiles. Raise `RecursionError` for one nested too deeply."""
     with warnings.catch_warnings():

@@ -20,7 +20,7 @@ from appguard.event import LOGIN_FAIL, Event
 from appguard.filters.base import Named
 from appguard.filters.cascade import Cascade, without
 from appguard.filters.connections import IDS, Connections, Joined, id_of
-from appguard.filters.dates import DatePattern
+from appguard.filters.dates import DatePattern, FoundDate
 from appguard.filters.expression import Budget, Expression, Groups, OverBudget
 from appguard.filters.last_lines import LastLines, Line
 from appguard.filters.literals import Literals, cut_anywhere, cut_between_words, literals_of, with_text
@@ -102,35 +102,35 @@ class RegexFilter:
 
     def find(self, line: bytes, time: float) -> Hit | None:
         """Give the failure a line tells of."""
-        text = line.decode(errors="replace").replace("\n", " ").rstrip("\r")
-        if "\x1b" in text or "#033" in text:
-            text = self._without_colours(text)
-        try:
-            found = self._groups(line, text, time, Budget())
-        except OverBudget:
-            self._skip()
+        captured = self.captured(line, time)
+        if captured is None:
             return None
-        if found is None:
-            return None
-        groups, seconds = found
+        groups, seconds = captured
         joined = self._connections.join(groups, seconds) if groups.get("mlfid") else _alone(groups)
         return None if joined is None else _hit_of(joined, seconds)
 
-    def _groups(self, line: bytes, text: str, time: float, budget: Budget) -> tuple[Groups, float] | None:
-        """Give the groups of the failure that a line tells of, and when that was."""
-        date = self.dates.find(text, budget)
-        cut = None if date is None else (date.start, date.end)
-        if self.options.maxlines > 1:
-            return self._groups_of_lines(Line(without(text, cut), date), time, budget)
-        told = self._cascade.find(line, text, cut, budget)
+    def captured(self, line: bytes, time: float) -> tuple[Groups, float] | None:
+        """Give what the regexes captured in a line, before lines are joined, and when that was."""
+        text = line.decode(errors="replace").replace("\n", " ").rstrip("\r")
+        if "\x1b" in text or "#033" in text:
+            text = self._without_colours(text)
+        budget = Budget()
+        try:
+            date = self.dates.find(text, budget)
+            if self.options.maxlines > 1:
+                return self._captured_in_lines(Line(_without(text, date), date), time, budget)
+            told = self._cascade.find(line, text, None if date is None else date.place, budget)
+        except OverBudget:
+            self._skip()
+            return None
         if told is None:
             return None
-        text = without(text, cut)
-        groups = {name: text[start:end] for name, (start, end) in told.spans.items()}
         seconds = None if date is None else self.dates.seconds(date, time)
+        text = _without(text, date)
+        groups = {name: text[start:end] for name, (start, end) in told.spans.items()}
         return groups, time if seconds is None else seconds
 
-    def _groups_of_lines(self, line: Line, time: float, budget: Budget) -> tuple[Groups, float] | None:
+    def _captured_in_lines(self, line: Line, time: float, budget: Budget) -> tuple[Groups, float] | None:
         text = self._last_lines.add(line)
         told, _ = self._cascade.search(text, budget)
         if told is None:
@@ -164,6 +164,10 @@ class RegexFilter:
         self.skipped += 1
         if self.skipped == 1:
             log.warning("filter %s: a line takes too long for its regexes and is skipped, as all such lines", self.name)
+
+
+def _without(text: str, date: FoundDate | None) -> str:
+    return text if date is None else without(text, date.place)
 
 
 def _dates(options: FilterOptions) -> DatePattern:
