@@ -15,10 +15,11 @@ from appguard.filters.digits import takes_digits_alike
 from appguard.filters.expression import Budget, Expression, Found, Spans
 
 SHAPES_MOST = 8192
+SEEN_MOST = 32_768  # hashes of shapes
 LENGTH_MOST = 400  # bytes of a line whose shape is remembered
 SHAPE = bytes.maketrans(b"123456789", b"000000000")
 NOT_BY_SHAPE = (b"\x1b", b"#033", b"\n")  # in a line that is changed before it is searched
-TRIAL, REST = 4096, 32768  # lines: how many are asked for, and how many not where less than half of those were known
+TRIAL, REST = 4096, 32768  # lines: how many are asked for, and how many not where less than a fifth of those were known
 
 Cut = tuple[int, int] | None  # where the date is
 
@@ -48,6 +49,7 @@ class Cascade:
         self._alike = frozenset(each for each in (*prefix, *failures, *ignored) if takes_digits_alike(each.pattern))
         self._knows_shapes = not flags and self._alike.issuperset((*prefix, *ignored))
         self._known: dict[bytes, _Known] = {}
+        self._seen: set[int] = set()
         self._asked = self._found = self._rest = 0
 
     def find(self, line: bytes, text: str, cut: Cut, budget: Budget) -> Told | None:
@@ -65,14 +67,26 @@ class Cascade:
 
     def _learn(self, line: bytes, shape: bytes, text: str, cut: Cut, budget: Budget) -> Told | None:
         told, tried = self.search(without(text, cut) + "\n", budget)
+        if self._asked >= TRIAL:
+            self._rest = 0 if 5 * self._found > self._asked else REST
+            self._asked = self._found = 0
+        if not self._was_seen(shape):
+            return told
         if not any(each in line for each in NOT_BY_SHAPE) and self._alike.issuperset(tried):
             if len(self._known) >= SHAPES_MOST:
                 self._known.clear()
             self._known[shape] = _Known(cut, None if told is None else Told(told.spans, None))
-        if self._asked >= TRIAL:
-            self._rest = 0 if 2 * self._found > self._asked else REST
-            self._asked = self._found = 0
         return told
+
+    def _was_seen(self, shape: bytes) -> bool:
+        """Say whether a shape is worth to be remembered: most that were seen once are never seen again."""
+        mark = hash(shape)
+        if mark in self._seen:
+            return True
+        if len(self._seen) >= SEEN_MOST:
+            self._seen.clear()
+        self._seen.add(mark)
+        return False
 
     def search(self, text: str, budget: Budget) -> tuple[Told | None, Iterable[Expression]]:
         """Give what a text tells, which ends with a line's end, and which failure regexes were tried on it."""

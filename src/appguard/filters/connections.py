@@ -7,6 +7,7 @@ or with the second user name that is tried on it. `mlfforget` ends a connection.
 takes back what waits, unless it had been tried with another user name before.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -43,7 +44,7 @@ class Connections:
     """The connections of one filter, bounded in number and time."""
 
     def __init__(self) -> None:
-        self._connections: dict[str, Connection] = {}  # in the order of the latest line
+        self._connections = OrderedDict[str, Connection]()  # in the order of the latest line
 
     def join(self, groups: Groups, time: float) -> Joined | None:
         """Add what a line told; give the failure it leads to, if it does."""
@@ -71,7 +72,7 @@ class Connections:
     def _keep(self, name: str, connection: Connection) -> None:
         """Keep a connection as the latest, and no more of them than there may be."""
         if len(self._connections) >= CONNECTIONS_MOST:
-            del self._connections[next(iter(self._connections))]
+            self._connections.popitem(last=False)
         self._connections[name] = connection
 
 

@@ -24,6 +24,8 @@ from appguard.filters.tags import plain_name
 LINE_SECONDS = 0.005  # that no line may cost more than
 TIMED_SECONDS = 0.002  # of these for searches with a time limit
 STEPS = 200_000  # of a line, for searches by `re`: about two milliseconds
+FREE_STEPS = 1_000  # of one search, which are not counted
+COUNTED_MOST = 1024  # characters; the searches of longer texts are counted
 ALTERNATIVE = re.compile(r"alt_([a-z]+)[0-9_]*")
 
 Groups = dict[str, str]
@@ -75,26 +77,40 @@ class Expression:
         self.groups = frozenset(self._plain.groupindex)
         self._names = tuple((plain_name(name), number) for name, number in self._plain.groupindex.items())
         self._has_alternatives = any(name.startswith("alt_") for name in self.groups)
+        self._is_simple = not self._has_alternatives and len({name for name, _ in self._names}) == len(self._names)
 
     @cached_property
-    def _bound(self) -> "_Cost":
+    def _cost(self) -> "_Cost":
         return _Cost(self.pattern)
 
     @cached_property
-    def _timed(self) -> "regex.Pattern[str]":
+    def _free_length(self) -> int:
+        """The longest text whose search costs too little to be counted."""
+        lengths = (length for length in range(COUNTED_MOST) if self._cost.most(length) > FREE_STEPS)
+        return next(lengths, COUNTED_MOST) - 1
+
+    @cached_property
+    def _timed(self) -> "regex.Pattern[str] | None":
         same = {re.MULTILINE: regex.MULTILINE, re.IGNORECASE: regex.IGNORECASE}
         chosen = sum(theirs for ours, theirs in same.items() if self._flags & ours)
-        return regex.compile(self.pattern, regex.VERSION0 | chosen)
+        try:
+            return regex.compile(self.pattern, regex.VERSION0 | chosen)
+        except (regex.error, RecursionError):  # it is one for `re` only: what may take long is not searched
+            return None
 
     def search(self, text: str, budget: Budget) -> Found | None:
         """Find the first match; raise `OverBudget`."""
-        steps = self._bound.steps(text)
-        if steps <= budget.steps:
+        if len(text) > self._free_length:
+            steps = self._cost.steps(text)
+            if steps > budget.steps:
+                return self._search_timed(text, budget)
             budget.steps -= steps
-            return self._plain.search(text)
-        if budget.seconds <= 0:
-            raise OverBudget
+        return self._plain.search(text)
+
+    def _search_timed(self, text: str, budget: Budget) -> Found | None:
         timed = self._timed
+        if timed is None or budget.seconds <= 0:
+            raise OverBudget
         begin = time.thread_time()  # a busy machine must not make us skip lines
         try:
             return timed.search(text, timeout=budget.seconds)
@@ -106,6 +122,8 @@ class Expression:
     def spans_of(self, found: Found) -> Spans:
         """Give where the groups that took part stand, an alternative (`<F-ALT_USER>`) under the name it stands for."""
         places = found.regs
+        if self._is_simple:
+            return {name: places[number] for name, number in self._names if places[number][0] >= 0}
         spans: Spans = {}
         for name, number in self._names:
             span = places[number]
@@ -124,14 +142,17 @@ class _Cost:
         self._degree, self._share = _shared(bound.degree)
         self._lone, (self._lone_degree, self._lone_share) = bound.lone, _shared(bound.lone_degree)
 
+    def most(self, length: int) -> float:
+        """Bound a search of any text of a length."""
+        return self._share * pow(float(max(length, MANY)), self._degree)
+
     def steps(self, text: str) -> float:
         """Bound a search of a text: n characters part into d pieces in about n**d / d! ways."""
-        length = float(max(len(text), MANY))
         for lone in self._lone:
             first = text.find(lone)
             if first >= 0 and text.find(lone, first + 1) >= 0:
-                return self._share * pow(length, self._degree)
-        return self._lone_share * pow(length, self._lone_degree)
+                return self.most(len(text))
+        return self._lone_share * pow(float(max(len(text), MANY)), self._lone_degree)
 
 
 def _shared(degree: float | None) -> tuple[float, float]:
