@@ -43,7 +43,8 @@ def read(line: str, pattern: DatePattern = KNOWN, now: float = NOW) -> tuple[str
     """Give a line without its date, and the time of it."""
     found = pattern.find(line, Budget())
     assert found is not None, f"no date in {line!r}"
-    return line[: found.start] + line[found.end :], pattern.seconds(found, now)
+    start, end = found.place
+    return line[:start] + line[end:], pattern.seconds(found, now)
 
 
 LOCAL_FORMATS = (

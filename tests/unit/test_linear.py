@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appguard.filters.head import head_of
+from appguard.filters.head import beginnings_of
 from appguard.filters.linear import degree_of
 
 
@@ -22,7 +22,7 @@ from appguard.filters.linear import degree_of
         (r"^.*$", 1),
         (r"^a{1,3}a{1,3}b", 1),
         (r"^\s*(?:\S+\s+)?(?:x\s+)?.+$", 1),
-        (r"^\s*(?:\S+\s+)?(?:x\s+)?.+y", 4),
+        (r"^\s*(?:\S+\s+)?(?:x\s+)?.+y", 2),
         (r"\S+ x", 2),
         (r"^.*a.*b", 2),
         (r"^a.*b.*c\d+x", 3),
@@ -43,13 +43,14 @@ from appguard.filters.linear import degree_of
 )
 def test_degrees(pattern: str, degree: int | None) -> None:
     """Known regexes have the power that their cost grows with, or none."""
-    assert degree_of(pattern) == degree
+    found = degree_of(pattern)
+    assert (found if found is None else int(found)) == degree
 
 
 @pytest.mark.parametrize("inside", ["é+é+", "[é-ü]+ü+", r"[^a]+é+", "(?i:A+)a+", r"\w+é+", r"[\w.]+\d+"])
 def test_overlaps_beyond_ascii_and_case_are_seen(inside: str) -> None:
     """Characters that another set only takes in another case, or that are of no ASCII, overlap as well."""
-    assert degree_of(f"^{inside}x") == 2
+    assert int(degree_of(f"^{inside}x") or 0) == 2
     assert degree_of(f"^(?:{inside})*x") is None
 
 
@@ -69,31 +70,31 @@ regexes = st.recursive(
 
 @given(inner=regexes, text=st.text("abc\n", max_size=12))
 def test_a_head_hides_no_match(inner: str, text: str) -> None:
-    """Wherever an anchored regex matches, its head does."""
+    """Wherever an anchored regex matches, the text begins with one of its beginnings."""
     pattern = f"^{inner}"
-    head = head_of(pattern)
-    if head is not None and re.search(pattern, text):
-        assert head.match(text)
+    beginnings = beginnings_of(pattern)
+    if beginnings and re.search(pattern, text):
+        assert text.startswith(beginnings)
 
 
 @given(inner=regexes, word=st.sampled_from(["a", "ab", "ba", "aab"]))
 def test_a_regex_said_to_be_linear_is(inner: str, word: str) -> None:
     """Whatever is said to cost its length alone makes many thousand characters no trouble: else this would not end."""
-    if degree_of(f"^{inner}c") == 1:
+    if int(degree_of(f"^{inner}c") or 9) == 1:
         re.search(f"^{inner}c", word * 10_000)
 
 
-def test_heads() -> None:
-    """A head is the fixed characters at the beginning of an anchored regex."""
-    heads = {
-        r"^Failed \S+ for": "Failed\\ ",
-        r"^[iI](?:llegal|nvalid) user": ".",
-        "^(?P<x>ab)(c)d?": "abc",
-        "^(ab|cd)e": "",
-        "Failed": "",
-        "(?i)^Failed": "",
-        "^a|b": "",
+def test_beginnings() -> None:
+    """They are the few texts at the beginning of an anchored regex, cut where it could go on in many ways."""
+    found = {
+        r"^Failed \S+ for": {"Failed "},
+        r"^[iI](?:llegal|nvalid) user": {"illegal user", "Illegal user", "invalid user", "Invalid user"},
+        "^(?P<x>ab)(c)d?": {"abc", "abcd"},
+        "^(ab+|cd)e": {"ab", "cd"},
+        "^(?!x)(?:a|b*)c": set(),
+        "Failed": set(),
+        "(?i)^Failed": set(),
+        "^(?i:a)b": set(),
+        "^a|b": set(),
     }
-    for pattern, expected in heads.items():
-        head = head_of(pattern)
-        assert (head.pattern if head else "") == expected.rstrip(".")
+    assert {pattern: set(beginnings_of(pattern)) for pattern in found} == found

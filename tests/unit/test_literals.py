@@ -1,5 +1,7 @@
 """The literals of an expression: whatever matches holds one of each set, and sets are as rare as they can be."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,3 +99,12 @@ def test_a_tree_that_is_not_understood_needs_nothing(monkeypatch: pytest.MonkeyP
     """On a Python without the parser's module every expression may match any line."""
     monkeypatch.setattr("appguard.filters.literals.tree", None)
     assert literals_of("abc") == ()
+
+
+def test_a_flag_within_holds_for_its_texts_only() -> None:
+    """What ignores case in the middle of an expression is found in any case, and so is the line around it."""
+    pattern = r"\]: (?:(?i:expn)|(?i:vrfy)) \S+ \[rejected\]"
+    for line in ("]: VRFY root [rejected]", "]: eXpn root [rejected]"):
+        assert re.search(pattern, line)
+        for literals in literals_of(pattern):
+            assert any(text in (line.lower() if literals.folded else line) for text in literals.texts)

@@ -313,6 +313,8 @@ CATASTROPHIC = (
     r"^(?:(?:[^\[]+ )*)*\[<HOST>\]$",
     r"(x+x+)+y<HOST>",
     r"^.*.*.*.*.*.*.*=.*<HOST>$",
+    f"^{'a?' * 30}{'a' * 30}<HOST>$",
+    f"^{'(?:a|a)' * 30}<HOST>$",
 )
 
 
@@ -345,5 +347,6 @@ def test_a_line_that_takes_too_long_is_skipped(caplog: pytest.LogCaptureFixture)
         for _ in range(3):
             assert chosen.match(b"x" * 100 + b"!y", NOW) is None
     assert chosen.skipped == 3
+    assert "3 lines were skipped" in chosen.complaint
     assert len(caplog.messages) == 1
     assert addresses(chosen, "from 203.0.113.5") == ["203.0.113.5"]

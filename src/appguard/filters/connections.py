@@ -7,14 +7,17 @@ or with the second user name that is tried on it. `mlfforget` ends a connection.
 takes back what waits, unless it had been tried with another user name before.
 """
 
+from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from appguard.filters.expression import Groups
 
 CONNECTIONS_MOST = 1_000
 KEPT_SECONDS = 300.0
 USERS_MOST = 100
 
-Groups = dict[str, str]
 IDS = ("fid", "ip4", "ip6", "dns", "host")
 
 
@@ -23,14 +26,13 @@ class Connection:
     """What is known of one connection; `waiting` lines have led to no failure yet."""
 
     seen: float
-    groups: Groups = field(default_factory=Groups)
-    users: list[str] = field(default_factory=list[str])
-    waiting: int = 0
-    has_failed: bool = False  # one of them is a failure that lacks only its address
+    groups: Groups  # never changed, but replaced: who was told of them may keep them
+    users: list[str]
+    waiting: int
+    has_failed: bool  # one of them is a failure that lacks only its address
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
+class Joined(NamedTuple):
     """A failure with all that its connection told: how many lines led to it, and the user names tried."""
 
     groups: Mapping[str, str]
@@ -42,45 +44,61 @@ class Connections:
     """The connections of one filter, bounded in number and time."""
 
     def __init__(self) -> None:
-        self._connections: dict[str, Connection] = {}  # in the order of the latest line
+        self._connections = OrderedDict[str, Connection]()  # in the order of the latest line
 
     def join(self, groups: Groups, time: float) -> Joined | None:
         """Add what a line told; give the failure it leads to, if it does."""
         name = groups["mlfid"]
-        connection = self._take(name, time)
-        has_new_user = _learn(connection, groups)
+        connection = self._connections.pop(name, None)
+        if connection is None or time - connection.seen > KEPT_SECONDS:
+            connection = Connection(time, groups, [], 0, False)
+        else:
+            connection.seen = time
+            connection.groups = _added(connection.groups, groups)
+        has_second_user = _names_user(connection, groups) and len(connection.users) > 1
         if groups.get("mlfforget") is None:
-            self._connections[name] = connection  # last: the order is by latest line
-        if groups.get("mlfgained") is not None and not (has_new_user and len(connection.users) > 1):
+            self._keep(name, connection)
+        if groups.get("mlfgained") is not None and not has_second_user:
             connection.waiting, connection.has_failed = 0, False
             return None
         connection.waiting += 1
-        if groups.get("nofail") is None or (has_new_user and len(connection.users) > 1):
+        if has_second_user or groups.get("nofail") is None:
             connection.has_failed = True
-        if not connection.has_failed or not any(connection.groups.get(key) for key in IDS):
+        if not connection.has_failed or not id_of(connection.groups):
             return None
         attempts, connection.waiting, connection.has_failed = connection.waiting, 0, False
-        return Joined(dict(connection.groups), attempts, tuple(connection.users))
+        return Joined(connection.groups, attempts, tuple(connection.users))
 
-    def _take(self, name: str, time: float) -> Connection:
-        found = self._connections.pop(name, None)
-        if found is None or time - found.seen > KEPT_SECONDS:
-            found = Connection(time)
-        found.seen = time
-        while len(self._connections) >= CONNECTIONS_MOST:
-            del self._connections[next(iter(self._connections))]
-        return found
+    def _keep(self, name: str, connection: Connection) -> None:
+        """Keep a connection as the latest, and no more of them than there may be."""
+        if len(self._connections) >= CONNECTIONS_MOST:
+            self._connections.popitem(last=False)
+        self._connections[name] = connection
 
 
-def _learn(connection: Connection, groups: Groups) -> bool:
-    """Keep what a line told; say whether it named a user not named before."""
-    if any(groups.get(key) for key in IDS):
+def id_of(groups: Mapping[str, str]) -> str:
+    """Give who failed, by the groups of a match; empty if they do not say."""
+    for key in IDS:
+        found = groups.get(key)
+        if found:
+            return found
+    return ""
+
+
+def _added(known: Groups, groups: Groups) -> Groups:
+    """Give what is known with what a line told: a new address replaces the known one, an empty user name none."""
+    added = known | groups
+    if id_of(groups):
         for key in IDS:
-            connection.groups.pop(key, None)
-    user = groups.get("user") or connection.groups.get("user", "")
-    connection.groups.update(groups)
-    if user:
-        connection.groups["user"] = user
+            if key not in groups:
+                added.pop(key, None)
+    if known.get("user") and not groups.get("user"):
+        added["user"] = known["user"]
+    return added
+
+
+def _names_user(connection: Connection, groups: Groups) -> bool:
+    """Say whether a line named a user not named before, and remember the name."""
     named = groups.get("user", "")
     if not named or named in connection.users or len(connection.users) >= USERS_MOST:
         return False

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from appguard.filters.date_fields import seconds_of, with_groups
+from appguard.filters.date_memo import DateMemo, reach_of
 from appguard.filters.expression import Budget, Expression, Found, compiled
 
 LONG_EPOCH = r"(?P<epoch>[0-9]{10,11}(?:\.[0-9]{1,9}|[0-9]{3}(?:[0-9]{3})?)?)"
@@ -55,17 +56,18 @@ ENDS_OTHERWISE = re.compile(r"(?<!\\)(?:\$|\\b|\\s[+*]?|\*\*)\)*\Z")
 MEMO = 1024
 LOOKED_AT = 4096  # characters of a line: a date that begins later is none
 
+NEVER = (-1.0, None)
 Search = Callable[[str, Budget], Found | None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class FoundDate:
-    """A date in a line: where it stands, and what it is made of."""
+    """A date in a line: where it stands, and what it is made of. Many lines may share one."""
 
-    start: int
-    end: int
+    place: tuple[int, int]
     match: Found
     search: int  # by which of the patterns
+    told: tuple[float, float | None] = NEVER  # what it told when it was asked for last, in which minute
 
 
 class DatePattern:
@@ -76,25 +78,41 @@ class DatePattern:
             [] if list(patterns) == ["{NONE}"] else [each for one in patterns or (DEFAULTS,) for each in _all_of(one)]
         )
         self.expressions = tuple(map(_regex, wanted))
+        self.is_cut_between_words = all(map(_is_between_words, wanted))
+        reach = reach_of(self.expressions[0]) if wanted else None
+        self._memo = None if reach is None else DateMemo[FoundDate](self.expressions[0], reach)
         self._searches = tuple(map(_search_of, wanted, self.expressions))
         self._told: dict[tuple[int, str, float], float | None] = {}
 
     def find(self, text: str, budget: Budget) -> FoundDate | None:
         """Find the date that is to be cut out of a line; raise `OverBudget`."""
+        known = self._memo.find(text) if self._memo else None
+        return known or self._find(text[:LOOKED_AT], budget)
+
+    def _find(self, text: str, budget: Budget) -> FoundDate | None:
         for number, search in enumerate(self._searches):
-            found = search(text[:LOOKED_AT], budget)
-            if found is not None:
-                start, end = found.span("date")
-                return FoundDate(start, end, found, number)
+            match = search(text, budget)
+            if match is None:
+                continue
+            found = FoundDate(match.span("date"), match, number)
+            if self._memo and not number:
+                self._memo.learn(text, match.span()[1], found)
+            return found
         return None
 
     def seconds(self, found: FoundDate, time: float) -> float | None:
         """Give the Unix time of a date, None if there is no such time; `time` is about when the line was written."""
-        key = found.search, found.match.group(), time // 60
+        minute = time // 60
+        if found.told[0] != minute:
+            found.told = minute, self._seconds(found, minute)
+        return found.told[1]
+
+    def _seconds(self, found: FoundDate, minute: float) -> float | None:
+        key = found.search, found.match.group(), minute
         if key not in self._told:
             if len(self._told) >= MEMO:
                 self._told.clear()
-            self._told[key] = seconds_of(found.match.groupdict(), time // 60 * 60)
+            self._told[key] = seconds_of(found.match.groupdict(), minute * 60)
         return self._told[key]
 
 
@@ -136,6 +154,16 @@ def _bounds(pattern: str) -> tuple[str, str, str]:
         begin, pattern = LINE_BEGINS, pattern.removeprefix(AT_START)
     end = "" if ENDS_OTHERWISE.search(pattern) else WORD_ENDS
     return begin, end, pattern.removeprefix("**").removesuffix("**")
+
+
+def _is_between_words(pattern: str) -> bool:
+    """Say whether neither a letter before nor one behind is next to a date, or nothing at all is before it."""
+    if pattern in (AT_START, ACCESS_LOG, ANY_DATE):
+        return True
+    if OPENS_GROUP.search(pattern) or "|" in pattern:
+        return False
+    begin, end, _ = _bounds(pattern)
+    return pattern.startswith("^") or (begin in (WORD_BEGINS, LINE_BEGINS) and end == WORD_ENDS)
 
 
 def _special(pattern: str) -> str:

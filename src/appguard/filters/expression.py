@@ -1,26 +1,35 @@
-"""One regex of somebody else, searched within a budget of time.
+"""One regex of somebody else, searched within a budget.
 
-Theory of operation. Python's `re` cannot be stopped, so it gets only what cannot take long: a regex whose cost
-`linear.py` bounds by a power of the text's length, and a text short enough for that power. All else goes to the `regex`
-package, which reads the same patterns and has a time limit, unless the text does not even begin as it must (`head.py`).
-All regexes share one budget a line: whoever writes a line that takes longer has it skipped, not the daemon stopped.
+Theory of operation. Python's `re` cannot be stopped, so it gets only what cannot take long: `linear.py` bounds the cost
+of a search by a power of the text's length, a lower one where certain texts occur only once. While the bounds add up to
+no more than a line's budget of steps, `re` searches; else the `regex` package, which reads the same patterns, is slower
+and has a time limit. All regexes share one budget a line: whoever writes a line that takes longer has it skipped, not
+the daemon stopped.
 """
 
 import re
 import time
 import warnings
 from collections.abc import Mapping
-from math import factorial, inf
+from functools import cached_property
+from math import factorial, inf, pow
 from typing import Protocol
 
 import regex
 
 from appguard.errors import ConfigError
-from appguard.filters.head import head_of
-from appguard.filters.linear import degree_of
+from appguard.filters.linear import MANY, bound_of
+from appguard.filters.tags import plain_name
 
-LINE_SECONDS = 0.005
-STEPS_MOST = 150_000  # of a search by `re`: about two milliseconds
+LINE_SECONDS = 0.005  # that no line may cost more than
+TIMED_SECONDS = 0.002  # of these for searches with a time limit
+STEPS = 200_000  # of a line, for searches by `re`: about two milliseconds
+FREE_STEPS = 1_000  # of one search, which are not counted
+COUNTED_MOST = 1024  # characters; the searches of longer texts are counted
+ALTERNATIVE = re.compile(r"alt_([a-z]+)[0-9_]*")
+
+Groups = dict[str, str]
+Spans = dict[str, tuple[int, int]]
 
 
 class OverBudget(Exception):
@@ -34,6 +43,11 @@ class Found(Protocol):
         """Give the named groups."""
         ...
 
+    @property
+    def regs(self) -> tuple[tuple[int, int], ...]:
+        """Give where the match and all groups stand, -1 for a group that took no part."""
+        ...
+
     def group(self) -> str:
         """Give the text that matched."""
         ...
@@ -44,42 +58,113 @@ class Found(Protocol):
 
 
 class Budget:
-    """The time that is left for one line."""
+    """What is left for one line."""
 
-    def __init__(self, seconds: float = LINE_SECONDS) -> None:
-        self.left = seconds
+    __slots__ = ("seconds", "steps")
+
+    def __init__(self) -> None:
+        self.steps: float = STEPS
+        self.seconds = TIMED_SECONDS
 
 
 class Expression:
-    """A compiled regex; `degree` is the power of the text's length that bounds its cost, None if none does.
-
-    Raise `ConfigError` for a pattern that is no regex.
-    """
+    """A compiled regex. Raise `ConfigError` for a pattern that is none."""
 
     def __init__(self, pattern: str, flags: int = 0) -> None:
         self.pattern = pattern
+        self._flags = flags
         self._plain = compiled(pattern, flags)
         self.groups = frozenset(self._plain.groupindex)
-        self.degree = degree_of(pattern)
-        self._length_most = _length_most(self.degree)
-        self._head = None if flags else head_of(pattern)
-        self._timed = None if self._length_most == inf else _timed(pattern, flags)
+        self._names = tuple((plain_name(name), number) for name, number in self._plain.groupindex.items())
+        self._has_alternatives = any(name.startswith("alt_") for name in self.groups)
+        self._is_simple = not self._has_alternatives and len({name for name, _ in self._names}) == len(self._names)
+
+    @cached_property
+    def _cost(self) -> "_Cost":
+        return _Cost(self.pattern)
+
+    @cached_property
+    def _free_length(self) -> int:
+        """The longest text whose search costs too little to be counted."""
+        lengths = (length for length in range(COUNTED_MOST) if self._cost.most(length) > FREE_STEPS)
+        return next(lengths, COUNTED_MOST) - 1
+
+    @cached_property
+    def _timed(self) -> "regex.Pattern[str] | None":
+        same = {re.MULTILINE: regex.MULTILINE, re.IGNORECASE: regex.IGNORECASE}
+        chosen = sum(theirs for ours, theirs in same.items() if self._flags & ours)
+        try:
+            return regex.compile(self.pattern, regex.VERSION0 | chosen)
+        except (regex.error, RecursionError):  # it is one for `re` only: what may take long is not searched
+            return None
 
     def search(self, text: str, budget: Budget) -> Found | None:
         """Find the first match; raise `OverBudget`."""
-        if self._timed is None or len(text) <= self._length_most:
-            return self._plain.search(text)
-        if self._head is not None and self._head.match(text) is None:
-            return None
-        if budget.left <= 0:
+        if len(text) > self._free_length:
+            steps = self._cost.steps(text)
+            if steps > budget.steps:
+                return self._search_timed(text, budget)
+            budget.steps -= steps
+        return self._plain.search(text)
+
+    def _search_timed(self, text: str, budget: Budget) -> Found | None:
+        timed = self._timed
+        if timed is None or budget.seconds <= 0:
             raise OverBudget
         begin = time.thread_time()  # a busy machine must not make us skip lines
         try:
-            return self._timed.search(text, timeout=budget.left)
+            return timed.search(text, timeout=budget.seconds)
         except TimeoutError as error:
             raise OverBudget from error
         finally:
-            budget.left -= time.thread_time() - begin
+            budget.seconds -= time.thread_time() - begin
+
+    def spans_of(self, found: Found) -> Spans:
+        """Give where the groups that took part stand, an alternative (`<F-ALT_USER>`) under the name it stands for."""
+        places = found.regs
+        if self._is_simple:
+            return {name: places[number] for name, number in self._names if places[number][0] >= 0}
+        spans: Spans = {}
+        for name, number in self._names:
+            span = places[number]
+            if span[0] >= 0 and (name not in spans or spans[name][0] == spans[name][1]):
+                spans[name] = span
+        if self._has_alternatives:
+            _name_alternatives(spans)
+        return spans
+
+
+class _Cost:
+    """The most steps that a search may take."""
+
+    def __init__(self, pattern: str) -> None:
+        bound = bound_of(pattern)
+        self._degree, self._share = _shared(bound.degree)
+        self._lone, (self._lone_degree, self._lone_share) = bound.lone, _shared(bound.lone_degree)
+
+    def most(self, length: int) -> float:
+        """Bound a search of any text of a length."""
+        return self._share * pow(float(max(length, MANY)), self._degree)
+
+    def steps(self, text: str) -> float:
+        """Bound a search of a text: n characters part into d pieces in about n**d / d! ways."""
+        for lone in self._lone:
+            first = text.find(lone)
+            if first >= 0 and text.find(lone, first + 1) >= 0:
+                return self.most(len(text))
+        return self._lone_share * pow(float(max(len(text), MANY)), self._lone_degree)
+
+
+def _shared(degree: float | None) -> tuple[float, float]:
+    return (0.0, inf) if degree is None else (degree, 1 / factorial(int(degree)))
+
+
+def _name_alternatives(spans: Spans) -> None:
+    for name in [name for name in spans if name.startswith("alt_")]:
+        meant = ALTERNATIVE.fullmatch(name)
+        span = spans.pop(name)
+        if meant and (meant[1] not in spans or spans[meant[1]][0] == spans[meant[1]][1]):
+            spans[meant[1]] = span
 
 
 def compiled(pattern: str, flags: int = 0) -> re.Pattern[str]:
@@ -90,19 +175,3 @@ def compiled(pattern: str, flags: int = 0) -> re.Pattern[str]:
             return re.compile(pattern, flags)
     except (re.error, RecursionError, OverflowError) as error:
         raise ConfigError(f"{pattern[:500]!r} is no regex: {error}") from error
-
-
-def _timed(pattern: str, flags: int) -> "regex.Pattern[str]":
-    same = {re.MULTILINE: regex.MULTILINE, re.IGNORECASE: regex.IGNORECASE}
-    chosen = sum(theirs for ours, theirs in same.items() if flags & ours)
-    try:
-        return regex.compile(pattern, regex.VERSION0 | chosen)
-    except (regex.error, RecursionError) as error:
-        raise ConfigError(f"{pattern[:500]!r} cannot be searched with a time limit: {error}") from error
-
-
-def _length_most(degree: int | None) -> float:
-    """Give the longest text that `re` may search: n characters part into d pieces in about n**d / d! ways."""
-    if degree is None:
-        return -1
-    return inf if degree <= 1 else (STEPS_MOST * factorial(degree)) ** (1 / degree)

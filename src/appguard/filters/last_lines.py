@@ -28,21 +28,18 @@ class LastLines:
 
     def add(self, line: Line) -> str:
         """Add a line; give the text to be searched."""
-        if self._most == 1:
-            self._lines = [line]
-            return line.text + "\n"
         self._lines = [*self._lines[1 - self._most :], line]
         return "".join(f"{each.text}\n" for each in self._lines)
 
-    def take_all(self) -> list[Line]:
-        """Take out all lines."""
-        taken, self._lines = self._lines, []
-        return taken
+    def take(self, found: Found | None) -> list[FoundDate | None]:
+        """Take out the lines that a match used, all if None, and give their dates, the last one first."""
+        if found is None:
+            taken, self._lines = self._lines, []
+        else:
+            taken = self._take_used(found)
+        return [line.date for line in reversed(taken)]
 
-    def take(self, found: Found) -> list[Line]:
-        """Take out the lines that a match used, and give them."""
-        if self._most == 1:
-            return self.take_all()
+    def _take_used(self, found: Found) -> list[Line]:
         skipped = [found.span(group) for group in found.groupdict() if plain_name(group) == "skiplines"]
         begin, end = found.span()
         taken: list[Line] = []

@@ -31,6 +31,8 @@ SHORTEST = 2  # of a text; single letters are everywhere
 LINE_ENDS = frozenset("\r\n")  # no line holds them
 AMBIGUOUS = LINE_ENDS | set("iks")  # the letters match one outside ASCII too where case is ignored
 
+BETWEEN_WORDS = re.compile(r"(?<=\W)(?=\W)")
+
 Node = tuple[Any, Any]
 
 
@@ -78,6 +80,17 @@ def cut_anywhere(literals: Literals) -> Literals:
     return Literals(frozenset(halves), literals.folded) if min(map(len, halves), default=0) >= SHORTEST else ANY
 
 
+def cut_between_words(literals: Literals) -> Literals:
+    """Give the literals of a line out of which one piece was cut that no letter, digit or underscore was next to."""
+    kept = {max(BETWEEN_WORDS.split(text), key=len) for text in literals.texts}
+    return Literals(frozenset(kept), literals.folded) if min(map(len, kept), default=0) >= SHORTEST else ANY
+
+
+def with_text(literals: Literals, text: str) -> Literals:
+    """Give the literals of lines that have one of them, or a text."""
+    return any_of((literals, Literals(frozenset({text}), literals.folded)))
+
+
 Run = frozenset[str]
 EMPTY: Run = frozenset({""})
 
@@ -109,7 +122,8 @@ def _exact(node: Node, folded: bool) -> Run | None:
     if kind == "AT" or kind in ("ASSERT", "ASSERT_NOT"):
         return EMPTY  # takes no text
     if kind == "SUBPATTERN":
-        return _exact_sequence(value[3], _fold(folded, value[1], value[2]))
+        is_same = _fold(folded, value[1], value[2]) == folded  # else its texts are of another kind than those around it
+        return _exact_sequence(value[3], folded) if is_same else None
     if kind == "ATOMIC_GROUP":
         return _exact_sequence(value, folded)
     if kind == "BRANCH":

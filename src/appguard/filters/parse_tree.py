@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 # Private, and the only parser that reads a regex exactly as `re` does; the same from Python 3.11 on.
@@ -39,12 +40,22 @@ class Tree:
     has_flags: bool
 
 
+@lru_cache(maxsize=64)
 def parse(pattern: str) -> Tree:
     """Parse a regex that compiles. Raise `RecursionError` for one nested too deeply."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it compiled: what there is to say about it was said then
         parsed = PARSER.parse(pattern)
     return Tree(_nodes(parsed), bool(parsed.state.flags & ~re.UNICODE.value))
+
+
+def has_flags(tree: Tree) -> bool:
+    """Say whether flags stand anywhere in a regex."""
+    return tree.has_flags or any(map(_has_flags, tree.nodes))
+
+
+def _has_flags(node: Node) -> bool:
+    return node.has_flags or any(_has_flags(each) for branch in node.branches for each in branch)
 
 
 def _nodes(tree: object) -> tuple[Node, ...]:

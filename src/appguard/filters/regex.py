@@ -11,21 +11,24 @@ A hit is an event of the kind that its jail names first in `events`: a regex can
 import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from functools import cached_property, lru_cache, partial
+from typing import NamedTuple
 
 from appguard.address import Address, parse_address
 from appguard.errors import AddressError, ConfigError
 from appguard.event import LOGIN_FAIL, Event
 from appguard.filters.base import Named
-from appguard.filters.connections import IDS, Connections, Groups, Joined
-from appguard.filters.dates import DatePattern
-from appguard.filters.expression import Budget, Expression, Found, OverBudget
+from appguard.filters.cascade import Cascade, without
+from appguard.filters.connections import IDS, Connections, Joined, id_of
+from appguard.filters.dates import DatePattern, FoundDate
+from appguard.filters.expression import Budget, Expression, Groups, OverBudget
 from appguard.filters.last_lines import LastLines, Line
+from appguard.filters.literals import Literals, cut_anywhere, cut_between_words, literals_of, with_text
 from appguard.filters.options import FilterOptions
 from appguard.filters.tags import expand, has_flag_within, plain_name
 
+COLOUR_AS_TEXT = "#033["  # as syslog writes it; the raw byte is for who searches the log to heed
 COLOUR = re.compile(r"(?:\x1b|#033)\[[0-9;]*[A-Za-z]")
-ALTERNATIVE = re.compile(r"alt_([a-z]+)[0-9_]*")
 LEADING_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 LETTER = re.compile("[A-Za-z]")
 WITHOUT_NAMES = ("no", "raw")
@@ -33,8 +36,7 @@ WITHOUT_NAMES = ("no", "raw")
 log = logging.getLogger("appguard")
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """A failure that a line told of: who (an address or a name), when, all groups, and the user names tried.
 
     `attempts` is the number of lines of its connection that led to it. It counts once all the same, as fail2ban counts:
@@ -73,6 +75,26 @@ class RegexFilter:
         self._connections = Connections()
         self._last_lines = LastLines(options.maxlines)
 
+    @cached_property
+    def needs(self) -> tuple[tuple[Literals, ...], ...]:
+        """Give for each failure regex the sets of which a line, as it stands in the log, needs a text each.
+
+        Empty if every line must be seen.
+        """
+        if self.options.maxlines > 1:
+            return ()
+        prefix = tuple(each.pattern for each in self._prefix)
+        return tuple(_needs((*prefix, failure), self.dates) for failure in self.failregexes)
+
+    @property
+    def complaint(self) -> str:
+        """Say what is wrong with the filter, as its log shows; empty if nothing is."""
+        return f"{self.skipped} lines were skipped: they take too long for its regexes" if self.skipped else ""
+
+    @cached_property
+    def _cascade(self) -> Cascade:
+        return Cascade(self._prefix, self._failures, self._ignored, _flags(self.options))
+
     def match(self, line: bytes, time: float) -> Event | Named | None:
         """Give the event of a line; most lines are of none."""
         hit = self.find(line, time)
@@ -80,55 +102,55 @@ class RegexFilter:
 
     def find(self, line: bytes, time: float) -> Hit | None:
         """Give the failure a line tells of."""
-        text = line.decode(errors="replace").replace("\n", " ").rstrip("\r")
-        if "\x1b" in text or "#033" in text:
-            text = self._without_colours(text)
-        try:
-            return self._hit(text, time, Budget())
-        except OverBudget:
-            self._skip()
+        captured = self.captured(line, time)
+        if captured is None:
             return None
-
-    def _hit(self, text: str, time: float, budget: Budget) -> Hit | None:
-        date = self.dates.find(text, budget)
-        if date is not None:
-            text = text[: date.start] + text[date.end :]
-        found = self._search(self._last_lines.add(Line(text, date)), budget)
-        if found is None:
-            return None
-        match, groups = found
-        told = self._last_lines.take(match) if not self._prefix else self._last_lines.take_all()
-        dated = (self.dates.seconds(each.date, time) for each in reversed(told) if each.date)
-        seconds = next((each for each in dated if each is not None), time)
+        groups, seconds = captured
         joined = self._connections.join(groups, seconds) if groups.get("mlfid") else _alone(groups)
         return None if joined is None else _hit_of(joined, seconds)
 
-    def _search(self, text: str, budget: Budget) -> tuple[Found, Groups] | None:
-        groups: Groups = {}
-        for prefix in self._prefix:
-            found = prefix.search(text, budget)
-            if found is None:
-                return None
-            groups = _groups_of(found)
-            text = groups.pop("content", text.removesuffix("\n")) + "\n"
-        for failure in self._failures:
-            found = failure.search(text, budget)
-            if found is not None:
-                is_ignored = any(each.search(text, budget) for each in self._ignored)
-                return None if is_ignored else (found, groups | _groups_of(found))
-        return None
+    def captured(self, line: bytes, time: float) -> tuple[Groups, float] | None:
+        """Give what the regexes captured in a line, before lines are joined, and when that was."""
+        text = line.decode(errors="replace").replace("\n", " ").rstrip("\r")
+        if "\x1b" in text or "#033" in text:
+            text = self._without_colours(text)
+        budget = Budget()
+        try:
+            date = self.dates.find(text, budget)
+            if self.options.maxlines > 1:
+                return self._captured_in_lines(Line(_without(text, date), date), time, budget)
+            told = self._cascade.find(line, text, None if date is None else date.place, budget)
+        except OverBudget:
+            self._skip()
+            return None
+        if told is None:
+            return None
+        seconds = None if date is None else self.dates.seconds(date, time)
+        text = _without(text, date)
+        groups = {name: text[start:end] for name, (start, end) in told.spans.items()}
+        return groups, time if seconds is None else seconds
+
+    def _captured_in_lines(self, line: Line, time: float, budget: Budget) -> tuple[Groups, float] | None:
+        text = self._last_lines.add(line)
+        told, _ = self._cascade.search(text, budget)
+        if told is None:
+            return None
+        groups = {name: text[start:end] for name, (start, end) in told.spans.items()}
+        dates = self._last_lines.take(None if self._prefix else told.match)
+        dated = (self.dates.seconds(each, time) for each in dates if each)
+        return groups, next((each for each in dated if each is not None), time)
 
     def event_of(self, hit: Hit) -> Event | Named | None:
         """Give the event of a failure, or what makes it once the addresses of its host name are known."""
+        address = _address_of(hit.id)
+        if address is not None:
+            return self._event(hit, address)
+        if LETTER.search(hit.id) and self.options.usedns not in WITHOUT_NAMES:
+            return Named(hit.id, partial(self._event, hit))
+        return None
 
-        def event(address: Address) -> Event:
-            return Event(self._kind, hit.time, address, user=hit.groups.get("user", ""))
-
-        try:
-            return event(parse_address(_plain_address(hit.id)))
-        except AddressError:
-            is_name = LETTER.search(hit.id) and self.options.usedns not in WITHOUT_NAMES
-            return Named(hit.id, event) if is_name else None
+    def _event(self, hit: Hit, address: Address) -> Event:
+        return Event(self._kind, hit.time, address, user=hit.groups.get("user", ""))
 
     def _without_colours(self, text: str) -> str:
         plain = COLOUR.sub("", text)
@@ -144,6 +166,10 @@ class RegexFilter:
             log.warning("filter %s: a line takes too long for its regexes and is skipped, as all such lines", self.name)
 
 
+def _without(text: str, date: FoundDate | None) -> str:
+    return text if date is None else without(text, date.place)
+
+
 def _dates(options: FilterOptions) -> DatePattern:
     try:
         return DatePattern(("{NONE}",) if options.logtype == "journal" else options.datepattern)
@@ -154,9 +180,20 @@ def _dates(options: FilterOptions) -> DatePattern:
 def _expressions(name: str, patterns: Iterable[str], options: FilterOptions) -> tuple[Expression, ...]:
     try:
         expanded = [expand(pattern, options.usedns) for pattern in patterns]
-        return tuple(Expression(each, re.MULTILINE if options.maxlines > 1 else 0) for each in expanded)
+        return tuple(Expression(each, _flags(options)) for each in expanded)
     except ConfigError as error:
         raise ConfigError(f"{name}: {error}") from error
+
+
+def _needs(patterns: Iterable[str], dates: DatePattern) -> tuple[Literals, ...]:
+    """Give what a line needs before its date and its colours are taken out of it."""
+    kept = cut_between_words if dates.is_cut_between_words else cut_anywhere
+    found = [kept(literals) for pattern in patterns for literals in literals_of(pattern)]
+    return tuple(with_text(literals, COLOUR_AS_TEXT) for literals in found if literals)
+
+
+def _flags(options: FilterOptions) -> int:
+    return re.MULTILINE if options.maxlines > 1 else 0
 
 
 def _check_ids(prefix: Sequence[Expression], failures: Sequence[Expression]) -> None:
@@ -177,21 +214,6 @@ def _warnings(options: FilterOptions) -> Iterable[str]:
                 yield f"{name} {pattern[:200]!r} has a flag such as (?i) {where}"
 
 
-def _groups_of(found: Found) -> Groups:
-    """Give the groups that took part, an alternative (`<F-ALT_USER>`) under the name it stands for."""
-    groups: Groups = {}
-    for group, value in found.groupdict().items():
-        if value is not None:
-            name = plain_name(group)
-            groups[name] = groups.get(name) or value
-    for name in [name for name in groups if name.startswith("alt_")]:
-        meant = ALTERNATIVE.fullmatch(name)
-        value = groups.pop(name)
-        if meant:
-            groups[meant[1]] = groups.get(meant[1]) or value
-    return groups
-
-
 def _alone(groups: Groups) -> Joined | None:
     if groups.get("nofail") is not None:
         return None
@@ -199,11 +221,16 @@ def _alone(groups: Groups) -> Joined | None:
 
 
 def _hit_of(joined: Joined, seconds: float) -> Hit | None:
-    id_ = next((joined.groups[key] for key in IDS if joined.groups.get(key)), "")
+    id_ = id_of(joined.groups)
     return Hit(id_, seconds, joined.attempts, joined.groups, joined.users) if id_ else None
 
 
-def _plain_address(text: str) -> str:
+@lru_cache(maxsize=8192)
+def _address_of(id_: str) -> Address | None:
     """Give an address without what logs put around it: brackets, and zeros before its numbers."""
-    text = text.strip("[]")
-    return LEADING_ZEROS.sub("", text) if "." in text and ":" not in text else text
+    text = id_.strip("[]")
+    plain = LEADING_ZEROS.sub("", text) if "." in text and ":" not in text else text
+    try:
+        return parse_address(plain)
+    except AddressError:
+        return None
