@@ -7,6 +7,7 @@ older `X-RateLimit-*`, in both or in none. The draft may still change; its names
 import json
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from appguard.guard import Refusal
 from appguard.request import Request
 
 HEADERS = ("draft", "legacy", "both", "none")
+_JSON = re.compile(r"application/(?:problem\+)?json")
 BAN_TEXT = "This address is banned. To have it lifted, quote the reference {reference}."
 MEMO_MOST = 1024
 
@@ -72,33 +74,32 @@ class Answers:
         self._ban_status = ban_status
         self._ban_text = ban_text
         self._own = own
+        self.has_own = own is not None
+        self._has_times = headers in ("legacy", "both")
         self._has_failed = False
         self._answer = lru_cache(maxsize=MEMO_MOST)(self._make)
-        self._clock = time.time
 
-    def answer(self, refusal: Refusal, request: Request) -> Answer:
-        """Give the answer to a refused request."""
-        if self._own is not None:
-            found = self._ask(self._own, refusal, request)
-            if found is not None:
-                return found
-        accept = request.header("accept").lower()
-        is_json = "application/json" in accept or "application/problem+json" in accept
-        limit, rate = refusal.limit, refusal.rate
-        if limit is None or rate is None:
-            return self._answer(refusal.status, 0, refusal.ban.ref if refusal.ban else "", is_json)
-        seconds = max(1, math.ceil(refusal.wait or 0))
-        now = 0 if self._headers in ("draft", "none") else int(self._clock())
-        return self._answer(429, seconds, "", is_json, limit.name, rate.amount, math.ceil(rate.window), now)
-
-    def _ask(self, own: OwnAnswer, refusal: Refusal, request: Request) -> Answer | None:
+    def own(self, refusal: Refusal, request: Request) -> Answer | None:
+        """Give the app's own answer to a refused request, None where it leaves that to `usual`."""
+        if self._own is None:
+            return None
         try:
-            return own(refusal, request)
+            return self._own(refusal, request)
         except Exception as error:  # noqa: BLE001 - a user's function may raise anything, and a refusal stays one
             if not self._has_failed:
                 self._has_failed = True
                 log.error("response failed, refused requests get the usual answer: %s: %s", type(error).__name__, error)
             return None
+
+    def usual(self, refusal: Refusal, accept: str) -> Answer:
+        """Give the answer to a refused request whose Accept header this is."""
+        is_json = "json" in (accept := accept.lower()) and _JSON.search(accept) is not None
+        limit, rate = refusal.limit, refusal.rate
+        if limit is None or rate is None:
+            return self._answer(refusal.status, 0, refusal.ban.ref if refusal.ban else "", is_json)
+        seconds = max(1, math.ceil(refusal.wait or 0))
+        now = int(time.time()) if self._has_times else 0
+        return self._answer(429, seconds, "", is_json, limit.name, rate.amount, rate.window, now)
 
     def _make(
         self,
@@ -108,7 +109,7 @@ class Answers:
         is_json: bool,
         name: str = "",
         amount: int = 0,
-        window: int = 0,
+        window: float = 0.0,
         now: int = 0,
     ) -> Answer:
         headers: dict[str, str] = {}
@@ -126,11 +127,14 @@ class Answers:
             problem["reference"] = reference
         return Answer.of(status, problem, headers | {"content-type": "application/problem+json"})
 
-    def _fields(self, name: str, amount: int, window: int, seconds: int, now: int) -> dict[str, str]:
+    def _fields(self, name: str, amount: int, window: float, seconds: int, now: int) -> dict[str, str]:
         fields: dict[str, str] = {}
         if self._headers in ("draft", "both"):
             quoted = _quoted(name)
-            fields |= {"ratelimit-policy": f"{quoted};q={amount};w={window}", "ratelimit": f"{quoted};r=0;t={seconds}"}
+            fields |= {
+                "ratelimit-policy": f"{quoted};q={amount};w={math.ceil(window)}",
+                "ratelimit": f"{quoted};r=0;t={seconds}",
+            }
         if self._headers in ("legacy", "both"):
             fields |= {"x-ratelimit-limit": str(amount), "x-ratelimit-remaining": "0"}
             fields["x-ratelimit-reset"] = str(now + seconds)

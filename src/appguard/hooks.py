@@ -19,16 +19,21 @@ T = TypeVar("T")
 log = logging.getLogger("appguard")
 
 
+def _renew(hooks: "Hooks[T]") -> None:
+    hooks.renew()
+
+
 class Hooks(Generic[T]):
     """Some hooks, by name; None is no hook."""
 
     def __init__(self, hooks: Mapping[str, Callable[[T], object] | None]) -> None:
         self._hooks = {name: hook for name, hook in hooks.items() if hook is not None}
         self._said: set[str] = set()
-        self._begin()
-        in_every_child(self, Hooks._begin)
+        self.renew()
+        in_every_child(self, _renew)
 
-    def _begin(self) -> None:
+    def renew(self) -> None:
+        """Begin with nothing waiting, also in a forked child, where the thread stayed behind."""
         self._lock = Lock()
         self._waiting: deque[tuple[str, T]] = deque()
         self._thread: Thread | None = None

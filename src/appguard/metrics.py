@@ -35,10 +35,11 @@ def counters() -> "dict[str, Counter]":
 
 
 class Metrics:
-    """The counters of one app."""
+    """The counters of one app, each remembered from its first use on."""
 
     def __init__(self, app: str) -> None:
         self._app = app
+        self._known: dict[tuple[str, ...], Counter | None] = {}
 
     def refused(self, refusal: Refusal) -> None:
         """Count a refused request."""
@@ -57,7 +58,13 @@ class Metrics:
         """Count a ban."""
         self._add("appguard_bans", ban.jail)
 
-    def _add(self, name: str, *labels: str) -> None:
+    def _add(self, *what: str) -> None:
+        if what not in self._known:
+            self._known[what] = self._counter(*what)
+        known = self._known[what]
+        if known is not None:
+            known.inc()
+
+    def _counter(self, name: str, *labels: str) -> "Counter | None":
         found = counters().get(name)
-        if found is not None:
-            found.labels(self._app, *labels).inc()
+        return None if found is None else found.labels(self._app, *labels)

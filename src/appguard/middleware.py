@@ -352,7 +352,10 @@ class Middleware:
 
     def answer(self, refusal: Refusal, client: Client, method: str, path: str, native: object) -> Answer:
         """Give the answer to a refused request."""
-        return self.answers.answer(refusal, Request(client, method, path, native, self._header_of))
+        answers, own = self.answers, None
+        if answers.has_own:
+            own = answers.own(refusal, Request(client, method, path, native, self._header_of))
+        return own or answers.usual(refusal, self._header_of(native, "accept"))
 
     def close(self) -> None:
         """Close what is open; the next request opens it again."""

@@ -3,7 +3,6 @@
 import json
 import time
 from dataclasses import replace
-from typing import cast
 
 import pytest
 
@@ -18,16 +17,12 @@ LIMITED = Refusal(429, 12.2, limit=LIMIT, rate=LIMIT.fixed)
 BANNED = Refusal(403, 600.0, ban=replace(Ban.of("203.0.113.5", bantime=600), version=7))
 
 
-def request(accept: str = "") -> Request:
-    """Give the request that is refused."""
-    return Request(
-        Client(None), "GET", "/", {"accept": accept}, lambda native, name: cast("dict[str, str]", native)[name]
-    )
-
-
 def answer(refusal: Refusal, accept: str = "", answers: Answers | None = None) -> Answer:
     """Give the answer to one request."""
-    return (answers or Answers()).answer(refusal, request(accept))
+    return (answers or Answers()).usual(refusal, accept)
+
+
+REQUEST = Request(Client(None), "GET", "/", None, lambda _native, _name: "")
 
 
 def headers(found: Answer) -> dict[str, str]:
@@ -137,22 +132,23 @@ def test_the_app_may_answer_itself() -> None:
         return Answer.of(503, {"wait": refusal.wait, "path": request.path}, {"X-Shop": "closed"})
 
     answers = Answers(own=own)
-    found = answer(LIMITED, answers=answers)
+    found = answers.own(LIMITED, REQUEST)
+    assert found is not None
     assert (found.status, found.phrase) == (503, "Service Unavailable")
     assert json.loads(found.body) == {"wait": 12.2, "path": "/"}
     assert headers(found)["x-shop"] == "closed"
     assert headers(found)["content-length"] == str(len(found.body))
-    assert answer(BANNED, answers=answers).status == 403
+    assert answers.own(BANNED, REQUEST) is None
 
 
 def test_an_answer_of_the_app_that_fails_lets_nobody_in(caplog: pytest.LogCaptureFixture) -> None:
-    """The usual answer is given, and the log says why, once."""
+    """It leaves the answer to AppGuard, and the log says why, once."""
 
     def own(_refusal: Refusal, _request: Request) -> Answer | None:
         raise LookupError("no template")
 
     answers = Answers(own=own)
-    assert [answer(LIMITED, answers=answers).status for _ in range(3)] == [429, 429, 429]
+    assert [answers.own(LIMITED, REQUEST) for _ in range(3)] == [None, None, None]
     assert [record.getMessage() for record in caplog.records] == [
         "response failed, refused requests get the usual answer: LookupError: no template"
     ]
