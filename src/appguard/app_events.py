@@ -4,12 +4,12 @@ Nothing here raises on the request path. A flood of refusals is a line per clien
 """
 
 import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from appguard.address import Client
 from appguard.app_jails import AppJails
+from appguard.around import Around
 from appguard.ban import Ban
 from appguard.config import AppConfig
 from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, PROBE, Event, is_login_path, kind_of_answer
@@ -44,13 +44,16 @@ class Exchange:
 class AppEvents:
     """The events of one app. `jails` gives its jails at the first use, `store` where they ban."""
 
-    def __init__(self, config: AppConfig, jails: Callable[[], AppJails], store: Callable[[], Store]) -> None:
+    def __init__(
+        self, config: AppConfig, around: Around, jails: Callable[[], AppJails], store: Callable[[], Store]
+    ) -> None:
         self._config = config
         self._jails = jails
         self._store = store
         self.log = EventLog(config.event_log)
-        self.clock = time.time
-        self.monotonic = time.monotonic
+        self._write = around.write or self.log.write
+        self._clock = around.wall
+        self._monotonic = around.monotonic
         self.metrics = Metrics(config.name)
         self._hooks = Hooks({"on_limit": config.on_limit, "on_auth_failure": config.on_auth_failure})
         self._ban_hooks = Hooks({"on_ban": config.on_ban})
@@ -91,7 +94,7 @@ class AppEvents:
         is_repeated = False
         if event is not None and note.credential and note.kind == LOGIN_FAIL:
             tried = f"{note.user}\0{note.credential}".encode(errors="replace")
-            is_repeated = self._seen.is_repeated(exchange.client.key, tried, self.monotonic())
+            is_repeated = self._seen.is_repeated(exchange.client.key, tried, self._monotonic())
         event = replace(event, count=0) if event is not None and is_repeated else event
         if note.kind == LOGIN_FAIL:
             self._hooks.call("on_auth_failure", event)
@@ -103,7 +106,7 @@ class AppEvents:
             return
         self.metrics.event(event)
         counted, bans = self._jails().count(event, self._store())
-        self.log.write(counted)
+        self._write(counted)
         for ban in bans:
             self.banned(ban)
 
@@ -134,7 +137,7 @@ class AppEvents:
             user = hashed_user(user, config.secret or config.name)
         return Event(
             kind,
-            self.clock(),
+            self._clock(),
             client.address,
             count=count,
             app=config.name,

@@ -7,7 +7,7 @@
 Names are those of the settings, so there are as many series as settings, whatever strangers send.
 """
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 from appguard.ban import Ban
@@ -41,8 +41,14 @@ class Metrics:
         self._app = app
         self._known: dict[tuple[str, ...], Counter | None] = {}
 
+    @cached_property
+    def _is_on(self) -> bool:
+        return bool(counters())
+
     def refused(self, refusal: Refusal) -> None:
         """Count a refused request."""
+        if not self._is_on:
+            return
         if refusal.ban is not None:
             self._add("appguard_refused", "ban", refusal.ban.jail)
         elif refusal.limit is not None:

@@ -9,7 +9,6 @@ path.
 
 import logging
 import os
-import time
 from collections.abc import Sequence
 from functools import cached_property
 from weakref import WeakSet
@@ -19,6 +18,7 @@ from appguard.advice import ONE_CLIENT, TWICE, findings, is_private
 from appguard.answers import Answer, Answers
 from appguard.app_events import AppEvents, Exchange
 from appguard.app_jails import AppJails
+from appguard.around import REAL, Around
 from appguard.clients import Clients
 from appguard.config import AppConfig
 from appguard.errors import ConfigError
@@ -41,7 +41,8 @@ TRAPS_JAIL = Jail("traps", maxretry=3, findtime="10m", bantime="1h", events=(PRO
 VISIT = "appguard.visit"  # where an adapter leaves the visit on the framework's request
 
 log = logging.getLogger("appguard")
-made: "WeakSet[Middleware]" = WeakSet()  # all of this process, for `appguard.testing`
+_made: "WeakSet[Middleware]" = WeakSet()
+_around = [REAL]  # what the middlewares of this process run in
 
 
 class Visit:
@@ -80,20 +81,27 @@ class Middleware:
             check_counters(config.counters, config.limits)
         self._safelist = NetworkSet([*config.safelist, *config.trusted_proxies.networks])
         self._header_of = header_of
-        self.guard = self._new_guard(config.limits, Traps(config.traps) if config.traps else None)
-        self._has_more_limits = self.guard.has_outcomes or self.guard.has_dry_limits
         self.clients = Clients(config, self.say)
         self.answers = Answers(config.headers, config.ban_status, config.ban_text, config.response)
-        self.events = AppEvents(config, lambda: self._jails, lambda: self.store)
-        self.clock = time.time
-        self.monotonic = time.monotonic
+        self._said: set[str] = set()
+        self.begin(_around[-1])
+        _made.add(self)
+
+    def begin(self, around: Around) -> None:
+        """Begin with nothing counted, in these surroundings."""
+        for opened in ("store", "counters", "_jails"):
+            self.__dict__.pop(opened, None)
+        config, self._around = self.config, around
+        self.guard = self._new_guard(config.limits, Traps(config.traps) if config.traps else None)
+        self._has_more_limits = self.guard.has_outcomes or self.guard.has_dry_limits
+        self.events = AppEvents(config, around, lambda: self._jails, lambda: self.store)
+        self.clock = around.wall
+        self.monotonic = around.monotonic
         self._accepted = SeenCredentials(os.urandom(16), ACCEPTED_SECONDS)
         self._forgiven = 0
         self._has_refused = False
         self._tried: dict[str, tuple[float, int]] = {}
         self._routes: dict[tuple[str, Limit], Guard] = {}
-        self._said: set[str] = set()
-        made.add(self)
 
     def _new_guard(self, limits: Sequence[Limit], traps: Traps | None = None) -> Guard:
         config = self.config
@@ -110,6 +118,8 @@ class Middleware:
     @cached_property
     def store(self) -> Store:
         """Give the app's store; the default is chosen at the first use."""
+        if self._around.open_store is not None:
+            return self._around.open_store()
         store = self._open_store(self.config.store or default_uri())
         if self.config.jails and isinstance(store, LocalStore):
             raise ConfigError(
@@ -121,7 +131,7 @@ class Middleware:
     def counters(self) -> Counters:
         """Give where limits are counted: the store, or what `counters` names."""
         config = self.config
-        if not config.counters:
+        if not config.counters or self._around.open_store is not None:
             return self.store
         return open_counters(config.counters, app=config.name, on_store_error=config.on_store_error)
 
@@ -372,3 +382,11 @@ class Middleware:
             await self.store.close_async()
         if "counters" in self.__dict__:
             await self.counters.close_async()
+
+
+def surround(around: Around) -> None:
+    """Let every middleware of this process begin anew in other surroundings, and those made from now on."""
+    _around[:] = [around]
+    for middleware in list(_made):
+        middleware.close()
+        middleware.begin(around)
