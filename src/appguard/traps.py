@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from appguard.errors import ConfigError
 from appguard.limit import normal_path
 
-_TRAP = re.compile(r"/[^*{}]*[^*{}/]\*?")
+_TRAP = re.compile(r"/[^*{}/][^*{}]*\*?")
 
 
 class Traps:
@@ -23,9 +23,9 @@ class Traps:
 
     def __contains__(self, path: str) -> bool:
         tidy = path.lower()
-        if "//" in tidy or tidy.endswith("/"):
-            tidy = normal_path(tidy)
-        return tidy in self._exact or tidy.startswith(self._prefixes)
+        while "//" in tidy:
+            tidy = tidy.replace("//", "/")
+        return tidy.startswith(self._prefixes) or tidy.removesuffix("/") in self._exact
 
 
 def check_trap(path: str) -> str:
