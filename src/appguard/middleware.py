@@ -31,13 +31,13 @@ from appguard.report import Note
 from appguard.request import HeaderOf, Request, authorization
 from appguard.steps import Step, Steps, run, run_async
 from appguard.stores.base import Counters, Store
-from appguard.stores.local import LocalStore
 from appguard.stores.open import check_counters, default_uri, open_counters, open_store
 from appguard.traps import Traps
 
 ACCEPTED_SECONDS = 600.0
 ROUTES_MOST = 1_000
 TRAPS_JAIL = Jail("traps", maxretry=3, findtime="10m", bantime="1h", events=(PROBE,))
+DAEMONS = "local://"  # the name of the store whose bans a daemon makes
 VISIT = "appguard.visit"  # where an adapter leaves the visit on the framework's request
 
 log = logging.getLogger("appguard")
@@ -121,7 +121,7 @@ class Middleware:
         if self._around.open_store is not None:
             return self._around.open_store()
         store = self._open_store(self.config.store or default_uri())
-        if self.config.jails and isinstance(store, LocalStore):
+        if self.config.jails and store.name == DAEMONS:
             raise ConfigError(
                 f"jails: with store {store.name} the daemon bans: move them to [jails.NAME] of its appguard.toml"
             )
@@ -141,7 +141,7 @@ class Middleware:
     @cached_property
     def _jails(self) -> AppJails:
         jails = self.config.jails
-        is_trapping = self.config.traps and not isinstance(self.store, LocalStore)
+        is_trapping = self.config.traps and self.store.name != DAEMONS
         if is_trapping and not any(PROBE in jail.events for jail in jails):
             jails = (*jails, TRAPS_JAIL)
         return AppJails(jails, self.clients.grouping.key, self._safelist, self.clock)

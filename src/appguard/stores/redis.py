@@ -13,7 +13,8 @@ from typing import Self
 
 from appguard.address import Address
 from appguard.ban import Ban
-from appguard.stores.local import RUNTIME_DIRECTORY, PublishedBans
+from appguard.stores.base import RUNTIME_DIRECTORY
+from appguard.stores.local import PublishedBans
 from appguard.stores.redis_bans import RedisBanSet
 from appguard.stores.redis_connection import Commands, checked_uri, uri_for_people
 from appguard.stores.redis_counters import RedisCounters
