@@ -3,6 +3,7 @@
 Nothing here raises on the request path. A flood of refusals is a line per client and second, not one per request.
 """
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, PROBE, Event, is_login_pa
 from appguard.event_log import EventLog
 from appguard.guard import Refusal, SeenCredentials
 from appguard.hooks import Hooks
+from appguard.limit import Limit
 from appguard.matching import hashed_user
 from appguard.metrics import Metrics
 from appguard.outcome import Outcome
@@ -26,6 +28,8 @@ from appguard.stores.base import Store
 SEEN_SECONDS = 600.0
 REFUSALS_MOST = 8192
 SUPPRESSED_SECONDS = 60.0
+
+log = logging.getLogger("appguard")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ class AppEvents:
         self._hooks = Hooks({"on_limit": config.on_limit, "on_auth_failure": config.on_auth_failure})
         self._ban_hooks = Hooks({"on_ban": config.on_ban})
         self._seen = SeenCredentials(os.urandom(16), SEEN_SECONDS)
+        self._tried: dict[str, tuple[float, int]] = {}
         self._refusals: dict[str, tuple[float, int]] = {}
 
     def refused(self, client: Client, refusal: Refusal, method: str, path: str, now: float) -> None:
@@ -68,9 +73,8 @@ class AppEvents:
         self.metrics.refused(refusal)
         if client.address is None or refusal.ban is not None:
             return
-        exchange = Exchange(client, method, path, refusal.status)
         if refusal.limit is None:
-            self._tell(self._event(PROBE, exchange))
+            self._tell(self._event(PROBE, Exchange(client, method, path, refusal.status)))
             return
         due, suppressed = self._refusals.get(client.key, (now, 0))
         if now < due:
@@ -81,9 +85,21 @@ class AppEvents:
         self._refusals[client.key] = (now + 1.0, 0)
         if now > due + SUPPRESSED_SECONDS:
             suppressed = 0  # of a flood long over, which no jail may count as one of now
+        exchange = Exchange(client, method, path, refusal.status)
         event = self._event(LIMIT_EXCEEDED, exchange, count=1 + suppressed)
         self._hooks.call("on_limit", event)
         self._tell(event)
+
+    def would_refuse(self, limit: Limit, client: Client, method: str, path: str, now: float) -> None:
+        """Log what a limit in dry run would refuse: at once, then at most one line per limit and second."""
+        name = limit.name
+        due, suppressed = self._tried.get(name, (now, 0))
+        if now < due:
+            self._tried[name] = (due, suppressed + 1)
+            return
+        self._tried[name] = (now + 1.0, 0)
+        more = f" ({suppressed} more since the last line)" if suppressed else ""
+        log.warning("limit %s, in dry run, would refuse %s %s %r%s", name, client.key, method, path, more)
 
     def record(self, exchange: Exchange, notes: Sequence[Note]) -> Outcome | None:
         """Tell of an answer that is an event; give its outcome, None without an event."""

@@ -8,9 +8,9 @@ path.
 """
 
 import logging
-import os
 from collections.abc import Sequence
 from functools import cached_property
+from typing import NamedTuple
 from weakref import WeakSet
 
 from appguard.address import Client, NetworkSet, network_text
@@ -19,22 +19,22 @@ from appguard.answers import Answer, Answers
 from appguard.app_events import AppEvents, Exchange
 from appguard.app_jails import AppJails
 from appguard.around import REAL, Around
+from appguard.attempts import Attempts
 from appguard.clients import Clients
 from appguard.config import AppConfig
 from appguard.errors import ConfigError
-from appguard.event import PROBE, is_login_path
-from appguard.guard import Guard, Refusal, SeenCredentials
+from appguard.event import PROBE
+from appguard.guard import Guard, Refusal
 from appguard.jail import Jail
 from appguard.limit import ADMITTED, Hit, Limit, Verdict
 from appguard.outcome import Outcome, Pending, with_status
 from appguard.report import Note
-from appguard.request import HeaderOf, Request, authorization
+from appguard.request import HeaderOf, Request
 from appguard.steps import Step, Steps, run, run_async
 from appguard.stores.base import Counters, Store
 from appguard.stores.open import check_counters, default_uri, open_counters, open_store
 from appguard.traps import Traps
 
-ACCEPTED_SECONDS = 600.0
 ROUTES_MOST = 1_000
 TRAPS_JAIL = Jail("traps", maxretry=3, findtime="10m", bantime="1h", events=(PROBE,))
 DAEMONS = "local://"  # the name of the store whose bans a daemon makes
@@ -70,6 +70,15 @@ class Visit:
             self.outcome = self.middleware.events.record(exchange, self.notes)
 
 
+class Due(NamedTuple):
+    """What an outcome changes under one guard: hits to be given back, and hits to be asked about, each alone."""
+
+    guard: Guard
+    pending: Pending
+    returned: Sequence[Hit]
+    asked: Sequence[Hit]
+
+
 class Middleware:
     """One app's protection."""
 
@@ -92,15 +101,14 @@ class Middleware:
         for opened in ("store", "counters", "_jails"):
             self.__dict__.pop(opened, None)
         config, self._around = self.config, around
+        self._attempts = Attempts(config.login_paths, around.monotonic)
         self.guard = self._new_guard(config.limits, Traps(config.traps) if config.traps else None)
         self._has_more_limits = self.guard.has_outcomes or self.guard.has_dry_limits
         self.events = AppEvents(config, around, lambda: self._jails, lambda: self.store)
         self.clock = around.wall
         self.monotonic = around.monotonic
-        self._accepted = SeenCredentials(os.urandom(16), ACCEPTED_SECONDS)
         self._forgiven = 0
         self._has_refused = False
-        self._tried: dict[str, tuple[float, int]] = {}
         self._routes: dict[tuple[str, Limit], Guard] = {}
 
     def _new_guard(self, limits: Sequence[Limit], traps: Traps | None = None) -> Guard:
@@ -110,7 +118,7 @@ class Middleware:
             self._safelist,
             config.exempt_paths,
             self._header_of,
-            None if config.counters else self._is_attempt,
+            None if config.counters else self._attempts.is_one,
             config.secret or config.name,
             traps,
         )
@@ -214,7 +222,10 @@ class Middleware:
             return self._refused(client, refusal, method, path, now)
         visit = Visit(self, client, method, path, found)
         if self._has_more_limits and is_counted and self.guard.is_limited(client, path):
-            run(self._admit(self.guard, visit, found, verdict, native, now), self.counters)
+            if self.guard.has_dry_limits:
+                run(self._admit(self.guard, visit, found, verdict, native, now), self.counters)
+            else:
+                self._note(self.guard, visit, found, verdict, native)
         return visit
 
     async def decide_async(
@@ -230,7 +241,10 @@ class Middleware:
             return self._refused(client, refusal, method, path, now)
         visit = Visit(self, client, method, path, found)
         if self._has_more_limits and is_counted and self.guard.is_limited(client, path):
-            await run_async(self._admit(self.guard, visit, found, verdict, native, now), self.counters)
+            if self.guard.has_dry_limits:
+                await run_async(self._admit(self.guard, visit, found, verdict, native, now), self.counters)
+            else:
+                self._note(self.guard, visit, found, verdict, native)
         return visit
 
     def ask(self, visit: Visit, limit: Limit, route: str, native: object) -> Refusal | None:
@@ -246,13 +260,15 @@ class Middleware:
 
         A request that ends without an answer told nobody anything: what is counted of it stays counted.
         """
-        if visit.pending and status:
-            run(self._settle(visit, status), self.counters)
+        due = self._due(visit, status)
+        if due:
+            run(self._settle(visit, due), self.counters)
 
     async def settle_async(self, visit: Visit, status: int) -> None:
         """Do what `settle` does, on the event loop."""
-        if visit.pending and status:
-            await run_async(self._settle(visit, status), self.counters)
+        due = self._due(visit, status)
+        if due:
+            await run_async(self._settle(visit, due), self.counters)
 
     def _ask(self, visit: Visit, limit: Limit, route: str, native: object) -> Steps[Refusal | None]:
         guard, now = self._guard_at(limit, route), self.monotonic()
@@ -282,6 +298,12 @@ class Middleware:
             guard = self._routes[route, limit] = self._new_guard([limit.at(route)])
         return guard
 
+    def _note(self, guard: Guard, visit: Visit, hits: Sequence[Hit], verdict: Verdict, native: object) -> None:
+        """Note on a visit what its outcome will settle."""
+        pending = guard.pending(hits, verdict.time, visit.client, visit.method, visit.path, native)
+        if pending is not None:
+            visit.pending = [*visit.pending, (guard, pending)]
+
     def _admit(
         self, guard: Guard, visit: Visit, hits: Sequence[Hit], verdict: Verdict, native: object, now: float
     ) -> Steps[None]:
@@ -289,23 +311,33 @@ class Middleware:
         client, method, path = visit.client, visit.method, visit.path
         tried = guard.dry_hits(client, method, path, native)
         for hit in tried:
-            self._try(hit, (yield Step([hit])), visit, now)
-        pending = guard.pending([*hits, *tried], verdict.time, client, method, path, native)
-        if pending is not None:
-            visit.pending = [*visit.pending, (guard, pending)]
+            if (yield Step([hit])).refused is not None:
+                self.events.would_refuse(hit.limit, client, method, path, now)
+        self._note(guard, visit, [*hits, *tried], verdict, native)
 
-    def _settle(self, visit: Visit, status: int) -> Steps[None]:
-        outcome, now = with_status(visit.outcome, status), self.monotonic()
+    def _due(self, visit: Visit, status: int) -> Sequence[Due]:
+        """Give what the outcome of a visit, known by its status, changes: mostly nothing."""
+        if not visit.pending or not status:
+            return ()
+        outcome = with_status(visit.outcome, status)
         waiting, visit.pending = visit.pending, ()
+        due: list[Due] = []
         for guard, pending in waiting:
-            self._accept(pending.request, outcome)
-            returned = pending.to_give_back(outcome)
+            self._attempts.accept(pending.request, outcome)
+            returned, asked = pending.to_give_back(outcome), guard.to_ask(pending, outcome)
+            if returned or asked:
+                due.append(Due(guard, pending, returned, asked))
+        return due
+
+    def _settle(self, visit: Visit, due: Sequence[Due]) -> Steps[None]:
+        now = self.monotonic()
+        for guard, pending, returned, asked in due:
             for hit in returned:
                 guard.denied.pop(hit.key, None)
             if returned:
                 yield Step(returned, pending.time)
             verdicts = list[tuple[Hit, Verdict]]()
-            for hit in guard.to_ask(pending, outcome):
+            for hit in asked:
                 verdicts.append((hit, (yield Step([hit]))))
             self._settled(visit, guard, pending, verdicts, now)
 
@@ -317,40 +349,9 @@ class Middleware:
             if refused is None or hit.limit not in pending.users:
                 continue  # a limit of the client is full now: that is the next request's matter
             if hit.limit.dry_run:
-                self._try(hit, verdict, visit, now)
+                self.events.would_refuse(hit.limit, visit.client, visit.method, visit.path, now)
             elif visit.refusal is None:
                 visit.refusal = self._refused(visit.client, refused, visit.method, visit.path, now)
-
-    def _try(self, hit: Hit, verdict: Verdict, visit: Visit, now: float) -> None:
-        """Log what a limit in dry run would refuse: at once, then at most one line per limit and second."""
-        if verdict.refused is None:
-            return
-        name = hit.limit.name
-        due, suppressed = self._tried.get(name, (now, 0))
-        if now < due:
-            self._tried[name] = (due, suppressed + 1)
-            return
-        self._tried[name] = (now + 1.0, 0)
-        more = f" ({suppressed} more since the last line)" if suppressed else ""
-        who, what = visit.client.key, f"{visit.method} {visit.path!r}"
-        log.warning("limit %s, in dry run, would refuse %s %s%s", name, who, what, more)
-
-    def _is_attempt(self, request: Request) -> bool:
-        """Say whether a request looks like a login: a form sent to a login path, or credentials not yet accepted."""
-        if request.method == "POST" and is_login_path(request.path, self.config.login_paths):
-            return True
-        scheme, credential = authorization(request.header("authorization"))
-        if scheme != "basic":
-            return False
-        return not self._accepted.knows(request.client.key, credential.encode(errors="replace"), self.monotonic())
-
-    def _accept(self, request: Request, outcome: Outcome) -> None:
-        """Remember credentials that worked, so that a page's many requests with them are no guesses."""
-        if outcome.status >= 400 or outcome.kind:
-            return
-        scheme, credential = authorization(request.header("authorization"))
-        if scheme == "basic":
-            self._accepted.is_repeated(request.client.key, credential.encode(errors="replace"), self.monotonic())
 
     def _refused(self, client: Client, refusal: Refusal, method: str, path: str, now: float) -> Refusal:
         self.events.refused(client, refusal, method, path, now)
