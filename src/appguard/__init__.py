@@ -7,10 +7,12 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from appguard.answers import Answer
     from appguard.asgi import AppGuard
     from appguard.ban import Ban
     from appguard.errors import AppGuardError, ConfigError, RefusedForSafety, StoreError
     from appguard.event import Event
+    from appguard.guard import Refusal
     from appguard.jail import Jail
     from appguard.limit import Limit
     from appguard.report import report_auth_failure, report_auth_success
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from appguard.stores.open import open_store
 
 __all__ = [
+    "Answer",
     "AppGuard",
     "AppGuardError",
     "Ban",
@@ -25,6 +28,7 @@ __all__ = [
     "Event",
     "Jail",
     "Limit",
+    "Refusal",
     "RefusedForSafety",
     "Request",
     "StoreError",
@@ -34,6 +38,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "Answer": "answers",
     "AppGuard": "asgi",
     "AppGuardError": "errors",
     "Ban": "ban",
@@ -41,6 +46,7 @@ _MODULES = {
     "Event": "event",
     "Jail": "jail",
     "Limit": "limit",
+    "Refusal": "guard",
     "RefusedForSafety": "errors",
     "Request": "request",
     "StoreError": "errors",

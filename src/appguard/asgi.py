@@ -5,25 +5,26 @@ It stands in front of routing, so routers, mounts, 404s and websocket handshakes
 CORS headers too.
 """
 
-import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from inspect import getmro
 from typing import Any, Unpack, cast
 
 from appguard.address import Client, forwarded_for
-from appguard.answers import Answer, answer
+from appguard.answers import Answer
+from appguard.app_events import Exchange
 from appguard.config import AppOptions, app_config
 from appguard.errors import ConfigError
 from appguard.guard import Refusal
-from appguard.middleware import Exchange, Middleware
-from appguard.outcome import Outcome, Pending, with_status
-from appguard.report import NOTES, Note
+from appguard.middleware import VISIT, Middleware, Visit
+from appguard.report import NOTES
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+BEGINNINGS = ("http.response.start", "websocket.http.response.start")
+NOBODY = (None, None)
 WEBSOCKET_ANSWERS = {"websocket.accept": 101, "websocket.close": 403}  # and what they are as a status
 
 
@@ -60,38 +61,42 @@ class AppGuard:
             await self._other(scope, receive, send)
             return
         if not self._started:
-            self._start()
+            self._start(scope.get(VISIT))
         middleware = self._middleware
         if middleware is None:
             scope[NOTES] = []  # reports are heard and forgotten
+            scope[VISIT] = None
             await self.app(scope, receive, send)
             return
         method = scope.get("method", "GET")
         path = _path(scope)
         client = self._client(middleware, scope)
-        found = await middleware.decide_async(
-            client, method, path, time.monotonic(), is_counted=not _is_preflight(scope, method), native=scope
+        is_counted = method != "OPTIONS" or not _header(scope, b"access-control-request-method")  # a CORS preflight
+        visit = await middleware.decide_async(
+            client, method, path, middleware.monotonic(), is_counted=is_counted, native=scope
         )
-        if isinstance(found, Refusal):
-            await _refuse(answer(found, _header(scope, b"accept")), scope, receive, send)
+        if isinstance(visit, Refusal):
+            await _refuse(middleware.answer(visit, client, method, path, scope), scope, receive, send)
             return
-        passed = _Passed(middleware, client, path, found, scope, send)
+        scope[VISIT] = visit
+        scope[NOTES] = visit.notes
+        passed = _Passed(visit, scope, send)
         try:
             await self.app(scope, receive, passed.send)
         except Exception:
             passed.status = passed.status or 500
             raise
         finally:
-            if passed.notes:  # reported after the last message, or before an exception
+            if visit.notes:  # reported after the last message, or before an exception
                 passed.record()
-            if passed.pending is not None:
-                await passed.settle(passed.status)
+            if visit.pending:
+                await middleware.settle_async(visit, passed.status)
 
-    def _start(self) -> None:
+    def _start(self, outer: object = None) -> None:
         if self._error is not None:
             raise self._error
         if self._middleware is not None:
-            self._middleware.start()
+            self._middleware.start_under(outer)
         self._started = True
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,7 +104,10 @@ class AppGuard:
             await self.app(scope, receive, send)
             return
         try:
-            self._start()
+            if self._error is not None:
+                raise self._error
+            if self._middleware is not None:
+                self._middleware.start()
         except ConfigError as error:
             await receive()
             await send({"type": "lifespan.startup.failed", "message": f"AppGuard: {error}"})
@@ -111,71 +119,69 @@ class AppGuard:
                 await self._middleware.close_async()
 
     def _client(self, middleware: Middleware, scope: Scope) -> Client:
-        text, port, *_ = scope.get("client") or (None, None)
-        peer = middleware.finder.peer(text)
+        text, port = scope.get("client") or NOBODY
+        peer = middleware.clients.finder.peer(text)
         if not peer.forwards and port != 0:
             return peer.client
         forwarded = _joined(scope, self._header)
         if forwarded is not None and self._header == b"forwarded":
             forwarded = forwarded_for(forwarded)
-        return middleware.client(
+        return middleware.clients.behind(
             peer, port, forwarded, forwarded is None and _joined(scope, self._other_header) is not None
         )
 
 
 class _Passed:
-    """A request that was let in, until its answer is known."""
+    """The answer to a request that was let in, on its way out."""
 
-    __slots__ = ("client", "is_replaced", "middleware", "notes", "outcome", "path", "pending", "scope", "status", "to")
+    __slots__ = ("has_begun", "is_replaced", "scope", "status", "to", "visit")
 
-    def __init__(
-        self, middleware: Middleware, client: Client, path: str, pending: Pending | None, scope: Scope, to: Send
-    ) -> None:
-        self.middleware = middleware
-        self.client = client
-        self.path = path
-        self.pending = pending
+    def __init__(self, visit: Visit, scope: Scope, to: Send) -> None:
+        self.visit = visit
         self.scope = scope
         self.to = to
-        self.notes: list[Note] = []
         self.status = 0
-        self.outcome: Outcome | None = None
+        self.has_begun = False
         self.is_replaced = False
-        scope[NOTES] = self.notes
 
-    async def send(self, message: Message) -> None:
+    def send(self, message: Message) -> Awaitable[None]:
         """Hand a message on, and see what it says of the answer."""
-        kind = message["type"]
-        if kind in ("http.response.start", "websocket.http.response.start"):
-            self.status = message["status"]
-            if self.status in (401, 403):
+        visit = self.visit
+        if not self.has_begun:
+            kind = message["type"]
+            if kind in BEGINNINGS:
+                self.status = message["status"]
+                if self.status in (401, 403):
+                    self.record()
+            if visit.notes:
                 self.record()
-        if self.notes:
+            if visit.pending or visit.refusal is not None:
+                return self._begin(message, self.status or WEBSOCKET_ANSWERS.get(kind, 0))
+            self.has_begun = self.status != 0 or kind in WEBSOCKET_ANSWERS
+        elif visit.notes:
             self.record()
-        if self.pending is not None:
-            refusal = await self.settle(self.status or WEBSOCKET_ANSWERS.get(kind, 0))
-            if refusal is not None:
-                self.is_replaced = True
-                await _send_answer(answer(refusal, _header(self.scope, b"accept")), self.scope, self.to)
-        if not self.is_replaced:
-            await self.to(message)
+        return _nothing() if self.is_replaced else self.to(message)
+
+    async def _begin(self, message: Message, status: int) -> None:
+        """Settle the outcome before the answer begins, which may be another one then."""
+        visit = self.visit
+        await visit.middleware.settle_async(visit, status)
+        if status and visit.refusal is not None:
+            self.has_begun = self.is_replaced = True
+            answer = visit.middleware.answer(visit.refusal, visit.client, visit.method, visit.path, self.scope)
+            await _send_answer(answer, self.scope, self.to)
+            return
+        self.has_begun = status != 0
+        await self.to(message)
 
     def record(self) -> None:
-        """Write the event of the answer, once."""
-        if self.outcome is None:
-            exchange = _exchange(self.client, self.path, self.status, self.scope)
-            self.outcome = self.middleware.record(exchange, self.notes)
+        """Tell of the answer, once."""
+        if self.visit.outcome is None:
+            self.visit.record(_exchange(self.visit, self.status, self.scope))
 
-    async def settle(self, status: int) -> Refusal | None:
-        """Count the outcome for its limits, once it is known; give a refusal if a user's limit is full.
 
-        A request that ends without an answer told nobody anything: what is counted of it stays counted.
-        """
-        pending = self.pending
-        if pending is None or not status:
-            return None
-        self.pending = None
-        return await self.middleware.settle_async(pending, with_status(self.outcome, status))
+async def _nothing() -> None:
+    """Send nothing: the answer was replaced."""
 
 
 def _joined(scope: Scope, name: bytes) -> str | None:
@@ -191,7 +197,11 @@ def _header_of(native: object, name: str) -> str:
 
 
 def _header(scope: Scope, name: bytes) -> str:
-    return next((value.decode("latin-1") for key, value in scope["headers"] if key == name), "")
+    for key, value in scope["headers"]:
+        if key == name:
+            text: str = value.decode("latin-1")
+            return text
+    return ""
 
 
 def _path(scope: Scope) -> str:
@@ -201,15 +211,11 @@ def _path(scope: Scope) -> str:
     return rest or "/" if not rest or rest.startswith("/") else path
 
 
-def _is_preflight(scope: Scope, method: str) -> bool:
-    return method == "OPTIONS" and bool(_header(scope, b"access-control-request-method"))
-
-
-def _exchange(client: Client, path: str, status: int, scope: Scope) -> Exchange:
+def _exchange(visit: Visit, status: int, scope: Scope) -> Exchange:
     return Exchange(
-        client,
-        scope.get("method", "GET"),
-        path,
+        visit.client,
+        visit.method,
+        visit.path,
         status,
         authorization=_header(scope, b"authorization"),
         user_agent=_header(scope, b"user-agent"),

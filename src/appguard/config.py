@@ -10,12 +10,14 @@ it whole: no two lists and no two jails are ever merged.
 
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypedDict, cast
+from typing import Literal, TypedDict, cast
 
 from appguard.address import Network, Proxies
+from appguard.answers import BAN_TEXT, HEADERS, OwnAnswer
+from appguard.ban import Ban
 from appguard.config_jails import JailConfig, read_jail
 from appguard.config_sources import check_peers
 from appguard.config_values import (
@@ -23,6 +25,7 @@ from appguard.config_values import (
     count,
     directory,
     flag,
+    function,
     ignoreip,
     items,
     networks,
@@ -38,9 +41,10 @@ from appguard.config_values import (
     texts,
 )
 from appguard.errors import ConfigError
-from appguard.event import BAN, LOGIN_PATHS
+from appguard.event import BAN, LOGIN_PATHS, Event
 from appguard.jail import Jail
 from appguard.limit import Limit
+from appguard.traps import check_trap
 
 DEFAULT_LIMITS = ("100/second",)
 CONFIG_FILE = Path("/etc/appguard/appguard.toml")
@@ -63,6 +67,15 @@ class AppOptions(TypedDict, total=False):
     event_log: str
     on_store_error: str
     enabled: bool
+    traps: Sequence[str]
+    hash_users: bool
+    headers: Literal["draft", "legacy", "both", "none"]
+    ban_status: int
+    ban_text: str
+    response: OwnAnswer | None
+    on_limit: Callable[[Event], object] | None
+    on_auth_failure: Callable[[Event], object] | None
+    on_ban: Callable[[Ban], object] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +96,15 @@ class AppConfig:
     event_log: str
     on_store_error: str
     enabled: bool
+    traps: tuple[str, ...]
+    hash_users: bool
+    headers: str
+    ban_status: int
+    ban_text: str
+    response: OwnAnswer | None
+    on_limit: Callable[[Event], object] | None
+    on_auth_failure: Callable[[Event], object] | None
+    on_ban: Callable[[Ban], object] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +154,22 @@ def jails(value: object) -> tuple[Jail, ...]:
     return tuple(cast("list[Jail]", found))
 
 
+def traps(value: object) -> tuple[str, ...]:
+    """Accept a list of paths that nobody has a reason to ask for."""
+    return tuple(map(check_trap, texts(value)))
+
+
+def ban_status(value: object) -> int:
+    """Accept the status of an error."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 400 <= value <= 599:
+        raise ConfigError("expected a status from 400 to 599")
+    return value
+
+
 def _refuse_of_the_daemon(jail: Jail) -> None:
-    """Refuse what would do nothing in an app: it needs a memory of earlier bans, or may wait."""
-    settings: dict[str, object] = {"bantime_increment": jail.bantime_increment, "escalate": jail.escalate}
-    settings |= {"ignorecommand": jail.ignorecommand, "events = 'guard_ban'": BAN in jail.events}
+    """Refuse what would do nothing in an app: it needs all bans of the host, or may wait."""
+    settings: dict[str, object] = {"escalate": jail.escalate, "ignorecommand": jail.ignorecommand}
+    settings |= {"events = 'guard_ban'": BAN in jail.events}
     for name, is_set in settings.items():
         if is_set:
             raise ConfigError(f"jail {jail.name}: {name}: only a jail of the daemon can: write it in appguard.toml")
@@ -174,6 +208,15 @@ APP_CHECKS: dict[str, Check] = {
     "event_log": text,
     "on_store_error": one_of("local", "open", "closed"),
     "enabled": flag,
+    "traps": traps,
+    "hash_users": flag,
+    "headers": one_of(*HEADERS),
+    "ban_status": ban_status,
+    "ban_text": text,
+    "response": function,
+    "on_limit": function,
+    "on_auth_failure": function,
+    "on_ban": function,
 }
 APP_DEFAULTS: dict[str, object] = {
     "limits": tuple(map(Limit, DEFAULT_LIMITS)),
@@ -189,6 +232,15 @@ APP_DEFAULTS: dict[str, object] = {
     "event_log": "",
     "on_store_error": "local",
     "enabled": True,
+    "traps": (),
+    "hash_users": False,
+    "headers": "draft",
+    "ban_status": 403,
+    "ban_text": BAN_TEXT,
+    "response": None,
+    "on_limit": None,
+    "on_auth_failure": None,
+    "on_ban": None,
 }
 APP_VARIABLES = {"APPGUARD_STORE": "store", "APPGUARD_EVENT_LOG": "event_log", "APPGUARD_ENABLED": "enabled"}
 FILE_CHECKS: dict[str, Check] = {

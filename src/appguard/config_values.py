@@ -6,6 +6,7 @@ accepted. Where it stood and what it was, `read` adds.
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
+from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import cast
 
@@ -54,6 +55,13 @@ def flag(value: object) -> bool:
     if found is None:
         raise ConfigError("expected true or false")
     return found
+
+
+def function(value: object) -> Callable[..., object] | None:
+    """Accept a plain function, or None; an `async def` would never run."""
+    if value is not None and (not callable(value) or iscoroutinefunction(value)):
+        raise ConfigError("expected a function, not one that is async")
+    return value
 
 
 def count(value: object) -> int:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import cast
 
 from appguard.address import Client, forwarded_for
-from appguard.middleware import Exchange, Middleware
+from appguard.app_events import Exchange
+from appguard.middleware import Middleware
 
 PROXY_FIX = "werkzeug.proxy_fix.orig"  # what werkzeug's ProxyFix leaves behind when it has replaced the peer
 HEADERS = {"x-forwarded-for": "HTTP_X_FORWARDED_FOR", "forwarded": "HTTP_FORWARDED"}
@@ -24,7 +25,7 @@ def header_of(environ: object, name: str) -> str:
 
 def client_of(middleware: Middleware, environ: Mapping[str, object]) -> Client:
     """Give the client of a request."""
-    peer = middleware.finder.peer(text_of(environ, "REMOTE_ADDR"))
+    peer = middleware.clients.finder.peer(text_of(environ, "REMOTE_ADDR"))
     is_rewritten = PROXY_FIX in environ or text_of(environ, "REMOTE_PORT") == "0"
     if not peer.forwards and not is_rewritten:
         return peer.client
@@ -33,7 +34,7 @@ def client_of(middleware: Middleware, environ: Mapping[str, object]) -> Client:
     other = any(text_of(environ, key) for name, key in HEADERS.items() if name != header)
     if forwarded is not None and header == "forwarded":
         forwarded = forwarded_for(forwarded)
-    return middleware.client(peer, 0 if is_rewritten else None, forwarded, other)
+    return middleware.clients.behind(peer, 0 if is_rewritten else None, forwarded, other)
 
 
 def path_of(environ: Mapping[str, object]) -> str:

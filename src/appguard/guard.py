@@ -1,4 +1,4 @@
-"""Guard: the decision about one request, in the order safelist > ban > limit. No I/O; time is an argument.
+"""Guard: the decision about one request, in the order safelist > ban > trap > limit. No I/O; time is an argument.
 
 `Guard.judge` is the whole policy. What it cannot decide alone it gives back as hits; the caller asks its counters with
 one call and hands the verdict to `Guard.settle`. A key over its limit is refused from memory until the time the
@@ -16,7 +16,9 @@ from appguard.ban import Ban
 from appguard.limit import Hit, Limit, Verdict, normal_path, path_pattern
 from appguard.matching import Matching
 from appguard.outcome import Outcome, Pending
+from appguard.rate import Rate
 from appguard.request import HeaderOf, Request
+from appguard.traps import Traps
 
 MEMO_MOST = 8192
 DENY_MOST = 60.0  # seconds a refusal is answered from memory before the counters are asked again
@@ -24,12 +26,16 @@ DENY_OUTCOME_MOST = 1.0  # the same of a limit of outcomes
 
 
 class Refusal(NamedTuple):
-    """Why a request is refused: by a ban (403) or by a limit (429), and the seconds until it may come back."""
+    """Why a request is refused: by a ban (403), a limit (429) or a trap (404), and for how many seconds."""
 
     status: int
     wait: float | None
     ban: Ban | None = None
     limit: Limit | None = None
+    rate: Rate | None = None
+
+
+TRAPPED = Refusal(404, None)
 
 
 class Guard:
@@ -47,6 +53,7 @@ class Guard:
         header_of: HeaderOf = lambda _native, _name: "",
         is_attempt: Callable[[Request], bool] | None = lambda _request: False,
         secret: str = "",
+        traps: Traps | None = None,
     ) -> None:
         self._safelist = safelist or NetworkSet()
         self._has_safelist = any(True for _ in self._safelist)
@@ -55,6 +62,7 @@ class Guard:
         self._matching = Matching(enforced, header_of, is_attempt, secret)
         self._dry = Matching(tried, header_of, None, secret)
         self._header_of = header_of
+        self._traps = traps
         self.has_dry_limits = bool(tried)
         self.has_outcomes = any(not limit.counts_requests for limit in limits)
         self.denied: dict[str, tuple[float, float, int]] = {}  # when to ask again, when it ends, at which cost
@@ -81,6 +89,8 @@ class Guard:
         ban = ban_of(address)
         if ban is not None:
             return Refusal(403, None if ban.end is None else ban.end - wall, ban=ban)
+        if self._traps is not None and path in self._traps:
+            return TRAPPED
         if not is_counted or (self._exempt and any_match(self._exempt, normal_path(path))):
             return ()
         hits = self._matching.hits(client, method, path, native)
@@ -88,7 +98,7 @@ class Guard:
             for hit in hits:
                 until, end, cost = self.denied.get(hit.key, (0.0, 0.0, 0))
                 if until > now and (hit.cost or 1) >= cost:
-                    return Refusal(429, end - now, limit=hit.limit)
+                    return Refusal(429, end - now, None, hit.limit, hit.rate)
         return hits
 
     def is_limited(self, client: Client, path: str) -> bool:
@@ -101,6 +111,10 @@ class Guard:
         """Give the hits of limits in dry run, each to be asked about alone, of a request that was let in."""
         return self._dry.hits(client, method, path, native)
 
+    def knows_only(self, key: str) -> bool:
+        """Say whether of all clients that limits have met lately, this is the only one."""
+        return self._matching.clients() == {key}
+
     def settle(self, verdict: Verdict, now: float) -> Refusal | None:
         """Turn what the counters said into a refusal, and remember it."""
         refused = verdict.refused
@@ -110,7 +124,7 @@ class Guard:
             self.denied.clear()
         most = DENY_MOST if refused.limit.counts_requests else DENY_OUTCOME_MOST
         self.denied[refused.key] = (now + min(verdict.wait, most), now + verdict.wait, refused.cost or 1)
-        return Refusal(429, verdict.wait, limit=refused.limit)
+        return Refusal(429, verdict.wait, None, refused.limit, refused.rate)
 
     def pending(
         self, hits: Sequence[Hit], time: float, client: Client, method: str, path: str, native: object

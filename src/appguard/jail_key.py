@@ -7,7 +7,8 @@
     user           by user name, wherever the failures come from
     user+address   by the pair
 
-User names are compared without regard to case and surrounding blanks: to most apps, Bob is bob.
+User names are compared without regard to case, surrounding blanks and compatible letters (NFKC): to most apps, Bob is
+bob.
 """
 
 import re
@@ -18,6 +19,7 @@ from ipaddress import IPv4Network, IPv6Network
 from appguard.address import Address, Network, network_text, parse_network
 from appguard.errors import AddressError, ConfigError
 from appguard.event import Event
+from appguard.request import normal_user
 
 ADDRESS, NETWORK, USER, PAIR = "address", "network", "user", "user+address"
 NETWORK_LENGTHS = "/24,/48"
@@ -65,7 +67,7 @@ def check_key(key: str, what: str) -> None:
 
 def user_of(event: Event) -> str:
     """Give the user name as it is compared."""
-    return event.user.strip().casefold()
+    return normal_user(event.user) if event.user else ""
 
 
 def key_of(key: str, group: Callable[[Address], str]) -> KeyOf:

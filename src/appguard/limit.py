@@ -10,8 +10,8 @@ at once, are no twenty guesses. What nobody had reserved is counted afterwards.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Literal, NamedTuple, TypedDict
 
 from appguard.errors import AppGuardError, ConfigError
 from appguard.rate import Rate, parse_rate
@@ -30,6 +30,21 @@ _STATUS_CLASS = re.compile("[1-5]xx")
 _HEADER_KEY = re.compile(r"header:[!#$%&'*+.^_`|~0-9a-z-]+", re.IGNORECASE)
 # A star inside, a router's `{rest:path}` or `<name>`, or two names in one segment (slow to match on hostile paths).
 _NO_PATTERN = re.compile(r"\*.|:path\}|[<>]|\}[^/]*\{", re.DOTALL)
+
+
+class LimitOptions(TypedDict, total=False):
+    """The options of a `Limit` beside its rate."""
+
+    path: str
+    methods: Sequence[str]
+    name: str
+    key: str | KeyOf
+    cost: int | CostOf
+    count: Counted | Sequence[int]
+    burst: int
+    exempt: Question | None
+    dry_run: bool
+    shared: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +114,11 @@ class Limit:
             )
             if part
         )
+
+    def at(self, route: str) -> "Limit":
+        """Give this limit as it stands at a route: counted apart from other routes, unless it has a name of its own."""
+        name = self.name if self.name != self._described() or self.shared else f"{route}: {self.name}"
+        return replace(self, path=self.path or "*", name=name)
 
     @property
     def counts_requests(self) -> bool:

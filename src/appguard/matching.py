@@ -68,7 +68,7 @@ class Matching:
         self._always = Matched(ordered) if is_everywhere else None
         self._header_of = header_of
         self._is_attempt = is_attempt
-        self._secret = blake2b(secret.encode(), digest_size=32).digest()
+        self._secret = _digest(secret)
         self._sets: dict[tuple[Limit, ...], Matched] = {}
         self._matched: dict[tuple[str, str], Matched] = {}
         self._hits: dict[tuple[str, Matched, bool], tuple[Hit, ...]] = {}
@@ -92,6 +92,10 @@ class Matching:
         found = [*hits, *filter(None, (self._hit(limit, request) for limit in matched.asking))]
         found.sort(key=lambda hit: not hit.limit.counts_requests)
         return _once(found)
+
+    def clients(self) -> set[str]:
+        """Give the keys of the clients met lately, as far as they are remembered."""
+        return {key for key, _, _ in self._hits}
 
     def users(self, request: Request) -> Sequence[Limit]:
         """Give the limits of users' outcomes a request meets whose user only the outcome names."""
@@ -213,9 +217,22 @@ class Matching:
 
     def _hashed(self, kind: str, text: str) -> str:
         """Give a key as a hash: the kind belongs to it, so that no user is named like another's API key."""
-        text = normal_user(text) if kind == "user" else text
-        data = f"{kind}\0{text}".encode(errors="surrogatepass")
-        return f"{kind.partition(':')[0]}:{blake2b(data, key=self._secret, digest_size=16).hexdigest()}"
+        return _hash(kind, text, self._secret)
+
+
+def hashed_user(user: str, secret: str) -> str:
+    """Give a user name as the keyed hash under which limits count it: all spellings of it are one."""
+    return _hash("user", user, _digest(secret))
+
+
+def _digest(secret: str) -> bytes:
+    return blake2b(secret.encode(), digest_size=32).digest()
+
+
+def _hash(kind: str, text: str, secret: bytes) -> str:
+    text = normal_user(text) if kind == "user" else text
+    data = f"{kind}\0{text}".encode(errors="surrogatepass")
+    return f"{kind.partition(':')[0]}:{blake2b(data, key=secret, digest_size=16).hexdigest()}"
 
 
 def _methods(limit: Limit) -> frozenset[str]:

@@ -70,7 +70,8 @@ def basic_user(credential: str) -> str:
 
 def normal_user(user: str) -> str:
     """Give a user name so that its spellings are one: compatible letters, spaces around it and case do not matter."""
-    return unicodedata.normalize("NFKC", user[:USER_MOST]).strip().casefold()
+    user = user[:USER_MOST]
+    return (user if user.isascii() else unicodedata.normalize("NFKC", user)).strip().casefold()
 
 
 def _name_of(user: object) -> str:

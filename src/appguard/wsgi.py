@@ -5,18 +5,15 @@ handed on as it is, or, where the app runs while the body is read, through an it
 """
 
 import inspect
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Unpack
 
-from appguard.address import Client
-from appguard.answers import answer
+from appguard.answers import Answer
 from appguard.config import AppOptions, app_config
-from appguard.environ import client_of, exchange_of, header_of, is_preflight, path_of, text_of
+from appguard.environ import client_of, exchange_of, header_of, is_preflight, path_of
 from appguard.guard import Refusal
-from appguard.middleware import Middleware
-from appguard.outcome import Outcome, Pending, with_status
-from appguard.report import NOTES, Note
+from appguard.middleware import VISIT, Middleware, Visit
+from appguard.report import NOTES
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -46,22 +43,19 @@ class AppGuard:
         middleware = self._middleware
         if middleware is None:
             environ[NOTES] = []  # reports are heard and forgotten
+            environ[VISIT] = None
             return self.application(environ, start_response)
         if not self._started:
-            middleware.start()
+            middleware.start_under(environ.get(VISIT))
             self._started = True
-        client, path = client_of(middleware, environ), path_of(environ)
-        found = middleware.decide(
-            client,
-            environ["REQUEST_METHOD"],
-            path,
-            time.monotonic(),
-            is_counted=not is_preflight(environ),
-            native=environ,
-        )
-        if isinstance(found, Refusal):
-            return _refuse(found, environ, start_response)
-        return self._pass(_Passed(middleware, client, path, found, environ, start_response))
+        client, path, method = client_of(middleware, environ), path_of(environ), environ["REQUEST_METHOD"]
+        is_counted = method != "OPTIONS" or not is_preflight(environ)
+        visit = middleware.decide(client, method, path, middleware.monotonic(), is_counted=is_counted, native=environ)
+        if isinstance(visit, Refusal):
+            return _refuse(middleware.answer(visit, client, method, path, environ), environ, start_response)
+        environ[VISIT] = visit
+        environ[NOTES] = visit.notes
+        return self._pass(_Passed(visit, environ, start_response))
 
     def _pass(self, passed: "_Passed") -> Iterable[bytes]:
         try:
@@ -76,67 +70,46 @@ class AppGuard:
 
 
 class _Passed:
-    """A request that was let in, until its answer is known."""
+    """The answer to a request that was let in, on its way out."""
 
-    __slots__ = ("client", "environ", "middleware", "notes", "outcome", "path", "pending", "refused", "status", "to")
+    __slots__ = ("environ", "refused", "status", "to", "visit")
 
-    def __init__(
-        self,
-        middleware: Middleware,
-        client: Client,
-        path: str,
-        pending: Pending | None,
-        environ: "WSGIEnvironment",
-        to: "StartResponse",
-    ) -> None:
-        self.middleware = middleware
-        self.client = client
-        self.path = path
-        self.pending = pending
+    def __init__(self, visit: Visit, environ: "WSGIEnvironment", to: "StartResponse") -> None:
+        self.visit = visit
         self.environ = environ
         self.to = to
-        self.notes: list[Note] = []
         self.status = 0
-        self.outcome: Outcome | None = None
         self.refused: list[bytes] | None = None
-        environ[NOTES] = self.notes
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: object = None, /
     ) -> Callable[[bytes], object]:
         """Hand the beginning of an answer on, and see what it says; answer a refusal instead if that is the outcome."""
+        visit = self.visit
         self.status = int(status[:3])
-        if self.notes or self.status in (401, 403):
+        if visit.notes or self.status in (401, 403):
             self.record()
-        refusal = self.settle(self.status)
-        if refusal is not None:
-            self.refused = list(_refuse(refusal, self.environ, self.to))
+        if visit.pending:
+            visit.middleware.settle(visit, self.status)
+        if visit.refusal is not None and self.refused is None:
+            answer = visit.middleware.answer(visit.refusal, visit.client, visit.method, visit.path, self.environ)
+            self.refused = list(_refuse(answer, self.environ, self.to))
         if self.refused is not None:
             return lambda _data: None
         return self.to(status, headers, exc_info) if exc_info else self.to(status, headers)  # type: ignore[arg-type]
 
     def record(self) -> None:
-        """Write the event of the answer, once."""
-        if self.outcome is None:
-            exchange = exchange_of(self.environ, self.client, self.path, self.status)
-            self.outcome = self.middleware.record(exchange, self.notes)
-
-    def settle(self, status: int) -> Refusal | None:
-        """Count the outcome for its limits, once it is known; give a refusal if a user's limit is full.
-
-        A request that ends without an answer told nobody anything: what is counted of it stays counted.
-        """
-        pending = self.pending
-        if pending is None or not status:
-            return None
-        self.pending = None
-        return self.middleware.settle(pending, with_status(self.outcome, status))
+        """Tell of the answer, once."""
+        visit = self.visit
+        if visit.outcome is None:
+            visit.record(exchange_of(self.environ, visit.client, visit.path, self.status))
 
     def finish(self, status: int) -> None:
         """Note what was reported without an answer, after it, or before an exception."""
-        if self.notes:
+        if self.visit.notes:
             self.record()
-        self.settle(status)
+        if self.visit.pending:
+            self.visit.middleware.settle(self.visit, status)
 
 
 class _Body:
@@ -163,7 +136,6 @@ class _Body:
             self._passed.finish(self._passed.status)
 
 
-def _refuse(refusal: Refusal, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-    refused = answer(refusal, text_of(environ, "HTTP_ACCEPT"))
-    start_response(f"{refused.status} {refused.phrase}", list(refused.headers))
-    return [] if environ["REQUEST_METHOD"] == "HEAD" else [refused.body]
+def _refuse(answer: Answer, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+    start_response(f"{answer.status} {answer.phrase}", list(answer.headers))
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [answer.body]

@@ -17,7 +17,6 @@ from django.conf import settings
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.http import HttpRequest, HttpResponse
-from django.test.utils import override_settings
 from django.urls import path as django_path
 from fastapi import FastAPI
 from flask import Flask, Response
@@ -225,20 +224,21 @@ def set_up_django() -> None:
         django.setup()
 
 
-def _django_handler(kind: type[Any], options: AppOptions) -> Any:
+def django_handler(kind: type[Any], options: AppOptions) -> Any:
+    """Give a handler of Django with these options."""
     set_up_django()
-    with override_settings(APPGUARD=options):
-        return kind()
+    settings.APPGUARD = options  # without the signal of `override_settings`, which sites made before would follow
+    return kind()
 
 
 def django_site(**options: Unpack[AppOptions]) -> Site:
     """Give the site on Django under WSGI."""
-    return of_wsgi(_django_handler(WSGIHandler, options))
+    return of_wsgi(django_handler(WSGIHandler, options))
 
 
 def django_async_site(**options: Unpack[AppOptions]) -> Site:
     """Give the site on Django under ASGI."""
-    return of_asgi(_django_handler(ASGIHandler, options))
+    return of_asgi(django_handler(ASGIHandler, options))
 
 
 SITES: dict[str, Callable[..., Site]] = {

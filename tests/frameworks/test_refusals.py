@@ -9,9 +9,11 @@ from fastapi import FastAPI, Request
 
 from appguard import AppGuard, Ban, Jail, report_auth_failure
 from appguard.address import Client, parse_address, parse_network
+from appguard.app_events import SUPPRESSED_SECONDS, Exchange
 from appguard.ban import Fact
 from appguard.config import app_config
-from appguard.middleware import SUPPRESSED_SECONDS, Exchange, Middleware
+from appguard.guard import Refusal
+from appguard.middleware import Middleware
 from appguard.report import Note
 from appguard.stores.local import Publisher
 from appguard.stores.memory import MemoryStore
@@ -131,7 +133,7 @@ def test_the_next_line_carries_what_was_suppressed(events: EventFile) -> None:
     client, other = (Client(parse_address(text), text) for text in (ALICE, MALLORY))
 
     def is_refused(who: Client, now: float) -> bool:
-        return middleware.decide(who, "GET", "/", now, is_counted=True) is not None
+        return isinstance(middleware.decide(who, "GET", "/", now, is_counted=True), Refusal)
 
     def refuse(who: Client, now: float) -> None:
         assert is_refused(who, now)
@@ -254,7 +256,9 @@ def test_a_jail_in_the_app_forgets_bans_that_have_ended() -> None:
     middleware = Middleware(app_config(settings, {}))
     alice, mallory = (parse_address(text) for text in (ALICE, MALLORY))
     for address in (alice, mallory):
-        middleware.record(Exchange(Client(address, address.text), "POST", "/login", 401), [Note("authn_login_fail")])
+        middleware.events.record(
+            Exchange(Client(address, address.text), "POST", "/login", 401), [Note("authn_login_fail")]
+        )
         wait_until(lambda: not middleware.store.snapshot().bans, 5, "the ban does not end")
     assert isinstance(middleware.store, MemoryStore)
     assert [ban.key for ban in middleware.store.expire()] == [MALLORY]

@@ -112,6 +112,15 @@ def test_right_settings_start() -> None:
         "event_log": "logger",
         "on_store_error": "local",
         "enabled": True,
+        "traps": ["/.env", "/wp-*"],
+        "hash_users": True,
+        "headers": "both",
+        "ban_status": 404,
+        "ban_text": "Quote {reference}.",
+        "response": lambda _refusal, _request: None,
+        "on_limit": print,
+        "on_auth_failure": print,
+        "on_ban": print,
     }
     assert set(options) == set(AppOptions.__annotations__)
     app = FastAPI()

@@ -7,12 +7,15 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from flask import Flask
 from hypothesis import given, settings
 
+from appguard.flask import AppGuard
 from appguard.limit import ADMITTED, Hit, Limit, Verdict
 from appguard.stores.redis import RedisStore
 from appguard.stores.redis_commands import Script
 from tests.counting import UNIT, Model, hits_of, requests
+from tests.frameworks.sites import Site, of_wsgi
 from tests.redis_server import RedisServer, redis_server
 
 fresh = count()
@@ -132,3 +135,24 @@ def test_one_call_for_all_limits(server: RedisServer, store: RedisStore) -> None
     assert store.check(hits).refused is None
     stats = server.command("INFO", "commandstats").decode()
     assert "cmdstat_evalsha:calls=1," in stats
+
+
+def test_two_apps_never_share_a_counter(server: RedisServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two apps with the same limits on one Redis count apart, at their routes too; two workers of one app together."""
+    monkeypatch.setattr("appguard.stores.redis_counters.BUDGET", 5.0)
+
+    def worker(name: str) -> Site:
+        guard = AppGuard(
+            name=name, store=server.uri, limits=[Limit("5/hour", path="/")], event_log=str(tmp_path / "events")
+        )
+        app = Flask(name)
+        app.add_url_rule("/page", "page", guard.limit("3/hour", name="page")(lambda: "page"))
+        guard.init_app(app)
+        return of_wsgi(app)
+
+    for path, amount in (("/", 5), ("/page", 3)):
+        for name in ("shop", "blog"):
+            first, second = worker(name), worker(name)
+            seen = [ask("GET", path).status for ask in (first, second) * 4]
+            assert seen[:amount].count(429) == 0
+            assert set(seen[amount:]) == {429}

@@ -4,14 +4,17 @@
 
 from typing import assert_type
 
-from fastapi import FastAPI, Request
+from django.http import HttpRequest, HttpResponse
+from fastapi import Depends, FastAPI, Request
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 
 import appguard
 from appguard import (
+    Answer,
     AppGuard,
     Ban,
+    Event,
     Jail,
     Limit,
     open_store,
@@ -20,7 +23,12 @@ from appguard import (
 )
 from appguard import Request as AppGuardRequest
 from appguard.asgi import ASGIApp
+from appguard.django import limit as django_limit
+from appguard.fastapi import limit
+from appguard.flask import AppGuard as FlaskAppGuard
+from appguard.starlette import RouteLimit
 from appguard.stores.base import Store
+from appguard.testing import isolated
 
 app = FastAPI()
 app.add_middleware(AppGuard)
@@ -40,7 +48,19 @@ app.add_middleware(
     event_log="stderr",
     on_store_error="local",
     enabled=False,
+    traps=["/.env", "/wp-*"],
+    hash_users=True,
+    headers="both",
+    ban_status=404,
+    ban_text="Quote {reference}.",
+    response=lambda refusal, request: Answer.of(refusal.status, {"path": request.path}),
+    on_limit=lambda event: print(event.address),
+    on_auth_failure=lambda event: print(event.user),
+    on_ban=lambda ban: print(ban.ref),
 )
+app.add_middleware(AppGuard, headers="drafts")  # type: ignore[arg-type]
+app.add_middleware(AppGuard, response=lambda refusal, request: "no")  # type: ignore[arg-type,return-value]
+app.add_middleware(AppGuard, on_ban=lambda ban: ban.addres)  # type: ignore[attr-defined]
 app.add_middleware(AppGuard, limts=["5/minute"])  # type: ignore[call-arg]
 app.add_middleware(AppGuard, limits=[5])  # type: ignore[list-item]
 app.add_middleware(AppGuard, enabled="no")  # type: ignore[arg-type]
@@ -89,8 +109,40 @@ Limit(cost_of)  # type: ignore[arg-type]
 Limit("5/minute", kye="user")  # type: ignore[call-arg]
 app.add_middleware(AppGuard, counters=["memory://"])  # type: ignore[arg-type]
 
-limit = Limit("5/minute", methods=("POST",))
-limit.rate = "6/minute"  # type: ignore[misc]
+app.add_api_route("/books", lambda: None, dependencies=[Depends(limit("5/minute", key="user", dry_run=True))])
+limit("5/minute", kye="user")  # type: ignore[call-arg]
+limit(5)  # type: ignore[arg-type]
+Middleware(RouteLimit, "5/minute", shared="books")
+guard = FlaskAppGuard(limits=[])
+
+
+@guard.limit("5/minute", methods=["POST"])
+def flask_view(number: int) -> str:
+    """Answer a page of Flask."""
+    return str(number)
+
+
+assert_type(flask_view(5), str)
+flask_view("5")  # type: ignore[arg-type]
+guard.limit("5/minute", pth="/")  # type: ignore[call-arg]
+
+
+@django_limit("5/minute")
+def django_view(request: HttpRequest, number: int) -> HttpResponse:
+    """Answer a page of Django."""
+    return HttpResponse(f"{request.path} {number}")
+
+
+assert_type(django_view(HttpRequest(), 5), HttpResponse)
+django_view(HttpRequest(), "5")  # type: ignore[arg-type]
+
+with isolated() as isolation:
+    assert_type(isolation.events, list[Event])
+    isolation.clock.advance(60)
+    isolation.clock.advance("60")  # type: ignore[arg-type]
+
+a_limit = Limit("5/minute", methods=("POST",))
+a_limit.rate = "6/minute"  # type: ignore[misc]
 assert_type(Ban.of("203.0.113.5", jail="manual", bantime="1h", reason="ticket 17"), Ban)
 
 

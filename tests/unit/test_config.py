@@ -119,7 +119,7 @@ def test_empty_variable_is_as_good_as_none() -> None:
     ("options", "message"),
     [
         ({"limit": ["5/minute"]}, "unknown key 'limit': did you mean 'limits'?"),
-        ({"colour": 1}, "unknown key 'colour': known keys are counters, enabled, event_log,"),
+        ({"colour": 1}, "unknown key 'colour': known keys are ban_status, ban_text, counters, enabled,"),
         ({"name": ""}, "name = '': expected a text"),
         ({"name": 5}, "name = 5: expected a text"),
         ({"limits": "5/minute"}, "limits = '5/minute': expected a list"),
@@ -132,7 +132,6 @@ def test_empty_variable_is_as_good_as_none() -> None:
         ({"limits": [{"rate": "5/minute", "pth": "/"}]}, "limit: unknown key 'pth': did you mean 'path'?"),
         ({"limits": [{"rate": "5/minute", "path": "x"}]}, "path 'x': expected '/...'"),
         ({"jails": [Jail("a", escalate=3)]}, "jail a: escalate: only a jail of the daemon can"),
-        ({"jails": [Jail("a", bantime_increment=True)]}, "jail a: bantime_increment: only a jail of the daemon can"),
         ({"jails": [Jail("a", ignorecommand="a:b")]}, "jail a: ignorecommand: only a jail of the daemon can"),
         ({"jails": [Jail("a", events="guard_ban")]}, "jail a: events = 'guard_ban': only a jail of the daemon can"),
         ({"jails": ["login"]}, "jails = ['login']: 'login': expected Jail(...)"),
@@ -147,6 +146,14 @@ def test_empty_variable_is_as_good_as_none() -> None:
         ({"on_store_error": "ignore"}, "on_store_error = 'ignore': expected one of 'local', 'open', 'closed'"),
         ({"on_store_error": ["local"]}, "on_store_error = ['local']: expected one of"),
         ({"enabled": "maybe"}, "enabled = 'maybe': expected true or false"),
+        ({"traps": ["*"]}, "trap '*': expected a path such as '/.env', or '/wp-*'"),
+        ({"traps": ["/*"]}, "trap '/*': expected a path"),
+        ({"traps": ["/"]}, "trap '/': expected a path"),
+        ({"traps": "/.env"}, "traps = '/.env': expected a list"),
+        ({"headers": "x"}, "headers = 'x': expected one of 'draft', 'legacy', 'both', 'none'"),
+        ({"ban_status": 200}, "ban_status = 200: expected a status from 400 to 599"),
+        ({"on_ban": "print"}, "on_ban = 'print': expected a function"),
+        ({"hash_users": "maybe"}, "hash_users = 'maybe': expected true or false"),
     ],
 )  # fmt: skip
 def test_wrong_app_option_is_named(options: dict[str, object], message: str) -> None:

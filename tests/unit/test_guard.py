@@ -124,9 +124,9 @@ def test_settled_refusal_is_answered_from_memory_until_its_time() -> None:
     guard = Guard([limit])
     assert guard.settle(ADMITTED, 10.0) is None
     refusal = guard.settle(Verdict(Hit("203.0.113.5 1/minute", limit), 30.0), 10.0)
-    assert refusal == Refusal(429, 30.0, limit=limit)
+    assert refusal == Refusal(429, 30.0, limit=limit, rate=limit.fixed)
     found = guard.judge(CLIENT, "GET", "/", nobody, WALL, 39.0)
-    assert found == Refusal(429, 1.0, limit=limit)
+    assert found == Refusal(429, 1.0, limit=limit, rate=limit.fixed)
     assert limits_of(guard.judge(OTHER, "GET", "/", nobody, WALL, 39.0)) == ["1/minute"]
     assert limits_of(guard.judge(CLIENT, "GET", "/", nobody, WALL, 40.0)) == ["1/minute"]
 
@@ -139,7 +139,7 @@ def test_long_refusal_is_asked_about_again_every_minute() -> None:
     assert refusal is not None
     assert refusal.wait == 86_400.0
     found = guard.judge(CLIENT, "GET", "/", nobody, WALL, DENY_MOST - 1)
-    assert found == Refusal(429, 86_401.0 - DENY_MOST, limit=limit)
+    assert found == Refusal(429, 86_401.0 - DENY_MOST, limit=limit, rate=limit.fixed)
     assert limits_of(guard.judge(CLIENT, "GET", "/", nobody, WALL, DENY_MOST)) == ["1/day"]
 
 

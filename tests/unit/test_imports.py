@@ -41,7 +41,9 @@ def test_the_package_loads_nothing() -> None:
     assert loaded_by("import appguard") & HEAVY == set()
 
 
-@pytest.mark.parametrize("name", ["AppGuard", "Jail", "Limit", "Ban", "open_store", "report_auth_failure"])
+@pytest.mark.parametrize(
+    "name", ["Answer", "AppGuard", "Jail", "Limit", "Ban", "Refusal", "open_store", "report_auth_failure"]
+)
 def test_a_public_name_loads_no_framework(name: str) -> None:
     """What an app imports needs no framework, no redis, and nothing of the daemon."""
     assert loaded_by(f"from appguard import {name}") & NO_FRAMEWORK == set()
@@ -56,6 +58,54 @@ def test_a_middleware_in_use_loads_no_framework_and_no_redis() -> None:
     """With every member of the settings made, nothing that an app did not ask for is loaded."""
     code = "from appguard import AppGuard; AppGuard(None, limits=['5/minute'], store='memory://', event_log='logger')"
     assert loaded_by(code) & NO_FRAMEWORK == set()
+
+
+ELSEWHERE = """
+import sys
+for name in ("fcntl", "mmap", "pwd", "grp", "resource", "termios"):
+    sys.modules[name] = None
+import asyncio, limits
+from appguard import AppGuard, Jail, report_auth_failure
+from appguard.wsgi import AppGuard as WsgiAppGuard
+from wsgiref.util import setup_testing_defaults
+
+options = dict(limits=["2/minute"], jails=[Jail("login", maxretry=2)], store="memory://", event_log="logger")
+async def app(scope, receive, send):
+    report_auth_failure(scope, "alice")
+    await send({"type": "http.response.start", "status": 401, "headers": []})
+    await send({"type": "http.response.body", "body": b""})
+
+def wsgi_app(environ, start_response):
+    report_auth_failure(environ, "alice")
+    start_response("401 Unauthorized", [])
+    return [b""]
+
+seen = []
+async def ask(app):
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "client": ("203.0.113.5", 1)}
+    async def send(message):
+        seen.append(message.get("status"))
+    await app(scope, None, send)
+
+async def main():
+    guarded = AppGuard(app, **options)
+    for _ in range(3):
+        await ask(guarded)
+
+asyncio.run(main())
+guarded = WsgiAppGuard(wsgi_app, **options)
+for _ in range(3):
+    environ = {"REMOTE_ADDR": "203.0.113.5"}
+    setup_testing_defaults(environ)
+    list(guarded(environ, lambda status, headers: seen.append(int(status[:3]))))
+print(*filter(None, seen))
+"""
+
+
+def test_the_middleware_serves_without_the_modules_of_posix() -> None:
+    """Where there is no fcntl, mmap, pwd and grp, apps are served, limited and their guessers banned."""
+    done = subprocess.run([sys.executable, "-I", "-c", ELSEWHERE], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.returncode) == ("401 401 403 401 401 403\n", 0), done.stderr
 
 
 def test_every_public_name_is_there() -> None:

@@ -9,7 +9,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.websockets import WebSocket
 
 from appguard.address import Client
-from appguard.middleware import Exchange
+from appguard.app_events import Exchange
 from appguard.report import NOTES, Note, report_auth_failure, report_auth_success
 
 

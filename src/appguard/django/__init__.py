@@ -5,6 +5,7 @@ MIDDLEWARE = ["appguard.django.AppGuardMiddleware", ...]
 APPGUARD = {"limits": ["600/minute"]}
 """
 
+from appguard.django.limits import limit
 from appguard.django.middleware import AppGuardMiddleware
 
-__all__ = ["AppGuardMiddleware"]
+__all__ = ["AppGuardMiddleware", "limit"]

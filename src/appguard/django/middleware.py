@@ -1,27 +1,28 @@
 """The Django middleware: one class for sync and async, around what all adapters share."""
 
-import time
 from collections.abc import Awaitable, Callable
 from typing import cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.core.signals import setting_changed
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
 from appguard.address import Client
-from appguard.answers import answer
 from appguard.django.settings import from_settings
-from appguard.environ import client_of, exchange_of, header_of, is_preflight, text_of
+from appguard.environ import client_of, exchange_of, header_of, is_preflight
 from appguard.guard import Refusal
-from appguard.middleware import Middleware
-from appguard.outcome import Outcome, with_status
-from appguard.report import NOTES, Note
+from appguard.middleware import VISIT, Middleware, Visit
+from appguard.report import NOTES
 
 Answering = Callable[[HttpRequest], HttpResponseBase] | Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 
 
 class AppGuardMiddleware:
-    """Protects a Django project by its setting `APPGUARD`. Put it first in `MIDDLEWARE`."""
+    """Protects a Django project by its setting `APPGUARD`. Put it first in `MIDDLEWARE`.
+
+    When `override_settings` changes the setting, it is read anew, and everything counted is forgotten.
+    """
 
     sync_capable = True
     async_capable = True
@@ -32,10 +33,19 @@ class AppGuardMiddleware:
         self._is_async = iscoroutinefunction(get_response)  # pyright: ignore[reportDeprecated]
         if self._is_async:
             markcoroutinefunction(self)
+        self._read_settings()
+        setting_changed.connect(self._follow_settings)  # by a weak reference
+
+    def _read_settings(self) -> None:
         config = from_settings()
         self._middleware = Middleware(config, _header_of) if config.enabled else None
+        self._started = False
         if self._middleware is not None:
             self._middleware.start()
+
+    def _follow_settings(self, *, setting: str, **_more: object) -> None:
+        if setting == "APPGUARD":
+            self._read_settings()
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         """Judge one request."""
@@ -43,74 +53,73 @@ class AppGuardMiddleware:
             return self._call_async(request)
         respond = cast("Callable[[HttpRequest], HttpResponseBase]", self.get_response)
         middleware = self._middleware
-        notes = _take_notes(request)
         if middleware is None:
+            _switch_off(request)
             return respond(request)
-        client = client_of(middleware, request.META)
-        found = middleware.decide(
-            client,
-            request.method or "",
-            request.path_info,
-            time.monotonic(),
-            is_counted=not is_preflight(request.META),
-            native=request,
-        )
-        if isinstance(found, Refusal):
-            return _refused(found, request)
+        client, method, path, is_counted = self._prepare(middleware, request)
+        visit = middleware.decide(client, method, path, middleware.monotonic(), is_counted=is_counted, native=request)
+        if isinstance(visit, Refusal):
+            return _refused(middleware, visit, client, request)
+        _leave(visit, request)
         response = respond(request)
-        outcome = _record(middleware, client, request, response, notes)
-        if found is not None:
-            refusal = middleware.settle(found, with_status(outcome, response.status_code))
-            if refusal is not None:
-                response.close()
-                return _refused(refusal, request)
-        return response
+        _record(visit, request, response)
+        middleware.settle(visit, response.status_code)
+        return _answer(visit, request, response)
 
     async def _call_async(self, request: HttpRequest) -> HttpResponseBase:
         respond = cast("Callable[[HttpRequest], Awaitable[HttpResponseBase]]", self.get_response)
         middleware = self._middleware
-        notes = _take_notes(request)
         if middleware is None:
+            _switch_off(request)
             return await respond(request)
-        client = client_of(middleware, request.META)
-        found = await middleware.decide_async(
-            client,
-            request.method or "",
-            request.path_info,
-            time.monotonic(),
-            is_counted=not is_preflight(request.META),
-            native=request,
+        client, method, path, is_counted = self._prepare(middleware, request)
+        visit = await middleware.decide_async(
+            client, method, path, middleware.monotonic(), is_counted=is_counted, native=request
         )
-        if isinstance(found, Refusal):
-            return _refused(found, request)
+        if isinstance(visit, Refusal):
+            return _refused(middleware, visit, client, request)
+        _leave(visit, request)
         response = await respond(request)
-        outcome = _record(middleware, client, request, response, notes)
-        if found is not None:
-            refusal = await middleware.settle_async(found, with_status(outcome, response.status_code))
-            if refusal is not None:
-                response.close()
-                return _refused(refusal, request)
+        _record(visit, request, response)
+        await middleware.settle_async(visit, response.status_code)
+        return _answer(visit, request, response)
+
+    def _prepare(self, middleware: Middleware, request: HttpRequest) -> tuple[Client, str, str, bool]:
+        """Give client, method and path of a request, and whether limits count it."""
+        if not self._started:
+            self._started = True
+            middleware.start_under(request.META.get(VISIT))
+        client = client_of(middleware, request.META)
+        return client, request.method or "", request.path_info, not is_preflight(request.META)
+
+
+def _switch_off(request: HttpRequest) -> None:
+    request.META[NOTES] = []  # reports are heard and forgotten
+    request.META[VISIT] = None
+
+
+def _leave(visit: Visit, request: HttpRequest) -> None:
+    request.META[VISIT] = visit
+    request.META[NOTES] = visit.notes
+
+
+def _record(visit: Visit, request: HttpRequest, response: HttpResponseBase) -> None:
+    if visit.notes or response.status_code in (401, 403):
+        visit.record(exchange_of(request.META, visit.client, visit.path, response.status_code))
+
+
+def _answer(visit: Visit, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+    """Give the app's answer, or the refusal by a limit at its view or of a user."""
+    if visit.refusal is None:
         return response
-
-
-def _take_notes(request: HttpRequest) -> list[Note]:
-    notes: list[Note] = []
-    request.META[NOTES] = notes
-    return notes
-
-
-def _record(
-    middleware: Middleware, client: Client, request: HttpRequest, response: HttpResponseBase, notes: list[Note]
-) -> Outcome | None:
-    if not notes and response.status_code not in (401, 403):
-        return None
-    return middleware.record(exchange_of(request.META, client, request.path_info, response.status_code), notes)
+    response.close()
+    return _refused(visit.middleware, visit.refusal, visit.client, request)
 
 
 def _header_of(request: object, name: str) -> str:
     return header_of(cast("HttpRequest", request).META, name)
 
 
-def _refused(refusal: Refusal, request: HttpRequest) -> HttpResponse:
-    found = answer(refusal, text_of(request.META, "HTTP_ACCEPT"))
+def _refused(middleware: Middleware, refusal: Refusal, client: Client, request: HttpRequest) -> HttpResponse:
+    found = middleware.answer(refusal, client, request.method or "", request.path_info, request)
     return HttpResponse(found.body, status=found.status, headers=dict(found.headers))

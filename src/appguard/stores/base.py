@@ -8,12 +8,15 @@ All times are Unix seconds.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from appguard.address import Address, Network
 from appguard.ban import Ban, Fact
 from appguard.limit import Hit, Verdict
+
+RUNTIME_DIRECTORY = Path("/run/appguard")  # where a daemon publishes its bans
 
 
 class Counters(Protocol):

@@ -25,10 +25,9 @@ from appguard.address import Address, Network, NetworkMap, network_text, parse_n
 from appguard.ban import Ban, Fact
 from appguard.errors import AddressError, StoreError
 from appguard.fork import in_every_child
-from appguard.stores.base import Changes, Snapshot
+from appguard.stores.base import RUNTIME_DIRECTORY, Changes, Snapshot
 from appguard.stores.local_counters import LocalCounters
 
-RUNTIME_DIRECTORY = Path("/run/appguard")
 WORD = 8
 HEADER = b"appguard-bans 1\n"
 COMPACT_AT_LEAST = 1_000  # changes below this number are not worth a new file

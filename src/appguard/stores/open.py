@@ -6,9 +6,8 @@ from pathlib import Path
 
 from appguard.errors import ConfigError
 from appguard.limit import Limit
-from appguard.stores.base import Counters, Store
+from appguard.stores.base import RUNTIME_DIRECTORY, Counters, Store
 from appguard.stores.limits_counters import STRATEGIES, LimitsCounters, parse_uri
-from appguard.stores.local import RUNTIME_DIRECTORY, LocalStore
 from appguard.stores.memory import MemoryStore
 
 REDIS = ("redis", "rediss", "redis+unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster")
@@ -30,6 +29,8 @@ def open_store(uri: str = "", *, app: str = "app", on_store_error: str = "local"
         return MemoryStore()
     scheme, _, path = uri.partition("://")
     if uri == "local://" or (scheme == "local" and path.startswith("/")):
+        from appguard.stores.local import LocalStore  # not every system has all it needs
+
         return LocalStore(Path(path) if path else RUNTIME_DIRECTORY, app=app)
     if scheme in REDIS:
         from appguard.stores.redis import RedisStore  # redis is imported only where it is used

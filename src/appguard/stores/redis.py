@@ -13,7 +13,8 @@ from typing import Self
 
 from appguard.address import Address
 from appguard.ban import Ban, Fact
-from appguard.stores.local import RUNTIME_DIRECTORY, PublishedBans
+from appguard.stores.base import RUNTIME_DIRECTORY
+from appguard.stores.local import PublishedBans
 from appguard.stores.redis_bans import FORGET_AFTER, RedisBanSet
 from appguard.stores.redis_commands import Commands
 from appguard.stores.redis_counters import RedisCounters

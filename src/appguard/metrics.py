@@ -1,0 +1,76 @@
+"""Metrics: counters for Prometheus, where the app has prometheus_client installed; else nothing.
+
+    appguard_refused_total   app, reason (ban, limit, trap), name (the jail or limit)
+    appguard_events_total    app, event (its kind)
+    appguard_bans_total      app, jail
+
+Names are those of the settings, so there are as many series as settings, whatever strangers send.
+"""
+
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+from appguard.ban import Ban
+from appguard.event import Event
+from appguard.guard import Refusal
+
+if TYPE_CHECKING:
+    from prometheus_client import Counter
+
+LABELS = {
+    "appguard_refused": ("Requests refused", ("app", "reason", "name")),
+    "appguard_events": ("Events told of", ("app", "event")),
+    "appguard_bans": ("Bans by the app's own jails", ("app", "jail")),
+}
+
+
+@lru_cache(maxsize=1)
+def counters() -> "dict[str, Counter]":
+    """Give the counters of this process, made at the first use; none without prometheus_client."""
+    try:
+        from prometheus_client import Counter
+    except ImportError:
+        return {}
+    return {name: Counter(name, text, labels) for name, (text, labels) in LABELS.items()}
+
+
+class Metrics:
+    """The counters of one app, each remembered from its first use on."""
+
+    def __init__(self, app: str) -> None:
+        self._app = app
+        self._known: dict[tuple[str, ...], Counter | None] = {}
+
+    @cached_property
+    def _is_on(self) -> bool:
+        return bool(counters())
+
+    def refused(self, refusal: Refusal) -> None:
+        """Count a refused request."""
+        if not self._is_on:
+            return
+        if refusal.ban is not None:
+            self._add("appguard_refused", "ban", refusal.ban.jail)
+        elif refusal.limit is not None:
+            self._add("appguard_refused", "limit", refusal.limit.name)
+        else:
+            self._add("appguard_refused", "trap", "")
+
+    def event(self, event: Event) -> None:
+        """Count an event."""
+        self._add("appguard_events", event.kind)
+
+    def banned(self, ban: Ban) -> None:
+        """Count a ban."""
+        self._add("appguard_bans", ban.jail)
+
+    def _add(self, *what: str) -> None:
+        if what not in self._known:
+            self._known[what] = self._counter(*what)
+        known = self._known[what]
+        if known is not None:
+            known.inc()
+
+    def _counter(self, name: str, *labels: str) -> "Counter | None":
+        found = counters().get(name)
+        return None if found is None else found.labels(self._app, *labels)
