@@ -93,9 +93,11 @@ class Bouncer:
         self._is_lifted = False
         self._is_unknown = True  # what the firewall holds
         self._is_suspect = False  # somebody may have taken our rules away
+        self._is_restoring = False
+        self._is_exhausted = False  # what a load takes its blocks from
         self._look_at = 0.0
         self._error = ""
-        self._dropped = 0
+        self._dropped: int | None = None
 
     @property
     def status(self) -> BouncerStatus:
@@ -113,6 +115,15 @@ class Bouncer:
     def wake(self) -> None:
         """Say that the ban set has changed."""
         self._woken.set()
+
+    def begin_restore(self) -> None:
+        """Say that the ban set is being filled after a restart: a load of the firewall ends when all bans are back."""
+        self._is_restoring = True
+
+    def end_restore(self) -> None:
+        """Say that all bans are back."""
+        self._is_restoring = False
+        self.wake()
 
     def force(self, network: Network) -> None:
         """Let a ban of this network pass that the judge refuses unless forced, until it is lifted or ends."""
@@ -277,6 +288,7 @@ class Bouncer:
         """Give the firewall everything, or all it has room for; give the new mirror."""
         while True:
             mirror: _Mirror = {}
+            self._is_exhausted = False
             blocks = self._blocks(changed, mirror, now)
             late = partial(self._late, mirror, now)
             try:
@@ -296,15 +308,36 @@ class Bouncer:
             if block is not None:
                 mirror[key] = (block, now)
                 yield block
+        self._is_exhausted = True
 
-    def _late(self, mirror: _Mirror, now: float) -> list[Block]:
-        """Give blocks of bans that came while the firewall was being loaded; the other changes have to wait."""
-        self._follow()
-        late = {key: block for key in self._changed if key not in mirror and (block := self._judged(key)) is not None}
-        for key, block in late.items():
-            mirror[key] = (block, now)
-            del self._changed[key]
-        return list(late.values())
+    async def _late(self, mirror: _Mirror, now: float) -> list[Block]:
+        """Give blocks of bans that came while the firewall was being loaded; the other changes have to wait.
+
+        If the load has nothing else to do and a restore goes on, wait for more.
+        """
+        while True:
+            self._woken.clear()
+            self._follow()
+            late = self._take_late(mirror, now)
+            if late or not (self._is_restoring and self._is_exhausted):
+                return late
+            await self._woken.wait()
+
+    def _take_late(self, mirror: _Mirror, now: float) -> list[Block]:
+        found: list[Block] = []
+        waiting: list[str] = []
+        while self._changed and len(found) < SLICE:
+            key, _ = self._changed.popitem()
+            block = None if key in mirror else self._judged(key)
+            if block is not None:
+                mirror[key] = (block, now)
+                found.append(block)
+            elif key in mirror:
+                waiting.append(key)
+            else:
+                self._mirror.pop(key, None)  # so that the load does not take it from there
+        self._changed |= dict.fromkeys(reversed(waiting))
+        return found
 
     async def _give_changes(self, now: float) -> None:
         add: dict[str, Block] = {}

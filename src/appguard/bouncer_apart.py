@@ -51,6 +51,12 @@ class BouncerApart:
     def wake(self) -> None:
         """Do nothing: followers are told by `Following`."""
 
+    def begin_restore(self) -> None:
+        """Do nothing: nobody can follow before all bans are back."""
+
+    def end_restore(self) -> None:
+        """Do nothing."""
+
     def force(self, network: Network) -> None:
         """Raise `RefusedForSafety`: the bouncer apart takes no forced ban from a process without privilege."""
         raise RefusedForSafety(

@@ -6,11 +6,12 @@ So a daemon killed at any point continues after a restart with exactly the lines
 """
 
 import asyncio
+import gc
 import logging
 import os
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -84,6 +85,7 @@ class Daemon:
         self._unsaved = Batch()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cursor = 0
+        self._is_restored = False
         self._complaints: dict[str, str] = {}
 
     def _new_judge(self) -> Judge:
@@ -115,11 +117,12 @@ class Daemon:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._bouncers.run())
-                tasks.create_task(serve(self, self._config.control_socket))
                 for source in self._sources.values():
                     tasks.create_task(source.run(self._deliver_from(source.name)))
                 tasks.create_task(self._tick())
                 tasks.create_task(keep_alive())
+                await self._restore_bans()
+                tasks.create_task(serve(self, self._config.control_socket))
                 notify("READY=1")
                 log.info("AppGuard daemon is up: %d jails, %d bans", len(self._windows), len(self.bans()))
         finally:
@@ -156,9 +159,9 @@ class Daemon:
     def _restore(self) -> None:
         self._state.open()
         self._purge()
-        bans = [ban for ban in self._state.bans() if ban.in_force(self._clock())]
-        self._bans.restore(bans)
-        self._banning.restore(bans)
+        self._bans.begin_restore()
+        self._bouncers.begin_restore()
+        self._try("published bans", self._publisher.begin)
         self._banning.history.restore(self._state.pasts())
         for name, window in self._windows.items():
             gone = window.restore(self._state.failures(name))
@@ -169,7 +172,30 @@ class Daemon:
         for each in self._config.jails:
             for name, origin in sources_of(each).items():
                 self._sources[name] = self._sources.get(name) or self._open_source(name, origin)
-        self._try("published bans", lambda: self._publisher.publish_all(self.bans()))
+
+    async def _restore_bans(self) -> None:
+        """Take back the bans, part by part: what is new goes to the firewall between them.
+
+        Whoever follows the bans or asks about them is answered when all are back, and what apps read stays until then.
+        The garbage collector would stop everything again and again to look at what is here to stay.
+        """
+        gc.disable()
+        try:
+            for part in self._state.ban_parts():
+                bans = [ban for ban in part if ban.in_force(self._clock())]
+                self._spread()
+                self._bans.restore(bans)
+                self._spread({id(ban) for ban in bans})
+                self._banning.restore(bans)
+                await asyncio.sleep(0)
+        finally:
+            gc.freeze()
+            gc.enable()
+        self._bans.end_restore()
+        self._bouncers.end_restore()
+        self._try("published bans", lambda: self._publisher.unveil(len(self.bans())))
+        self._is_restored = True
+        self._spread()
 
     def _purge(self) -> None:
         """Drop what will not be asked for any more; a full disk is no reason not to start."""
@@ -217,16 +243,18 @@ class Daemon:
         self._note(outcome)
         self._spread()
 
-    def _spread(self) -> None:
-        """Tell the bouncer, the apps and the state what changed in the ban set."""
+    def _spread(self, saved: Collection[int] = ()) -> None:
+        """Tell the bouncer, the apps and the state what changed in the ban set; `saved` are ids of bans it has."""
         changes = self._bans.follow(self._cursor)
-        if changes is None:
+        if changes is None and self._is_restored:
             self._try("state", self._spread_all)
+        elif changes is None:  # a fleet has told so much meanwhile: the rest when all bans are back
+            self._bouncers.wake()
         elif changes.facts:
             self._cursor = changes.cursor
             self._bouncers.wake()
             self.following.tell()
-            self._unsaved.facts.extend(changes.facts)
+            self._unsaved.facts.extend(fact for fact in changes.facts if id(fact.ban) not in saved)
             self._try("published bans", lambda: self._publisher.publish(changes.facts, self.bans))
         self._save()
 

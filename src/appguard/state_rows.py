@@ -19,6 +19,8 @@ from appguard.counted import Failure
 COUNT_MOST = 2**53
 VIA_MOST = 64
 DIGEST_MOST = 16
+LAST_ROW = 2**63 - 1
+PART = 500  # bans read at a time: some 5 milliseconds
 
 _log = logging.getLogger(__name__)
 
@@ -135,7 +137,10 @@ ON CONFLICT (network) DO UPDATE SET
     automatic = excluded.automatic, version = excluded.version
 WHERE excluded.version >= ban.version
 """
-_GET_BANS = "SELECT network, jail, starts, ends, reason, failures, evidence, via, automatic, version FROM ban"
+_GET_BANS = """
+SELECT rowid, network, jail, starts, ends, reason, failures, evidence, via, automatic, version FROM ban
+WHERE rowid < ? ORDER BY rowid DESC LIMIT ?
+"""
 
 
 def _ban_row(ban: Ban) -> tuple[object, ...]:
@@ -151,15 +156,16 @@ def purge_bans(connection: sqlite3.Connection, now: float) -> None:
     connection.execute("DELETE FROM ban WHERE ends <= ?", (now,))
 
 
-def read_bans(connection: sqlite3.Connection) -> tuple[Ban, ...]:
-    """Read all bans."""
+def read_bans(connection: sqlite3.Connection, before: int) -> tuple[tuple[Ban, ...], int]:
+    """Read the next bans before a row, from the newest on; give the row to go on from, 0 at the end."""
     found: list[Ban] = []
-    for row in connection.execute(_GET_BANS).fetchall():
+    rows = connection.execute(_GET_BANS, (before, PART)).fetchall()
+    for _, *row in rows:
         try:
             found.append(_ban(row))
         except (ValueError, OverflowError, RecursionError) as error:
             _log.warning("the saved ban of %r is dropped: %s", row[0], error)
-    return tuple(found)
+    return tuple(found), rows[-1][0] if len(rows) == PART else 0
 
 
 def _ban(row: Sequence[object]) -> Ban:

@@ -13,7 +13,7 @@ has none (before 6.3) it is added first; which of the two is tried once.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 
 from appguard.address import Network
@@ -37,6 +37,7 @@ SLICE = 1_000  # networks; some 5 milliseconds
 LOUD = 256 << 10  # bytes of messages from which on a thread sends them, lest the event loop stand still
 
 Ends = Iterable[tuple[Network, float]]
+Late = Callable[[], Awaitable[Sequence[tuple[Network, float]]]]
 
 
 class NotTakenError(FirewallError):
@@ -75,12 +76,14 @@ class NetlinkTransport:
             commit(remove_table(self._pattern))
         self._template = template
 
-    async def replace(self, allow: Sequence[Network], ends: Ends, late: Callable[[], Ends]) -> dict[Network, float]:
+    async def replace(self, allow: Sequence[Network], ends: Ends, late: Late) -> dict[Network, float]:
         """Make the table anew; give the wide networks it holds."""
         if self._template is None:
             await self.prepare()
         rest = iter(ends)
         first = list(islice(rest, SLICE))
+        while len(first) < SLICE and (more := await late()):
+            first += more
         if len(first) < SLICE:
             wide = _wide_of(first)
             messages = [*self._empty(self._table, allow), *remove_table(self._second)]
@@ -95,14 +98,18 @@ class NetlinkTransport:
         return wide
 
     async def _load(
-        self, table: str, allow: Sequence[Network], ends: Ends, late: Callable[[], Ends]
+        self, table: str, allow: Sequence[Network], ends: Ends, late: Late
     ) -> tuple[Ends, dict[Network, float]]:
         """Make a table in slices; give all it holds, and the wide networks among it, which come last."""
         given: list[tuple[Network, float]] = []
         wide: dict[Network, float] = {}
         messages = self._empty(table, allow)
         rest = iter(ends)
-        while part := [*late(), *islice(rest, SLICE)]:
+        while True:
+            part = list(islice(rest, SLICE))
+            part += await late()
+            if not part:
+                break
             wide |= _wide_of(part)
             await self._commit([*messages, *self._hosts(table, part)])
             messages = []

@@ -6,7 +6,7 @@ none is ever written.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from importlib.resources import files
 from ipaddress import IPv4Address, IPv6Address
 
@@ -57,11 +57,12 @@ class ScriptTransport:
         self,
         allow: Sequence[Network],
         ends: Iterable[tuple[Network, float]],
-        late: Callable[[], Iterable[tuple[Network, float]]],
+        late: Callable[[], Awaitable[Sequence[tuple[Network, float]]]],
     ) -> dict[Network, float]:
-        """Make the table anew in one transaction, for which nobody is late; give the wide networks it holds."""
-        del late
+        """Make the table anew in one transaction; give the wide networks it holds."""
         held = dict(ends)
+        while more := await late():
+            held.update(more)
         wide = {network: end for network, end in held.items() if not is_host(network)}
         await run_nft(self._program, await asyncio.to_thread(self._whole, allow, held, wide))
         return wide

@@ -9,7 +9,7 @@ live in interval sets, which take no overlapping elements, so these sets are alw
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from itertools import chain, repeat
@@ -18,7 +18,7 @@ from typing import Protocol
 from appguard.address import Network
 from appguard.ban import is_host
 from appguard.errors import FirewallFullError
-from appguard.firewalls.base import Block, nobody
+from appguard.firewalls.base import Block, Late, nobody
 from appguard.firewalls.netlink import SetFullError, hear, listen
 from appguard.firewalls.nft_messages import HOST_SETS, counted_packets, table_identity
 from appguard.firewalls.nft_netlink import NetlinkTransport, NotTakenError
@@ -31,6 +31,9 @@ NETLINK, SCRIPT = "netlink", "nft"  # the transports
 log = logging.getLogger("appguard.firewall")
 
 
+LateEnds = Callable[[], Awaitable[Sequence[tuple[Network, float]]]]
+
+
 class Transport(Protocol):
     """How a change gets to the kernel. Each verb does all of it or raises `FirewallError`."""
 
@@ -38,7 +41,7 @@ class Transport(Protocol):
         self,
         allow: Sequence[Network],
         ends: Iterable[tuple[Network, float]],
-        late: Callable[[], Iterable[tuple[Network, float]]],
+        late: LateEnds,
     ) -> dict[Network, float]:
         """Make the table anew; give the wide networks it holds. See `Firewall.replace`."""
         ...
@@ -81,17 +84,19 @@ class Nftables:
         self._wide: dict[Network, float] = {}
         self._identity: bytes | None = None
 
-    async def replace(
-        self, allow: Sequence[Network], blocks: Iterable[Block], late: Callable[[], Iterable[Block]] = nobody
-    ) -> None:
+    async def replace(self, allow: Sequence[Network], blocks: Iterable[Block], late: Late = nobody) -> None:
         """Load the table anew in place of whatever it was; there is no moment without one."""
         await self._choose()
         let_in: list[Network] = [
             *collapse_addresses(network for network in allow if isinstance(network, IPv4Network)),
             *collapse_addresses(network for network in allow if isinstance(network, IPv6Network)),
         ]
+
+        async def came_late() -> list[tuple[Network, float]]:
+            return list(self._in_force(await late()))
+
         with self._room():
-            self._wide = await self._transport.replace(let_in, self._in_force(blocks), lambda: self._in_force(late()))
+            self._wide = await self._transport.replace(let_in, self._in_force(blocks), came_late)
         self._identity = table_identity(TABLE)
 
     async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:

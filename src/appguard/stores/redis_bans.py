@@ -89,12 +89,6 @@ class RedisBanSet(MemoryBanSet):
         self.start()
         return super().unban(network)
 
-    def restore(self, bans: Sequence[Ban]) -> None:
-        """Take back bans with the versions they had, and tell Redis those it has lost."""
-        super().restore(bans)
-        for ban in bans:
-            self._to_be_told(Fact(ban.network, ban.version, ban), is_new=False)
-
     def get(self, address: Address) -> Ban | None:
         """Give the ban in force that holds the address, as far as the replica knows."""
         if not self._threads:
@@ -161,6 +155,10 @@ class RedisBanSet(MemoryBanSet):
     def _make(self, fact: Fact) -> None:
         super()._make(fact)
         self._to_be_told(fact, is_new=True)
+
+    def _take_back(self, fact: Fact) -> None:
+        super()._take_back(fact)
+        self._to_be_told(fact, is_new=False)  # Redis may have lost it
 
     def _to_be_told(self, fact: Fact, *, is_new: bool) -> None:
         with self._told:
