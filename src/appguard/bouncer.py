@@ -400,7 +400,8 @@ class Bouncer:
                 log.warning("[%s] %s is not enforced: %s", ban.jail, key, error)
             self._refused[key] = (ban, str(error))
             return None
-        self._refused.pop(key, None)
+        if self._refused:
+            self._refused.pop(key, None)
         return Block(ban.network, ban.end)
 
 

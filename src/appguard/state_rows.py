@@ -9,6 +9,7 @@ import logging
 import math
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import cast
 
 from appguard.address import network_text, parse_network
@@ -170,21 +171,25 @@ def read_bans(connection: sqlite3.Connection, before: int) -> tuple[tuple[Ban, .
 
 def _ban(row: Sequence[object]) -> Ban:
     network, jail, start, end, reason, failures, evidence, via, automatic, version = row
-    name = _text(jail)
+    return Ban(
+        parse_network(_text(network)),
+        _jail_name(_text(jail)),
+        _time(start),
+        None if end is None else _time(end),
+        _text(reason)[:REASON_MOST],
+        _count(failures),
+        _texts(evidence)[:EVIDENCE_MOST],
+        _texts(via)[:VIA_MOST],
+        _count(automatic) == 1,
+        _count(version),
+    )
+
+
+@lru_cache(maxsize=64)
+def _jail_name(name: str) -> str:
     if not JAIL_NAME.fullmatch(name):
         raise ValueError(f"{name!r} is not the name of a jail")
-    return Ban(
-        network=parse_network(_text(network)),
-        jail=name,
-        start=_time(start),
-        end=None if end is None else _time(end),
-        reason=_text(reason)[:REASON_MOST],
-        failures=_count(failures),
-        evidence=_texts(evidence)[:EVIDENCE_MOST],
-        via=_texts(via)[:VIA_MOST],
-        automatic=_count(automatic) == 1,
-        version=_count(version),
-    )
+    return name
 
 
 def save_totals(connection: sqlite3.Connection, totals: Mapping[str, tuple[int, int]]) -> None:
@@ -233,7 +238,7 @@ def _text(value: object) -> str:
 
 
 def _time(value: object) -> float:
-    if isinstance(value, int | float) and math.isfinite(value):
+    if isinstance(value, (int, float)) and math.isfinite(value):
         return float(value)
     raise ValueError(f"{value!r} is not a time")
 

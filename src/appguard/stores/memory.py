@@ -194,7 +194,7 @@ class MemoryBanSet:
             for ban in bans:
                 self._version = max(self._version, ban.version)
                 key = ban.key
-                known = self._table.exact(ban.network)
+                known = self._table.same(ban)
                 if self._decided is None or key not in self._decided:
                     if ban.version > max(known.version if known else -1, self._lifted.get(key, -1)):
                         self._take_back(Fact(ban.network, ban.version, ban))
