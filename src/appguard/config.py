@@ -217,6 +217,7 @@ TABLE_CHECKS: dict[str, dict[str, Check]] = {
         "kind": one_or_more,
         "path": directory,
         "reload": texts,
+        "command": texts,
         "transport": one_of("netlink", "nft"),
         "size": count,
     },

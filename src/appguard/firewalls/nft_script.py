@@ -25,9 +25,9 @@ _FULL = ("Too many open files in system", "No space left on device")
 
 async def run_nft(program: str, script: str) -> None:
     """Have nft do what a script says, all of it or nothing."""
-    status, words = await run((program, "-f", "-"), "install the package nftables", PATIENCE, text=script)
-    if status:
-        raise _error(words)
+    done = await run((program, "-f", "-"), "install the package nftables", PATIENCE, text=script)
+    if done.status:
+        raise _error(done.words)
 
 
 def table_script(table: str, size: int | None) -> str:

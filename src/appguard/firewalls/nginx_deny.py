@@ -127,9 +127,9 @@ class NginxDeny:
         self._reloaded_at = time.monotonic()
         if not self._reload:
             return
-        status, words = await run(self._reload, "install nginx, or set [firewall] reload", PATIENCE)
-        if status:
-            raise _error(self._reload, words)
+        done = await run(self._reload, "install nginx, or set [firewall] reload", PATIENCE)
+        if done.status:
+            raise _error(self._reload, done.words)
 
 
 def _error(command: Sequence[str], words: str) -> FirewallError:
