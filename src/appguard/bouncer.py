@@ -70,6 +70,7 @@ class Bouncer:
         read_facts: Callable[[], HostFacts] = read_host_facts,
         read_administrators: Callable[[], Iterable[Address]] = administrators,
         interval: float = INTERVAL,
+        is_switched_off: Callable[[], bool] = lambda: False,
     ) -> None:
         self._ban_set = ban_set
         self._firewall = firewall
@@ -78,6 +79,7 @@ class Bouncer:
         self._read_facts = read_facts
         self._read_administrators = read_administrators
         self._interval = interval
+        self._is_switched_off = is_switched_off
         self._woken = asyncio.Event()
         self._turn = asyncio.Lock()
         self._cursor: int | None = None
@@ -188,11 +190,13 @@ class Bouncer:
             self._look_at = now + self._interval
         elif self._is_suspect and not self._changed:
             await self._look_at_firewall()
+        if self._is_switched_off():
+            self._is_held = True
         if self._is_held:
             await self._lift()
         elif self._is_unknown:
             await self._give_all(now)
-        while self._changed and not self._is_held:
+        while self._changed and not (self._is_held or self._is_switched_off()):
             await self._give_changes(now)
             await asyncio.sleep(0)
             self._follow()
@@ -272,6 +276,8 @@ class Bouncer:
         log.warning("everything is lifted; nothing is enforced until enforcement is switched on")
 
     async def _give_all(self, now: float) -> None:
+        if self._is_switched_off():  # meanwhile; the next round lifts what there is
+            return
         changed, self._changed = self._changed, {}
         let_in = self._judge.let_in
         self._is_unknown, self._is_lifted = True, False

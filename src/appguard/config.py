@@ -220,6 +220,8 @@ TABLE_CHECKS: dict[str, dict[str, Check]] = {
         "command": texts,
         "transport": one_of("netlink", "nft"),
         "size": count,
+        "block": one_of("drop", "reject", "log", "count"),
+        "outbound": one_of("keep", "cut"),
     },
     "control": {"socket": directory},
 }

@@ -29,6 +29,7 @@ from appguard.errors import AddressError, AppGuardError, ConfigError, FirewallEr
 from appguard.event_log import Backlog, write_stderr
 from appguard.firewalls.open import kinds_of, open_firewall
 from appguard.following import Following
+from appguard.held import HoldMark
 from appguard.host import administrators, read_host_facts
 from appguard.jail_window import JailWindow
 from appguard.judge import Judge
@@ -68,6 +69,7 @@ class Daemon:
         self._clock = clock
         self._started = clock()
         self._facts = read_host_facts()
+        self._mark = HoldMark(config.control_socket)
         self._grouping = Grouping(self._facts.on_link)
         self._state = State(config.state_directory, clock)
         self._bans = ban_set_of(config.store, clock, self._on_change)
@@ -94,7 +96,8 @@ class Daemon:
     def _new_bouncer(self, kind: str) -> Bouncer | BouncerApart:
         if kind == APART:
             return BouncerApart(self.following, self._clock)
-        return Bouncer(self._bans, open_firewall(kind, self._config.firewall), self._new_judge(), self._clock)
+        firewall, judge = open_firewall(kind, self._config.firewall), self._new_judge()
+        return Bouncer(self._bans, firewall, judge, self._clock, is_switched_off=self._mark.is_set)
 
     def _routes(self) -> dict[str, list[Route]]:
         routes: dict[str, list[Route]] = {}
@@ -167,6 +170,7 @@ class Daemon:
             gone = window.restore(self._state.failures(name))
             self._unsaved.failures.update(failures_of(window, gone))
             window.total_failed, self._banning.totals[name] = self._state.totals(name)
+        self._look_at_mark()
         if self._state.setting("enforce") == "off":
             self._hold_or_release(on=False)
         for each in self._config.jails:
@@ -308,7 +312,15 @@ class Daemon:
                 self._try("published bans", lambda: self._publisher.publish_all(self.bans()))
             self._publisher.beat()
             self._look_at_host()
+            self._try("state", self._look_at_mark)
             self._save(again=True)
+
+    def _look_at_mark(self) -> None:
+        """Take it into the state that root has switched enforcement off without us."""
+        if self._mark.is_set() and self._state.setting("enforce") != "off":
+            self._state.set_setting("enforce", "off")
+            log.warning("enforcement was switched off while the daemon did not answer; it stays off")
+            self._hold_or_release(on=False)
 
     def _look_at_host(self) -> None:
         """Take what is new of this host: a neighbour on a link, for one, is counted alone, not with its /64."""
@@ -391,6 +403,8 @@ class Daemon:
     async def enforce(self, on: bool) -> None:
         """Begin or stop to enforce."""
         self._state.set_setting("enforce", "on" if on else "off")
+        if on:
+            self._mark.clear()
         self._hold_or_release(on)
         await self._bouncers.settle()
 

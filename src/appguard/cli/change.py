@@ -8,11 +8,12 @@ import click
 
 from appguard.address import network_text, parse_network
 from appguard.ban import Ban
-from appguard.cli.client import NotFound, ask, control_options, say, say_json, understanding
+from appguard.cli.client import CommandError, NotFound, NotReachable, ask, control_options, say, say_json, understanding
 from appguard.cli.text import span_text
-from appguard.errors import AddressError, ConfigError
+from appguard.errors import AddressError, ConfigError, FirewallError
 from appguard.status import BanRecord
 
+ENFORCE_SECONDS = 10.0  # a bouncer apart may take half of that
 _REF = re.compile(r"[A-Z2-7]{8}")
 
 
@@ -96,12 +97,37 @@ def _ref(text: str) -> str:
     return text.upper()
 
 
+def _lift_without_daemon(socket_path: Path, why: NotReachable) -> None:
+    """Mark enforcement as off, so that no daemon that wakes restores anything, and take our table out of the kernel."""
+    import asyncio
+
+    from appguard.firewalls.nftables import Nftables
+    from appguard.held import HoldMark
+
+    try:
+        if socket_path.parent.is_dir():
+            HoldMark(socket_path).set()
+        asyncio.run(Nftables().lift())
+    except (OSError, FirewallError) as error:
+        raise CommandError(f"{why.message}; nor can this be done without it: {error}; try again as root") from error
+    say(
+        f"{why.message}",
+        "So all bans were taken out of the kernel directly; they stay out until: appguard enforce on",
+        "What nginx or a command firewall refuses is lifted when the daemon answers again",
+    )
+
+
 @click.command()
 @click.argument("state", type=click.Choice(["on", "off"]))
 @control_options
 def enforce(state: str, socket_path: Path, as_json: bool) -> None:
-    """Enforce bans in the firewall, or lift them all and hold."""
-    reply = ask(socket_path, "PUT", "/v1/enforce", {"on": state == "on"})
+    """Enforce bans in the firewall, or lift them all and hold; `off` works as root with a daemon that hangs, too."""
+    try:
+        reply = ask(socket_path, "PUT", "/v1/enforce", {"on": state == "on"}, seconds=ENFORCE_SECONDS)
+    except NotReachable as error:
+        if state == "on":
+            raise
+        return _lift_without_daemon(socket_path, error)
     if as_json:
         return say_json(reply)
     say("Bans are enforced" if reply.get("on") else "Bans are kept but not enforced")

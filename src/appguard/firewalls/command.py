@@ -18,7 +18,6 @@ from appguard.firewalls.program import Done, run
 LEASE = 7 * 86400.0  # seconds a ban without an end is given; the bouncer renews it every day
 LOOK_EVERY = 10.0  # seconds
 PATIENCE = 60.0  # seconds the program may take
-NOT_INTACT = 1  # its exit status
 WORDS_MOST = 300
 
 
@@ -83,10 +82,10 @@ class Command:
         now = self._clock()
         if self._look_at - self._look_every <= now < self._look_at:
             return self._is_intact
-        done = await self._run("intact", ())
-        if done.status not in (0, NOT_INTACT):
-            raise self._error("intact", done)
-        self._is_intact = done.status == 0
+        said = (await self._tell("intact", ())).output.strip()
+        if said not in ("yes", "no"):
+            raise FirewallError(f"{self._command[0]} intact: said {said[:WORDS_MOST]!r}, expected 'yes' or 'no'")
+        self._is_intact = said == "yes"
         if self._is_intact:
             self._dropped = await self._ask_dropped()
             if self._ended(now):

@@ -31,7 +31,7 @@ from appguard.firewalls.nft_messages import (
     set_of,
     table_identity,
 )
-from appguard.firewalls.nft_script import run_nft, table_script
+from appguard.firewalls.nft_script import Shape, run_nft, table_script
 
 SLICE = 1_000  # networks; some 5 milliseconds
 LOUD = 256 << 10  # bytes of messages from which on a thread sends them, lest the event loop stand still
@@ -51,20 +51,20 @@ class NetlinkTransport:
     """
 
     def __init__(
-        self, table: str, program: str, size: int | None, clock: Callable[[], float], *, destroy: bool | None = None
+        self, table: str, program: str, shape: Shape, clock: Callable[[], float], *, destroy: bool | None = None
     ) -> None:
         self._table = table
         self._second = second_table(table)
         self._pattern = f"{table}_pattern"
         self._program = program
-        self._size = size
+        self._shape = shape
         self._clock = clock
         self._destroy = destroy
         self._template: Template | None = None
 
     async def prepare(self) -> None:
         """Learn how to make the table; raise `NotTakenError` if that cannot be done over netlink here."""
-        await run_nft(self._program, table_script(self._pattern, self._size))
+        await run_nft(self._program, table_script(self._pattern, self._shape))
         try:
             template = Template.read(self._pattern)
             commit(template.make(self._pattern))

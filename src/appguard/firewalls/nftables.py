@@ -22,7 +22,7 @@ from appguard.firewalls.base import Block, Late, nobody
 from appguard.firewalls.netlink import SetFullError, hear, listen
 from appguard.firewalls.nft_messages import HOST_SETS, counted_packets, table_identity
 from appguard.firewalls.nft_netlink import NetlinkTransport, NotTakenError
-from appguard.firewalls.nft_script import ScriptTransport
+from appguard.firewalls.nft_script import COUNT, ScriptTransport, Shape
 
 TABLE = "appguard"
 LEASE = 7 * 86400.0
@@ -60,9 +60,11 @@ class Nftables:
 
     `lease` is how long a block without an end lasts unless it is renewed, `program` is nft by name or path, `size` the
     number of hosts of each kind the kernel is to hold at most. `transport` is "netlink" or "nft"; None finds out.
+    `block` is "drop", "reject" (seldom enough for a flood), "log" (and drop) or "count" (and let in: it shows what
+    would be dropped). `outbound` is "keep", or "cut" for who needs not reach banned addresses.
     """
 
-    name = "nftables"
+    name: str = "nftables"
 
     def __init__(
         self,
@@ -72,13 +74,18 @@ class Nftables:
         program: str = "nft",
         transport: str | None = None,
         size: int | None = None,
+        block: str = "drop",
+        outbound: str = "keep",
         destroy: bool | None = None,
     ) -> None:
+        if block == COUNT:
+            self.name = "nftables (counts only)"
         self._lease = lease
         self._clock = clock
         self._size = size
-        self._netlink = NetlinkTransport(TABLE, program, size, clock, destroy=destroy)
-        self._script = ScriptTransport(TABLE, program, size, clock)
+        shape = Shape(size, block, outbound)
+        self._netlink = NetlinkTransport(TABLE, program, shape, clock, destroy=destroy)
+        self._script = ScriptTransport(TABLE, program, shape, clock)
         self._transport: Transport = self._script if transport == SCRIPT else self._netlink
         self._is_chosen = transport is not None
         self._wide: dict[Network, float] = {}

@@ -10,9 +10,10 @@ from appguard.firewalls.dry_run import DryRun
 from appguard.firewalls.nftables import Nftables
 from appguard.firewalls.nginx_deny import NginxDeny
 
+_OF_NFTABLES = frozenset({"transport", "size", "block", "outbound"})
 OPTIONS = {
-    Nftables.name: frozenset({"transport", "size"}),
-    "apart": frozenset({"transport", "size"}),  # of the nftables that the bouncer apart feeds
+    Nftables.name: _OF_NFTABLES,
+    "apart": _OF_NFTABLES,  # of the nftables that the bouncer apart feeds
     NginxDeny.name: frozenset({"path", "reload"}),
     Command.name: frozenset({"command"}),
 }
