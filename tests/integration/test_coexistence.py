@@ -149,6 +149,7 @@ def test_an_administrator_saves_and_loads_all_rules(tmp_path: Path, head: str) -
         await bouncer.settle()
         rules = run("nft", "list", "chain", "inet", "appguard", "prerouting")
         async with running(bouncer):
+            await asyncio.sleep(0)  # it listens from here on
             file.write_text(head + run("nft", "list", "ruleset"))
             run("nft", "-f", str(file))
             await until(lambda: _is(rules), "the rules are not as they were")
