@@ -15,11 +15,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 from appguard.address import Address, Network, network_text
 from appguard.ban import Ban
+from appguard.bouncer_status import BouncerStatus
 from appguard.errors import AppGuardError, FirewallError, FirewallFullError, RefusedForSafety
 from appguard.firewalls.base import Block, Firewall
 from appguard.host import HostFacts, administrators, read_host_facts
@@ -36,22 +36,6 @@ SLICE = 1_000  # changes given at a time, the newest first: some 20 milliseconds
 RETRY_FIRST, RETRY_MOST = 0.25, 10.0  # seconds until a failed round is tried again, doubled each time
 
 log = logging.getLogger("appguard.bouncer")
-
-
-@dataclass(frozen=True, slots=True)
-class BouncerStatus:
-    """How enforcement is: `error` is empty while it works; `refused` holds bans the judge keeps out, and why.
-
-    `firewall` is what to call it; `dropped` is None where the number is not known.
-    """
-
-    kind: str
-    firewall: str
-    is_held: bool
-    error: str
-    enforced: int
-    dropped: int | None
-    refused: tuple[tuple[Ban, str], ...]
 
 
 class Bouncer:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from appguard.address import Network, network_text
-from appguard.bouncer import BouncerStatus
+from appguard.bouncer_status import BouncerStatus
 from appguard.errors import FirewallError, RefusedForSafety
 from appguard.following import Following
 

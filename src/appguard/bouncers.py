@@ -8,8 +8,9 @@ import asyncio
 from collections.abc import Sequence
 
 from appguard.address import Network
-from appguard.bouncer import Bouncer, BouncerStatus
+from appguard.bouncer import Bouncer
 from appguard.bouncer_apart import BouncerApart
+from appguard.bouncer_status import BouncerStatus
 from appguard.errors import AppGuardError, FirewallError
 
 

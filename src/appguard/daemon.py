@@ -42,6 +42,7 @@ from appguard.sources.base import Chunk, Source
 from appguard.state import Batch, State
 from appguard.status import BanRecord, DaemonStatus, JailStatus
 from appguard.stores.local import Publisher
+from appguard.trials import Trials
 
 TICK = 1.0  # seconds between looks for ended bans
 VANISHED = 30 * 86_400.0  # seconds after which the position in a log that is gone is dropped
@@ -79,6 +80,7 @@ class Daemon:
         self._pipeline = Pipeline(self._routes(), NetworkSet(safe))
         self._names = Names()
         self._judge = self._new_judge()
+        self._trials = Trials(self._judge)
         self._banning = Banning(self._windows, self._bans, self._judge, clock, self._note_late)
         self.following = Following(self._bans, clock)
         self._bouncers = Bouncers([self._new_bouncer(kind) for kind in kinds_of(config.firewall)])
@@ -303,6 +305,7 @@ class Daemon:
             await asyncio.sleep(TICK)
             for ban in self._bans.expire():
                 log.info("[%s] Unban %s", ban.jail, ban.key)
+                self._trials.take(ban.key)
             for window in self._windows.values():
                 gone = set(window.sweep(self._clock()))
                 self._unsaved.failures.update(failures_of(window, gone))
@@ -348,7 +351,7 @@ class Daemon:
 
     def record(self, ban: Ban) -> BanRecord:
         """Give the record of a ban, with who enforces it."""
-        return self._overview.ban(ban)
+        return replace(self._overview.ban(ban), unconfirmed=ban.key in self._trials)
 
     async def ban(self, ban: Ban, *, force: bool) -> Ban:
         """Put a person's ban in force."""
@@ -357,6 +360,10 @@ class Daemon:
         self._judge.check(ban, force=force)
         if force:
             self._bouncers.force(ban.network)
+            ban = self._trials.on_trial(ban, self._clock())
+        return self._put(ban)
+
+    def _put(self, ban: Ban) -> Ban:
         kept = self._bans.ban(ban)
         if kept is None:
             return self._outlasting(ban)
@@ -364,6 +371,11 @@ class Daemon:
         log.warning("[%s] Ban %s", kept.jail, kept.key)
         self._spread()
         return kept
+
+    async def confirm(self, what: str) -> Ban | None:
+        """Give a ban by force the length that was asked for."""
+        ban = self._trials.take(network_text(parse_network(what)))
+        return self._put(ban) if ban is not None and self._find(ban.key) is not None else None
 
     def _outlasting(self, ban: Ban) -> Ban:
         found = self._find(ban.key)
@@ -386,6 +398,7 @@ class Daemon:
         if lifted is None:
             return None
         log.warning("[%s] Unban %s", lifted.jail, lifted.key)
+        self._trials.take(lifted.key)
         self._note(Outcome(self._banning.lift(lifted)))
         self._spread()
         return lifted

@@ -153,6 +153,27 @@ def test_enforcement_is_switched_off_after_the_daemon_died(place: Place) -> None
         assert not has_table()
 
 
+def test_a_ban_by_force_ends_unless_confirmed(place: Place) -> None:
+    """What needs force is in the kernel for a minute only, whatever was asked, until somebody confirms it."""
+    place.configure(web_jail(place))
+    with running_daemon(place):
+        assert place.run("ban", "10.0.0.0/12", "--for", "1h").returncode == 3
+        forced = place.run("ban", "10.0.0.0/12", "--for", "1h", "--force")
+        assert "unless you confirm that you are still here: appguard confirm 10.0.0.0/12" in forced.stdout
+        assert 50 < in_kernel()["10.0.0.0/12"] <= 60
+        assert place.run("ban", "203.0.113.5", "--for", "1h", "--force").returncode == 0  # needs none
+        assert in_kernel()["203.0.113.5"] > 3000
+        confirmed = place.run("confirm", "10.0.0.0/12")
+        assert confirmed.returncode == 0, confirmed.stderr
+        assert "Banned 10.0.0.0/12 for 1h" in confirmed.stdout
+        assert 3000 < in_kernel()["10.0.0.0/12"] <= 3600
+        assert place.run("confirm", "10.0.0.0/12").returncode == 1
+        assert place.run("ban", "172.0.0.0/12", "--for", "20s", "--force").returncode == 0
+        assert in_kernel()["172.0.0.0/12"] <= 20
+        assert place.run("unban", "172.0.0.0/12").returncode == 0
+        assert place.run("confirm", "172.0.0.0/12").returncode == 1
+
+
 def test_lifted_ban_begins_anew(place: Place) -> None:
     """A lifted address is free at once, in ban set and kernel, and is banned again only after maxretry new failures."""
     place.configure(web_jail(place))
