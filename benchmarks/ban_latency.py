@@ -7,6 +7,7 @@ works alone in the lab's kernel, so that none pays for the others' sets. Prints 
 
 import argparse
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -311,16 +312,27 @@ def restart(number: int, *, warm: bool) -> dict[str, float]:
         state = State(directory)
         state.open()
         ban_set, firewall = MemoryBanSet(), Nftables()
-        ban_set.restore(list(state.bans()))
-        state.close()
-        read = time.perf_counter() - began
         whole = Bouncer(ban_set, firewall, Judge())
+        ban_set.begin_restore()
+        whole.begin_restore()
+        gc.disable()  # as the daemon does
         attackers = Attackers(ban_set, whole, asyncio.get_running_loop())
         async with running(whole):
+            for part in state.ban_parts():
+                ban_set.restore(part)
+                whole.wake()
+                await asyncio.sleep(0)
+            read = time.perf_counter() - began
+            ban_set.end_restore()
+            whole.end_restore()
+            gc.freeze()
+            gc.enable()
             while not await firewall.intact():  # noqa: ASYNC110 - the kernel is asked
                 await asyncio.sleep(0.005)
             protected = time.perf_counter() - began
             await attackers.end()
+        gc.unfreeze()
+        state.close()
         assert all(holds(text(each, OLD)) for each in range(0, number, 999))
         return {"read_s": read, "protected_s": protected} | summary(attackers.latencies)
 

@@ -9,7 +9,7 @@ from appguard.address import Address, Network, network_text, parse_network
 from appguard.ban import Ban
 from appguard.bouncer import Bouncer
 from appguard.errors import FirewallError
-from appguard.firewalls.base import Block, nobody
+from appguard.firewalls.base import Block, Late, nobody
 from appguard.firewalls.dry_run import DryRun
 from appguard.host import HostFacts
 from appguard.judge import Judge
@@ -32,9 +32,7 @@ class Recording(DryRun):
         if self.fails:
             raise FirewallError(self.fails)
 
-    async def replace(
-        self, allow: Sequence[Network], blocks: Iterable[Block], late: Callable[[], Iterable[Block]] = nobody
-    ) -> None:
+    async def replace(self, allow: Sequence[Network], blocks: Iterable[Block], late: Late = nobody) -> None:
         """Note and do it."""
         self._note("replace")
         await super().replace(allow, blocks, late)

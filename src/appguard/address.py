@@ -18,6 +18,7 @@ from appguard.errors import AddressError
 
 Network = IPv4Network | IPv6Network
 V = TypeVar("V")
+_PLAIN4 = re.compile(r"\.".join(4 * [r"(0|[1-9][0-9]{0,2})"]))
 
 NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
 PRIVATE: tuple[Network, ...] = tuple(
@@ -83,6 +84,10 @@ def _address(ip: IPv4Address | IPv6Address) -> Address:
 
 def parse_network(text: str) -> Network:
     """Parse an address or network, host bits allowed; raise `AddressError`."""
+    if plain := _PLAIN4.fullmatch(text):  # as most are: half the time, which counts where there are 100,000
+        first, second, third, fourth = map(int, plain.groups())
+        if first < 256 and second < 256 and third < 256 and fourth < 256:
+            return IPv4Network(first << 24 | second << 16 | third << 8 | fourth)
     address, slash, prefix = text.partition("/")
     try:
         network = ip_network(f"{address.partition('%')[0]}{slash}{prefix}", strict=False)
@@ -162,6 +167,13 @@ class NetworkMap(Generic[V]):
             found = bucket.get(address.number >> shift)
             if found is not None:
                 yield found[1]
+
+    def holds(self, version: int, number: int) -> bool:
+        """Say whether some network holds the address of this number."""
+        for shift, bucket in self._lengths[version]:  # noqa: SIM110 - in half the time
+            if number >> shift in bucket:
+                return True
+        return False
 
     def overlapping(self, network: Network) -> Network | None:
         """Give one network of the map that shares an address with `network`."""

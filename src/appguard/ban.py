@@ -8,7 +8,7 @@ ever extends. Nothing here reads a clock: times are Unix seconds and arguments.
 import base64
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 
 from appguard.address import Address, Network, NetworkMap, network_text, parse_network
@@ -57,6 +57,11 @@ class Ban:
     via: tuple[str, ...] = ()
     automatic: bool = False
     version: int = 0
+    key: str = field(init=False, repr=False, compare=False)  # the canonical text of the network
+
+    def __post_init__(self) -> None:
+        """Write the key once: it is asked for again and again."""
+        object.__setattr__(self, "key", network_text(self.network))
 
     @classmethod
     def of(
@@ -77,11 +82,6 @@ class Ban:
             raise ConfigError(f"jail = {jail!r}: expected 1 to 64 letters, digits, '-', '_', '.'")
         end = None if seconds == PERMANENT else start + seconds
         return cls(parse_network(address), jail, start, end, reason[:REASON_MOST])
-
-    @property
-    def key(self) -> str:
-        """Give the canonical text of the network."""
-        return network_text(self.network)
 
     @property
     def ref(self) -> str:
@@ -111,7 +111,7 @@ class Fact:
     @property
     def key(self) -> str:
         """Give the canonical text of the network."""
-        return network_text(self.network)
+        return network_text(self.network) if self.ban is None else self.ban.key
 
 
 def supersedes(new: Ban, old: Ban | None, now: float) -> bool:
@@ -143,6 +143,10 @@ class BanTable:
     def exact(self, network: Network) -> Ban | None:
         """Give the ban of exactly this network, in force or not."""
         return self._hosts.get(network_text(network)) if is_host(network) else self._networks.get(network)
+
+    def same(self, ban: Ban) -> Ban | None:
+        """Give the ban of the same network, in force or not."""
+        return self._hosts.get(ban.key) if is_host(ban.network) else self._networks.get(ban.network)
 
     def put(self, ban: Ban) -> None:
         """Set the ban of its network."""

@@ -15,11 +15,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import partial
 
 from appguard.address import Address, Network, network_text
 from appguard.ban import Ban
+from appguard.bouncer_status import BouncerStatus
 from appguard.errors import AppGuardError, FirewallError, FirewallFullError, RefusedForSafety
 from appguard.firewalls.base import Block, Firewall
 from appguard.host import HostFacts, administrators, read_host_facts
@@ -38,22 +38,6 @@ RETRY_FIRST, RETRY_MOST = 0.25, 10.0  # seconds until a failed round is tried ag
 log = logging.getLogger("appguard.bouncer")
 
 
-@dataclass(frozen=True, slots=True)
-class BouncerStatus:
-    """How enforcement is: `error` is empty while it works; `refused` holds bans the judge keeps out, and why.
-
-    `firewall` is what to call it; `dropped` is None where the number is not known.
-    """
-
-    kind: str
-    firewall: str
-    is_held: bool
-    error: str
-    enforced: int
-    dropped: int | None
-    refused: tuple[tuple[Ban, str], ...]
-
-
 class Bouncer:
     """Keeps a firewall in step with a ban set.
 
@@ -70,6 +54,7 @@ class Bouncer:
         read_facts: Callable[[], HostFacts] = read_host_facts,
         read_administrators: Callable[[], Iterable[Address]] = administrators,
         interval: float = INTERVAL,
+        is_switched_off: Callable[[], bool] = lambda: False,
     ) -> None:
         self._ban_set = ban_set
         self._firewall = firewall
@@ -78,6 +63,7 @@ class Bouncer:
         self._read_facts = read_facts
         self._read_administrators = read_administrators
         self._interval = interval
+        self._is_switched_off = is_switched_off
         self._woken = asyncio.Event()
         self._turn = asyncio.Lock()
         self._cursor: int | None = None
@@ -93,9 +79,11 @@ class Bouncer:
         self._is_lifted = False
         self._is_unknown = True  # what the firewall holds
         self._is_suspect = False  # somebody may have taken our rules away
+        self._is_restoring = False
+        self._is_exhausted = False  # what a load takes its blocks from
         self._look_at = 0.0
         self._error = ""
-        self._dropped = 0
+        self._dropped: int | None = None
 
     @property
     def status(self) -> BouncerStatus:
@@ -113,6 +101,15 @@ class Bouncer:
     def wake(self) -> None:
         """Say that the ban set has changed."""
         self._woken.set()
+
+    def begin_restore(self) -> None:
+        """Say that the ban set is being filled after a restart: a load of the firewall ends when all bans are back."""
+        self._is_restoring = True
+
+    def end_restore(self) -> None:
+        """Say that all bans are back."""
+        self._is_restoring = False
+        self.wake()
 
     def force(self, network: Network) -> None:
         """Let a ban of this network pass that the judge refuses unless forced, until it is lifted or ends."""
@@ -177,11 +174,13 @@ class Bouncer:
             self._look_at = now + self._interval
         elif self._is_suspect and not self._changed:
             await self._look_at_firewall()
+        if self._is_switched_off():
+            self._is_held = True
         if self._is_held:
             await self._lift()
         elif self._is_unknown:
             await self._give_all(now)
-        while self._changed and not self._is_held:
+        while self._changed and not (self._is_held or self._is_switched_off()):
             await self._give_changes(now)
             await asyncio.sleep(0)
             self._follow()
@@ -261,6 +260,8 @@ class Bouncer:
         log.warning("everything is lifted; nothing is enforced until enforcement is switched on")
 
     async def _give_all(self, now: float) -> None:
+        if self._is_switched_off():  # meanwhile; the next round lifts what there is
+            return
         changed, self._changed = self._changed, {}
         let_in = self._judge.let_in
         self._is_unknown, self._is_lifted = True, False
@@ -277,6 +278,7 @@ class Bouncer:
         """Give the firewall everything, or all it has room for; give the new mirror."""
         while True:
             mirror: _Mirror = {}
+            self._is_exhausted = False
             blocks = self._blocks(changed, mirror, now)
             late = partial(self._late, mirror, now)
             try:
@@ -296,15 +298,36 @@ class Bouncer:
             if block is not None:
                 mirror[key] = (block, now)
                 yield block
+        self._is_exhausted = True
 
-    def _late(self, mirror: _Mirror, now: float) -> list[Block]:
-        """Give blocks of bans that came while the firewall was being loaded; the other changes have to wait."""
-        self._follow()
-        late = {key: block for key in self._changed if key not in mirror and (block := self._judged(key)) is not None}
-        for key, block in late.items():
-            mirror[key] = (block, now)
-            del self._changed[key]
-        return list(late.values())
+    async def _late(self, mirror: _Mirror, now: float) -> list[Block]:
+        """Give blocks of bans that came while the firewall was being loaded; the other changes have to wait.
+
+        If the load has nothing else to do and a restore goes on, wait for more.
+        """
+        while True:
+            self._woken.clear()
+            self._follow()
+            late = self._take_late(mirror, now)
+            if late or not (self._is_restoring and self._is_exhausted):
+                return late
+            await self._woken.wait()
+
+    def _take_late(self, mirror: _Mirror, now: float) -> list[Block]:
+        found: list[Block] = []
+        waiting: list[str] = []
+        while self._changed and len(found) < SLICE:
+            key, _ = self._changed.popitem()
+            block = None if key in mirror else self._judged(key)
+            if block is not None:
+                mirror[key] = (block, now)
+                found.append(block)
+            elif key in mirror:
+                waiting.append(key)
+            else:
+                self._mirror.pop(key, None)  # so that the load does not take it from there
+        self._changed |= dict.fromkeys(reversed(waiting))
+        return found
 
     async def _give_changes(self, now: float) -> None:
         add: dict[str, Block] = {}
@@ -367,7 +390,8 @@ class Bouncer:
                 log.warning("[%s] %s is not enforced: %s", ban.jail, key, error)
             self._refused[key] = (ban, str(error))
             return None
-        self._refused.pop(key, None)
+        if self._refused:
+            self._refused.pop(key, None)
         return Block(ban.network, ban.end)
 
 

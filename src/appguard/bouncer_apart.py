@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from appguard.address import Network, network_text
-from appguard.bouncer import BouncerStatus
+from appguard.bouncer_status import BouncerStatus
 from appguard.errors import FirewallError, RefusedForSafety
 from appguard.following import Following
 
@@ -50,6 +50,12 @@ class BouncerApart:
 
     def wake(self) -> None:
         """Do nothing: followers are told by `Following`."""
+
+    def begin_restore(self) -> None:
+        """Do nothing: nobody can follow before all bans are back."""
+
+    def end_restore(self) -> None:
+        """Do nothing."""
 
     def force(self, network: Network) -> None:
         """Raise `RefusedForSafety`: the bouncer apart takes no forced ban from a process without privilege."""

@@ -17,6 +17,7 @@ from appguard.errors import AppGuardError, ConfigError
 from appguard.firewalls.base import Firewall
 from appguard.firewalls.open import kinds_of, open_firewall
 from appguard.followed_bans import Answer, FollowedBans, ask
+from appguard.held import HoldMark
 from appguard.judge import Judge
 from appguard.notify import keep_alive, notify, until_signal
 
@@ -33,7 +34,8 @@ class BouncerProcess:
         self._socket = socket
         self._bans = FollowedBans()
         judge = Judge(safelist=config.safelist, proxies=config.trusted_proxies.networks)
-        self._bouncer = Bouncer(self._bans, _firewall(config.firewall), judge)
+        mark = HoldMark(socket)
+        self._bouncer = Bouncer(self._bans, _firewall(config.firewall), judge, is_switched_off=mark.is_set)
         self._cursor = ""
         self._complaint = ""
         self._in_step = asyncio.Event()

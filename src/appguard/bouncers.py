@@ -8,8 +8,9 @@ import asyncio
 from collections.abc import Sequence
 
 from appguard.address import Network
-from appguard.bouncer import Bouncer, BouncerStatus
+from appguard.bouncer import Bouncer
 from appguard.bouncer_apart import BouncerApart
+from appguard.bouncer_status import BouncerStatus
 from appguard.errors import AppGuardError, FirewallError
 
 
@@ -28,6 +29,16 @@ class Bouncers:
         """Say that the ban set has changed."""
         for bouncer in self._bouncers:
             bouncer.wake()
+
+    def begin_restore(self) -> None:
+        """Say that the ban set is being filled after a restart."""
+        for bouncer in self._bouncers:
+            bouncer.begin_restore()
+
+    def end_restore(self) -> None:
+        """Say that all bans are back."""
+        for bouncer in self._bouncers:
+            bouncer.end_restore()
 
     def force(self, network: Network) -> None:
         """Let a ban pass that the judges refuse unless forced; raise `RefusedForSafety` if one takes no such ban."""

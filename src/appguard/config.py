@@ -269,8 +269,11 @@ TABLE_CHECKS: dict[str, dict[str, Check]] = {
         "kind": one_or_more,
         "path": directory,
         "reload": texts,
+        "command": texts,
         "transport": one_of("netlink", "nft"),
         "size": count,
+        "block": one_of("drop", "reject", "log", "count"),
+        "outbound": one_of("keep", "cut"),
     },
     "control": {"socket": directory},
 }

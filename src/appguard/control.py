@@ -5,6 +5,7 @@
     GET    /v1/bans[?jail=]     {"bans": [BanRecord...]}
     GET    /v1/bans?follow=     {"cursor", "whole", "enforcing", "facts": [FactRecord...]}
     POST   /v1/bans             {"address", "bantime", "jail", "reason", "force", "automatic"} -> BanRecord
+    POST   /v1/confirm          {"address"} of a ban by force, which else ends within a minute -> BanRecord
     DELETE /v1/bans/{what}      an address, a network or a ban's ref; [?jail=] only this jail's -> BanRecord
     PUT    /v1/enforce          {"on": bool} -> the same
     POST   /v1/explain          {"what", "origin"}, a line or address, and the line's file -> Explanation
@@ -80,6 +81,13 @@ class Controlled(Protocol):
         """
         ...
 
+    async def confirm(self, what: str) -> Ban | None:
+        """Give a ban by force, named by its network, the length that was asked for, and give it; None if none waits.
+
+        Raise `AddressError`.
+        """
+        ...
+
     async def settled(self) -> str:
         """Enforce what is new now; say why it is not enforced, nothing if it is."""
         ...
@@ -127,6 +135,7 @@ def _application(controlled: Controlled, admin_gid: Callable[[], int | None]) ->
         Route("/v1/bans", endpoints.bans),
         Route("/v1/bans", endpoints.ban, methods=["POST"]),
         Route("/v1/bans/{what:path}", endpoints.unban, methods=["DELETE"]),
+        Route("/v1/confirm", endpoints.confirm, methods=["POST"]),
         Route("/v1/enforce", endpoints.enforce, methods=["PUT"]),
         Route("/v1/explain", endpoints.explain, methods=["POST"]),
     ]
@@ -140,6 +149,10 @@ class _BanOrder(msgspec.Struct, forbid_unknown_fields=True):
     reason: str = ""
     force: bool = False
     automatic: bool = False
+
+
+class _ConfirmOrder(msgspec.Struct, forbid_unknown_fields=True):
+    address: str
 
 
 class _EnforceOrder(msgspec.Struct, forbid_unknown_fields=True):
@@ -212,6 +225,18 @@ class _Endpoints:
         asked = replace(asked, automatic=order.automatic)
         logger.info("uid %d asks to ban %s%s", peer.uid, asked.key, " by force" if order.force else "")
         kept = await self._controlled.ban(asked, force=order.force)
+        not_enforced = await self._controlled.settled()
+        return _json(replace(self._controlled.record(kept), not_enforced=not_enforced))
+
+    async def confirm(self, request: Request) -> Response:
+        """Let a ban by force last."""
+        body = await _body(request)
+        peer = self._admin(request)
+        order = msgspec.json.decode(body, type=_ConfirmOrder)
+        logger.info("uid %d confirms the ban of %r", peer.uid, order.address)
+        kept = await self._controlled.confirm(order.address)
+        if kept is None:
+            raise HTTPException(404, f"no ban waits to be confirmed: {order.address!r}")
         not_enforced = await self._controlled.settled()
         return _json(replace(self._controlled.record(kept), not_enforced=not_enforced))
 

@@ -6,11 +6,12 @@ So a daemon killed at any point continues after a restart with exactly the lines
 """
 
 import asyncio
+import gc
 import logging
 import os
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from appguard.explain import Explainer, Parts
 from appguard.explained import Explanation
 from appguard.firewalls.open import kinds_of, open_firewall
 from appguard.following import Following
+from appguard.held import HoldMark
 from appguard.host import administrators, read_host_facts
 from appguard.members import Origin, ban_set_of, open_source, sources_of
 from appguard.names import Addresses, Names
@@ -40,6 +42,7 @@ from appguard.sources.base import Chunk, Source
 from appguard.state import Batch, State
 from appguard.status import BanRecord, DaemonStatus, JailStatus
 from appguard.stores.local import Publisher
+from appguard.trials import Trials
 
 TICK = 1.0  # seconds between looks for ended bans
 VANISHED = 30 * 86_400.0  # seconds after which the position in a log that is gone is dropped
@@ -67,6 +70,7 @@ class Daemon:
         self._clock = clock
         self._started = clock()
         self._facts = read_host_facts()
+        self._mark = HoldMark(config.control_socket)
         self._grouping = Grouping(self._facts.on_link)
         self._state = State(config.state_directory, clock)
         self._bans = ban_set_of(config.store, clock, self._on_change)
@@ -75,6 +79,7 @@ class Daemon:
         self._pipeline = Pipeline(routes_of(config.jails, self._windows), safelist_of(config))
         self._names = Names()
         self._judge = judge_of(config, self._facts)
+        self._trials = Trials(self._judge)
         self._banning = Banning(self._windows, self._bans, self._judge, clock, self._note_late)
         self.following = Following(self._bans, clock)
         self._bouncers = Bouncers([self._new_bouncer(kind) for kind in kinds_of(config.firewall)])
@@ -84,6 +89,7 @@ class Daemon:
         self._unsaved = Batch()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cursor = 0
+        self._is_restored = False
         self._complaints: dict[str, str] = {}
 
     def _parts(self) -> Parts:
@@ -102,8 +108,8 @@ class Daemon:
     def _new_bouncer(self, kind: str) -> Bouncer | BouncerApart:
         if kind == APART:
             return BouncerApart(self.following, self._clock)
-        judge = judge_of(self._config, self._facts)
-        return Bouncer(self._bans, open_firewall(kind, self._config.firewall), judge, self._clock)
+        firewall, judge = open_firewall(kind, self._config.firewall), judge_of(self._config, self._facts)
+        return Bouncer(self._bans, firewall, judge, self._clock, is_switched_off=self._mark.is_set)
 
     async def run(self) -> None:
         """Run until cancelled; then the bans stay in the firewall. Raise `AppGuardError` if it cannot start."""
@@ -114,11 +120,12 @@ class Daemon:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._bouncers.run())
-                tasks.create_task(serve(self, self._config.control_socket))
                 for source in self._sources.values():
                     tasks.create_task(source.run(self._deliver_from(source.name)))
                 tasks.create_task(self._tick())
                 tasks.create_task(keep_alive())
+                await self._restore_bans()
+                tasks.create_task(serve(self, self._config.control_socket))
                 notify("READY=1")
                 log.info("AppGuard daemon is up: %d jails, %d bans", len(self._windows), len(self.bans()))
         finally:
@@ -155,20 +162,44 @@ class Daemon:
     def _restore(self) -> None:
         self._state.open()
         self._purge()
-        bans = [ban for ban in self._state.bans() if ban.in_force(self._clock())]
-        self._bans.restore(bans)
-        self._banning.restore(bans)
+        self._bans.begin_restore()
+        self._bouncers.begin_restore()
+        self._try("published bans", self._publisher.begin)
         self._banning.history.restore(self._state.pasts())
         for name, window in self._windows.items():
             gone = window.restore(self._state.failures(name))
             self._unsaved.failures.update(failures_of(window, gone))
             window.total_failed, self._banning.totals[name] = self._state.totals(name)
+        self._look_at_mark()
         if self._state.setting("enforce") == "off":
             self._hold_or_release(on=False)
         for each in self._config.jails:
             for name, origin in sources_of(each).items():
                 self._sources[name] = self._sources.get(name) or self._open_source(name, origin)
-        self._try("published bans", lambda: self._publisher.publish_all(self.bans()))
+
+    async def _restore_bans(self) -> None:
+        """Take back the bans, part by part: what is new goes to the firewall between them.
+
+        Whoever follows the bans or asks about them is answered when all are back, and what apps read stays until then.
+        The garbage collector would stop everything again and again to look at what is here to stay.
+        """
+        gc.disable()
+        try:
+            for part in self._state.ban_parts():
+                bans = [ban for ban in part if ban.in_force(self._clock())]
+                self._spread()
+                self._bans.restore(bans)
+                self._spread({id(ban) for ban in bans})
+                self._banning.restore(bans)
+                await asyncio.sleep(0)
+        finally:
+            gc.freeze()
+            gc.enable()
+        self._bans.end_restore()
+        self._bouncers.end_restore()
+        self._try("published bans", lambda: self._publisher.unveil(len(self.bans())))
+        self._is_restored = True
+        self._spread()
 
     def _purge(self) -> None:
         """Drop what will not be asked for any more; a full disk is no reason not to start."""
@@ -216,16 +247,18 @@ class Daemon:
         self._note(outcome)
         self._spread()
 
-    def _spread(self) -> None:
-        """Tell the bouncer, the apps and the state what changed in the ban set."""
+    def _spread(self, saved: Collection[int] = ()) -> None:
+        """Tell the bouncer, the apps and the state what changed in the ban set; `saved` are ids of bans it has."""
         changes = self._bans.follow(self._cursor)
-        if changes is None:
+        if changes is None and self._is_restored:
             self._try("state", self._spread_all)
+        elif changes is None:  # a fleet has told so much meanwhile: the rest when all bans are back
+            self._bouncers.wake()
         elif changes.facts:
             self._cursor = changes.cursor
             self._bouncers.wake()
             self.following.tell()
-            self._unsaved.facts.extend(changes.facts)
+            self._unsaved.facts.extend(fact for fact in changes.facts if id(fact.ban) not in saved)
             self._try("published bans", lambda: self._publisher.publish(changes.facts, self.bans))
         self._save()
 
@@ -270,6 +303,7 @@ class Daemon:
             await asyncio.sleep(TICK)
             for ban in self._bans.expire():
                 log.info("[%s] Unban %s", ban.jail, ban.key)
+                self._trials.take(ban.key)
             for window in self._windows.values():
                 gone = set(window.sweep(self._clock()))
                 self._unsaved.failures.update(failures_of(window, gone))
@@ -279,7 +313,15 @@ class Daemon:
                 self._try("published bans", lambda: self._publisher.publish_all(self.bans()))
             self._publisher.beat()
             self._look_at_host()
+            self._try("state", self._look_at_mark)
             self._save(again=True)
+
+    def _look_at_mark(self) -> None:
+        """Take it into the state that root has switched enforcement off without us."""
+        if self._mark.is_set() and self._state.setting("enforce") != "off":
+            self._state.set_setting("enforce", "off")
+            log.warning("enforcement was switched off while the daemon did not answer; it stays off")
+            self._hold_or_release(on=False)
 
     def _look_at_host(self) -> None:
         """Take what is new of this host: a neighbour on a link, for one, is counted alone, not with its /64."""
@@ -307,7 +349,7 @@ class Daemon:
 
     def record(self, ban: Ban) -> BanRecord:
         """Give the record of a ban, with who enforces it."""
-        return self._overview.ban(ban)
+        return replace(self._overview.ban(ban), unconfirmed=ban.key in self._trials)
 
     async def ban(self, ban: Ban, *, force: bool) -> Ban:
         """Put a person's ban in force."""
@@ -316,6 +358,10 @@ class Daemon:
         self._judge.check(ban, force=force)
         if force:
             self._bouncers.force(ban.network)
+            ban = self._trials.on_trial(ban, self._clock())
+        return self._put(ban)
+
+    def _put(self, ban: Ban) -> Ban:
         kept = self._bans.ban(ban)
         if kept is None:
             return self._outlasting(ban)
@@ -323,6 +369,11 @@ class Daemon:
         log.warning("[%s] Ban %s", kept.jail, kept.key)
         self._spread()
         return kept
+
+    async def confirm(self, what: str) -> Ban | None:
+        """Give a ban by force the length that was asked for."""
+        ban = self._trials.take(network_text(parse_network(what)))
+        return self._put(ban) if ban is not None and self._find(ban.key) is not None else None
 
     def _outlasting(self, ban: Ban) -> Ban:
         found = self._find(ban.key)
@@ -345,6 +396,7 @@ class Daemon:
         if lifted is None:
             return None
         log.warning("[%s] Unban %s", lifted.jail, lifted.key)
+        self._trials.take(lifted.key)
         self._note(Outcome(self._banning.lift(lifted)))
         self._spread()
         return lifted
@@ -362,6 +414,8 @@ class Daemon:
     async def enforce(self, on: bool) -> None:
         """Begin or stop to enforce."""
         self._state.set_setting("enforce", "on" if on else "off")
+        if on:
+            self._mark.clear()
         self._hold_or_release(on)
         await self._bouncers.settle()
 

@@ -150,9 +150,11 @@ class _Networks:
 
     def touch(self, network: Network) -> bool:
         first = int(network.network_address)
+        if network.prefixlen == network.max_prefixlen:  # as most are; what lies in one address is that address
+            return self._map.holds(network.version, first)
         last = first | (1 << network.max_prefixlen - network.prefixlen) - 1  # its broadcast_address takes a lock
         starts = self._starts[network.version]
         at = bisect_left(starts, first)
         if at < len(starts) and starts[at] <= last:
             return True
-        return self._map.find(Address("", network.version, first, "")) is not None
+        return self._map.holds(network.version, first)

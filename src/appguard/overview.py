@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 from appguard.ban import Ban
 from appguard.banning import Banning
-from appguard.bouncer import BouncerStatus
+from appguard.bouncer_status import BouncerStatus
 from appguard.bouncers import Bouncers
 from appguard.config_jails import JailConfig
 from appguard.host import HostFacts

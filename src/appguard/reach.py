@@ -47,6 +47,6 @@ def enforcers(others: Sequence[str], kinds: Iterable[str]) -> tuple[str, ...]:
     Apps always do, where they are told of the bans; what is named besides them does it for every service.
     """
     kernel = [] if others else ["kernel"]
-    able = {"nftables": kernel, "apart": kernel, "nginx_deny": ["nginx"]}
+    able = {"nftables": kernel, "apart": kernel, "nginx_deny": ["nginx"], "command": ["command"]}
     found = [name for kind in kinds for name in able.get(kind, [])]
     return (*found, "app")

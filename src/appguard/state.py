@@ -10,10 +10,11 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 
 from appguard.ban import Ban, Fact
@@ -21,6 +22,7 @@ from appguard.bantime import Past
 from appguard.counted import Failure
 from appguard.errors import StateError
 from appguard.state_rows import (
+    LAST_ROW,
     purge_bans,
     purge_failures,
     purge_positions,
@@ -216,8 +218,15 @@ class State:
 
     def bans(self) -> tuple[Ban, ...]:
         """Give the bans, ended ones that are not dropped yet included."""
-        with self._database() as connection:
-            return read_bans(connection)
+        return tuple(chain.from_iterable(self.ban_parts()))
+
+    def ban_parts(self) -> Iterator[tuple[Ban, ...]]:
+        """Give the same, the newest first and some milliseconds of work at a time; not what is saved meanwhile."""
+        row = LAST_ROW
+        while row > 0:
+            with self._database() as connection:
+                part, row = read_bans(connection, row)
+            yield part
 
     def totals(self, jail: str) -> tuple[int, int]:
         """Give how many failures and bans a jail has counted since it exists."""

@@ -9,6 +9,7 @@ import logging
 import math
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import cast
 
 from appguard.address import network_text, parse_network
@@ -19,6 +20,8 @@ from appguard.counted import Failure
 COUNT_MOST = 2**53
 VIA_MOST = 64
 DIGEST_MOST = 16
+LAST_ROW = 2**63 - 1
+PART = 500  # bans read at a time: some 5 milliseconds
 
 _log = logging.getLogger(__name__)
 
@@ -135,7 +138,10 @@ ON CONFLICT (network) DO UPDATE SET
     automatic = excluded.automatic, version = excluded.version
 WHERE excluded.version >= ban.version
 """
-_GET_BANS = "SELECT network, jail, starts, ends, reason, failures, evidence, via, automatic, version FROM ban"
+_GET_BANS = """
+SELECT rowid, network, jail, starts, ends, reason, failures, evidence, via, automatic, version FROM ban
+WHERE rowid < ? ORDER BY rowid DESC LIMIT ?
+"""
 
 
 def _ban_row(ban: Ban) -> tuple[object, ...]:
@@ -151,34 +157,39 @@ def purge_bans(connection: sqlite3.Connection, now: float) -> None:
     connection.execute("DELETE FROM ban WHERE ends <= ?", (now,))
 
 
-def read_bans(connection: sqlite3.Connection) -> tuple[Ban, ...]:
-    """Read all bans."""
+def read_bans(connection: sqlite3.Connection, before: int) -> tuple[tuple[Ban, ...], int]:
+    """Read the next bans before a row, from the newest on; give the row to go on from, 0 at the end."""
     found: list[Ban] = []
-    for row in connection.execute(_GET_BANS).fetchall():
+    rows = connection.execute(_GET_BANS, (before, PART)).fetchall()
+    for _, *row in rows:
         try:
             found.append(_ban(row))
         except (ValueError, OverflowError, RecursionError) as error:
             _log.warning("the saved ban of %r is dropped: %s", row[0], error)
-    return tuple(found)
+    return tuple(found), rows[-1][0] if len(rows) == PART else 0
 
 
 def _ban(row: Sequence[object]) -> Ban:
     network, jail, start, end, reason, failures, evidence, via, automatic, version = row
-    name = _text(jail)
+    return Ban(
+        parse_network(_text(network)),
+        _jail_name(_text(jail)),
+        _time(start),
+        None if end is None else _time(end),
+        _text(reason)[:REASON_MOST],
+        _count(failures),
+        _texts(evidence)[:EVIDENCE_MOST],
+        _texts(via)[:VIA_MOST],
+        _count(automatic) == 1,
+        _count(version),
+    )
+
+
+@lru_cache(maxsize=64)
+def _jail_name(name: str) -> str:
     if not JAIL_NAME.fullmatch(name):
         raise ValueError(f"{name!r} is not the name of a jail")
-    return Ban(
-        network=parse_network(_text(network)),
-        jail=name,
-        start=_time(start),
-        end=None if end is None else _time(end),
-        reason=_text(reason)[:REASON_MOST],
-        failures=_count(failures),
-        evidence=_texts(evidence)[:EVIDENCE_MOST],
-        via=_texts(via)[:VIA_MOST],
-        automatic=_count(automatic) == 1,
-        version=_count(version),
-    )
+    return name
 
 
 def save_totals(connection: sqlite3.Connection, totals: Mapping[str, tuple[int, int]]) -> None:
@@ -227,7 +238,7 @@ def _text(value: object) -> str:
 
 
 def _time(value: object) -> float:
-    if isinstance(value, int | float) and math.isfinite(value):
+    if isinstance(value, (int, float)) and math.isfinite(value):
         return float(value)
     raise ValueError(f"{value!r} is not a time")
 

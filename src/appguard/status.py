@@ -131,7 +131,8 @@ class BanRecord:
     """One ban as the control socket shows it.
 
     `end` None is for ever, `ref` is what a shut-out person can quote, `enforced_by` who shuts the client out.
-    `not_enforced` says, of a ban just made, why the firewall does not hold it.
+    `not_enforced` says, of a ban just made, why the firewall does not hold it. One by force that is `unconfirmed` ends
+    within a minute unless it is confirmed.
     """
 
     network: str
@@ -146,6 +147,7 @@ class BanRecord:
     automatic: bool
     enforced_by: Sequence[str] = ()
     not_enforced: str = ""
+    unconfirmed: bool = False
 
     @classmethod
     def of(cls, ban: Ban, enforced_by: Sequence[str] = ()) -> Self:

@@ -12,10 +12,12 @@ import pytest
 from appguard.address import network_text
 from appguard.errors import FirewallError
 from appguard.firewalls.base import Block, Firewall
+from appguard.firewalls.command import Command
 from appguard.firewalls.dry_run import DryRun
 from appguard.firewalls.nftables import Nftables
 from appguard.firewalls.nginx_deny import NginxDeny
-from tests.netns import banned, elements, has_table, network
+from tests.blocklist import blocklist
+from tests.netns import banned, elements, has_table, network, run
 
 HOST = "203.0.113.5"
 OTHER = "203.0.113.6"
@@ -30,6 +32,7 @@ class Case:
     firewall: Firewall
     held: Callable[[], set[str]]
     let_in: Callable[[], set[str]]
+    counts: bool = True
 
     def shuts_out(self, address: str) -> bool:
         """Say whether some block held covers the address."""
@@ -44,13 +47,43 @@ NFTABLES: dict[str, Callable[[], Nftables]] = {
 }
 
 
-@pytest.fixture(params=["dry_run", "nginx_deny", *(pytest.param(name, marks=pytest.mark.lab) for name in NFTABLES)])
+CONTRIB = Path(__file__).parents[2] / "contrib/firewalls"
+IPSET: dict[str, tuple[str, ...]] = {
+    "command: iptables-nft and ipset": ("iptables-nft", "ip6tables-nft"),
+    "command: iptables-legacy and ipset": ("iptables-legacy", "ip6tables-legacy"),
+}
+
+
+@pytest.fixture(
+    params=[
+        "dry_run",
+        "nginx_deny",
+        "command: an HTTP API",
+        *(pytest.param(name, marks=pytest.mark.lab) for name in (*NFTABLES, *IPSET)),
+    ]
+)
 def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
     """Give each firewall, and take away what it made."""
     if request.param == "nginx_deny":
         path = tmp_path / "bans.geo"
         nginx = NginxDeny(path=path, reload=(), apart=0)
-        yield Case(nginx, lambda: entries(path, "1"), lambda: entries(path, "0"))
+        yield Case(nginx, lambda: entries(path, "1"), lambda: entries(path, "0"), counts=False)
+        return
+    if request.param == "command: an HTTP API":
+        with blocklist() as api:
+            token = tmp_path / "token"
+            token.write_text("secret\n")
+            yield Case(
+                Command(command=[f"{CONTRIB}/appguard-http", api.url, str(token)], look_every=0),
+                api.held,
+                api.let_in,
+                counts=False,
+            )
+        return
+    if request.param in IPSET:
+        command = Command(command=[f"{CONTRIB}/appguard-ipset", *IPSET[request.param]], look_every=0)
+        yield Case(command, lambda: members("ban"), lambda: members("allow"))
+        do(command.lift())
         return
     if request.param == "dry_run":
         dry = DryRun()
@@ -67,6 +100,13 @@ def case(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Case]:
         lambda: {*elements("allow4"), *elements("allow6")} if has_table() else set(),
     )
     do(firewall.lift())
+
+
+def members(kind: str) -> set[str]:
+    """Give the networks in the sets of one kind."""
+    lines = run("ipset", "save").splitlines()
+    found = (line.split() for line in lines if line.startswith((f"add appguard_{kind}4 ", f"add appguard_{kind}6 ")))
+    return {network_text(network(words[2])) for words in found}
 
 
 def entries(path: Path, value: str) -> set[str]:
@@ -187,6 +227,18 @@ def test_a_change_needs_a_replace_first(case: Case) -> None:
 
 
 def test_nothing_is_dropped_without_traffic(case: Case) -> None:
-    """The count of dropped packets begins at 0."""
+    """The count of dropped packets begins at 0; who does not count says so."""
     do(case.firewall.replace([], [block(HOST)]))
-    assert asyncio.run(case.firewall.dropped()) == 0
+    assert asyncio.run(case.firewall.dropped()) == (0 if case.counts else None)
+
+
+def test_blocks_that_come_late_are_held(case: Case) -> None:
+    """A replace takes what comes while it is at work, and ends when no more does."""
+    coming = [[block(OTHER)], [block(SLASH64), block("198.51.100.0/24")], []]
+
+    async def late() -> list[Block]:
+        return coming.pop(0)
+
+    do(case.firewall.replace([], [block(HOST)], late))
+    assert case.held() == {HOST, OTHER, SLASH64, "198.51.100.0/24"}
+    assert not coming

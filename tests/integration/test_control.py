@@ -97,6 +97,7 @@ def test_everything_speaks_json(path: Path, daemon: DictionaryDaemon) -> None:
         "automatic": False,
         "enforced_by": ["kernel", "app"],
         "not_enforced": "",
+        "unconfirmed": False,
     }
     assert reply("list") == {"bans": [record]}
     assert reply("list", "--jail", "login") == {"bans": []}

@@ -112,6 +112,68 @@ def test_enforcement_stays_off_over_a_restart(place: Place) -> None:
         assert "198.51.100.7" in in_kernel()
 
 
+def test_enforcement_is_switched_off_while_the_daemon_hangs(place: Place) -> None:
+    """`enforce off` empties the kernel under a daemon that hangs; it restores nothing when it wakes, nor the next."""
+    place.configure(web_jail(place))
+    with running_daemon(place) as daemon:
+        assert place.run("ban", "198.51.100.7").returncode == 0
+        assert "198.51.100.7" in in_kernel()
+        daemon.send(signal.SIGSTOP)
+        done = place.run("enforce", "off")
+        assert done.returncode == 0, done.stderr
+        assert "taken out of the kernel directly" in done.stdout
+        assert not has_table()
+        place.append("203.0.113.5", 3)
+        daemon.send(signal.SIGCONT)
+        daemon.wait_for("enforcement was switched off while the daemon did not answer")
+        wait_until(lambda: place.banned() == ["198.51.100.7", "203.0.113.5"], 5, daemon.output)
+        assert place.ask("status")["enforcing"] is False
+        assert not has_table()
+    with running_daemon(place):
+        assert place.ask("status")["enforcing"] is False
+        assert not has_table()
+        assert place.run("enforce", "on").returncode == 0
+        assert in_kernel().keys() == {"198.51.100.7", "203.0.113.5"}
+        assert place.ask("status")["enforcing"] is True
+
+
+def test_enforcement_is_switched_off_after_the_daemon_died(place: Place) -> None:
+    """`enforce off` with no daemon at all empties the kernel, and holds when one is started."""
+    place.configure(web_jail(place))
+    daemon = place.start()
+    assert place.run("ban", "198.51.100.7").returncode == 0
+    daemon.send(signal.SIGKILL)
+    daemon.wait()
+    daemon.stop()
+    assert "198.51.100.7" in in_kernel()
+    assert place.run("enforce", "off").returncode == 0
+    assert not has_table()
+    with running_daemon(place):
+        assert place.ask("status")["enforcing"] is False
+        assert not has_table()
+
+
+def test_a_ban_by_force_ends_unless_confirmed(place: Place) -> None:
+    """What needs force is in the kernel for a minute only, whatever was asked, until somebody confirms it."""
+    place.configure(web_jail(place))
+    with running_daemon(place):
+        assert place.run("ban", "10.0.0.0/12", "--for", "1h").returncode == 3
+        forced = place.run("ban", "10.0.0.0/12", "--for", "1h", "--force")
+        assert "unless you confirm that you are still here: appguard confirm 10.0.0.0/12" in forced.stdout
+        assert 50 < in_kernel()["10.0.0.0/12"] <= 60
+        assert place.run("ban", "203.0.113.5", "--for", "1h", "--force").returncode == 0  # needs none
+        assert in_kernel()["203.0.113.5"] > 3000
+        confirmed = place.run("confirm", "10.0.0.0/12")
+        assert confirmed.returncode == 0, confirmed.stderr
+        assert "Banned 10.0.0.0/12 for 1h" in confirmed.stdout
+        assert 3000 < in_kernel()["10.0.0.0/12"] <= 3600
+        assert place.run("confirm", "10.0.0.0/12").returncode == 1
+        assert place.run("ban", "172.0.0.0/12", "--for", "20s", "--force").returncode == 0
+        assert in_kernel()["172.0.0.0/12"] <= 20
+        assert place.run("unban", "172.0.0.0/12").returncode == 0
+        assert place.run("confirm", "172.0.0.0/12").returncode == 1
+
+
 def test_lifted_ban_begins_anew(place: Place) -> None:
     """A lifted address is free at once, in ban set and kernel, and is banned again only after maxretry new failures."""
     place.configure(web_jail(place))

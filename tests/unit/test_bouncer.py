@@ -323,3 +323,24 @@ def test_a_firewall_that_fails_to_lift_is_told_to_the_person_and_tried_again() -
     world.settle()
     assert not world.firewall.held
     assert world.firewall.verbs == ["replace", "lift", "lift"]
+
+
+def test_a_load_during_a_restore_is_whole() -> None:
+    """The first replace takes bans as they come back, and a new one among them, and ends when all are back."""
+
+    async def scene(world: World) -> None:
+        await until(lambda: world.firewall.verbs == ["replace"], "no start")
+        for number in range(20):
+            world.ban_set.restore([Ban(parse_network(f"10.0.0.{number}"), "old", START, START + 600, version=1)])
+            world.bouncer.wake()
+            await asyncio.sleep(0)
+        world.ban("203.0.113.5")
+        world.unban("10.0.0.7")
+        assert not world.firewall.held
+        world.bouncer.end_restore()
+        await until(lambda: bool(world.firewall.held), "the load did not end")
+        assert world.firewall.held == {f"10.0.0.{number}" for number in range(20) if number != 7} | {"203.0.113.5"}
+
+    world = World()
+    world.bouncer.begin_restore()
+    play(scene, world)

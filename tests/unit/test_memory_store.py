@@ -2,13 +2,16 @@
 
 import threading
 import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from appguard.address import parse_network
-from appguard.ban import Ban
+from appguard.ban import Ban, Fact
 from appguard.limit import ADMITTED, Hit, Limit
 from appguard.stores.memory import FACTS_KEPT, MemoryBanSet, MemoryCounters, MemoryStore
+from appguard.stores.replica import Replica
 from tests.forked import forked
 
 NOW = 1_800_000_000.0
@@ -140,6 +143,51 @@ def test_restored_bans_keep_their_versions() -> None:
     assert later.version > kept.version
     now[0] = NOW + 60
     assert kept in second.expire()
+
+
+def restoring(*decisions: Callable[[Replica], object]) -> tuple[Replica, Ban]:
+    """Give a ban set that has decided things before a permanent ban of 203.0.113.5 was restored, and that ban."""
+    first = MemoryBanSet(lambda: NOW)
+    permanent = first.ban(Ban.of("203.0.113.5", bantime=-1))
+    assert permanent is not None
+    bans = Replica(lambda: NOW + 10)
+    bans.begin_restore()
+    for decide in decisions:
+        decide(bans)
+    bans.restore([permanent])
+    bans.end_restore()
+    return bans, permanent
+
+
+def test_a_short_ban_during_a_restore_does_not_shorten_a_long_one() -> None:
+    """An attacker who comes back while bans are restored stays banned as long as before, by a newer fact."""
+    bans, permanent = restoring(lambda bans: bans.ban(replace(Ban.of("203.0.113.5", bantime=60), automatic=True)))
+    (kept,) = bans.snapshot().bans
+    assert kept.end is None
+    assert kept.version > permanent.version
+
+
+def test_what_a_person_decides_during_a_restore_holds() -> None:
+    """A person's shorter ban, and a lift, are not undone by a ban restored later."""
+    bans, _ = restoring(lambda bans: bans.ban(Ban.of("203.0.113.5", bantime=60)))
+    assert [ban.end for ban in bans.snapshot().bans] == [NOW + 70]
+    bans, _ = restoring(
+        lambda bans: bans.ban(Ban.of("203.0.113.5", bantime=60)), lambda bans: bans.unban(parse_network("203.0.113.5"))
+    )
+    assert bans.snapshot().bans == ()
+
+
+def test_what_others_told_during_a_restore_holds_by_its_version() -> None:
+    """A fact of the fleet with a higher version, a lift too, is not undone by an older ban restored later."""
+    network = parse_network("203.0.113.5")
+    newer, older = int(NOW * 1e6) + 5, 1
+    short = replace(Ban.of("203.0.113.5", bantime=60, start=NOW), automatic=True)
+    bans, _ = restoring(lambda bans: bans.merge(Fact(network, newer, replace(short, version=newer))))
+    assert [ban.end for ban in bans.snapshot().bans] == [NOW + 60]
+    bans, _ = restoring(lambda bans: bans.merge(Fact(network, newer, None)))
+    assert bans.snapshot().bans == ()
+    bans, permanent = restoring(lambda bans: bans.merge(Fact(network, older, replace(short, version=older))))
+    assert bans.snapshot().bans == (permanent,)
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

@@ -1,4 +1,4 @@
-"""The verbs that change something: `ban`, `unban`, `enforce`. The daemon lets root and group appguard-admin do so."""
+"""The verbs that change something: `ban`, `confirm`, `unban`, `enforce`, for root and the group appguard-admin."""
 
 import re
 from pathlib import Path
@@ -8,11 +8,22 @@ import click
 
 from appguard.address import network_text, parse_network
 from appguard.ban import Ban
-from appguard.cli.client import NotFound, ask, control_options, say, say_json, understanding
+from appguard.cli.client import (
+    CommandError,
+    NotFound,
+    NotReachable,
+    Reply,
+    ask,
+    control_options,
+    say,
+    say_json,
+    understanding,
+)
 from appguard.cli.text import span_text
-from appguard.errors import AddressError, ConfigError
+from appguard.errors import AddressError, ConfigError, FirewallError
 from appguard.status import BanRecord
 
+ENFORCE_SECONDS = 10.0  # a bouncer apart may take half of that
 _REF = re.compile(r"[A-Z2-7]{8}")
 
 
@@ -24,7 +35,8 @@ _REF = re.compile(r"[A-Z2-7]{8}")
 @click.option(
     "--force",
     is_flag=True,
-    help="Ban even what would cut off this host; holds on this host only, until the daemon restarts.",
+    help="Ban even what would cut off this host: on this host only, until the daemon restarts, and for a minute until"
+    " you confirm it.",
 )
 @click.option("--automatic", is_flag=True, help="For programs: leave a ban that ends later as it is.")
 @control_options
@@ -45,15 +57,30 @@ def ban(  # each is an option
         raise click.UsageError(str(error)) from error
     order = {"address": asked.key, "bantime": bantime, "jail": jail, "reason": asked.reason}
     reply = ask(socket_path, "POST", "/v1/bans", order | {"force": force, "automatic": automatic})
+    _say_ban(reply, as_json=as_json)
+
+
+def _say_ban(reply: Reply, *, as_json: bool) -> None:
     if as_json:
         return say_json(reply)
     with understanding():
         kept = BanRecord.from_json(reply)
         line = f"Banned {kept.network} {span_text(kept)} (jail {kept.jail}, ref {kept.ref})"
         warning = f"Not enforced: {kept.not_enforced}" if kept.not_enforced else ""
+        network, is_trial = kept.network, kept.unconfirmed
     say(line)
     if warning:
         say(warning)
+    if is_trial:
+        say(f"It ends within a minute unless you confirm that you are still here: appguard confirm {network}")
+
+
+@click.command()
+@click.argument("address")
+@control_options
+def confirm(address: str, socket_path: Path, as_json: bool) -> None:
+    """Let a ban that needed --force last as long as was asked for."""
+    _say_ban(ask(socket_path, "POST", "/v1/confirm", {"address": address}), as_json=as_json)
 
 
 @click.command()
@@ -96,12 +123,37 @@ def _ref(text: str) -> str:
     return text.upper()
 
 
+def _lift_without_daemon(socket_path: Path, why: NotReachable) -> None:
+    """Mark enforcement as off, so that no daemon that wakes restores anything, and take our table out of the kernel."""
+    import asyncio
+
+    from appguard.firewalls.nftables import Nftables
+    from appguard.held import HoldMark
+
+    try:
+        if socket_path.parent.is_dir():
+            HoldMark(socket_path).set()
+        asyncio.run(Nftables().lift())
+    except (OSError, FirewallError) as error:
+        raise CommandError(f"{why.message}; nor can this be done without it: {error}; try again as root") from error
+    say(
+        f"{why.message}",
+        "So all bans were taken out of the kernel directly; they stay out until: appguard enforce on",
+        "What nginx or a command firewall refuses is lifted when the daemon answers again",
+    )
+
+
 @click.command()
 @click.argument("state", type=click.Choice(["on", "off"]))
 @control_options
 def enforce(state: str, socket_path: Path, as_json: bool) -> None:
-    """Enforce bans in the firewall, or lift them all and hold."""
-    reply = ask(socket_path, "PUT", "/v1/enforce", {"on": state == "on"})
+    """Enforce bans in the firewall, or lift them all and hold; `off` works as root with a daemon that hangs, too."""
+    try:
+        reply = ask(socket_path, "PUT", "/v1/enforce", {"on": state == "on"}, seconds=ENFORCE_SECONDS)
+    except NotReachable as error:
+        if state == "on":
+            raise
+        return _lift_without_daemon(socket_path, error)
     if as_json:
         return say_json(reply)
     say("Bans are enforced" if reply.get("on") else "Bans are kept but not enforced")

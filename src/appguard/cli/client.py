@@ -57,14 +57,15 @@ _ERRORS = {400: WrongInput, 404: NotFound, 409: SafetyRefusal, 413: WrongInput, 
 
 
 class _UnixConnection(HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("appguard", timeout=SECONDS_MOST)
+    def __init__(self, path: Path, seconds: float) -> None:
+        super().__init__("appguard", timeout=seconds)
         self._path = path
+        self._seconds = seconds
 
     def connect(self) -> None:
         """Connect to the unix socket."""
         self.sock = socket(AF_UNIX, SOCK_STREAM)
-        self.sock.settimeout(SECONDS_MOST)
+        self.sock.settimeout(self._seconds)
         self.sock.connect(str(self._path))
 
 
@@ -81,10 +82,12 @@ def control_options(verb: Callable[P, None]) -> Callable[P, None]:
     )(verb)
 
 
-def ask(socket_path: Path, method: str, target: str, order: Reply | None = None) -> Reply:
+def ask(
+    socket_path: Path, method: str, target: str, order: Reply | None = None, *, seconds: float = SECONDS_MOST
+) -> Reply:
     """Send one request and give the JSON object of the answer; raise `CommandError` for every other answer."""
     body = None if order is None else json.dumps(order)
-    connection = _UnixConnection(socket_path)
+    connection = _UnixConnection(socket_path, seconds)
     with _reaching(socket_path):
         try:
             connection.request(method, target, body)

@@ -2,7 +2,7 @@
 
 import click
 
-from appguard.cli.change import ban, enforce, unban
+from appguard.cli.change import ban, confirm, enforce, unban
 from appguard.cli.explain import explain
 from appguard.cli.look import list_, status
 from appguard.cli.regex import regex
@@ -16,5 +16,5 @@ def appguard() -> None:
     """See and change what AppGuard's daemon shuts out on this host."""
 
 
-for verb in (daemon, bouncer, status, ban, unban, list_, enforce, regex, replay, explain):
+for verb in (daemon, bouncer, status, ban, confirm, unban, list_, enforce, regex, replay, explain):
     appguard.add_command(verb)

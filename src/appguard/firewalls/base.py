@@ -5,7 +5,7 @@ A firewall obeys: what may be banned was judged before. Every verb either does a
 repeated. Ends are Unix seconds; a firewall that can makes the ban end by itself, also with AppGuard dead.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,9 +21,20 @@ class Block:
     end: float | None
 
 
-def nobody() -> Sequence[Block]:
+Late = Callable[[], Awaitable[Sequence[Block]]]
+
+
+async def nobody() -> Sequence[Block]:
     """Give no blocks: nobody came late."""
     return ()
+
+
+async def all_of(blocks: Iterable[Block], late: Late) -> list[Block]:
+    """Give the blocks, and those that come late until no more do."""
+    found = list(blocks)
+    while more := await late():
+        found += more
+    return found
 
 
 class Firewall(Protocol):
@@ -31,13 +42,12 @@ class Firewall(Protocol):
 
     name: str
 
-    async def replace(
-        self, allow: Sequence[Network], blocks: Iterable[Block], late: Callable[[], Iterable[Block]] = nobody
-    ) -> None:
+    async def replace(self, allow: Sequence[Network], blocks: Iterable[Block], late: Late = nobody) -> None:
         """Make the firewall hold exactly this, whatever it held: networks never shut out, and the blocks.
 
         A load that takes long takes the blocks as it goes, lets the event loop run, and asks `late` now and then for
-        blocks that have come meanwhile. Those it did not ask for are given by a `change` afterwards.
+        blocks that have come meanwhile. It asks again when it has taken all blocks, until it is given none: after a
+        restart `late` waits until all bans are back. Those that come still later are given by a `change` afterwards.
         """
         ...
 
@@ -60,6 +70,6 @@ class Firewall(Protocol):
         """
         ...
 
-    async def dropped(self) -> int:
-        """Give the number of packets dropped since `replace`."""
+    async def dropped(self) -> int | None:
+        """Give the number of packets dropped since `replace`; None if the firewall does not count."""
         ...

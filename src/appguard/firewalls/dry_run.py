@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from appguard.address import Network, network_text
 from appguard.errors import FirewallError
 from appguard.event import time_text
-from appguard.firewalls.base import Block, nobody
+from appguard.firewalls.base import Block, Late, all_of, nobody
 
 log = logging.getLogger("appguard.firewall")
 
@@ -29,12 +29,10 @@ class DryRun:
         now = self._clock()
         return tuple(block for block in (self._blocks or {}).values() if block.end is None or block.end > now)
 
-    async def replace(
-        self, allow: Sequence[Network], blocks: Iterable[Block], late: Callable[[], Iterable[Block]] = nobody
-    ) -> None:
+    async def replace(self, allow: Sequence[Network], blocks: Iterable[Block], late: Late = nobody) -> None:
         """Remember these and nothing else."""
         self.allow = tuple(allow)
-        self._blocks = {block.network: block for block in blocks}
+        self._blocks = {block.network: block for block in await all_of(blocks, late)}
         log.info("dry run: would shut out %d networks", len(self.blocks))
 
     async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:

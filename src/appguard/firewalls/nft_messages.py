@@ -135,8 +135,11 @@ def set_of(network: Network) -> str | None:
 def add_hosts(table: str, ends: Iterable[tuple[Network, float]], now: float) -> Iterator[Message]:
     """Add the hosts and IPv6 /64s among networks, with the end of each."""
     by_set: dict[str | None, list[bytes]] = {name: [] for name in (*HOST_SETS, None)}
-    for network, end in ends:
-        by_set[set_of(network)].append(_timed(network.network_address.packed, milliseconds(end - now)))
+    for network, end in ends:  # the fewest calls: there may be a million
+        left = end - now
+        timeout = int(left * 1000) or 1 if 0 < left < LONGEST else milliseconds(left)
+        name = _SET_OF.get((network.version, network.prefixlen))
+        by_set[name].append(_timed(network.network_address.packed, timeout))
     for name in HOST_SETS:
         yield from _elements(_NEW_ELEMENTS, table, name, by_set[name])
 

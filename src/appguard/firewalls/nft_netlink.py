@@ -13,7 +13,7 @@ has none (before 6.3) it is added first; which of the two is tried once.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 
 from appguard.address import Network
@@ -31,12 +31,13 @@ from appguard.firewalls.nft_messages import (
     set_of,
     table_identity,
 )
-from appguard.firewalls.nft_script import run_nft, table_script
+from appguard.firewalls.nft_script import Shape, run_nft, table_script
 
 SLICE = 1_000  # networks; some 5 milliseconds
 LOUD = 256 << 10  # bytes of messages from which on a thread sends them, lest the event loop stand still
 
 Ends = Iterable[tuple[Network, float]]
+Late = Callable[[], Awaitable[Sequence[tuple[Network, float]]]]
 
 
 class NotTakenError(FirewallError):
@@ -50,20 +51,20 @@ class NetlinkTransport:
     """
 
     def __init__(
-        self, table: str, program: str, size: int | None, clock: Callable[[], float], *, destroy: bool | None = None
+        self, table: str, program: str, shape: Shape, clock: Callable[[], float], *, destroy: bool | None = None
     ) -> None:
         self._table = table
         self._second = second_table(table)
         self._pattern = f"{table}_pattern"
         self._program = program
-        self._size = size
+        self._shape = shape
         self._clock = clock
         self._destroy = destroy
         self._template: Template | None = None
 
     async def prepare(self) -> None:
         """Learn how to make the table; raise `NotTakenError` if that cannot be done over netlink here."""
-        await run_nft(self._program, table_script(self._pattern, self._size))
+        await run_nft(self._program, table_script(self._pattern, self._shape))
         try:
             template = Template.read(self._pattern)
             commit(template.make(self._pattern))
@@ -75,12 +76,14 @@ class NetlinkTransport:
             commit(remove_table(self._pattern))
         self._template = template
 
-    async def replace(self, allow: Sequence[Network], ends: Ends, late: Callable[[], Ends]) -> dict[Network, float]:
+    async def replace(self, allow: Sequence[Network], ends: Ends, late: Late) -> dict[Network, float]:
         """Make the table anew; give the wide networks it holds."""
         if self._template is None:
             await self.prepare()
         rest = iter(ends)
         first = list(islice(rest, SLICE))
+        while len(first) < SLICE and (more := await late()):
+            first += more
         if len(first) < SLICE:
             wide = _wide_of(first)
             messages = [*self._empty(self._table, allow), *remove_table(self._second)]
@@ -95,14 +98,18 @@ class NetlinkTransport:
         return wide
 
     async def _load(
-        self, table: str, allow: Sequence[Network], ends: Ends, late: Callable[[], Ends]
+        self, table: str, allow: Sequence[Network], ends: Ends, late: Late
     ) -> tuple[Ends, dict[Network, float]]:
         """Make a table in slices; give all it holds, and the wide networks among it, which come last."""
         given: list[tuple[Network, float]] = []
         wide: dict[Network, float] = {}
         messages = self._empty(table, allow)
         rest = iter(ends)
-        while part := [*late(), *islice(rest, SLICE)]:
+        while True:
+            part = list(islice(rest, SLICE))
+            part += await late()
+            if not part:
+                break
             wide |= _wide_of(part)
             await self._commit([*messages, *self._hosts(table, part)])
             messages = []

@@ -6,7 +6,8 @@ none is ever written.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from ipaddress import IPv4Address, IPv6Address
 
@@ -20,22 +21,48 @@ from appguard.firewalls.program import run
 
 PATIENCE = 60.0  # seconds nft may take; 200,000 elements take less than two
 WORDS_MOST = 300
+CUT, COUNT = "cut", "count"
+_SELDOM = "limit rate 100/second burst 100 packets"
+REFUSALS: dict[str, tuple[str, ...]] = {
+    "drop": ("drop",),
+    "reject": (f"meta l4proto tcp {_SELDOM} reject with tcp reset", f"meta l4proto != tcp {_SELDOM} reject", "drop"),
+    "log": ('limit rate 10/second burst 20 packets log prefix "appguard ban: "', "drop"),
+    COUNT: ("accept",),
+}
 _FULL = ("Too many open files in system", "No space left on device")
 
 
 async def run_nft(program: str, script: str) -> None:
     """Have nft do what a script says, all of it or nothing."""
-    status, words = await run((program, "-f", "-"), "install the package nftables", PATIENCE, text=script)
-    if status:
-        raise _error(words)
+    done = await run((program, "-f", "-"), "install the package nftables", PATIENCE, text=script)
+    if done.status:
+        raise _error(done.words)
 
 
-def table_script(table: str, size: int | None) -> str:
-    """Write a new, empty table in place of whatever has its name; its hash sets take `size` elements at most."""
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What the settings say of the table.
+
+    `size` is the most its hash sets take, `block` what becomes of a banned packet, `outbound` "keep" or "cut".
+    """
+
+    size: int | None = None
+    block: str = "drop"
+    outbound: str = "keep"
+
+
+def table_script(table: str, shape: Shape) -> str:
+    """Write a new, empty table in place of whatever has its name."""
     made = (files("appguard.firewalls") / "table.nft").read_text()
     made = made.replace("table inet appguard {", f"table inet {table} {{")
-    if size is not None:
-        made = made.replace("flags timeout;", f"flags timeout; size {size};")
+    made = made.replace("\t\tdrop\n", "".join(f"\t\t{statement}\n" for statement in REFUSALS[shape.block]))
+    if shape.block == COUNT:
+        made = made.replace("counter name strays drop", "counter name strays return")
+    if shape.size is not None:
+        made = made.replace("flags timeout;", f"flags timeout; size {shape.size};")
+    if shape.outbound == CUT:
+        made = made.replace("hook prerouting priority -150", "hook prerouting priority -300")
+        made = made.replace("\t\tct direction reply accept\n", "")
     return remove_script(table) + made
 
 
@@ -47,21 +74,22 @@ def remove_script(table: str) -> str:
 class ScriptTransport:
     """Changes the table of this name by a program, which is nft by name or path."""
 
-    def __init__(self, table: str, program: str, size: int | None, clock: Callable[[], float]) -> None:
+    def __init__(self, table: str, program: str, shape: Shape, clock: Callable[[], float]) -> None:
         self._table = table
         self._program = program
-        self._size = size
+        self._shape = shape
         self._clock = clock
 
     async def replace(
         self,
         allow: Sequence[Network],
         ends: Iterable[tuple[Network, float]],
-        late: Callable[[], Iterable[tuple[Network, float]]],
+        late: Callable[[], Awaitable[Sequence[tuple[Network, float]]]],
     ) -> dict[Network, float]:
-        """Make the table anew in one transaction, for which nobody is late; give the wide networks it holds."""
-        del late
+        """Make the table anew in one transaction; give the wide networks it holds."""
         held = dict(ends)
+        while more := await late():
+            held.update(more)
         wide = {network: end for network, end in held.items() if not is_host(network)}
         await run_nft(self._program, await asyncio.to_thread(self._whole, allow, held, wide))
         return wide
@@ -69,7 +97,7 @@ class ScriptTransport:
     def _whole(self, allow: Sequence[Network], ends: Mapping[Network, float], wide: Mapping[Network, float]) -> str:
         allowed = self._elements("add", ((f"allow{network.version}", _text(network)) for network in allow))
         hosts = {network: end for network, end in ends.items() if network not in wide}
-        made = table_script(self._table, self._size) + remove_script(second_table(self._table))
+        made = table_script(self._table, self._shape) + remove_script(second_table(self._table))
         return made + allowed + self._hosts(hosts) + self._wide(wide)
 
     async def change(self, hosts: Mapping[Network, float], wide: Mapping[Network, float] | None) -> None:

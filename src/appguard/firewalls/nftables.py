@@ -9,7 +9,7 @@ live in interval sets, which take no overlapping elements, so these sets are alw
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from itertools import chain, repeat
@@ -18,17 +18,20 @@ from typing import Protocol
 from appguard.address import Network
 from appguard.ban import is_host
 from appguard.errors import FirewallFullError
-from appguard.firewalls.base import Block, nobody
+from appguard.firewalls.base import Block, Late, nobody
 from appguard.firewalls.netlink import SetFullError, hear, listen
 from appguard.firewalls.nft_messages import HOST_SETS, counted_packets, table_identity
 from appguard.firewalls.nft_netlink import NetlinkTransport, NotTakenError
-from appguard.firewalls.nft_script import ScriptTransport
+from appguard.firewalls.nft_script import COUNT, ScriptTransport, Shape
 
 TABLE = "appguard"
 LEASE = 7 * 86400.0
 NETLINK, SCRIPT = "netlink", "nft"  # the transports
 
 log = logging.getLogger("appguard.firewall")
+
+
+LateEnds = Callable[[], Awaitable[Sequence[tuple[Network, float]]]]
 
 
 class Transport(Protocol):
@@ -38,7 +41,7 @@ class Transport(Protocol):
         self,
         allow: Sequence[Network],
         ends: Iterable[tuple[Network, float]],
-        late: Callable[[], Iterable[tuple[Network, float]]],
+        late: LateEnds,
     ) -> dict[Network, float]:
         """Make the table anew; give the wide networks it holds. See `Firewall.replace`."""
         ...
@@ -57,9 +60,11 @@ class Nftables:
 
     `lease` is how long a block without an end lasts unless it is renewed, `program` is nft by name or path, `size` the
     number of hosts of each kind the kernel is to hold at most. `transport` is "netlink" or "nft"; None finds out.
+    `block` is "drop", "reject" (seldom enough for a flood), "log" (and drop) or "count" (and let in: it shows what
+    would be dropped). `outbound` is "keep", or "cut" for who needs not reach banned addresses.
     """
 
-    name = "nftables"
+    name: str = "nftables"
 
     def __init__(
         self,
@@ -69,29 +74,36 @@ class Nftables:
         program: str = "nft",
         transport: str | None = None,
         size: int | None = None,
+        block: str = "drop",
+        outbound: str = "keep",
         destroy: bool | None = None,
     ) -> None:
+        if block == COUNT:
+            self.name = "nftables (counts only)"
         self._lease = lease
         self._clock = clock
         self._size = size
-        self._netlink = NetlinkTransport(TABLE, program, size, clock, destroy=destroy)
-        self._script = ScriptTransport(TABLE, program, size, clock)
+        shape = Shape(size, block, outbound)
+        self._netlink = NetlinkTransport(TABLE, program, shape, clock, destroy=destroy)
+        self._script = ScriptTransport(TABLE, program, shape, clock)
         self._transport: Transport = self._script if transport == SCRIPT else self._netlink
         self._is_chosen = transport is not None
         self._wide: dict[Network, float] = {}
         self._identity: bytes | None = None
 
-    async def replace(
-        self, allow: Sequence[Network], blocks: Iterable[Block], late: Callable[[], Iterable[Block]] = nobody
-    ) -> None:
+    async def replace(self, allow: Sequence[Network], blocks: Iterable[Block], late: Late = nobody) -> None:
         """Load the table anew in place of whatever it was; there is no moment without one."""
         await self._choose()
         let_in: list[Network] = [
             *collapse_addresses(network for network in allow if isinstance(network, IPv4Network)),
             *collapse_addresses(network for network in allow if isinstance(network, IPv6Network)),
         ]
+
+        async def came_late() -> list[tuple[Network, float]]:
+            return list(self._in_force(await late()))
+
         with self._room():
-            self._wide = await self._transport.replace(let_in, self._in_force(blocks), lambda: self._in_force(late()))
+            self._wide = await self._transport.replace(let_in, self._in_force(blocks), came_late)
         self._identity = table_identity(TABLE)
 
     async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:

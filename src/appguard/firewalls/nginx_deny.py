@@ -17,7 +17,7 @@ from pathlib import Path
 
 from appguard.address import Address, Network, NetworkMap
 from appguard.errors import FirewallError, FirewallPermissionError
-from appguard.firewalls.base import Block, nobody
+from appguard.firewalls.base import Block, Late, all_of, nobody
 from appguard.firewalls.program import run
 
 PATH = Path("/etc/nginx/appguard/bans.geo")
@@ -57,13 +57,12 @@ class NginxDeny:
         self._first_end = float("inf")
         self._identity: _Identity | None = None  # of the file nginx has been told of
 
-    async def replace(
-        self, allow: Sequence[Network], blocks: Iterable[Block], late: Callable[[], Iterable[Block]] = nobody
-    ) -> None:
+    async def replace(self, allow: Sequence[Network], blocks: Iterable[Block], late: Late = nobody) -> None:
         """Write the file anew and reload, whatever was there."""
+        given = await all_of(blocks, late)
         await self._wait_for_turn()
         self._allow = tuple(allow)
-        await self._put(_in_force({block.network: block.end for block in blocks}, self._clock()))
+        await self._put(_in_force({block.network: block.end for block in given}, self._clock()))
 
     async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:
         """Write the file with the change and reload, unless only ends have changed."""
@@ -99,9 +98,9 @@ class NginxDeny:
         del suspect
         return nullcontext()
 
-    async def dropped(self) -> int:
-        """Give 0: nginx does not count whom it refuses; its access log has them, with status 444."""
-        return 0
+    async def dropped(self) -> int | None:
+        """Give None: nginx does not count whom it refuses; its access log has them, with status 444."""
+        return None
 
     def _turn_in(self) -> float:
         return self._reloaded_at + self._apart - time.monotonic()
@@ -128,9 +127,9 @@ class NginxDeny:
         self._reloaded_at = time.monotonic()
         if not self._reload:
             return
-        status, words = await run(self._reload, "install nginx, or set [firewall] reload", PATIENCE)
-        if status:
-            raise _error(self._reload, words)
+        done = await run(self._reload, "install nginx, or set [firewall] reload", PATIENCE)
+        if done.status:
+            raise _error(self._reload, done.words)
 
 
 def _error(command: Sequence[str], words: str) -> FirewallError:

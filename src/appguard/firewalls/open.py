@@ -5,16 +5,19 @@ from typing import cast
 
 from appguard.errors import ConfigError
 from appguard.firewalls.base import Firewall
+from appguard.firewalls.command import Command
 from appguard.firewalls.dry_run import DryRun
 from appguard.firewalls.nftables import Nftables
 from appguard.firewalls.nginx_deny import NginxDeny
 
+_OF_NFTABLES = frozenset({"transport", "size", "block", "outbound"})
 OPTIONS = {
-    Nftables.name: frozenset({"transport", "size"}),
-    "apart": frozenset({"transport", "size"}),  # of the nftables that the bouncer apart feeds
+    Nftables.name: _OF_NFTABLES,
+    "apart": _OF_NFTABLES,  # of the nftables that the bouncer apart feeds
     NginxDeny.name: frozenset({"path", "reload"}),
+    Command.name: frozenset({"command"}),
 }
-FIREWALLS: dict[str, Callable[..., Firewall]] = {"nftables": Nftables, "nginx_deny": NginxDeny, "dry_run": DryRun}
+FIREWALLS: dict[str, Callable[..., Firewall]] = {each.name: each for each in (Nftables, NginxDeny, Command, DryRun)}
 
 
 def kinds_of(settings: Mapping[str, object]) -> tuple[str, ...]:

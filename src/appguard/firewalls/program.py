@@ -4,14 +4,24 @@ import asyncio
 import os
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from appguard.errors import FirewallError
 
 SBIN = "/usr/sbin:/sbin"  # where such programs are, also for a PATH without it
 
 
-async def run(command: Sequence[str], if_missing: str, patience: float, *, text: str = "") -> tuple[int, str]:
-    """Run a command with `text` on its standard input; give its exit status and what it said on standard error.
+@dataclass(frozen=True, slots=True)
+class Done:
+    """How a program ended: its exit status, what it said on standard error (`words`) and on standard output."""
+
+    status: int
+    words: str
+    output: str
+
+
+async def run(command: Sequence[str], if_missing: str, patience: float, *, text: str = "") -> Done:
+    """Run a command with `text` on its standard input.
 
     Raise `FirewallError` if it is missing (`if_missing` says what to do then), does not start, or does not end within
     `patience` seconds.
@@ -25,7 +35,7 @@ async def run(command: Sequence[str], if_missing: str, patience: float, *, text:
             program,
             *command[1:],
             stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env={"LC_ALL": "C", "PATH": path},
         )
@@ -33,7 +43,7 @@ async def run(command: Sequence[str], if_missing: str, patience: float, *, text:
         raise FirewallError(f"{program} does not start: {error.strerror}") from error
     try:
         async with asyncio.timeout(patience):
-            _, words = await process.communicate(text.encode())
+            output, words = await process.communicate(text.encode())
     except TimeoutError:
         raise FirewallError(f"{program} did not end within {patience:g} seconds") from None
     finally:
@@ -41,4 +51,4 @@ async def run(command: Sequence[str], if_missing: str, patience: float, *, text:
             process.kill()
             await process.wait()
     assert process.returncode is not None
-    return process.returncode, words.decode(errors="replace")
+    return Done(process.returncode, words.decode(errors="replace"), output.decode(errors="replace"))

@@ -67,30 +67,49 @@ class Publisher:
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / "bans"
+        self._new_path = directory / "bans.new"
         self._word_path = directory / "bans.seq"
         self._word = -1
         self._file = -1
         self._sequence = 0
         self._changes = self._compact_at = 0
+        self._is_veiled = False
 
     def publish_all(self, bans: Iterable[Ban]) -> None:
         """Replace what is published by these bans."""
         lines = [fact_line(Fact(ban.network, ban.version, ban)) for ban in bans]
-        new = self._path.with_suffix(".new")
+        self.begin()
+        try:
+            _write_all(self._file, b"".join(lines))
+        except OSError:
+            self.close()
+            raise
+        self.unveil(len(lines))
+
+    def begin(self) -> None:
+        """Begin a new file; apps go on reading the old one until `unveil`."""
         with contextlib.suppress(FileNotFoundError):
-            new.unlink()
-        file = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            self._new_path.unlink()
+        file = os.open(self._new_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
             os.fchmod(file, 0o644)
-            _write_all(file, HEADER + b"".join(lines))
-            new.replace(self._path)
+            _write_all(file, HEADER)
         except OSError:
             os.close(file)
             raise
         if self._file >= 0:
             os.close(self._file)
-        self._file, self._changes = file, 0
-        self._compact_at = max(COMPACT_AT_LEAST, len(lines))
+        self._file, self._changes, self._is_veiled = file, 0, True
+
+    def unveil(self, bans: int) -> None:
+        """Put the new file, which holds that many bans, in place of the old one."""
+        try:
+            self._new_path.replace(self._path)
+        except OSError:
+            self.close()
+            raise
+        self._changes, self._is_veiled = 0, False
+        self._compact_at = max(COMPACT_AT_LEAST, bans)
         self._raise_word()
 
     def publish(self, facts: Sequence[Fact], bans_in_force: Callable[[], Iterable[Ban]]) -> None:
@@ -98,7 +117,7 @@ class Publisher:
         if not facts:
             return
         self._changes += len(facts)
-        if self._file < 0 or self._changes > self._compact_at:
+        if self._file < 0 or (self._changes > self._compact_at and not self._is_veiled):
             self.publish_all(bans_in_force())
             return
         try:
@@ -106,7 +125,8 @@ class Publisher:
         except OSError:
             self.close()  # a torn line may stand at the end: the next publish writes a new file
             raise
-        self._raise_word()
+        if not self._is_veiled:
+            self._raise_word()
 
     def _raise_word(self) -> None:
         if self._word < 0:
@@ -127,6 +147,7 @@ class Publisher:
             if file >= 0:
                 os.close(file)
         self._file = self._word = -1
+        self._is_veiled = False
 
 
 def _write_all(file: int, data: bytes) -> None:

@@ -132,6 +132,7 @@ class MemoryBanSet:
         self._cursor = 0
         self._version = 0
         self._lifts = 0
+        self._decided: set[str] | None = None  # the networks decided about during a restore
         self._renew_lock()
         in_every_child(self, MemoryBanSet._renew_lock)
 
@@ -182,12 +183,34 @@ class MemoryBanSet:
                 return None
             return Changes(self._cursor, tuple(islice(reversed(self._facts), missed))[::-1])
 
+    def begin_restore(self) -> None:
+        """Say that bans are going to be restored, and others may be decided meanwhile."""
+        self._decided = set()
+
     def restore(self, bans: Sequence[Ban]) -> None:
-        """Take back bans with the versions they had."""
+        """Take back bans with the versions they had; what is decided meanwhile counts as decided after them."""
+        now = self._clock()
         with self._bans_lock:
             for ban in bans:
-                self._put(ban)
                 self._version = max(self._version, ban.version)
+                key = ban.key
+                known = self._table.same(ban)
+                if self._decided is None or key not in self._decided:
+                    if ban.version > max(known.version if known else -1, self._lifted.get(key, -1)):
+                        self._take_back(Fact(ban.network, ban.version, ban))
+                elif known is not None and not supersedes(known, ban, now):
+                    kept = replace(ban, version=self._next_version(now))
+                    self._make(Fact(kept.network, kept.version, kept))
+
+    def end_restore(self) -> None:
+        """Say that all bans are restored."""
+        self._decided = None
+
+    def _take_back(self, fact: Fact) -> None:
+        """Take a fact that was true before this process."""
+        if fact.ban is not None:
+            self._put(fact.ban)
+            self._tell(fact)
 
     def expire(self) -> list[Ban]:
         """Drop the bans that have ended; give them."""
@@ -207,6 +230,8 @@ class MemoryBanSet:
 
     def _make(self, fact: Fact) -> None:
         """Take a fact decided in this process."""
+        if self._decided is not None:
+            self._decided.add(fact.key)
         self._apply(fact)
 
     def _apply(self, fact: Fact) -> None:
