@@ -67,6 +67,14 @@ def degree_of(pattern: str) -> int | None:
     return max(1, degree) if degree < TOO_MUCH else None
 
 
+def is_anchored(pattern: str) -> bool:
+    """Say whether a regex matches at the beginning of a text only; no if that is not known."""
+    try:
+        return _is_anchored(parse(pattern).nodes)
+    except RecursionError:
+        return False
+
+
 def _is_anchored(nodes: Nodes) -> bool:
     for node in nodes:
         if node.op == "AT":
