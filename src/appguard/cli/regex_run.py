@@ -14,6 +14,7 @@ from appguard.filters.open import is_bare
 from appguard.filters.trial import Trial
 
 IDS_MOST = 10_000  # different clients that are looked at
+COMMENT = b"#"  # such lines and empty ones do not count, as in fail2ban-regex: samples have them
 EXAMPLES_MOST = 8  # lines that matched, from which forged ones are made up
 
 
@@ -78,6 +79,8 @@ def _read(log: Log, chosen: Chosen, asked: Asked) -> tuple[Trial, _Found]:
     found = _Found()
     with progress(log) as lines:
         for line, at in lines:
+            if line.startswith(COMMENT) or not line.strip():
+                continue
             told = trial.add(line, at)
             if told is None:
                 continue

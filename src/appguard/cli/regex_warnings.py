@@ -15,6 +15,7 @@ from appguard.filters.regex import RegexFilter
 from appguard.host import read_host_facts
 from appguard.judge import Judge
 
+DEGREE_USUAL = 2  # whatever has <HOST> in it is quadratic in the length of a host name: no reason to warn
 NAMED_MOST = 5  # addresses that are named one by one
 
 
@@ -48,8 +49,8 @@ def filter_warnings(made: Filter) -> Iterator[str]:
     slow = _not_linear(made)
     if slow:
         yield (
-            f"not proven linear: {slow}: a long line may take long; the daemon skips one that takes more than 5 ms, so"
-            " that whoever wrote it goes unseen, and nobody else"
+            f"not proven linear: {slow}: a long line may take long; the daemon skips one that takes more than 5 ms,"
+            " so that whoever wrote it goes unseen, and nobody else"
         )
 
 
@@ -60,10 +61,14 @@ def _not_linear(made: RegexFilter) -> str:
         "ignoreregex": made.ignoreregexes,
     }
     slow = {
-        name: [number for number, pattern in enumerate(patterns, start=1) if degree_of(pattern) != 1]
+        name: [number for number, pattern in enumerate(patterns, start=1) if not _is_usual(degree_of(pattern))]
         for name, patterns in families.items()
     }
     return ", ".join(name if name == "prefregex" else f"{name} {_ranges(each)}" for name, each in slow.items() if each)
+
+
+def _is_usual(degree: int | None) -> bool:
+    return degree is not None and degree <= DEGREE_USUAL
 
 
 def _ranges(numbers: Sequence[int]) -> str:
@@ -81,7 +86,7 @@ def run_warnings(made: Filter, examples: Sequence[tuple[bytes, float]]) -> Itera
     """Say what came up while lines were read; `examples` are some that matched, and when they were written."""
     if not isinstance(made, RegexFilter):
         return
-    line = next((line for line in (forged(made, *each) for each in examples) if line), "")
+    line = forged(made, examples)
     if line:
         yield f"a client can have another banned: this line, which a client could cause, would ban {VICTIM}: {line}"
     if made.skipped:

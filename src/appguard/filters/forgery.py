@@ -7,7 +7,7 @@ of the same options names the victim. That none is found proves nothing; so what
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from appguard.filters.expression import Budget, OverBudget, compiled
 from appguard.filters.linear import is_anchored
@@ -29,17 +29,28 @@ def unanchored(made: RegexFilter) -> list[int]:
     ]
 
 
-def forged(made: RegexFilter, line: bytes, time: float) -> str:
-    """Give a line by which a client would have `VICTIM` banned, empty if none is found; `line` is one that matched."""
-    text = line.decode(errors="replace")
-    hit = _fresh(made).find(line, time)
-    if made.options.maxlines > 1 or hit is None or hit.id not in text or VICTIM in text:
+def forged(made: RegexFilter, lines: Sequence[tuple[bytes, float]]) -> str:
+    """Give a line by which a client would have `VICTIM` banned, empty if none is found.
+
+    `lines` are some that matched, and when they were written.
+    """
+    if made.options.maxlines > 1 or not lines:
         return ""
-    for each in _made_up(made, text, hit):
-        found = _fresh(made).find(each.encode(), time)
-        if found is not None and found.id == VICTIM:
-            return each
+    tried = _fresh(made)
+    for line, time in lines:
+        text = line.decode(errors="replace")
+        hit = tried.find(line, time)
+        if hit is None or hit.id not in text or VICTIM in text:
+            continue
+        for each in _made_up(made, text, hit):
+            if _names_victim(tried, each, time) and _names_victim(_fresh(made), each, time):
+                return each
     return ""
+
+
+def _names_victim(tried: RegexFilter, text: str, time: float) -> bool:
+    found = tried.find(text.encode(), time)
+    return found is not None and found.id == VICTIM
 
 
 def _fresh(made: RegexFilter) -> RegexFilter:

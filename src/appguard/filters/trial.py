@@ -2,8 +2,9 @@
 
 Theory of operation. Whether a line tells of a failure, the filter itself says: what is shown here is what the daemon
 does. Beside it every expression of a filter in fail2ban's dialect is searched on its own, because the filter stops at
-the first that matches. A line is matched if it is part of a failure; ignored if a failregex matched, but an ignoreregex
-did too or the line is no failure by itself; missed otherwise. Of our own filters the events are counted by kind.
+the first that matches. A line is matched if it is part of a failure, or of one whose address another line will tell;
+ignored if a failregex matched, but an ignoreregex did too or the line is no failure by itself; missed otherwise. Of our
+own filters the events are counted by kind.
 """
 
 import re
@@ -15,6 +16,7 @@ from appguard.event import Event
 from appguard.filters.base import Filter, Named
 from appguard.filters.dates import FoundDate
 from appguard.filters.expression import LINE_SECONDS, Budget, Expression, Found, OverBudget
+from appguard.filters.head import head_of
 from appguard.filters.last_lines import LastLines, Line
 from appguard.filters.regex import COLOUR, Hit, RegexFilter
 from appguard.filters.tags import plain_name
@@ -122,9 +124,8 @@ class Trial:
             self.ignores[number].hits += 1
         for number in () if found.ignores else found.failures:
             self._count(self.failures[number], told)
-        if hit is not None:
-            lines, sort = self._searches.take(found), self.matched
-        else:
+        lines, sort = (self._searches.take(found) if hit else [line]), self.matched
+        if hit is None and not found.is_waiting:
             lines, sort = ([line], self.ignored) if found.failures else ([], self.missed)
         for each in lines:
             sort.add(each)
@@ -148,6 +149,14 @@ class _Seen:
     ignores: Sequence[int] = ()
     match: Found | None = None
 
+    @property
+    def is_waiting(self) -> bool:
+        """Say whether the line is a failure of somebody whom another line of its connection names."""
+        if self.match is None or self.ignores:
+            return False
+        groups = {plain_name(name) for name, value in self.match.groupdict().items() if value is not None}
+        return not groups & {"nofail", "mlfgained"}
+
 
 class _Searches:
     """Every expression of a filter, searched in the last lines."""
@@ -156,7 +165,7 @@ class _Searches:
         flags = re.MULTILINE if made.options.maxlines > 1 else 0
         self._dates = made.dates
         self._prefix = Expression(made.prefregex, flags) if made.prefregex else None
-        self._failures = [Expression(each, flags) for each in made.failregexes]
+        self._failures = [(Expression(each, flags), None if flags else head_of(each)) for each in made.failregexes]
         self._ignores = [Expression(each, flags) for each in made.ignoreregexes]
         self._most = made.options.maxlines
         self._default_dates = not made.options.datepattern
@@ -184,14 +193,18 @@ class _Searches:
                 return False, [], [], None
             content = next((each for name, each in prefix.groupdict().items() if plain_name(name) == "content"), None)
             text = (text.removesuffix("\n") if content is None else content) + "\n"
-        found = {number: each.search(text, budget) for number, each in enumerate(self._failures)}
-        failures = [number for number, each in found.items() if each]
+        found = {
+            number: match
+            for number, (each, head) in enumerate(self._failures)
+            if (head is None or head.match(text)) and (match := each.search(text, budget))
+        }
+        failures = list(found)
         ignores = [number for number, each in enumerate(self._ignores) if failures and each.search(text, budget)]
         return self._prefix is not None, failures, ignores, found[failures[0]] if failures else None
 
     def take(self, seen: _Seen) -> list[bytes]:
         """Give the lines that a failure is made of, and forget them."""
-        if seen.match is None:  # a line that took too long here and not in the filter
+        if seen.match is None or self._most == 1:  # None: a line that took too long here and not in the filter
             return [self._open.pop()[1]]
         taken = self._last_lines.take_all() if self._prefix else self._last_lines.take(seen.match)
         lines = [line for each, line in self._open if any(each is one for one in taken)]
