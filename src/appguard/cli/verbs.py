@@ -3,6 +3,7 @@
 import click
 
 from appguard.cli.change import ban, enforce, unban
+from appguard.cli.import_fail2ban import import_fail2ban
 from appguard.cli.look import list_, status
 from appguard.cli.regex import regex
 from appguard.cli.run import bouncer, daemon
@@ -14,5 +15,5 @@ def appguard() -> None:
     """See and change what AppGuard's daemon shuts out on this host."""
 
 
-for verb in (daemon, bouncer, status, ban, unban, list_, enforce, regex):
+for verb in (daemon, bouncer, status, ban, unban, list_, enforce, regex, import_fail2ban):
     appguard.add_command(verb)
