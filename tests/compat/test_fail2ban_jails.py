@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -88,15 +89,18 @@ def meant(config: JailConfig) -> Mapping[str, object]:
 
 def expected(told: Mapping[str, object]) -> Mapping[str, object]:
     """Give the same of what fail2ban says."""
-    first = {name: value[0] if isinstance(value, list) else value for name, value in told.items()}
     return {
         "maxretry": told["maxretry"],
-        "findtime": parse_duration(first["findtime"]),
-        "bantime": parse_duration(first["bantime"]),
+        "findtime": parse_duration(_first(told["findtime"])),
+        "bantime": parse_duration(_first(told["bantime"])),
         "addfailregex": told["addfailregex"],
         "addignoreregex": told.get("addignoreregex", []),
-        "datepattern": first.get("datepattern", ""),
+        "datepattern": _first(told.get("datepattern", "")),
     }
+
+
+def _first(value: object) -> object:
+    return cast("list[object]", value)[0] if isinstance(value, list) else value
 
 
 def test_all_jails_mean_what_fail2ban_says(directory: Path, tmp_path: Path) -> None:
