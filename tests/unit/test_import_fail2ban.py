@@ -11,6 +11,7 @@ from appguard.config import DaemonConfig, daemon_config
 from appguard.fail2ban_settings import seconds_of
 from appguard.filters.open import open_filter
 from appguard.filters.regex import RegexFilter
+from appguard.members import sources_of
 
 COMMON = (
     "[DEFAULT]\nbantime = 10m\nfindtime = 10m\nmaxretry = 5\nbackend = auto\nusedns = warn\nmode = normal\n"
@@ -92,6 +93,19 @@ def test_the_jails_of_the_posts(fail2ban: Path) -> None:
     assert isinstance(made, RegexFilter)
     hit = made.find(line, 0)
     assert hit is not None and hit.id == "203.0.113.5"
+
+
+def test_sshd_by_journal_and_by_file(fail2ban: Path) -> None:
+    """The two usual ways keep their source; in the journal what the filter itself matches is read."""
+    (fail2ban / "filter.d/sshd.conf").write_text(
+        FILTER.replace("_COMM=shop", "_SYSTEMD_UNIT=sshd.service + _COMM=sshd")
+    )
+    journal = imported(fail2ban, "[sshd]\nenabled = true\nbackend = systemd\nlogpath = /x\n").jails["sshd"]
+    (source,) = sources_of(journal).values()
+    assert (source.kind, source.arguments) == ("journal", ("_SYSTEMD_UNIT=sshd.service", "+", "_COMM=sshd"))
+    secure = imported(fail2ban, "[sshd]\nenabled = true\nlogpath = /var/log/secure\n").jails["sshd"]
+    (source,) = sources_of(secure).values()
+    assert (source.kind, source.arguments) == ("files", ("/var/log/secure",))
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,8 @@ def test_nothing_matched_is_exit_code_1(log: Path) -> None:
         (["x", "sshdd"], "there is no filter 'sshdd', so it is taken for a regex"),
         (["x", "nginx", "ignored"], "have regexes of their own"),
         (["x", "<HOST>", "--config", "/nowhere/appguard.toml"], "/nowhere/appguard.toml: cannot be read"),
-        (["x", "<HOST>", "-m", "nonsense"], "expected FIELD=value"),
+        (["journal", "<HOST>", "-m", "nonsense"], "expected FIELD=value"),
+        (["x", "<HOST>", "-m", "_COMM=sshd"], "--journalmatch is for the log 'journal'"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(arguments: list[str], message: str) -> None:

@@ -10,6 +10,7 @@ from appguard.cli.regex_filter import Chosen, chosen_filter
 from appguard.cli.regex_log import Log, is_journal, journal_matches, open_log, progress
 from appguard.cli.regex_text import SHOWN_MOST, Shown, out_line, report_json, report_lines, used_lines
 from appguard.cli.regex_warnings import ban_warnings, filter_warnings, judge_of, run_warnings
+from appguard.errors import ConfigError
 from appguard.filters.open import is_bare
 from appguard.filters.trial import Trial
 
@@ -54,6 +55,8 @@ def run(asked: Asked) -> int:
     chosen = chosen_filter(asked.filter, asked.ignoreregex, asked.options, is_journal=is_journal(asked.log))
     judge, unknown = judge_of(asked.config)
     matches = journal_matches(asked.journalmatch or chosen.journalmatch)
+    if asked.journalmatch and not is_journal(asked.log):
+        raise ConfigError("--journalmatch is for the log 'journal'")
     log = open_log(asked.log, matches, is_bare=is_bare(chosen.name))
     used = [*chosen.used, (log.what, log.shown)]
     if not (asked.as_json or asked.out):

@@ -18,11 +18,14 @@ from appguard.filters.dates import FoundDate
 from appguard.filters.expression import LINE_SECONDS, Budget, Expression, Found, OverBudget
 from appguard.filters.head import head_of
 from appguard.filters.last_lines import LastLines, Line
+from appguard.filters.literals import literals_of
 from appguard.filters.regex import COLOUR, Hit, RegexFilter
 from appguard.filters.tags import plain_name
 
 SECONDS_MOST = 20 * LINE_SECONDS  # for all expressions of a line: more than the filter takes, which stops at the first
 SEARCHED_AT_START = 0
+DIGITS = str.maketrans("0123456789", "0" * 10)
+FORMS_MOST = 1_000
 STRPTIME = {"epoch": "{EPOCH}", "tai": "TAI64N"}
 
 
@@ -113,9 +116,9 @@ class Trial:
 
     def _add_searched(self, line: bytes, time: float) -> Told | None:
         assert isinstance(self.filter, RegexFilter)
-        hit = self.filter.find(line, time)
-        told = None if hit is None else _told_of_hit(self.filter, hit)
         found = self._searches.search(line)
+        hit = self.filter.find(line, time) if self._may_fail(found) else None
+        told = None if hit is None else _told_of_hit(self.filter, hit)
         if found.date:
             self.dates[found.date] += 1
         for tally in self.prefixes if found.has_prefix else ():
@@ -133,6 +136,10 @@ class Trial:
             self.missed.add(each)
         return told
 
+    def _may_fail(self, found: "_Seen") -> bool:
+        """Say whether the filter need be asked: not where none of its failregexes matched."""
+        return bool(found.failures) or found.is_unknown or self._searches.keeps_lines
+
     def _count(self, tally: Tally, told: Told | None) -> None:
         tally.hits += 1
         if told is not None and len(tally.told) < self._told_most:
@@ -148,6 +155,7 @@ class _Seen:
     failures: Sequence[int] = ()
     ignores: Sequence[int] = ()
     match: Found | None = None
+    is_unknown: bool = False  # it took too long to find out
 
     @property
     def is_waiting(self) -> bool:
@@ -158,6 +166,24 @@ class _Seen:
         return not groups & {"nofail", "mlfgained"}
 
 
+class _Search:
+    """One expression, not asked where its first characters or a text that it needs are missing."""
+
+    def __init__(self, pattern: str, flags: int) -> None:
+        self._expression = Expression(pattern, flags)
+        self._head = None if flags else head_of(pattern)
+        needed = next((each.texts for each in literals_of(pattern, flags) if not each.folded), frozenset[str]())
+        self._needed = tuple(needed)
+
+    def search(self, text: str, budget: Budget) -> Found | None:
+        """Find the first match; raise `OverBudget`."""
+        if self._head is not None and self._head.match(text) is None:
+            return None
+        if self._needed and not any(each in text for each in self._needed):
+            return None
+        return self._expression.search(text, budget)
+
+
 class _Searches:
     """Every expression of a filter, searched in the last lines."""
 
@@ -165,16 +191,24 @@ class _Searches:
         flags = re.MULTILINE if made.options.maxlines > 1 else 0
         self._dates = made.dates
         self._prefix = Expression(made.prefregex, flags) if made.prefregex else None
-        self._failures = [(Expression(each, flags), None if flags else head_of(each)) for each in made.failregexes]
+        self._failures = [_Search(each, flags) for each in made.failregexes]
         self._ignores = [Expression(each, flags) for each in made.ignoreregexes]
         self._most = made.options.maxlines
         self._default_dates = not made.options.datepattern
         self._last_lines = LastLines(self._most)
+        self._forms: dict[tuple[object, ...], str] = {}
         self._open: list[tuple[Line, bytes]] = []  # lines that may yet become part of a failure
+
+    @property
+    def keeps_lines(self) -> bool:
+        """Say whether lines before the last are searched too."""
+        return self._most > 1
 
     def search(self, line: bytes) -> _Seen:
         """Search a line and what is kept of those before it."""
-        text = COLOUR.sub("", line.decode(errors="replace").replace("\n", " ").rstrip("\r"))
+        text = line.decode(errors="replace").replace("\n", " ").rstrip("\r")
+        if "\x1b" in text or "#033" in text:
+            text = COLOUR.sub("", text)
         budget = Budget(SECONDS_MOST)
         try:
             date = self._dates.find(text, budget)
@@ -183,7 +217,7 @@ class _Searches:
             found = self._expressions(self._last_lines.add(self._open[-1][0]), budget)
         except OverBudget:
             self._open.append((Line("", None), line))
-            return _Seen()
+            return _Seen(is_unknown=True)
         return _Seen(self._form_of(text, date) if date else "", *found)
 
     def _expressions(self, text: str, budget: Budget) -> tuple[bool, list[int], list[int], Found | None]:
@@ -193,11 +227,7 @@ class _Searches:
                 return False, [], [], None
             content = next((each for name, each in prefix.groupdict().items() if plain_name(name) == "content"), None)
             text = (text.removesuffix("\n") if content is None else content) + "\n"
-        found = {
-            number: match
-            for number, (each, head) in enumerate(self._failures)
-            if (head is None or head.match(text)) and (match := each.search(text, budget))
-        }
+        found = {number: match for number, each in enumerate(self._failures) if (match := each.search(text, budget))}
         failures = list(found)
         ignores = [number for number, each in enumerate(self._ignores) if failures and each.search(text, budget)]
         return self._prefix is not None, failures, ignores, found[failures[0]] if failures else None
@@ -225,6 +255,16 @@ class _Searches:
         return lines
 
     def _form_of(self, text: str, date: FoundDate) -> str:
+        """Give a date's form; dates that look alike have one, but for which of two numbers is the day."""
+        found = text[date.start : date.end]
+        key = (date.search, found.translate(DIGITS), found[:2] > "12", found[3:5] > "12")
+        if key not in self._forms:
+            if len(self._forms) >= FORMS_MOST:
+                self._forms.clear()
+            self._forms[key] = self._written(text, date)
+        return self._forms[key]
+
+    def _written(self, text: str, date: FoundDate) -> str:
         """Write a date's form as a `datepattern` would: each part that means something as its directive."""
         parts = [
             (*date.match.span(name), STRPTIME.get(letter, f"%{letter}"))
