@@ -7,7 +7,6 @@ import ast
 import math
 import operator
 import re
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from appguard.address import network_text, parse_network
 from appguard.ban import JAIL_NAME, PERMANENT, parse_duration
 from appguard.config_jails import read_jail
+from appguard.config_sources import journalmatch
 from appguard.errors import AddressError, ConfigError
 from appguard.event import LIMIT_EXCEEDED
 from appguard.fail2ban_jails import Fail2banJail
@@ -32,6 +32,7 @@ OWN_FILTERS: dict[str, dict[str, object]] = {
     "apache-auth": {"filter": "apache-error"},
     "recidive": {"source": "bans"},
 }
+MERELY_SAID = ("action", "port", "ignorecommand")  # without these a jail bans the same
 REGEX_OPTIONS = ("failregex", "ignoreregex", "prefregex", "datepattern")
 UNITS = {
     "y(?:ears?)?": 31_536_000,
@@ -89,6 +90,9 @@ def carry_over(jail: Fail2banJail, directory: Path, *, own_filters: bool = False
         carried.note("name", f"is {carried.name} here")
     for option, why in jail.unreadable.items():
         carried.note(option, f"cannot be read: {why}")
+        if option not in MERELY_SAID:
+            carried.failed = f"{option} cannot be read: {why}"
+            return carried
     try:
         _sources(carried)
         _regex_options(carried)
@@ -116,9 +120,7 @@ def _sources(carried: Carried) -> None:
         carried.table["source"] = _journal(carried, options.rstrip("]"))
         matches = carried.jail.get("journalmatch")
         if matches:
-            carried.table["journalmatch"] = [
-                term for line in matches.splitlines() for term in ("+", *shlex.split(line))
-            ][1:]
+            carried.table["journalmatch"] = _terms(matches)
         return
     found = [_path(line) for line in carried.jail.get("logpath").splitlines() if line.strip()]
     for path in found:
@@ -127,6 +129,13 @@ def _sources(carried: Carried) -> None:
     if not whole:
         raise ConfigError("no log to read: logpath names no file with its whole path, and backend is not systemd")
     carried.table["source"] = whole[0] if len(whole) == 1 else whole
+
+
+def _terms(matches: str) -> list[str]:
+    try:
+        return list(journalmatch(matches))
+    except ValueError as error:
+        raise ConfigError(f"journalmatch = {matches!r}: {error}") from error
 
 
 def _journal(carried: Carried, options: str) -> str:
@@ -147,8 +156,15 @@ def _check_path(carried: Carried, path: str) -> None:
         carried.note("logpath", f"{path}: ~ is the home of the user the daemon runs as: write the whole path")
     elif not path.startswith("/"):
         carried.note("logpath", f"{path} is left out: expected the whole path")
-    elif not any(Path("/").glob(path.lstrip("/"))):
+    elif not _is_there(path):
         carried.note("logpath", f"{path} is not there now; it is read when it comes")
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return any(Path("/").glob(path.lstrip("/")))
+    except (ValueError, OSError):  # no pattern of files, or not for us to see
+        return False
 
 
 def _filter(carried: Carried, directory: Path, *, own_filters: bool) -> None:
@@ -197,7 +213,7 @@ def _own_filter(carried: Carried, own: dict[str, object], name: str, parameters:
         carried.table.pop("journalmatch", None)
     elif carried.table["source"] == "journal" and "journalmatch" not in carried.table:
         matches = read_fail2ban(name, "journal").journalmatch
-        carried.table |= {"journalmatch": shlex.split(matches)} if matches else {}
+        carried.table |= {"journalmatch": _terms(matches)} if matches else {}
     carried.table |= own
     carried.note("filter", f"AppGuard's own in place of fail2ban's {name}")
     if parameters.get("mode", "normal") != "normal":

@@ -114,6 +114,7 @@ def test_sshd_by_journal_and_by_file(fail2ban: Path) -> None:
         ("backend = systemd\n", "journal", ()),
         ("backend = systemd[journalflags=1]\njournalmatch = _COMM=a + _COMM=b\n", "journal", EITHER),
         ("backend = systemd[journalpath=/j]\njournalmatch = _COMM=a\n  _COMM=b\n", "journal:/j", EITHER),
+        ("logpath = /x**y/*.log\n", "/x**y/*.log", ()),
         ("backend = polling\nlogpath = /a tail\n  /b/*.log\n", ("/a", "/b/*.log"), ()),
     ],
 )  # fmt: skip
@@ -196,6 +197,8 @@ def test_what_is_lost_is_said_with_its_place(fail2ban: Path, written: str, said:
         ("logpath = a\n", "no log to read"),
         ("filter = shop\nlogpath = /a\nmaxretry = many\n", "maxretry = 'many': expected a number"),
         ("filter = shop\nlogpath = /a\nfindtime = soon\n", "findtime = 'soon': expected a duration"),
+        ("logpath = /a\nfilter = shop\nfailregex = %(unset)s <HOST>\n", "failregex cannot be read"),
+        ("backend = systemd\nfilter = shop\njournalmatch = _COMM='x\n", "No closing quotation"),
         ("logpath = /a\nfailregex = (<HOST>\n", "is no regex"),
         ("logpath = /a\nfilter = shop[x\n", "expected"),
         ("filter = shop\nlogpath = /a\naction = iptables[blocktype=RETURN]\n", "its action lets clients in"),

@@ -97,6 +97,7 @@ def test_nothing_matched_is_exit_code_1(log: Path) -> None:
         (["x", "nginx", "ignored"], "have regexes of their own"),
         (["x", "<HOST>", "--config", "/nowhere/appguard.toml"], "/nowhere/appguard.toml: cannot be read"),
         (["journal", "<HOST>", "-m", "nonsense"], "expected FIELD=value"),
+        (["journal", "<HOST>", "-m", "_COMM='x"], "No closing quotation"),
         (["x", "<HOST>", "-m", "_COMM=sshd"], "--journalmatch is for the log 'journal'"),
     ],
 )

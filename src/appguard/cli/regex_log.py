@@ -82,5 +82,5 @@ def journal_matches(text: str) -> tuple[str, ...]:
     """Read what the journal is asked for; raise `CommandError`."""
     try:
         return journalmatch(text) if text.strip() else ()
-    except ConfigError as error:
+    except ValueError as error:  # also a quote that does not end
         raise WrongInput(f"journalmatch: {error}") from error
