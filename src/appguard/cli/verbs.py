@@ -4,6 +4,7 @@ import click
 
 from appguard.cli.change import ban, confirm, enforce, unban
 from appguard.cli.explain import explain
+from appguard.cli.import_fail2ban import import_fail2ban
 from appguard.cli.look import list_, status
 from appguard.cli.regex import regex
 from appguard.cli.replay import replay
@@ -16,5 +17,18 @@ def appguard() -> None:
     """See and change what AppGuard's daemon shuts out on this host."""
 
 
-for verb in (daemon, bouncer, status, ban, confirm, unban, list_, enforce, regex, replay, explain):
+for verb in (
+    daemon,
+    bouncer,
+    status,
+    ban,
+    confirm,
+    unban,
+    list_,
+    enforce,
+    regex,
+    replay,
+    explain,
+    import_fail2ban,
+):
     appguard.add_command(verb)

@@ -58,13 +58,13 @@ class Found(Protocol):
 
 
 class Budget:
-    """What is left for one line."""
+    """What is left for one line, or for as much as `lines` may cost."""
 
     __slots__ = ("seconds", "steps")
 
-    def __init__(self) -> None:
-        self.steps: float = STEPS
-        self.seconds = TIMED_SECONDS
+    def __init__(self, lines: int = 1) -> None:
+        self.steps: float = lines * STEPS
+        self.seconds = lines * TIMED_SECONDS
 
 
 class Expression:

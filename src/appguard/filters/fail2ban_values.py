@@ -36,6 +36,11 @@ class Values:
         value = self._tag(option)
         return None if value is None else self._with_tags(value, (option,))
 
+    def option(self, section: str, name: str) -> str | None:
+        """Give an option of a section, of jails too, tags left as they are; None if not set. Raise `ConfigError`."""
+        self._replaced = 0
+        return self._option(section, name, ())
+
     def _tag(self, name: str) -> str | None:
         """Give what a tag means, its own tags not yet expanded."""
         lower = name.lower()

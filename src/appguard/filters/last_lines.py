@@ -28,16 +28,16 @@ class LastLines:
 
     def add(self, line: Line) -> str:
         """Add a line; give the text to be searched."""
-        self._lines = [*self._lines[1 - self._most :], line]
+        before = self._lines[1 - self._most :] if self._most > 1 else ()
+        self._lines = [*before, line]
         return "".join(f"{each.text}\n" for each in self._lines)
 
-    def take(self, found: Found | None) -> list[FoundDate | None]:
-        """Take out the lines that a match used, all if None, and give their dates, the last one first."""
-        if found is None:
-            taken, self._lines = self._lines, []
-        else:
-            taken = self._take_used(found)
-        return [line.date for line in reversed(taken)]
+    def take(self, found: Found | None) -> list[Line]:
+        """Take out the lines that a match used, all if None, and give them."""
+        if found is not None:
+            return self._take_used(found)
+        taken, self._lines = self._lines, []
+        return taken
 
     def _take_used(self, found: Found) -> list[Line]:
         skipped = [found.span(group) for group in found.groupdict() if plain_name(group) == "skiplines"]

@@ -146,6 +146,14 @@ def _bound(nodes: Nodes, end: _Rest) -> tuple[float | None, frozenset[str]]:
     return (max(1.0, degree), found.supposed or frozenset()) if degree < TOO_MUCH else (None, frozenset())
 
 
+def is_anchored(pattern: str) -> bool:
+    """Say whether a regex matches at the beginning of a text only; no if that is not known."""
+    try:
+        return _is_anchored(parse(pattern).nodes)
+    except RecursionError:
+        return False
+
+
 def _is_anchored(nodes: Nodes) -> bool:
     for node in nodes:
         if node.op == "AT":

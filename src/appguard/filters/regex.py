@@ -136,8 +136,8 @@ class RegexFilter:
         if told is None:
             return None
         groups = {name: text[start:end] for name, (start, end) in told.spans.items()}
-        dates = self._last_lines.take(None if self._prefix else told.match)
-        dated = (self.dates.seconds(each, time) for each in dates if each)
+        used = self._last_lines.take(None if self._prefix else told.match)
+        dated = (self.dates.seconds(each.date, time) for each in reversed(used) if each.date)
         return groups, next((each for each in dated if each is not None), time)
 
     def event_of(self, hit: Hit) -> Event | Named | None:
