@@ -8,8 +8,6 @@ So a daemon killed at any point continues after a restart with exactly the lines
 import asyncio
 import gc
 import logging
-import os
-import resource
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
@@ -26,14 +24,14 @@ from appguard.config import CONFIG_FILE, DaemonConfig, daemon_config
 from appguard.control import serve
 from appguard.engine import judge_of, routes_of, safelist_of, windows_of
 from appguard.errors import AddressError, AppGuardError, ConfigError, FirewallError, StateError
-from appguard.event_log import Backlog, write_stderr
 from appguard.explain import Explainer, Parts
 from appguard.explained import Explanation
 from appguard.firewalls.open import kinds_of, open_firewall
 from appguard.following import Following
+from appguard.footing import StderrHandler, allow_many_files, make_directories
 from appguard.held import HoldMark
 from appguard.host import administrators, read_host_facts
-from appguard.members import Origin, ban_set_of, open_source, sources_of
+from appguard.members import ban_set_of, open_source, sources_of
 from appguard.names import Addresses, Names
 from appguard.notify import keep_alive, notify, until_signal
 from appguard.overview import Overview
@@ -48,18 +46,6 @@ TICK = 1.0  # seconds between looks for ended bans
 VANISHED = 30 * 86_400.0  # seconds after which the position in a log that is gone is dropped
 
 log = logging.getLogger("appguard")
-
-
-class StderrHandler(logging.Handler):
-    """Logs to standard error from a thread: whoever reads it may stop, and the loop must not."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._backlog = Backlog(write_stderr)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Queue one record; what finds no room is dropped and counted."""
-        self._backlog.put(f"{self.format(record)}\n".encode(errors="backslashreplace"))
 
 
 class Daemon:
@@ -113,15 +99,15 @@ class Daemon:
 
     async def run(self) -> None:
         """Run until cancelled; then the bans stay in the firewall. Raise `AppGuardError` if it cannot start."""
-        self._allow_many_files()
-        self._make_directories()
+        allow_many_files()
+        make_directories({self._config.runtime_directory: 0o755, self._config.control_socket.parent: 0o750})
         self._loop = asyncio.get_running_loop()
         self._restore()
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._bouncers.run())
                 for source in self._sources.values():
-                    tasks.create_task(source.run(self._deliver_from(source.name)))
+                    tasks.create_task(source.run(partial(self._deliver, source.name)))
                 tasks.create_task(self._tick())
                 tasks.create_task(keep_alive())
                 await self._restore_bans()
@@ -136,23 +122,6 @@ class Daemon:
             self._save(again=True)
             self._publisher.close()
             self._state.close()
-
-    @staticmethod
-    def _allow_many_files() -> None:
-        """Use all file descriptors we may: every log has several files, and every one is kept open."""
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-    def _make_directories(self) -> None:
-        """Make what a service manager would have made."""
-        for path, mode in ((self._config.runtime_directory, 0o755), (self._config.control_socket.parent, 0o750)):
-            try:
-                path.mkdir(mode=mode, parents=True, exist_ok=True)
-            except OSError as error:
-                raise ConfigError(
-                    f"{path} cannot be made: {error.strerror}; make it for the daemon: install -d -m {mode:o} "
-                    f"-o {os.geteuid()} -g {os.getegid()} {path}"
-                ) from error
 
     def _on_change(self) -> None:
         """Take what a shared ban set has learnt, told by another thread."""
@@ -175,7 +144,9 @@ class Daemon:
             self._hold_or_release(on=False)
         for each in self._config.jails:
             for name, origin in sources_of(each).items():
-                self._sources[name] = self._sources.get(name) or self._open_source(name, origin)
+                if name not in self._sources:
+                    positions = self._state.positions(name)
+                    self._sources[name] = open_source(name, origin, self._config.runtime_directory, positions)
 
     async def _restore_bans(self) -> None:
         """Take back the bans, part by part: what is new goes to the firewall between them.
@@ -205,15 +176,6 @@ class Daemon:
         """Drop what will not be asked for any more; a full disk is no reason not to start."""
         before = self._clock() - VANISHED
         self._try("state", lambda: self._state.purge(self._windows, before, lambda path: Path(path).exists()))
-
-    def _open_source(self, name: str, origin: Origin) -> Source:
-        return open_source(name, origin, self._config.runtime_directory, self._state.positions(name))
-
-    def _deliver_from(self, source: str) -> Callable[[Chunk], None]:
-        def deliver(chunk: Chunk) -> None:
-            self._deliver(source, chunk)
-
-        return deliver
 
     def _deliver(self, source: str, chunk: Chunk) -> None:
         outcome = self._pipeline.feed(source, chunk, self._clock())
