@@ -56,7 +56,9 @@ class AppGuard:
                 from flask import Response, current_app, request  # Flask is the app's own
 
                 visit = visit_of(request.environ, "AppGuard(app), or init_app(app)")
-                if visit is not None and visit.middleware.ask(visit, limit, name_of(view), request.environ):
+                if visit is not None and visit.middleware.ask(
+                    visit, limit, request.endpoint or name_of(view), request.environ
+                ):
                     return cast("T", Response(status=429))  # AppGuard gives the answer
                 ensured: Callable[..., Any] = current_app.ensure_sync(view)
                 return cast("T", ensured(*args, **kwargs))

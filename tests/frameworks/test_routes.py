@@ -403,6 +403,30 @@ def test_starlette_classes_and_mounts() -> None:
     assert [caller.get(path).status for path in ("/rooms/a", "/rooms/b", "/rooms/a")] == [200, 200, 429]
 
 
+@pytest.mark.parametrize("path", ["/one/", "/two/"])
+def test_routes_to_one_function_are_counted_apart(path: str) -> None:
+    """The same function at two routes, or two mounts that look alike, are two buckets."""
+    lone = Starlette(
+        routes=[Route(f"/{name}/", page, middleware=[Middleware(RouteLimit, "2/minute")]) for name in ("one", "two")]
+    )
+    mounts = [
+        Mount(f"/{name}", routes=[Route("/", page)], middleware=[Middleware(RouteLimit, "2/minute")])
+        for name in ("one", "two")
+    ]
+    for app in (lone, Starlette(routes=mounts)):
+        app.add_middleware(AppGuard, limits=[], store="memory://", event_log="logger")
+        caller = Caller(app)
+        assert caller.statuses(3, path=path) == [200, 200, 429]
+        assert caller.statuses(3, path="/two/" if path == "/one/" else "/one/") == [200, 200, 429]
+    flask = Flask("site")
+    guard = FlaskAppGuard(flask, store="memory://", limits=[], event_log="logger")
+    for name in ("one", "two"):
+        flask.add_url_rule(f"/{name}/", name, guard.limit("2/minute")(lambda: "page"))
+    ask = of_wsgi(flask)
+    assert statuses(ask, path, 3) == [200, 200, 429]
+    assert statuses(ask, "/two/" if path == "/one/" else "/one/", 3) == [200, 200, 429]
+
+
 def test_one_extension_protects_two_apps() -> None:
     """The apps of one Flask extension have counters of their own, and its limits stand in both."""
     guard = FlaskAppGuard(store="memory://", limits=[], event_log="logger")

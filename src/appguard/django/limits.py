@@ -26,19 +26,19 @@ def limit(
     made = Limit(rate, **options)
 
     def decorate(view: Callable[Concatenate[HttpRequest, P], T]) -> Callable[Concatenate[HttpRequest, P], T]:
-        route = name_of(view)
+        name = name_of(view)
 
         @wraps(view)
         def limited(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> T:
             visit = visit_of(request.META, ADVICE)
-            if visit is not None and visit.middleware.ask(visit, made, route, request):
+            if visit is not None and visit.middleware.ask(visit, made, _route(request, name), request):
                 return cast("T", HttpResponse(status=429))
             return view(request, *args, **kwargs)
 
         @wraps(view)
         async def limited_async(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> object:
             visit = visit_of(request.META, ADVICE)
-            if visit is not None and await visit.middleware.ask_async(visit, made, route, request):
+            if visit is not None and await visit.middleware.ask_async(visit, made, _route(request, name), request):
                 return HttpResponse(status=429)
             return await cast("Awaitable[object]", view(request, *args, **kwargs))
 
@@ -47,3 +47,8 @@ def limit(
         return cast("Callable[Concatenate[HttpRequest, P], T]", limited_async) if is_async else limited
 
     return decorate
+
+
+def _route(request: HttpRequest, name: str) -> str:
+    """Give the name of a route: its pattern, not as a client filled it in, and the view."""
+    return f"{getattr(request.resolver_match, 'route', '')} {name}"
