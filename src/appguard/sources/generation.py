@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from hashlib import blake2b
 from typing import cast
 
@@ -26,22 +26,28 @@ MARKS_MOST = 64
 class Mark:
     """How far a generation was read, as kept across a restart.
 
-    `is_cut`: the offset is inside a line whose beginning was delivered.
+    `is_cut`: the offset is inside a line whose beginning was delivered. `head`: the digest of the first bytes.
     """
 
     inode: int
     offset: int = 0
     digest: str = ""
     is_cut: bool = False
+    head: str = ""
 
     def fits(self, descriptor: int) -> bool:
         """Say whether a file holds what was read, up to the offset."""
         return _digest(_seam(descriptor, self.offset)) == self.digest
 
+    def outgrew(self, descriptor: int) -> bool:
+        """Say whether a file is a copy that was made before all of this was written, and so holds nothing new."""
+        shorter = os.fstat(descriptor).st_size < self.offset
+        return shorter and _digest(_seam(descriptor, min(self.offset, SEAM_BYTES))) == self.head != ""
+
 
 def marks_text(marks: Iterable[Mark]) -> str:
     """Write marks as the position of a chunk."""
-    return json.dumps([[mark.inode, mark.offset, mark.digest, mark.is_cut] for mark in marks], separators=(",", ":"))
+    return json.dumps([astuple(mark) for mark in marks], separators=(",", ":"))
 
 
 def parse_marks(text: str) -> list[Mark]:
@@ -54,8 +60,8 @@ def parse_marks(text: str) -> list[Mark]:
 
 def _mark(item: object) -> Mark:
     match item:
-        case [int(inode), int(offset), str(digest), bool(is_cut)] if 0 <= offset < 2**63:
-            return Mark(inode, offset, digest, is_cut)
+        case [int(inode), int(offset), str(digest), bool(is_cut), str(head)] if 0 <= offset < 2**63:
+            return Mark(inode, offset, digest, is_cut, head)
         case _:
             raise ValueError(f"{item!r} is not a mark")
 
@@ -78,6 +84,7 @@ class Place:
     offset: int = 0
     seam: bytes = b""
     is_cut: bool = False
+    head: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +99,10 @@ TRUNCATED = Reading([], Place())  # what was read before is gone
 
 
 class Generation:
-    """An open file of a log. It owns the descriptor; `place` is where the next read begins."""
+    """An open file of a log. It owns the descriptor; `place` is where the next read begins.
+
+    `is_proven`: what it begins with was not preceded by lines that only a copy holds now.
+    """
 
     def __init__(self, descriptor: int, mark: Mark | None = None, now: float = 0.0) -> None:
         status = os.fstat(descriptor)
@@ -101,6 +111,7 @@ class Generation:
         self.place = Place()
         self.moved_at = now
         self.complaint = ""
+        self.is_proven = False
         self.begun_ns = status.st_mtime_ns  # a copy of what is lost before it was read is younger
         self._head = b""
         self._descriptor = descriptor
@@ -108,8 +119,10 @@ class Generation:
             self.resume(mark)
 
     def resume(self, mark: Mark) -> None:
-        """Continue at a mark that fits the file."""
-        self.place = Place(mark.offset, _seam(self._descriptor, mark.offset), mark.is_cut)
+        """Continue at a mark that fits the file, or outgrew it."""
+        offset = min(mark.offset, self.status.st_size)
+        head = _seam(self._descriptor, min(offset, SEAM_BYTES))
+        self.place = Place(offset, _seam(self._descriptor, offset), mark.is_cut, head)
 
     def read(self) -> Reading | None:
         """Read the next whole lines; None if there is none yet, `TRUNCATED` if the file lost what was read before."""
@@ -129,7 +142,7 @@ class Generation:
 
     def begin_anew(self) -> None:
         """Read a truncated file from its beginning."""
-        self.place, self._head = Place(), b""
+        self.place, self._head, self.is_proven = Place(), b"", False
         self.begun_ns = self.status.st_mtime_ns
 
     def rest(self) -> Reading | None:
@@ -150,12 +163,14 @@ class Generation:
     def _behind_bytes(self, data: bytes, is_cut: bool) -> Place:
         self._head = b""
         seam = (self.place.seam + data[-SEAM_BYTES:])[-SEAM_BYTES:]
-        return Place(self.place.offset + len(data), seam, is_cut)
+        head = self.place.head if self.place.offset >= SEAM_BYTES else (self.place.head + data)[:SEAM_BYTES]
+        return Place(self.place.offset + len(data), seam, is_cut, head)
 
     @property
     def mark(self) -> Mark:
         """Give how far the file was read, to be kept."""
-        return Mark(self.identity[1], self.place.offset, _digest(self.place.seam), self.place.is_cut)
+        place = self.place
+        return Mark(self.identity[1], place.offset, _digest(place.seam), place.is_cut, _digest(place.head))
 
     @property
     def status(self) -> os.stat_result:
@@ -169,6 +184,13 @@ class Generation:
     def copies(self, mark: Mark) -> bool:
         """Say whether this is a copy of the file of a mark."""
         return mark.offset > 0 and mark.fits(self._descriptor)
+
+    def begins_with(self, other: "Generation") -> bool:
+        """Say whether another file is a copy of this one, perhaps still being made."""
+        size = other.status.st_size
+        return size > 0 and all(
+            _seam(self._descriptor, end) == _seam(other._descriptor, end) for end in (min(size, SEAM_BYTES), size)
+        )
 
     def close(self) -> None:
         """Close the file."""

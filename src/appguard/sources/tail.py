@@ -81,6 +81,7 @@ class Tail:
         if reader:
             newest.close()
             return
+        newest.note_head()
         siblings = Siblings(self.path, newest.owner)
         if not self._is_settled(siblings):
             newest.close()
@@ -90,8 +91,9 @@ class Tail:
         is_known = self._recall(newest)
         is_same_log = self._real in ("", siblings.path)
         self._real = siblings.path
+        newest.is_proven = is_known or not self._open  # before the first file ever read nothing was missed
         if self._open and is_same_log and not is_known:
-            self._add_missed(siblings, newest.identity, self._open[-1].status.st_mtime_ns, now)
+            self._add_missed(siblings, newest, self._open[-1].status.st_mtime_ns, now)
         for generation in self._open:
             generation.moved_at = now
         self._append(newest)
@@ -137,11 +139,13 @@ class Tail:
             self._done.remove(mark)
         return newest.place.offset > 0
 
-    def _add_missed(self, siblings: Siblings, newest: Identity, since_ns: int, now: float) -> None:
+    def _add_missed(self, siblings: Siblings, newest: Generation, since_ns: int, now: float) -> None:
+        """Add the rotated files not read yet, but no copy of the newest that is just being made: it comes next time."""
         known = self._marks()
         for descriptor in siblings.younger(since_ns):
             missed = Generation(descriptor, now=now)
-            is_known = missed.identity == newest or any(missed.holds(mark) or missed.copies(mark) for mark in known)
+            is_newest = missed.identity == newest.identity or newest.begins_with(missed)
+            is_known = is_newest or any(missed.holds(mark) or missed.copies(mark) for mark in known)
             if is_known or self._reader_of(missed.identity):
                 missed.close()
             else:
@@ -173,6 +177,8 @@ class Tail:
         generation, reading = ready
         if reading is TRUNCATED:
             return self._rewind(generation, now)
+        if generation is self._open[-1] and not generation.is_proven:
+            return self._prove(generation, now)
         generation.moved_at = now
         self._deliver(generation, reading, deliver)
         return True
@@ -203,17 +209,33 @@ class Tail:
             return False
         mark, since_ns = generation.mark, generation.begun_ns
         generation.begin_anew()
+        generation.note_head()
         descriptor = siblings.find(mark) if mark.offset else None
         if generation is self._open[-1] and (descriptor is not None or not mark.offset):
             self._open.pop()
             if descriptor is not None:
                 self._add(Generation(descriptor, mark, now), generation)
                 since_ns = self._open[-1].status.st_mtime_ns
-            self._add_missed(siblings, generation.identity, since_ns, now)
+            self._add_missed(siblings, generation, since_ns, now)
             self._append(generation)
         elif descriptor is not None:
             os.close(descriptor)
         self._search_at = now + (time.monotonic() - now) * SEARCH_SHARE
+        return True
+
+    def _prove(self, newest: Generation, now: float) -> bool:
+        """Look for copies of what was written and truncated before the first bytes were seen; False if it has to wait.
+
+        Nothing in the file itself would tell. From here on its first bytes do.
+        """
+        newest.note_head()
+        siblings = Siblings(self.path, newest.owner)
+        if not self._is_settled(siblings):
+            return False
+        self._open.pop()
+        self._add_missed(siblings, newest, newest.begun_ns, now)
+        self._append(newest)
+        newest.is_proven = True
         return True
 
     def _is_over(self, generation: Generation, now: float) -> bool:
