@@ -19,6 +19,7 @@ from appguard.sources.lines import split, trim
 
 CHUNK_BYTES = 32 * 1024  # what is counted before others get their turn
 SEAM_BYTES = 256
+HEAD_BYTES = 64  # by which a copy made before the last lines were read is known
 MARKS_MOST = 64
 
 
@@ -42,7 +43,7 @@ class Mark:
     def outgrew(self, descriptor: int) -> bool:
         """Say whether a file is a copy that was made before all of this was written, and so holds nothing new."""
         shorter = os.fstat(descriptor).st_size < self.offset
-        return shorter and _digest(_seam(descriptor, min(self.offset, SEAM_BYTES))) == self.head != ""
+        return shorter and _digest(_seam(descriptor, min(self.offset, HEAD_BYTES))) == self.head != ""
 
 
 def marks_text(marks: Iterable[Mark]) -> str:
@@ -101,7 +102,7 @@ TRUNCATED = Reading([], Place())  # what was read before is gone
 class Generation:
     """An open file of a log. It owns the descriptor; `place` is where the next read begins.
 
-    `is_proven`: what it begins with was not preceded by lines that only a copy holds now.
+    `is_proven`: that no lines came before its first that only a copy holds now.
     """
 
     def __init__(self, descriptor: int, mark: Mark | None = None, now: float = 0.0) -> None:
@@ -121,7 +122,7 @@ class Generation:
     def resume(self, mark: Mark) -> None:
         """Continue at a mark that fits the file, or outgrew it."""
         offset = min(mark.offset, self.status.st_size)
-        head = _seam(self._descriptor, min(offset, SEAM_BYTES))
+        head = _seam(self._descriptor, min(offset, HEAD_BYTES))
         self.place = Place(offset, _seam(self._descriptor, offset), mark.is_cut, head)
 
     def read(self) -> Reading | None:
@@ -163,7 +164,7 @@ class Generation:
     def _behind_bytes(self, data: bytes, is_cut: bool) -> Place:
         self._head = b""
         seam = (self.place.seam + data[-SEAM_BYTES:])[-SEAM_BYTES:]
-        head = self.place.head if self.place.offset >= SEAM_BYTES else (self.place.head + data)[:SEAM_BYTES]
+        head = self.place.head if self.place.offset >= HEAD_BYTES else (self.place.head + data)[:HEAD_BYTES]
         return Place(self.place.offset + len(data), seam, is_cut, head)
 
     @property
@@ -186,11 +187,11 @@ class Generation:
         return mark.offset > 0 and mark.fits(self._descriptor)
 
     def begins_with(self, other: "Generation") -> bool:
-        """Say whether another file is a copy of this one, perhaps still being made."""
+        """Say whether another file is this one, or a copy of it, perhaps still being made."""
         size = other.status.st_size
-        return size > 0 and all(
-            _seam(self._descriptor, end) == _seam(other._descriptor, end) for end in (min(size, SEAM_BYTES), size)
-        )
+        ends = (min(size, SEAM_BYTES), size)
+        is_copy = all(_seam(self._descriptor, end) == _seam(other._descriptor, end) for end in ends)
+        return self.identity == other.identity or (size > 0 and is_copy)
 
     def close(self) -> None:
         """Close the file."""

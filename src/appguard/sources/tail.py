@@ -140,13 +140,15 @@ class Tail:
         return newest.place.offset > 0
 
     def _add_missed(self, siblings: Siblings, newest: Generation, since_ns: int, now: float) -> None:
-        """Add the rotated files not read yet, but no copy of the newest that is just being made: it comes next time."""
+        """Add the rotated files not read yet; a copy of the newest, just being made, only once that is truncated."""
         known = self._marks()
         for descriptor in siblings.younger(since_ns):
             missed = Generation(descriptor, now=now)
-            is_newest = missed.identity == newest.identity or newest.begins_with(missed)
-            is_known = is_newest or any(missed.holds(mark) or missed.copies(mark) for mark in known)
-            if is_known or self._reader_of(missed.identity):
+            is_known = any(missed.holds(mark) or missed.copies(mark) for mark in known)
+            if newest.begins_with(missed):
+                newest.begun_ns = min(newest.begun_ns, missed.begun_ns)
+                missed.close()
+            elif is_known or self._reader_of(missed.identity):
                 missed.close()
             else:
                 self._append(missed)
@@ -224,9 +226,9 @@ class Tail:
         return True
 
     def _prove(self, newest: Generation, now: float) -> bool:
-        """Look for copies of what was written and truncated before the first bytes were seen; False if it has to wait.
+        """Add what was written and truncated before the first bytes were seen; False if it has to wait.
 
-        Nothing in the file itself would tell. From here on its first bytes do.
+        Nothing in the file itself tells of that. From here on its first bytes do.
         """
         newest.note_head()
         siblings = Siblings(self.path, newest.owner)
