@@ -148,7 +148,7 @@ def test_any_order_of_events(copied: Copied, monkeypatch: pytest.MonkeyPatch, se
         *[lambda: copied.write(chance.randint(1, 12))] * 3,
         *[copied.reader.read] * 5,
         lambda: [copied.reader.read() for _ in range(10)],
-        lambda: copied.is_copied or copied.copy(),
+        lambda: None if copied.is_copied else copied.copy(),
         *[copied.truncate] * 2,
         copied.kill,
         lambda: time.sleep(0.005),  # the clock of the file system goes on

@@ -27,7 +27,7 @@ MARKS_MOST = 64
 class Mark:
     """How far a generation was read, as kept across a restart.
 
-    `is_cut`: the offset is inside a line whose beginning was delivered. `head`: the digest of the first bytes.
+    `is_cut`: the offset is inside a line whose beginning was delivered. `head`: a digest of the first line.
     """
 
     inode: int
@@ -42,8 +42,8 @@ class Mark:
 
     def outgrew(self, descriptor: int) -> bool:
         """Say whether a file is a copy that was made before all of this was written, and so holds nothing new."""
-        shorter = os.fstat(descriptor).st_size < self.offset
-        return shorter and _digest(_seam(descriptor, min(self.offset, HEAD_BYTES))) == self.head != ""
+        is_shorter = os.fstat(descriptor).st_size < self.offset
+        return is_shorter and _digest(_head(_seam(descriptor, HEAD_BYTES))) == self.head != ""
 
 
 def marks_text(marks: Iterable[Mark]) -> str:
@@ -72,6 +72,10 @@ def _seam(descriptor: int, offset: int) -> bytes:
     with suppress(OSError):  # a bad disk: then it fits nothing
         return os.pread(descriptor, offset - start, start)
     return b""
+
+
+def _head(data: bytes) -> bytes:
+    return data[:HEAD_BYTES].partition(b"\n")[0]
 
 
 def _digest(seam: bytes) -> str:
@@ -122,7 +126,7 @@ class Generation:
     def resume(self, mark: Mark) -> None:
         """Continue at a mark that fits the file, or outgrew it."""
         offset = min(mark.offset, self.status.st_size)
-        head = _seam(self._descriptor, min(offset, HEAD_BYTES))
+        head = _head(_seam(self._descriptor, HEAD_BYTES))
         self.place = Place(offset, _seam(self._descriptor, offset), mark.is_cut, head)
 
     def read(self) -> Reading | None:
@@ -164,7 +168,7 @@ class Generation:
     def _behind_bytes(self, data: bytes, is_cut: bool) -> Place:
         self._head = b""
         seam = (self.place.seam + data[-SEAM_BYTES:])[-SEAM_BYTES:]
-        head = self.place.head if self.place.offset >= HEAD_BYTES else (self.place.head + data)[:HEAD_BYTES]
+        head = self.place.head if self.place.offset else _head(data)
         return Place(self.place.offset + len(data), seam, is_cut, head)
 
     @property

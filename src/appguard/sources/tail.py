@@ -113,9 +113,10 @@ class Tail:
         marks, self._done = self._done, []
         for mark in marks:
             descriptor = siblings.find(mark)
-            if descriptor is not None:
-                self._add(Generation(descriptor, mark, now), newest)
-            elif mark is marks[-1]:
+            found = Generation(descriptor, mark, now) if descriptor is not None else None
+            if found:
+                self._add(found, newest)
+            if mark is marks[-1] and (not found or found.place.offset < mark.offset):
                 _log.warning("%r: the file read before is gone; lines at its end may have been missed", self.path)
 
     def _add(self, generation: Generation, newest: Generation) -> None:
@@ -206,6 +207,7 @@ class Tail:
         """Begin a truncated file anew, after what its copy holds that was not read yet; False if it has to wait."""
         if now < self._search_at:
             return False  # nothing is lost by that: the copies stay where they are
+        began = time.thread_time()  # not the time of day: on a busy machine the copies must not be searched for less
         siblings = Siblings(self.path, generation.owner)
         if not self._is_settled(siblings):
             return False
@@ -213,16 +215,17 @@ class Tail:
         generation.begin_anew()
         generation.note_head()
         descriptor = siblings.find(mark) if mark.offset else None
-        if generation is self._open[-1] and (descriptor is not None or not mark.offset):
+        if generation is self._open[-1]:
             self._open.pop()
             if descriptor is not None:
-                self._add(Generation(descriptor, mark, now), generation)
-                since_ns = self._open[-1].status.st_mtime_ns
+                copy = Generation(descriptor, mark, now)
+                since_ns = copy.begun_ns
+                self._add(copy, generation)
             self._add_missed(siblings, generation, since_ns, now)
             self._append(generation)
         elif descriptor is not None:
             os.close(descriptor)
-        self._search_at = now + (time.monotonic() - now) * SEARCH_SHARE
+        self._search_at = now + (time.thread_time() - began) * SEARCH_SHARE
         return True
 
     def _prove(self, newest: Generation, now: float) -> bool:
