@@ -207,7 +207,7 @@ class Tail:
         """Begin a truncated file anew, after what its copy holds that was not read yet; False if it has to wait."""
         if now < self._search_at:
             return False  # nothing is lost by that: the copies stay where they are
-        began = time.thread_time()  # not the time of day: on a busy machine the copies must not be searched for less
+        began = time.thread_time()  # the time others take on a busy machine is not ours
         siblings = Siblings(self.path, generation.owner)
         if not self._is_settled(siblings):
             return False
