@@ -3,11 +3,13 @@
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
 from appguard.sources.base import Chunk, Source, SourceStatus
+from appguard.sources.tail import Tail
 from tests.lab import wait_until
 
 STRANGER = 65534
@@ -35,6 +37,36 @@ class Kept:
         """Wait until as many lines are there, and assert that it is these."""
         wait_until(lambda: len(self.lines()) >= len(lines), DEADLINE, lambda: f"{len(lines)} lines: {self.lines()}")
         assert self.lines() == lines
+
+
+class ReadBySteps:
+    """Follows a log as the source does, a chunk at a time, and is killed and started again between two steps."""
+
+    def __init__(self, log: Path, kept: Kept) -> None:
+        self._log = log
+        self._kept = kept
+        self.start()
+
+    def start(self) -> None:
+        """Begin where the last chunk ended."""
+        self._tail = Tail(str(self._log), self._kept.positions.get(str(self._log), ""), lambda identity: "", 60.0)
+
+    def read(self) -> bool:
+        """Look, and read one chunk; say whether there was one."""
+        self._tail.look(time.monotonic())
+        return self._tail.read(self._kept.deliver, time.monotonic())
+
+    def read_all(self, lines: int) -> None:
+        """Read until there are so many lines in all, and nothing more."""
+        wait_until(
+            lambda: not self.read() and len(self._kept.lines()) >= lines,
+            DEADLINE,
+            lambda: f"{lines} lines: {self._kept.lines()[-9:]}",
+        )
+
+    def close(self) -> None:
+        """Close the files."""
+        self._tail.close()
 
 
 class Running:

@@ -3,7 +3,6 @@
 import os
 import random
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from appguard.sources.file import FileSource
-from appguard.sources.tail import Tail
 from tests.integration.reading import STRANGER, Kept, open_files, running
 from tests.lab import has_user, wait_until
 
@@ -191,41 +189,6 @@ def test_a_truncated_file_that_has_grown_past_the_position(log: Path) -> None:
         kept.wait_for([b"old"])
         log.write_bytes(b"new 1\nnew 2\nnew 3\n")
         kept.wait_for([b"old", b"new 1", b"new 2", b"new 3"])
-
-
-def test_a_file_truncated_before_its_first_byte_was_read(log: Path) -> None:
-    """What copytruncate takes from a log whose older files still come first is read from the copy."""
-    kept, first = Kept(), [b"a%05d" % number for number in range(20_000)]
-    log.write_bytes(b"\n".join(first) + b"\n")
-    with closing(ReadBySteps(log, kept)) as steps:
-        steps.read()
-        log.rename(f"{log}.1")
-        log.write_bytes(b"b\n")
-        steps.read()
-        Path(f"{log}.1").rename(f"{log}.2")
-        shutil.copy(log, f"{log}.1")
-        os.truncate(log, 0)
-        append(log, b"c, which is longer\n")
-        assert 0 < len(kept.lines()) < len(first)
-        wait_until(lambda: not steps.read() and len(kept.lines()) >= len(first) + 2, 10, lambda: str(kept.lines()[-2:]))
-    assert kept.lines() == [*first, b"b", b"c, which is longer"]
-
-
-class ReadBySteps:
-    """Follows a log as the source does, a chunk at a time."""
-
-    def __init__(self, log: Path, kept: Kept) -> None:
-        self._tail = Tail(str(log), "", lambda identity: "", 60.0)
-        self._kept = kept
-
-    def read(self) -> bool:
-        """Look, and read one chunk; say whether there was one."""
-        self._tail.look(time.monotonic())
-        return self._tail.read(self._kept.deliver, time.monotonic())
-
-    def close(self) -> None:
-        """Close the files."""
-        self._tail.close()
 
 
 def test_a_hole_is_no_part_of_a_line(log: Path) -> None:

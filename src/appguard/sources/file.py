@@ -93,7 +93,8 @@ class FileSource:
         return self._looked_at + max(apart, self._look_took * LOOK_SHARE)
 
     def _look(self) -> None:
-        now = self._looked_at = time.monotonic()
+        now, began = time.monotonic(), time.thread_time()
+        self._looked_at = now
         self._has_changed = False
         self._complaints = []
         paths = self._find_paths()
@@ -107,7 +108,7 @@ class FileSource:
                 self._drop(path)
         self._watch.keep(self._directories())
         self._log_complaints()
-        self._look_took = time.monotonic() - now
+        self._look_took = time.thread_time() - began
 
     def _find_paths(self) -> dict[str, None]:
         """Give the paths to follow: first those read before, so that a file with two names is read on by the same."""

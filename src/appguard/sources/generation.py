@@ -11,7 +11,7 @@ import json
 import os
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from hashlib import blake2b
 from typing import cast
 
@@ -19,6 +19,7 @@ from appguard.sources.lines import split, trim
 
 CHUNK_BYTES = 32 * 1024  # what is counted before others get their turn
 SEAM_BYTES = 256
+HEAD_BYTES = 64  # by which a copy made before the last lines were read is known
 MARKS_MOST = 64
 
 
@@ -26,22 +27,28 @@ MARKS_MOST = 64
 class Mark:
     """How far a generation was read, as kept across a restart.
 
-    `is_cut`: the offset is inside a line whose beginning was delivered.
+    `is_cut`: the offset is inside a line whose beginning was delivered. `head`: a digest of the first line.
     """
 
     inode: int
     offset: int = 0
     digest: str = ""
     is_cut: bool = False
+    head: str = ""
 
     def fits(self, descriptor: int) -> bool:
         """Say whether a file holds what was read, up to the offset."""
         return _digest(_seam(descriptor, self.offset)) == self.digest
 
+    def outgrew(self, descriptor: int) -> bool:
+        """Say whether a file is a copy that was made before all of this was written, and so holds nothing new."""
+        is_shorter = os.fstat(descriptor).st_size < self.offset
+        return is_shorter and _digest(_head(_seam(descriptor, HEAD_BYTES))) == self.head != ""
+
 
 def marks_text(marks: Iterable[Mark]) -> str:
     """Write marks as the position of a chunk."""
-    return json.dumps([[mark.inode, mark.offset, mark.digest, mark.is_cut] for mark in marks], separators=(",", ":"))
+    return json.dumps([astuple(mark) for mark in marks], separators=(",", ":"))
 
 
 def parse_marks(text: str) -> list[Mark]:
@@ -54,8 +61,8 @@ def parse_marks(text: str) -> list[Mark]:
 
 def _mark(item: object) -> Mark:
     match item:
-        case [int(inode), int(offset), str(digest), bool(is_cut)] if 0 <= offset < 2**63:
-            return Mark(inode, offset, digest, is_cut)
+        case [int(inode), int(offset), str(digest), bool(is_cut), str(head)] if 0 <= offset < 2**63:
+            return Mark(inode, offset, digest, is_cut, head)
         case _:
             raise ValueError(f"{item!r} is not a mark")
 
@@ -65,6 +72,10 @@ def _seam(descriptor: int, offset: int) -> bytes:
     with suppress(OSError):  # a bad disk: then it fits nothing
         return os.pread(descriptor, offset - start, start)
     return b""
+
+
+def _head(data: bytes) -> bytes:
+    return data[:HEAD_BYTES].partition(b"\n")[0]
 
 
 def _digest(seam: bytes) -> str:
@@ -78,6 +89,7 @@ class Place:
     offset: int = 0
     seam: bytes = b""
     is_cut: bool = False
+    head: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +104,10 @@ TRUNCATED = Reading([], Place())  # what was read before is gone
 
 
 class Generation:
-    """An open file of a log. It owns the descriptor; `place` is where the next read begins."""
+    """An open file of a log. It owns the descriptor; `place` is where the next read begins.
+
+    `is_proven`: that no lines came before its first that only a copy holds now.
+    """
 
     def __init__(self, descriptor: int, mark: Mark | None = None, now: float = 0.0) -> None:
         status = os.fstat(descriptor)
@@ -101,6 +116,7 @@ class Generation:
         self.place = Place()
         self.moved_at = now
         self.complaint = ""
+        self.is_proven = False
         self.begun_ns = status.st_mtime_ns  # a copy of what is lost before it was read is younger
         self._head = b""
         self._descriptor = descriptor
@@ -108,8 +124,10 @@ class Generation:
             self.resume(mark)
 
     def resume(self, mark: Mark) -> None:
-        """Continue at a mark that fits the file."""
-        self.place = Place(mark.offset, _seam(self._descriptor, mark.offset), mark.is_cut)
+        """Continue at a mark that fits the file, or outgrew it."""
+        offset = min(mark.offset, self.status.st_size)
+        head = _head(_seam(self._descriptor, HEAD_BYTES))
+        self.place = Place(offset, _seam(self._descriptor, offset), mark.is_cut, head)
 
     def read(self) -> Reading | None:
         """Read the next whole lines; None if there is none yet, `TRUNCATED` if the file lost what was read before."""
@@ -129,7 +147,7 @@ class Generation:
 
     def begin_anew(self) -> None:
         """Read a truncated file from its beginning."""
-        self.place, self._head = Place(), b""
+        self.place, self._head, self.is_proven = Place(), b"", False
         self.begun_ns = self.status.st_mtime_ns
 
     def rest(self) -> Reading | None:
@@ -150,12 +168,14 @@ class Generation:
     def _behind_bytes(self, data: bytes, is_cut: bool) -> Place:
         self._head = b""
         seam = (self.place.seam + data[-SEAM_BYTES:])[-SEAM_BYTES:]
-        return Place(self.place.offset + len(data), seam, is_cut)
+        head = self.place.head if self.place.offset else _head(data)
+        return Place(self.place.offset + len(data), seam, is_cut, head)
 
     @property
     def mark(self) -> Mark:
         """Give how far the file was read, to be kept."""
-        return Mark(self.identity[1], self.place.offset, _digest(self.place.seam), self.place.is_cut)
+        place = self.place
+        return Mark(self.identity[1], place.offset, _digest(place.seam), place.is_cut, _digest(place.head))
 
     @property
     def status(self) -> os.stat_result:
@@ -169,6 +189,13 @@ class Generation:
     def copies(self, mark: Mark) -> bool:
         """Say whether this is a copy of the file of a mark."""
         return mark.offset > 0 and mark.fits(self._descriptor)
+
+    def begins_with(self, other: "Generation") -> bool:
+        """Say whether another file is this one, or a copy of it, perhaps still being made."""
+        size = other.status.st_size
+        ends = (min(size, SEAM_BYTES), size)
+        is_copy = all(_seam(self._descriptor, end) == _seam(other._descriptor, end) for end in ends)
+        return self.identity == other.identity or (size > 0 and is_copy)
 
     def close(self) -> None:
         """Close the file."""

@@ -7,6 +7,7 @@ A generation is recognised by its inode together with its content (rename rotati
 import logging
 import os
 import re
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -60,10 +61,10 @@ class Siblings:
         return before != self._rotated()
 
     def _rotated(self) -> set[tuple[str, int]]:
-        return {entry for entry in self._entries if self._log in rotated_from(entry[0])}
+        return {entry for entry in self._entries if self._is_rotated(entry[0])}
 
     def find(self, mark: Mark) -> int | None:
-        """Open the file a mark was made in, or else one that has the same content up to the mark."""
+        """Open the file a mark was made in, else one with the same content up to the mark, else a copy it outgrew."""
         for _ in range(LOOKS_MOST):
             descriptor = self._find(mark)
             if descriptor is not None or not self.have_changed():
@@ -75,14 +76,23 @@ class Siblings:
         if mark.offset:
             names += self._alike()
         else:  # nothing was read of it: only the name can say that it is a generation of this log
-            names = [name for name in names if name == self._log or self._log in rotated_from(name)]
+            names = [name for name in names if name == self._log or self._is_rotated(name)]
+        descriptor = self._first(names, mark.fits)
+        if descriptor is None:
+            descriptor = self._first(filter(self._is_rotated, names), mark.outgrew)
+        return descriptor
+
+    def _first(self, names: Iterable[str], is_it: Callable[[int], bool]) -> int | None:
         for name in names:
             descriptor = self._open(name)
-            if descriptor is not None and mark.fits(descriptor):
+            if descriptor is not None and is_it(descriptor):
                 return descriptor
             if descriptor is not None:
                 os.close(descriptor)
         return None
+
+    def _is_rotated(self, name: str) -> bool:
+        return self._log in rotated_from(name)
 
     def younger(self, than_ns: int) -> list[int]:
         """Open the rotated files of the log that were last written at `than_ns` or later, oldest first."""
@@ -95,7 +105,7 @@ class Siblings:
         return self._younger(than_ns)
 
     def _younger(self, than_ns: int) -> list[int]:
-        names = [name for name, _ in self._entries if self._log in rotated_from(name) and not is_packed(name)]
+        names = [name for name, _ in self._entries if self._is_rotated(name) and not is_packed(name)]
         names.sort(key=lambda name: (len(name), name), reverse=True)  # of the same time, x.log.10 is older than x.log.9
         names.sort(key=self._written_ns)
         names = [name for name in names if self._written_ns(name) >= than_ns]

@@ -81,6 +81,7 @@ class Tail:
         if reader:
             newest.close()
             return
+        newest.note_head()
         siblings = Siblings(self.path, newest.owner)
         if not self._is_settled(siblings):
             newest.close()
@@ -90,8 +91,9 @@ class Tail:
         is_known = self._recall(newest)
         is_same_log = self._real in ("", siblings.path)
         self._real = siblings.path
+        newest.is_proven = is_known or not self._open  # before the first file ever read nothing was missed
         if self._open and is_same_log and not is_known:
-            self._add_missed(siblings, newest.identity, self._open[-1].status.st_mtime_ns, now)
+            self._add_missed(siblings, newest, self._open[-1].status.st_mtime_ns, now)
         for generation in self._open:
             generation.moved_at = now
         self._append(newest)
@@ -111,9 +113,10 @@ class Tail:
         marks, self._done = self._done, []
         for mark in marks:
             descriptor = siblings.find(mark)
-            if descriptor is not None:
-                self._add(Generation(descriptor, mark, now), newest)
-            elif mark is marks[-1]:
+            found = Generation(descriptor, mark, now) if descriptor is not None else None
+            if found:
+                self._add(found, newest)
+            if mark is marks[-1] and (not found or found.place.offset < mark.offset):
                 _log.warning("%r: the file read before is gone; lines at its end may have been missed", self.path)
 
     def _add(self, generation: Generation, newest: Generation) -> None:
@@ -137,12 +140,16 @@ class Tail:
             self._done.remove(mark)
         return newest.place.offset > 0
 
-    def _add_missed(self, siblings: Siblings, newest: Identity, since_ns: int, now: float) -> None:
+    def _add_missed(self, siblings: Siblings, newest: Generation, since_ns: int, now: float) -> None:
+        """Add the rotated files not read yet; a copy of the newest, just being made, only once that is truncated."""
         known = self._marks()
         for descriptor in siblings.younger(since_ns):
             missed = Generation(descriptor, now=now)
-            is_known = missed.identity == newest or any(missed.holds(mark) or missed.copies(mark) for mark in known)
-            if is_known or self._reader_of(missed.identity):
+            is_known = any(missed.holds(mark) or missed.copies(mark) for mark in known)
+            if newest.begins_with(missed):
+                newest.begun_ns = min(newest.begun_ns, missed.begun_ns)
+                missed.close()
+            elif is_known or self._reader_of(missed.identity):
                 missed.close()
             else:
                 self._append(missed)
@@ -173,6 +180,8 @@ class Tail:
         generation, reading = ready
         if reading is TRUNCATED:
             return self._rewind(generation, now)
+        if generation is self._open[-1] and not generation.is_proven:
+            return self._prove(generation, now)
         generation.moved_at = now
         self._deliver(generation, reading, deliver)
         return True
@@ -198,22 +207,40 @@ class Tail:
         """Begin a truncated file anew, after what its copy holds that was not read yet; False if it has to wait."""
         if now < self._search_at:
             return False  # nothing is lost by that: the copies stay where they are
+        began = time.thread_time()  # the time others take on a busy machine is not ours
         siblings = Siblings(self.path, generation.owner)
         if not self._is_settled(siblings):
             return False
         mark, since_ns = generation.mark, generation.begun_ns
         generation.begin_anew()
+        generation.note_head()
         descriptor = siblings.find(mark) if mark.offset else None
-        if generation is self._open[-1] and (descriptor is not None or not mark.offset):
+        if generation is self._open[-1]:
             self._open.pop()
             if descriptor is not None:
-                self._add(Generation(descriptor, mark, now), generation)
-                since_ns = self._open[-1].status.st_mtime_ns
-            self._add_missed(siblings, generation.identity, since_ns, now)
+                copy = Generation(descriptor, mark, now)
+                since_ns = copy.begun_ns
+                self._add(copy, generation)
+            self._add_missed(siblings, generation, since_ns, now)
             self._append(generation)
         elif descriptor is not None:
             os.close(descriptor)
-        self._search_at = now + (time.monotonic() - now) * SEARCH_SHARE
+        self._search_at = now + (time.thread_time() - began) * SEARCH_SHARE
+        return True
+
+    def _prove(self, newest: Generation, now: float) -> bool:
+        """Add what was written and truncated before the first bytes were seen; False if it has to wait.
+
+        Nothing in the file itself tells of that. From here on its first bytes do.
+        """
+        newest.note_head()
+        siblings = Siblings(self.path, newest.owner)
+        if not self._is_settled(siblings):
+            return False
+        self._open.pop()
+        self._add_missed(siblings, newest, newest.begun_ns, now)
+        self._append(newest)
+        newest.is_proven = True
         return True
 
     def _is_over(self, generation: Generation, now: float) -> bool:
