@@ -6,7 +6,6 @@ Who calls may be many threads at once, as under a WSGI server.
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from threading import Lock
 
 from appguard.address import Address, NetworkSet
@@ -50,7 +49,7 @@ class AppJails:
                 counted = window.jail.name
             for ban in bans:
                 self._ban(ban, store, is_dry=window.jail.dry_run)
-        return replace(event, jail=counted) if counted else event
+        return event._replace(jail=counted) if counted else event
 
     def _ban(self, decided: Ban, store: Store, *, is_dry: bool) -> None:
         rate, now = self._rates[decided.jail], time.time()

@@ -67,19 +67,27 @@ class JailWindow:
         self._cost = 0
         self._counted: dict[str, Counted] = {}  # in the order of the latest event
 
+    def may_count(self, kind: str, status: int) -> bool:
+        """Say whether an event of this kind, with this status, may add to this jail."""
+        if kind not in self._kinds and not (status and REQUEST in self._kinds):
+            return False
+        return not self._statuses or status in self._statuses
+
     def counts(self, event: Event) -> bool:
         """Say whether the event adds to this jail. One that a jail of the app has counted does not."""
-        if event.kind not in self._kinds and not (event.status and REQUEST in self._kinds):
-            return False
-        if not event.count or event.jail or (self._statuses and event.status not in self._statuses):
-            return False
+        return self.counted_key(event) != ""
+
+    def counted_key(self, event: Event) -> str:
+        """Give the key under which the event adds to this jail; empty if it does not."""
+        if not self.may_count(event.kind, event.status) or not event.count or event.jail:
+            return ""
         if self._is_watched is not None and not self._is_watched(event.path):
-            return False
+            return ""
         if self._is_exempt is not None and self._is_exempt(event.path):
-            return False
+            return ""
         if event.address in self._safelist or (self._value_of is not None and not self._value_of(event)):
-            return False
-        return self.key(event) != ""
+            return ""
+        return self.key(event)
 
     def clears(self, event: Event) -> bool:
         """Say whether the event ends what is counted for its user: who could log in was no attacker on that name."""
@@ -88,19 +96,22 @@ class JailWindow:
     def record(self, event: Event, evidence: str = "") -> tuple[Ban, ...]:
         """Count an event; give the bans it leads to. Events that do not count are ignored."""
         self.dropped = ()
-        if not self.counts(event):
-            return ()
+        key = self.counted_key(event)
+        return self.add(key, event, evidence) if key else ()
+
+    def add(self, key: str, event: Event, evidence: str | bytes = "") -> tuple[Ban, ...]:
+        """Count an event whose `counted_key` is known; give the bans it leads to."""
+        self.dropped = ()
         self.total_failed += event.count
         value = "" if self._value_of is None else digest(self._value_of(event))
         network = self._group(event.address) if self._is_by_user else ""
-        key = self.key(event)
         counted = self._take(key)
         counted.add(event.time, event.count, evidence, value, network)
-        self._keep(key, counted)
         if counted.total >= self._maxretry:
-            self.forget(key)
             return tuple(self._ban(network, counted, event) for network in self._networks(key, counted))
-        self.dropped = self._make_room()
+        self._keep(key, counted)
+        if self._cost > self._bytes_most or len(self._counted) > self._keys_most:
+            self.dropped = self._make_room()
         return ()
 
     def _take(self, key: str) -> Counted:
@@ -117,8 +128,6 @@ class JailWindow:
         self._cost += counted.cost
 
     def _make_room(self) -> tuple[str, ...]:
-        if self._cost <= self._bytes_most and len(self._counted) <= self._keys_most:
-            return ()
         gone: list[str] = []
         while len(self._counted) > self._keys_most or (self._cost > self._bytes_most and len(self._counted) > 1):
             gone.append(next(iter(self._counted)))

@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from appguard.address import (
@@ -320,7 +320,7 @@ class Middleware:
             tried = f"{note.user}\0{note.credential}".encode(errors="replace")
             is_repeated = self._seen.is_repeated(exchange.client.key, tried, time.monotonic())
         if event is not None:
-            self.event_log.write(self._jails.count(replace(event, count=0) if is_repeated else event, self.store))
+            self.event_log.write(self._jails.count(event._replace(count=0) if is_repeated else event, self.store))
         return Outcome(exchange.status, note.kind, note.user, is_repeated)
 
     def _outcome(self, exchange: Exchange, notes: Sequence[Note]) -> Note:

@@ -138,7 +138,7 @@ def test_every_line_once_and_in_order(log: Path, rotation: str, use_inotify: boo
 @pytest.mark.parametrize("rotation", ["rename_create", "rename_late", "copytruncate"])
 def test_a_restart_anywhere(log: Path, monkeypatch: pytest.MonkeyPatch, rotation: str, seed: int) -> None:
     """However often the reader is killed, and whatever is written and rotated meanwhile, no line is lost or doubled."""
-    monkeypatch.setattr("appguard.sources.generation.CHUNK_BYTES", 1000)  # so that it is killed in the middle of files
+    monkeypatch.setattr("appguard.sources.file.CHUNK_BYTES", 1000)  # so that it is killed in the middle of files
     chance = random.Random(seed)
     kept = Kept()
     with closing(Writer(log)) as writer:
@@ -195,7 +195,7 @@ def test_a_truncated_file_that_has_grown_past_the_position(log: Path) -> None:
 
 def test_a_file_truncated_before_its_first_byte_was_read(log: Path) -> None:
     """What copytruncate takes from a log whose older files still come first is read from the copy."""
-    kept, first = Kept(), [b"a%05d" % number for number in range(20_000)]
+    kept, first = Kept(), [b"a%05d" % number for number in range(100_000)]
     log.write_bytes(b"\n".join(first) + b"\n")
     with closing(ReadBySteps(log, kept)) as steps:
         steps.read()
