@@ -31,7 +31,16 @@ from appguard.following import Following
 from appguard.host import administrators, read_host_facts
 from appguard.jail_window import JailWindow
 from appguard.judge import Judge
-from appguard.members import Origin, ban_set_of, filter_of, open_source, sources_of, user_ids_of, wanted_kinds
+from appguard.members import (
+    Origin,
+    ban_set_of,
+    filter_of,
+    open_source,
+    sources_of,
+    user_ids_of,
+    wanted_kinds,
+    wanted_statuses,
+)
 from appguard.names import Addresses, Names
 from appguard.notify import keep_alive, notify, until_signal
 from appguard.overview import Overview
@@ -96,10 +105,10 @@ class Daemon:
 
     def _routes(self) -> dict[str, list[Route]]:
         routes: dict[str, list[Route]] = {}
-        kinds = wanted_kinds(self._config.jails)
+        kinds, statuses = wanted_kinds(self._config.jails), wanted_statuses(self._config.jails)
         for each in self._config.jails:
             for source in sources_of(each):
-                chosen = filter_of(each, kinds[each.filter])
+                chosen = filter_of(each, kinds[each.filter], statuses.get(each.filter, ()))
                 users = user_ids_of(each) if source in SOCKET_SOURCES else None
                 behind = tuple(map(network_text, each.behind))
                 route = Route(chosen, self._windows[each.jail.name], users, behind)
@@ -224,6 +233,7 @@ class Daemon:
             self._try("state", self._spread_all)
         elif changes.facts:
             self._cursor = changes.cursor
+            self._pipeline.learn(changes.facts)
             self._bouncers.wake()
             self.following.tell()
             self._unsaved.facts.extend(changes.facts)
@@ -237,6 +247,7 @@ class Daemon:
         gone = [Fact(ban.network, ban.version, None) for ban in self._state.bans() if ban.key not in there]
         self._unsaved.facts = [*gone, *(Fact(ban.network, ban.version, ban) for ban in snapshot.bans)]
         self._cursor = snapshot.cursor
+        self._pipeline.learn(self._unsaved.facts)
         self._bouncers.wake()
         self.following.tell()
         self._try("published bans", lambda: self._publisher.publish_all(snapshot.bans))

@@ -21,6 +21,7 @@ from appguard.filters.connections import IDS, Connections, Groups, Joined
 from appguard.filters.dates import DatePattern
 from appguard.filters.expression import Budget, Expression, Found, OverBudget
 from appguard.filters.last_lines import LastLines, Line
+from appguard.filters.literals import Literals
 from appguard.filters.options import FilterOptions
 from appguard.filters.tags import expand, has_flag_within, plain_name
 
@@ -57,6 +58,7 @@ class RegexFilter:
 
     def __init__(self, name: str, options: FilterOptions, kind: str = LOGIN_FAIL) -> None:
         self.name = name
+        self.needs: Sequence[Sequence[Literals]] = ()
         self.options = options
         self.dates = _dates(options)
         self._kind = kind
