@@ -98,33 +98,21 @@ class Counted:
     Counted is within `findtime` seconds before `newest`. `slot` seconds are counted as one time; 0: none are.
     """
 
-    __slots__ = ("_addresses", "_counts", "_findtime", "_fixed_cost", "_lines", "_slot", "_sum", "_times", "_values",
-                 "newest")  # fmt: skip
+    __slots__ = ("_addresses", "_counts", "_findtime", "_fixed_cost", "_lines", "_slot", "_times", "_values", "cost",
+                 "newest", "total")  # fmt: skip
 
     def __init__(self, key: str, findtime: float, slot: float, *, is_distinct: bool, has_addresses: bool) -> None:
+        self.newest = float("-inf")
+        self.total = 0  # what is compared with maxretry
+        self.cost = 0  # about how many bytes this takes
         self._findtime = findtime
         self._slot = slot
         self._fixed_cost = KEY_COST + getsizeof(key)  # of the key and the lines
         self._times: list[float] = []
         self._counts: list[int] = []  # of events, one for each of the times
-        self._sum = 0
         self._values = Values(RUNS_MOST) if is_distinct else None
         self._addresses = Values(ADDRESSES_MOST) if has_addresses else None
         self._lines: list[tuple[float, Line]] = []
-        self.newest = float("-inf")
-
-    @property
-    def total(self) -> int:
-        """Give what is compared with maxretry."""
-        return self._sum if self._values is None else self._values.total
-
-    @property
-    def cost(self) -> int:
-        """Give about how many bytes this takes."""
-        cost = self._fixed_cost + RUN_COST * len(self._times)
-        if self._values is not None:
-            cost += self._values.cost
-        return cost if self._addresses is None else cost + self._addresses.cost
 
     def add(self, time: float, count: int, evidence: Line = "", value: str = "", network: str = "") -> None:
         """Count one event, as a `Failure` says it, and drop what has left the window."""
@@ -141,16 +129,21 @@ class Counted:
         if evidence:
             self._keep_line(time, evidence)
         self._drop_until(self.newest - self._findtime)
+        self._weigh()
 
     def _add_up(self, time: float, count: int) -> None:
         times = self._times
-        at = len(times) if not times or time > times[-1] else bisect_left(times, time)
-        if at < len(times) and times[at] == time:
-            self._counts[at] += count
+        if not times or time > times[-1]:
+            times.append(time)
+            self._counts.append(count)
         else:
-            times.insert(at, time)
-            self._counts.insert(at, count)
-        self._sum += count
+            at = bisect_left(times, time)
+            if times[at] == time:
+                self._counts[at] += count
+            else:
+                times.insert(at, time)
+                self._counts.insert(at, count)
+        self.total += count
 
     def _keep_line(self, time: float, line: Line) -> None:
         line = line[: EVIDENCE_TEXT_MOST if isinstance(line, str) else EVIDENCE_TEXT_MOST * LETTER_MOST]
@@ -167,14 +160,22 @@ class Counted:
     def _drop_until(self, time: float) -> None:
         if self._times and self._times[0] <= time:
             gone = bisect_right(self._times, time)
-            self._sum -= sum(self._counts[:gone])
+            self.total -= sum(self._counts[:gone])
             del self._times[:gone], self._counts[:gone]
+        while self._lines and self._lines[0][0] <= time:
+            self._drop_line()
         if self._values is not None:
             self._values.drop_until(time)
         if self._addresses is not None:
             self._addresses.drop_until(time)
-        while self._lines and self._lines[0][0] <= time:
-            self._drop_line()
+
+    def _weigh(self) -> None:
+        self.cost = self._fixed_cost + RUN_COST * len(self._times)
+        if self._values is not None:
+            self.total = self._values.total
+            self.cost += self._values.cost
+        if self._addresses is not None:
+            self.cost += self._addresses.cost
 
     @property
     def evidence(self) -> tuple[str, ...]:

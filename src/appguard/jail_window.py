@@ -16,7 +16,7 @@ from appguard.ban import PERMANENT, Ban
 from appguard.counted import RUNS_MOST, Counted, Failure, digest
 from appguard.event import LOGIN_SUCCESS, REQUEST, Event
 from appguard.jail import Jail
-from appguard.jail_key import PAIR, USER, key_of, network_of, saved_key, user_of
+from appguard.jail_key import ADDRESS, PAIR, USER, key_of, network_of, saved_key, user_of
 from appguard.jail_paths import holding
 
 KEYS_MOST = 100_000
@@ -54,13 +54,14 @@ class JailWindow:
         self._group = group
         self._maxretry = jail.maxretry
         self._is_by_user = jail.is_by_user
+        self._is_by_address = jail.key == ADDRESS
         self._bantime = float(jail.bantime)
         self._slot = self.findtime / RUNS_MOST if jail.maxretry > RUNS_MOST else 0.0
         self._kinds = frozenset(jail.events)
         self._statuses = frozenset(jail.statuses)
         self._is_watched = holding(jail.paths) if jail.paths else None
         self._is_exempt = holding(jail.exempt_paths) if jail.exempt_paths else None
-        self._safelist = NetworkSet(parse_network(text) for text in jail.safelist)
+        self._safelist = NetworkSet(map(parse_network, jail.safelist)) if jail.safelist else None
         self._value_of = _VALUE_OF.get(jail.distinct)
         self._keys_most = keys_most
         self._bytes_most = bytes_most
@@ -77,17 +78,22 @@ class JailWindow:
         """Say whether the event adds to this jail. One that a jail of the app has counted does not."""
         return self.counted_key(event) != ""
 
-    def counted_key(self, event: Event) -> str:
-        """Give the key under which the event adds to this jail; empty if it does not."""
-        if not self.may_count(event.kind, event.status) or not event.count or event.jail:
+    def counted_key(self, event: Event, *, may_count: bool = False) -> str:
+        """Give the key under which the event adds to this jail; empty if it does not.
+
+        `may_count`: this was asked before and is true.
+        """
+        if not event.count or event.jail or not (may_count or self.may_count(event.kind, event.status)):
             return ""
         if self._is_watched is not None and not self._is_watched(event.path):
             return ""
         if self._is_exempt is not None and self._is_exempt(event.path):
             return ""
-        if event.address in self._safelist or (self._value_of is not None and not self._value_of(event)):
+        if self._value_of is not None and not self._value_of(event):
             return ""
-        return self.key(event)
+        if self._safelist is not None and event.address in self._safelist:
+            return ""
+        return self._group(event.address) if self._is_by_address else self.key(event)
 
     def clears(self, event: Event) -> bool:
         """Say whether the event ends what is counted for its user: who could log in was no attacker on that name."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from appguard.address import Address, NetworkSet
 from appguard.ban import Ban, Fact
 from appguard.counted import Failure
-from appguard.event import REQUEST, Event
+from appguard.event import LOGIN_SUCCESS, REQUEST, Event
 from appguard.filters.base import Named
 from appguard.jail_window import JailWindow
 from appguard.lane import Route as Route  # what a pipeline is made of
@@ -110,7 +110,7 @@ class Pipeline:
         window = route.window
         if not now - window.oldest < event.time <= now + AHEAD_MOST:
             return
-        key = window.counted_key(event)
+        key = window.counted_key(event, may_count=event.kind != LOGIN_SUCCESS)  # the lane has asked
         if key:
             bans = _count(window, key, event, line, outcome)
             outcome.bans += (replace(ban, via=(*ban.via, *route.behind)) for ban in bans)

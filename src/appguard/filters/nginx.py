@@ -9,6 +9,7 @@ counts as refused (nginx itself takes no longer ones by default).
 import posixpath
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from urllib.parse import unquote
 
 from appguard.address import parse_address
@@ -46,24 +47,24 @@ class NginxFilter:
         found = LINE.match(line.decode(errors="replace"))
         if found is None:
             return None
-        status, user = int(found["status"] or 0), found["user_and_time"][:-TIME_LENGTH]
+        client, user_and_time, request, status_text, agent = found.groups()
+        status, user = int(status_text or 0), user_and_time[:-TIME_LENGTH]
         rest = self._wanted.rest(status)
         if not rest and status not in TELLING and (status or len(line) < LINE_MOST):
             return None
-        method, path = request_of(found["request"])
+        method, path = request_of(request)
         scheme = "" if user == "-" else "basic"
         kind = kind_of_request(status, method, path, scheme) if status else kind_of_cut(method, path, scheme)
         kind = kind or rest
-        told = _seconds(found["user_and_time"][-TIME_LENGTH:], time)
+        told = _seconds(user_and_time[-TIME_LENGTH:])
         if not kind or told is None:
             return None
         try:
-            address = parse_address(found["address"])
+            address = parse_address(client)
         except AddressError:
             return None
         user = "" if user in ("-", '""') else user  # Apache writes two quotes for an empty name
-        agent = found["agent"] or ""
-        return Event(kind, told, address, user=user, method=method, path=path, status=status, user_agent=agent)
+        return Event(kind, told, address, 1, "", user, method, path, status, (), "", agent or "")
 
     def host_of(self, line: bytes) -> bytes:
         """Give the first word."""
@@ -97,7 +98,9 @@ def kind_of_request(status: int, method: str, path: str, scheme: str) -> str:
 
 def path_of(target: str) -> str:
     """Give the path a request's target means to nginx: `/login/.` and `/login#x` are the login."""
-    path = unquote(END_OF_PATH.split(target, maxsplit=1)[0])
+    path = END_OF_PATH.split(target, maxsplit=1)[0] if "?" in target or "#" in target else target
+    if "%" in path:
+        path = unquote(path)
     return posixpath.normpath(path) if "/." in path else path
 
 
@@ -112,5 +115,6 @@ def request_of(request: str) -> tuple[str, str]:
     return method, path_of(rest.rpartition(" ")[0] or rest)
 
 
-def _seconds(text: str, now: float) -> float | None:
-    return seconds_of(text[2:-2], ("clf",), now) if text[:2] == " [" and text[-2:] == "] " else None
+@lru_cache(maxsize=1024)
+def _seconds(text: str) -> float | None:
+    return seconds_of(text[2:-2], ("clf",), 0.0) if text[:2] == " [" and text[-2:] == "] " else None
