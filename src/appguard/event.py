@@ -9,6 +9,7 @@ additions start with `guard_`. Readers ignore keys they do not know.
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import NamedTuple, cast
 
 from appguard.address import Address, parse_address
@@ -175,5 +176,9 @@ def is_login_path(path: str, login_paths: tuple[str, ...] = LOGIN_PATHS) -> bool
     Case does not matter, as it does not to some of the apps behind nginx.
     """
     path = path.rstrip("/").lower()
-    segment = path.rpartition("/")[2]
-    return any(entry.rstrip("/").lower() in (path, segment) for entry in login_paths)
+    return not _as_compared(login_paths).isdisjoint((path, path.rpartition("/")[2]))
+
+
+@lru_cache(maxsize=256)
+def _as_compared(login_paths: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(entry.rstrip("/").lower() for entry in login_paths)

@@ -4,9 +4,10 @@ Theory of operation. Stage 1 (`sieve.py`) picks the lines that may match. Of the
 are counted, not read, as long as no jail behind the filter could make the ban last longer: who is shut out writes
 little into a log, but a log is read late in a flood. A ban that goes on being earned must still be prolonged, so its
 lines are passed over only for the first `PASS_OVER_MOST` seconds (an eighth of the longest bantime if that is less)
-after the last ban that a jail of that bantime made; then they are read again, and lead to the next. So such a ban ends
-at most that much earlier than if every line had been read. Every line is read where it may matter to somebody else: a
-jail that counts by user or network or different addresses, a dry run, or a ban whose length depends on earlier ones.
+after a ban by a jail of the longest bantime, or by somebody else for as long; then they are read again, and lead to the
+next. So such a ban ends at most that much earlier than if every line had been read. Every line is read where it may
+matter to somebody else: a jail that counts by user or network or different addresses, a dry run, or a ban whose length
+depends on earlier ones.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ from appguard.sources.base import LINE_MOST, Block, Chunk
 
 PASS_OVER_MOST = 60.0  # seconds
 HOSTS_MOST = 65_536  # banned addresses whose lines are passed over; then the first go
+HOST_LENGTH = 32
 KINDS_MOST = 1024  # pairs of kind and status remembered: an app may write any
 
 
@@ -50,7 +52,8 @@ class Lane:
         self._sieve = Sieve(self._filter.needs, LINE_MOST)
         self._takers: dict[tuple[str, int], tuple[Route, ...]] = {}
         jails = [route.window.jail for route in routes]
-        self._longest = max(inf if jail.bantime == PERMANENT else float(jail.bantime) for jail in jails)
+        self._bantimes = {jail.name: inf if jail.bantime == PERMANENT else float(jail.bantime) for jail in jails}
+        self._longest = max(self._bantimes.values())
         may_pass_over = all(
             jail.key == ADDRESS and jail.distinct != "address" and not jail.dry_run and not jail.bantime_increment
             for jail in jails
@@ -92,15 +95,23 @@ class Lane:
     def learn(self, key: str, ban: Ban | None) -> None:
         """Take what became true of a network, by its key: banned, or not any more."""
         host = key.encode()
-        self._until.pop(host, None)
-        if ban is None or self._telling is None or ban.network.version != 4 or ban.network.prefixlen != 32:
+        before = self._until.pop(host, 0.0)
+        if ban is None or self._telling is None or ban.network.version != 4 or ban.network.prefixlen != HOST_LENGTH:
             return
-        until = inf if ban.end is None else ban.end - self._longest + min(PASS_OVER_MOST, self._longest / 8)
+        until = max(before, self._passes_until(ban))
         if until <= ban.start:
             return
         if len(self._until) >= HOSTS_MOST:
             del self._until[next(iter(self._until))]
         self._until[host] = until
+
+    def _passes_until(self, ban: Ban) -> float:
+        """Say until when no jail here could make a ban last longer. One cut short by a cap counts as what it was."""
+        end = inf if ban.end is None else ban.end
+        full = max(end, ban.start + self._bantimes.get(ban.jail, 0.0))
+        if self._longest == inf:
+            return end if full == inf else 0.0
+        return min(end, full - self._longest + min(PASS_OVER_MOST, self._longest / 8))
 
 
 def lanes_of(routes: Iterable[Route]) -> tuple[Lane, ...]:

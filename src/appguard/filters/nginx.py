@@ -27,7 +27,13 @@ LINE = re.compile(
 TIME_LENGTH = len(" [20/Nov/2026:09:11:02 +0000] ")
 END_OF_PATH = re.compile("[?#]")
 PROBED = (400, 404, 405, 444)
-TELLING = (401, 403, 429, *PROBED)  # what these statuses say depends on the request, what others say is nothing
+UNAUTHORIZED = 401
+TELLING = (
+    UNAUTHORIZED,
+    403,
+    429,
+    *PROBED,
+)  # what these statuses say depends on the request, what others say is nothing
 
 
 class NginxFilter:
@@ -49,13 +55,16 @@ class NginxFilter:
             return None
         client, user_and_time, request, status_text, agent = found.groups()
         status, user = int(status_text or 0), user_and_time[:-TIME_LENGTH]
-        rest = self._wanted.rest(status)
-        if not rest and status not in TELLING and (status or len(line) < LINE_MOST):
-            return None
+        kind = KIND_OF.get(status, "")
+        if not kind:
+            rest = self._wanted.rest(status)
+            if not rest and status != UNAUTHORIZED and (status or len(line) < LINE_MOST):
+                return None
         method, path = request_of(request)
-        scheme = "" if user == "-" else "basic"
-        kind = kind_of_request(status, method, path, scheme) if status else kind_of_cut(method, path, scheme)
-        kind = kind or rest
+        if not kind:
+            scheme = "" if user == "-" else "basic"
+            kind = kind_of_request(status, method, path, scheme) if status else kind_of_cut(method, path, scheme)
+            kind = kind or rest
         told = _seconds(user_and_time[-TIME_LENGTH:])
         if not kind or told is None:
             return None
@@ -94,6 +103,9 @@ def kind_of_request(status: int, method: str, path: str, scheme: str) -> str:
     if status in PROBED:
         return PROBE
     return kind_of_answer(status, scheme=scheme, method=method, path=path)
+
+
+KIND_OF = {status: kind_of_request(status, "", "", "") for status in TELLING if status != UNAUTHORIZED}
 
 
 def path_of(target: str) -> str:
