@@ -1,8 +1,8 @@
 """The companion daemon: wires sources > filters > jails > ban set, and from there state, published bans and bouncer.
 
 Everything runs on one event loop. A chunk of lines goes through in one plain call (`_deliver`): count, ban, wake the
-bouncer, publish for the apps, and save counters and read position in one transaction (one write to a log, not synced).
-So a daemon killed at any point continues after a restart with exactly the lines it had not counted.
+bouncer, publish for the apps, and save counters and read position in one transaction (one write to a log, not synced;
+`saving.py`). So a daemon killed at any point continues after a restart with exactly the lines it had not counted.
 """
 
 import asyncio
@@ -45,7 +45,8 @@ from appguard.members import (
 from appguard.names import Addresses, Names
 from appguard.notify import keep_alive, notify, until_signal
 from appguard.overview import Overview
-from appguard.pipeline import Outcome, Pipeline, Route, Unresolved, failures_of
+from appguard.pipeline import Outcome, Pipeline, Route, Unresolved
+from appguard.saving import Saving
 from appguard.sources.base import Chunk, Source
 from appguard.state import Batch, State
 from appguard.status import BanRecord, DaemonStatus, JailStatus
@@ -91,7 +92,7 @@ class Daemon:
         self._bouncers = Bouncers([self._new_bouncer(kind) for kind in kinds_of(config.firewall)])
         self._sources: dict[str, Source] = {}
         self._overview = Overview(config.jails, self._windows, self._banning, self._sources, self._bouncers, self.bans)
-        self._unsaved = Batch()
+        self._saving = Saving(self._windows, self._banning.totals, self._write)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cursor = 0
         self._complaints: dict[str, str] = {}
@@ -137,7 +138,7 @@ class Daemon:
             self._names.close()
             self._note(self._banning.settle())
             self._bans.close()
-            self._save(again=True)
+            self._saving.now()
             self._publisher.close()
             self._state.close()
 
@@ -172,7 +173,7 @@ class Daemon:
         self._banning.history.restore(self._state.pasts())
         for name, window in self._windows.items():
             gone = window.restore(self._state.failures(name))
-            self._unsaved.failures.update(failures_of(window, gone))
+            self._saving.touch(name, gone)
             window.total_failed, self._banning.totals[name] = self._state.totals(name)
         if self._state.setting("enforce") == "off":
             self._hold_or_release(on=False)
@@ -198,7 +199,7 @@ class Daemon:
     def _deliver(self, source: str, chunk: Chunk) -> None:
         outcome = self._pipeline.feed(source, chunk, self._clock())
         if chunk.position is not None:
-            self._unsaved.positions[source, chunk.origin] = chunk.position
+            self._saving.batch.positions[source, chunk.origin] = chunk.position
         for unresolved in outcome.unresolved:
             self._names.ask(unresolved.named.host, partial(self._resolved, unresolved))
         self._take(outcome)
@@ -218,9 +219,9 @@ class Daemon:
     def _note(self, outcome: Outcome) -> None:
         """Note what is to be saved."""
         for name, keys in outcome.touched.items():
-            self._unsaved.failures.update(failures_of(self._windows[name], keys))
+            self._saving.touch(name, keys)
         for network in self._banning.history.changed:
-            self._unsaved.pasts[network] = self._banning.history.of(network)
+            self._saving.batch.pasts[network] = self._banning.history.of(network)
         self._banning.history.changed.clear()
 
     def _note_late(self, outcome: Outcome) -> None:
@@ -237,34 +238,26 @@ class Daemon:
             self._pipeline.learn(changes.facts)
             self._bouncers.wake()
             self.following.tell()
-            self._unsaved.facts.extend(changes.facts)
+            self._saving.batch.facts.extend(changes.facts)
             self._try("published bans", lambda: self._publisher.publish(changes.facts, self.bans))
-        self._save()
+        self._saving.soon()
 
     def _spread_all(self) -> None:
         """Do so where too much changed for the ban set to remember it: compare with what the state holds."""
         snapshot = self._bans.snapshot()
         there = {ban.key for ban in snapshot.bans}
         gone = [Fact(ban.network, ban.version, None) for ban in self._state.bans() if ban.key not in there]
-        self._unsaved.facts = [*gone, *(Fact(ban.network, ban.version, ban) for ban in snapshot.bans)]
+        facts = [*gone, *(Fact(ban.network, ban.version, ban) for ban in snapshot.bans)]
+        self._saving.batch.facts = facts
         self._cursor = snapshot.cursor
-        self._pipeline.learn(self._unsaved.facts)
+        self._pipeline.learn(facts)
         self._bouncers.wake()
         self.following.tell()
         self._try("published bans", lambda: self._publisher.publish_all(snapshot.bans))
 
-    def _save(self, *, again: bool = False) -> None:
-        """Save what is unsaved; while that fails, only when asked `again`, which is once a second."""
-        if "state" in self._complaints and not again:
-            return
-        for name, window in self._windows.items():
-            self._unsaved.totals[name] = (window.total_failed, self._banning.totals[name])
-
-        def save() -> None:
-            self._state.save(self._unsaved)
-            self._unsaved = Batch()
-
-        self._try("state", save)
+    def _write(self, batch: Batch) -> bool:
+        self._try("state", lambda: self._state.save(batch))
+        return "state" not in self._complaints
 
     def _try(self, what: str, act: Callable[[], None]) -> None:
         """Do what may fail for a while (a full disk); say so once, and once when it works again."""
@@ -283,16 +276,15 @@ class Daemon:
             await asyncio.sleep(TICK)
             for ban in self._bans.expire():
                 log.info("[%s] Unban %s", ban.jail, ban.key)
-            for window in self._windows.values():
-                gone = set(window.sweep(self._clock()))
-                self._unsaved.failures.update(failures_of(window, gone))
+            for name, window in self._windows.items():
+                self._saving.touch(name, window.sweep(self._clock()))
             self._banning.tick()
             self._note(Outcome())
             if self._complaints.get("published bans"):
                 self._try("published bans", lambda: self._publisher.publish_all(self.bans()))
             self._publisher.beat()
             self._look_at_host()
-            self._save(again=True)
+            self._saving.now()
 
     def _look_at_host(self) -> None:
         """Take what is new of this host: a neighbour on a link, for one, is counted alone, not with its /64."""
