@@ -28,12 +28,7 @@ TIME_LENGTH = len(" [20/Nov/2026:09:11:02 +0000] ")
 END_OF_PATH = re.compile("[?#]")
 PROBED = (400, 404, 405, 444)
 UNAUTHORIZED = 401
-TELLING = (
-    UNAUTHORIZED,
-    403,
-    429,
-    *PROBED,
-)  # what these statuses say depends on the request, what others say is nothing
+TELLING = (UNAUTHORIZED, 403, 429, *PROBED)  # a request with another status tells of nothing by itself
 
 
 class NginxFilter:
