@@ -1,8 +1,8 @@
 """How many log lines a second does detection read, and how many times that of fail2ban-regex and sshguard's parser?
 
-From the file to the ban set on one core, without the firewall, the daemon's state and its log, in CPU seconds, the median of
-several runs. fail2ban-regex reads the beginning of the same log in the same run, without and with its date pattern
-given; what it takes for one line is subtracted. That both find as many lines is checked on that beginning.
+From the file to the ban set on one core, without the firewall, the daemon's state and its log, in CPU seconds, the
+median of several runs. fail2ban-regex reads the beginning of the same log in the same run, without and with its date
+pattern given; what it takes for one line is subtracted. That both find as many lines is checked on that beginning.
 """
 
 import argparse

@@ -1,13 +1,13 @@
 """One filter of one source: which lines it is given, and which jails hear of what it finds.
 
 Theory of operation. Stage 1 (`sieve.py`) picks the lines that may match. Of these, lines of an address that is banned
-are counted, not read, as long as no jail behind the filter could make the ban last longer: who is shut out writes
-little into a log, but a log is read late in a flood. A ban that goes on being earned must still be prolonged, so its
-lines are passed over only for the first `PASS_OVER_MOST` seconds (an eighth of the longest bantime if that is less)
-after a ban by a jail of the longest bantime, or by somebody else for as long; then they are read again, and lead to the
-next. So such a ban ends at most that much earlier than if every line had been read. Every line is read where it may
-matter to somebody else: a jail that counts by user or network or different addresses, a dry run, or a ban whose length
-depends on earlier ones.
+are counted (as failures of the jail that banned it), not read, as long as no jail behind the filter could make the ban
+last longer: who is shut out writes little into a log, but a log is read late in a flood. A ban that goes on being
+earned must still be prolonged, so its lines are passed over only for the first `PASS_OVER_MOST` seconds (an eighth of
+the longest bantime if that is less) after a ban by a jail of the longest bantime, or by somebody else for as long; then
+they are read again, and lead to the next. So such a ban ends at most that much earlier than if every line had been
+read. Every line is read where it may matter to somebody else: a jail that counts by user or network or different
+addresses, a dry run, or a ban whose length depends on earlier ones.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -59,7 +59,8 @@ class Lane:
             for jail in jails
         )
         self._telling = self._filter if may_pass_over and isinstance(self._filter, TellsHost) else None
-        self._until: dict[bytes, float] = {}  # by banned host
+        self._windows = {route.window.jail.name: route.window for route in routes}
+        self._banned: dict[bytes, tuple[float, JailWindow | None]] = {}  # until when a host's lines are passed over
 
     def events(self, chunk: Chunk, now: float) -> Iterator[tuple[bytes, Event | Named]]:
         """Give the lines of a chunk that tell of something, and what."""
@@ -73,12 +74,27 @@ class Lane:
     def _candidates(self, lines: Sequence[bytes], now: float) -> Sequence[bytes]:
         if self._filter.needs or isinstance(lines, Block):
             lines = self._sieve.candidates(lines.data if isinstance(lines, Block) else Block.of(lines).data)
-        if not self._until or self._telling is None:
+        if not self._banned or self._telling is None:
             return lines
-        until, host_of = self._until.get, self._telling.host_of
-        kept = [line for line in lines if until(host_of(line), 0.0) <= now]
-        self.passed_over += len(lines) - len(kept)
+        banned, host_of = self._banned.get, self._telling.host_of
+        kept: list[bytes] = []
+        passed: dict[JailWindow | None, list[bytes]] = {}
+        for line in lines:
+            found = banned(host_of(line))
+            if found is None or found[0] <= now:
+                kept.append(line)
+            else:
+                passed.setdefault(found[1], []).append(line)
+        for window, of_banned in passed.items():
+            self._tally(window, of_banned)
         return kept
+
+    def _tally(self, window: JailWindow | None, lines: Sequence[bytes]) -> None:
+        """Count lines of addresses that this jail has banned as failures, by what stage 1 finds in them."""
+        found = self._sieve.count(Block.of(lines).data)
+        self.passed_over += found
+        if window is not None:
+            window.total_failed += found
 
     def takers(self, event: Event) -> tuple[Route, ...]:
         """Give the routes to jails that may count an event of this kind and status, or forget for it."""
@@ -95,15 +111,15 @@ class Lane:
     def learn(self, key: str, ban: Ban | None) -> None:
         """Take what became true of a network, by its key: banned, or not any more."""
         host = key.encode()
-        before = self._until.pop(host, 0.0)
+        before, _ = self._banned.pop(host, (0.0, None))
         if ban is None or self._telling is None or ban.network.version != 4 or ban.network.prefixlen != HOST_LENGTH:
             return
         until = max(before, self._passes_until(ban))
         if until <= ban.start:
             return
-        if len(self._until) >= HOSTS_MOST:
-            del self._until[next(iter(self._until))]
-        self._until[host] = until
+        if len(self._banned) >= HOSTS_MOST:
+            del self._banned[next(iter(self._banned))]
+        self._banned[host] = (until, self._windows.get(ban.jail))
 
     def _passes_until(self, ban: Ban) -> float:
         """Say until when no jail here could make a ban last longer. One cut short by a cap counts as what it was."""

@@ -67,6 +67,12 @@ class Sieve:
             self._rest_left = REST
         return found
 
+    def count(self, block: bytes) -> int:
+        """Say how many lines of a block may match; all of them before the first search."""
+        if self._search is None:
+            return block.count(b"\n")
+        return len(self._lines(block, self._places(block, self._search)))
+
     def _all(self, block: bytes) -> list[bytes]:
         lines = block.split(b"\n")
         lines.pop()

@@ -50,7 +50,7 @@ class NginxFilter:
             return None
         client, user_and_time, request, status_text, agent = found.groups()
         status, user = int(status_text or 0), user_and_time[:-TIME_LENGTH]
-        kind = KIND_OF.get(status, "")
+        kind, rest = KIND_OF.get(status, ""), ""
         if not kind:
             rest = self._wanted.rest(status)
             if not rest and status != UNAUTHORIZED and (status or len(line) < LINE_MOST):

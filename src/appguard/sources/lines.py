@@ -42,7 +42,7 @@ def _trimmed(data: bytes, most: int) -> bytes:
     """Trim every line, without looking at each if there is no need to."""
     if b"\0" in data or any(long_lines(data, most)):
         return b"".join(trim(line, most) + b"\n" for line in data.split(b"\n")[:-1])
-    return data.replace(b"\r\n", b"\n")
+    return data.replace(b"\r\n", b"\n") if b"\r" in data else data
 
 
 def long_lines(data: bytes, most: int) -> Iterator[bool]:
