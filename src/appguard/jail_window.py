@@ -9,6 +9,7 @@ goes, and it is the key that was quiet longest: a flood of new keys cannot be to
 that could be forgotten, this would soonest have left the window anyway.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 
 from appguard.address import Address, Network, NetworkSet, parse_network
@@ -66,7 +67,7 @@ class JailWindow:
         self._keys_most = keys_most
         self._bytes_most = bytes_most
         self._cost = 0
-        self._counted: dict[str, Counted] = {}  # in the order of the latest event
+        self._counted: OrderedDict[str, Counted] = OrderedDict()  # in that of the latest event; a dict's first is slow
 
     def may_count(self, kind: str, status: int) -> bool:
         """Say whether an event of this kind, with this status, may add to this jail."""
@@ -136,8 +137,9 @@ class JailWindow:
     def _make_room(self) -> tuple[str, ...]:
         gone: list[str] = []
         while len(self._counted) > self._keys_most or (self._cost > self._bytes_most and len(self._counted) > 1):
-            gone.append(next(iter(self._counted)))
-            self.forget(gone[-1])
+            key, counted = self._counted.popitem(last=False)
+            self._cost -= counted.cost
+            gone.append(key)
         return tuple(gone)
 
     def _networks(self, key: str, counted: Counted) -> tuple[Network, ...]:

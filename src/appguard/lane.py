@@ -10,6 +10,7 @@ read. Every line is read where it may matter to somebody else: a jail that count
 addresses, a dry run, or a ban whose length depends on earlier ones.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -60,7 +61,7 @@ class Lane:
         )
         self._telling = self._filter if may_pass_over and isinstance(self._filter, TellsHost) else None
         self._windows = {route.window.jail.name: route.window for route in routes}
-        self._banned: dict[bytes, tuple[float, JailWindow | None]] = {}  # until when a host's lines are passed over
+        self._banned: OrderedDict[bytes, tuple[float, JailWindow | None]] = OrderedDict()  # until when, and by whom
 
     def events(self, chunk: Chunk, now: float) -> Iterator[tuple[bytes, Event | Named]]:
         """Give the lines of a chunk that tell of something, and what."""
@@ -118,7 +119,7 @@ class Lane:
         if until <= ban.start:
             return
         if len(self._banned) >= HOSTS_MOST:
-            del self._banned[next(iter(self._banned))]
+            self._banned.popitem(last=False)
         self._banned[host] = (until, self._windows.get(ban.jail))
 
     def _passes_until(self, ban: Ban) -> float:
