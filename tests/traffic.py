@@ -118,15 +118,21 @@ class Traffic:
 
 
 class Watching:
-    """A daemon that reads the log and would ban; it begins with no memory, in a directory of its own."""
+    """A daemon that reads the log and would ban; it begins with no memory, in a directory of its own.
 
-    def __init__(self, root: Path, log: Path, form: str) -> None:
+    It passes over lines of addresses that it has banned, and counts them by what they look like, unless it
+    `reads_all`: then it counts by network, each address being one.
+    """
+
+    def __init__(self, root: Path, log: Path, form: str, *, reads_all: bool = False) -> None:
+        self._reads_all = reads_all
         root.mkdir()
         root.chmod(0o755)
         self.place = Place(root)
         self.place.configure(
             f'[jails.web]\nsource = "{log}"\nfilter = "{form}"\nmaxretry = {MAXRETRY}\nfindtime = "1d"\nbantime = -1\n'
-            'events = ["authn_login_fail", "authz_fail", "guard_probe"]\n',
+            'events = ["authn_login_fail", "authz_fail", "guard_probe"]\n'
+            f'key = "{"/32,/64" if reads_all else "address"}"\n',
             '[firewall]\nkind = "dry_run"\n',
         )
 
@@ -144,7 +150,9 @@ class Watching:
         wait_until(has_read_all, deadline, lambda: f"{expected.failures} failures: {self.place.ask('status')}")
         (jail,) = self.place.ask("status")["jails"]
         logged = [line.text.rpartition(" ")[2] for line in daemon.lines() if "[web] Ban " in line.text]
-        assert jail["total_failed"] == expected.failures
+        assert jail["total_failed"] == expected.failures or (
+            not self._reads_all and expected.failures < jail["total_failed"] < expected.lines
+        )
         assert len(logged) == len(set(logged)) == jail["total_banned"]
         assert set(logged) == expected.banned
         assert set(self.place.banned()) == set(logged)

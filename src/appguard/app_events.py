@@ -6,7 +6,7 @@ Nothing here raises on the request path. A flood of refusals is a line per clien
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from appguard.address import Client
 from appguard.app_jails import AppJails
@@ -111,7 +111,7 @@ class AppEvents:
         if event is not None and note.credential and note.kind == LOGIN_FAIL:
             tried = f"{note.user}\0{note.credential}".encode(errors="replace")
             is_repeated = self._seen.is_repeated(exchange.client.key, tried, self._monotonic())
-        event = replace(event, count=0) if event is not None and is_repeated else event
+        event = event._replace(count=0) if event is not None and is_repeated else event
         if note.kind == LOGIN_FAIL:
             self._hooks.call("on_auth_failure", event)
         self._tell(event)

@@ -64,7 +64,7 @@ class AppJails:
             if is_counted and not window.jail.dry_run:
                 counted = window.jail.name
             kept += filter(None, (self._ban(window.jail, ban, store) for ban in bans))
-        return replace(event, jail=counted) if counted else event, tuple(kept)
+        return event._replace(jail=counted) if counted else event, tuple(kept)
 
     def _ban(self, jail: Jail, decided: Ban, store: Store) -> Ban | None:
         rate, now = self._rates[jail.name], self._clock()

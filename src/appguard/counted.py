@@ -2,11 +2,12 @@
 
 Theory of operation. Events of one time are one entry, entries are in the order of time, and what has left the window
 goes from the front: adding costs a comparison with the last entry, or a binary search when an event comes late. Two
-ways of counting share this: `Runs` add up events, `Values` count the different values (users, paths) that were seen,
+ways of counting share this: events are added up, or `Values` count the different values (users, paths) that were seen,
 each by its latest time. A jail bans at maxretry, so a key never holds more entries than that; and never more than
 `RUNS_MOST`: above it, times are rounded down to that many slots per findtime. So counting is exact up to
 maxretry = 256, and above it an event may leave the window 1/256 of findtime early, never late: nobody is banned for
-fewer than maxretry events in findtime. Of a value its digest is kept, of evidence the last few lines.
+fewer than maxretry events in findtime. Of a value its digest is kept, of evidence the last few lines, as they came:
+they are decoded when somebody asks for them.
 """
 
 from bisect import bisect_left, bisect_right
@@ -18,6 +19,7 @@ from sys import getsizeof
 from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST
 
 RUNS_MOST = 256
+LETTER_MOST = 4  # bytes of a character
 ADDRESSES_MOST = 100  # that one user's failures may come from; of more, those heard of last
 KEY_COST = 700  # bytes that a key takes in this process beside its text and entries, measured
 RUN_COST = 72
@@ -37,43 +39,6 @@ class Failure:
     evidence: str = ""
     value: str = ""
     network: str = ""
-
-
-class Runs:
-    """How many events there were at which time."""
-
-    __slots__ = ("_counts", "_times", "total")
-
-    def __init__(self) -> None:
-        self._times: list[float] = []
-        self._counts: list[int] = []
-        self.total = 0
-
-    def add(self, time: float, count: int) -> None:
-        """Count some events of one time."""
-        times = self._times
-        at = len(times) if not times or time > times[-1] else bisect_left(times, time)
-        if at < len(times) and times[at] == time:
-            self._counts[at] += count
-        else:
-            times.insert(at, time)
-            self._counts.insert(at, count)
-        self.total += count
-
-    def drop_until(self, time: float) -> None:
-        """Drop what is not later than a time."""
-        if self._times and self._times[0] <= time:
-            gone = bisect_right(self._times, time)
-            self.total -= sum(self._counts[:gone])
-            del self._times[:gone], self._counts[:gone]
-
-    @property
-    def cost(self) -> int:
-        """Give about how many bytes this takes."""
-        return RUN_COST * len(self._times)
-
-    def __iter__(self) -> Iterator[Failure]:
-        return (Failure(time, count) for time, count in zip(self._times, self._counts, strict=True))
 
 
 class Values:
@@ -124,58 +89,68 @@ class Values:
         return zip(self._times, self._values, strict=True)
 
 
+Line = str | bytes
+
+
 class Counted:
     """All that is kept of one key: with `is_distinct` different values are counted, with `has_addresses` it is a user.
 
     Counted is within `findtime` seconds before `newest`. `slot` seconds are counted as one time; 0: none are.
     """
 
-    __slots__ = ("_addresses", "_findtime", "_fixed_cost", "_lines", "_runs", "_slot", "_values", "newest")
+    __slots__ = ("_addresses", "_counts", "_findtime", "_fixed_cost", "_lines", "_slot", "_times", "_values", "cost",
+                 "newest", "total")  # fmt: skip
 
     def __init__(self, key: str, findtime: float, slot: float, *, is_distinct: bool, has_addresses: bool) -> None:
+        self.newest = float("-inf")
+        self.total = 0  # what is compared with maxretry
+        self.cost = 0  # about how many bytes this takes
         self._findtime = findtime
         self._slot = slot
         self._fixed_cost = KEY_COST + getsizeof(key)  # of the key and the lines
-        self._runs = Runs()
+        self._times: list[float] = []
+        self._counts: list[int] = []  # of events, one for each of the times
         self._values = Values(RUNS_MOST) if is_distinct else None
         self._addresses = Values(ADDRESSES_MOST) if has_addresses else None
-        self._lines: list[tuple[float, str]] = []
-        self.newest = float("-inf")
+        self._lines: list[tuple[float, Line]] = []
 
-    @property
-    def total(self) -> int:
-        """Give what is compared with maxretry."""
-        return self._runs.total if self._values is None else self._values.total
-
-    @property
-    def cost(self) -> int:
-        """Give about how many bytes this takes."""
-        cost = self._fixed_cost + self._runs.cost
-        if self._values is not None:
-            cost += self._values.cost
-        return cost if self._addresses is None else cost + self._addresses.cost
-
-    def add(self, time: float, count: int, evidence: str = "", value: str = "", network: str = "") -> None:
+    def add(self, time: float, count: int, evidence: Line = "", value: str = "", network: str = "") -> None:
         """Count one event, as a `Failure` says it, and drop what has left the window."""
         if time > self.newest:
             self.newest = time
         at = time - time % self._slot if self._slot else time
         if self._values is None:
             if count:
-                self._runs.add(at, count)
+                self._add_up(at, count)
         elif value:
             self._values.add(at, value)
         if self._addresses is not None and network:
             self._addresses.add(time, network)
         if evidence:
-            self._keep_line(time, evidence[:EVIDENCE_TEXT_MOST])
+            self._keep_line(time, evidence)
         self._drop_until(self.newest - self._findtime)
+        self._weigh()
 
-    def _keep_line(self, time: float, text: str) -> None:
-        self._lines.append((time, text))
-        self._fixed_cost += LINE_COST + getsizeof(text)
+    def _add_up(self, time: float, count: int) -> None:
+        times = self._times
+        if not times or time > times[-1]:
+            times.append(time)
+            self._counts.append(count)
+        else:
+            at = bisect_left(times, time)
+            if times[at] == time:
+                self._counts[at] += count
+            else:
+                times.insert(at, time)
+                self._counts.insert(at, count)
+        self.total += count
+
+    def _keep_line(self, time: float, line: Line) -> None:
+        line = line[: EVIDENCE_TEXT_MOST if isinstance(line, str) else EVIDENCE_TEXT_MOST * LETTER_MOST]
+        self._lines.append((time, line))
+        self._fixed_cost += LINE_COST + getsizeof(line)
         if len(self._lines) > 1 and self._lines[-2][0] > time:
-            self._lines.sort(key=lambda line: line[0])
+            self._lines.sort(key=lambda kept: kept[0])
         if len(self._lines) > EVIDENCE_MOST:
             self._drop_line()
 
@@ -183,18 +158,29 @@ class Counted:
         self._fixed_cost -= LINE_COST + getsizeof(self._lines.pop(0)[1])
 
     def _drop_until(self, time: float) -> None:
-        self._runs.drop_until(time)
+        if self._times and self._times[0] <= time:
+            gone = bisect_right(self._times, time)
+            self.total -= sum(self._counts[:gone])
+            del self._times[:gone], self._counts[:gone]
+        while self._lines and self._lines[0][0] <= time:
+            self._drop_line()
         if self._values is not None:
             self._values.drop_until(time)
         if self._addresses is not None:
             self._addresses.drop_until(time)
-        while self._lines and self._lines[0][0] <= time:
-            self._drop_line()
+
+    def _weigh(self) -> None:
+        self.cost = self._fixed_cost + RUN_COST * len(self._times)
+        if self._values is not None:
+            self.total = self._values.total
+            self.cost += self._values.cost
+        if self._addresses is not None:
+            self.cost += self._addresses.cost
 
     @property
     def evidence(self) -> tuple[str, ...]:
         """Give the lines kept, in the order of time."""
-        return tuple(text for _, text in self._lines)
+        return tuple(_text(line) for _, line in self._lines)
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -202,10 +188,14 @@ class Counted:
         return () if self._addresses is None else tuple(value for _, value in self._addresses)
 
     def __iter__(self) -> Iterator[Failure]:
-        yield from self._runs
+        yield from map(Failure, self._times, self._counts)
         yield from (Failure(time, 1, value=value) for time, value in self._values or ())
         yield from (Failure(time, 0, network=value) for time, value in self._addresses or ())
-        yield from (Failure(time, 0, text) for time, text in self._lines)
+        yield from (Failure(time, 0, _text(line)) for time, line in self._lines)
+
+
+def _text(line: Line) -> str:
+    return line if isinstance(line, str) else line.decode(errors="replace")[:EVIDENCE_TEXT_MOST]
 
 
 def digest(value: str) -> str:

@@ -1,8 +1,8 @@
 """The companion daemon: wires sources > filters > jails > ban set, and from there state, published bans and bouncer.
 
 Everything runs on one event loop. A chunk of lines goes through in one plain call (`_deliver`): count, ban, wake the
-bouncer, publish for the apps, and save counters and read position in one transaction (one write to a log, not synced).
-So a daemon killed at any point continues after a restart with exactly the lines it had not counted.
+bouncer, publish for the apps, and save counters and read position in one transaction (one write to a log, not synced;
+`saving.py`). So a daemon killed at any point continues after a restart with exactly the lines it had not counted.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from appguard.bouncers import Bouncers
 from appguard.config import CONFIG_FILE, DaemonConfig, daemon_config
 from appguard.control import serve
 from appguard.engine import judge_of, routes_of, safelist_of, windows_of
-from appguard.errors import AddressError, AppGuardError, ConfigError, FirewallError, StateError
+from appguard.errors import AddressError, AppGuardError, ConfigError, FirewallError
 from appguard.explain import Explainer, Parts
 from appguard.explained import Explanation
 from appguard.firewalls.open import kinds_of, open_firewall
@@ -35,12 +35,14 @@ from appguard.members import ban_set_of, open_source, sources_of
 from appguard.names import Addresses, Names
 from appguard.notify import keep_alive, notify, until_signal
 from appguard.overview import Overview
-from appguard.pipeline import Outcome, Pipeline, Unresolved, failures_of
+from appguard.pipeline import Outcome, Pipeline, Unresolved
+from appguard.saving import Saving
 from appguard.sources.base import Chunk, Source
 from appguard.state import Batch, State
 from appguard.status import BanRecord, DaemonStatus, JailStatus
 from appguard.stores.local import Publisher
 from appguard.trials import Trials
+from appguard.trouble import Trouble
 
 TICK = 1.0  # seconds between looks for ended bans
 VANISHED = 30 * 86_400.0  # seconds after which the position in a log that is gone is dropped
@@ -72,11 +74,11 @@ class Daemon:
         self._sources: dict[str, Source] = {}
         self._overview = Overview(config.jails, self._windows, self._banning, self._sources, self._bouncers, self.bans)
         self._explainer = Explainer(self._parts())
-        self._unsaved = Batch()
+        self._saving = Saving(self._windows, self._banning.totals, self._write)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cursor = 0
         self._is_restored = False
-        self._complaints: dict[str, str] = {}
+        self._trouble = Trouble()
 
     def _parts(self) -> Parts:
         return Parts(
@@ -119,7 +121,7 @@ class Daemon:
             self._names.close()
             self._note(self._banning.settle())
             self._bans.close()
-            self._save(again=True)
+            self._saving.now()
             self._publisher.close()
             self._state.close()
 
@@ -133,11 +135,11 @@ class Daemon:
         self._purge()
         self._bans.begin_restore()
         self._bouncers.begin_restore()
-        self._try("published bans", self._publisher.begin)
+        self._trouble.attempt("published bans", self._publisher.begin)
         self._banning.history.restore(self._state.pasts())
         for name, window in self._windows.items():
             gone = window.restore(self._state.failures(name))
-            self._unsaved.failures.update(failures_of(window, gone))
+            self._saving.touch(name, gone)
             window.total_failed, self._banning.totals[name] = self._state.totals(name)
         self._look_at_mark()
         if self._state.setting("enforce") == "off":
@@ -168,19 +170,21 @@ class Daemon:
             gc.enable()
         self._bans.end_restore()
         self._bouncers.end_restore()
-        self._try("published bans", lambda: self._publisher.unveil(len(self.bans())))
+        self._trouble.attempt("published bans", lambda: self._publisher.unveil(len(self.bans())))
         self._is_restored = True
         self._spread()
 
     def _purge(self) -> None:
         """Drop what will not be asked for any more; a full disk is no reason not to start."""
         before = self._clock() - VANISHED
-        self._try("state", lambda: self._state.purge(self._windows, before, lambda path: Path(path).exists()))
+        self._trouble.attempt(
+            "state", lambda: self._state.purge(self._windows, before, lambda path: Path(path).exists())
+        )
 
     def _deliver(self, source: str, chunk: Chunk) -> None:
         outcome = self._pipeline.feed(source, chunk, self._clock())
         if chunk.position is not None:
-            self._unsaved.positions[source, chunk.origin] = chunk.position
+            self._saving.batch.positions[source, chunk.origin] = chunk.position
         for unresolved in outcome.unresolved:
             self._names.ask(unresolved.named.host, partial(self._resolved, unresolved))
         self._take(outcome)
@@ -200,9 +204,9 @@ class Daemon:
     def _note(self, outcome: Outcome) -> None:
         """Note what is to be saved."""
         for name, keys in outcome.touched.items():
-            self._unsaved.failures.update(failures_of(self._windows[name], keys))
+            self._saving.touch(name, keys)
         for network in self._banning.history.changed:
-            self._unsaved.pasts[network] = self._banning.history.of(network)
+            self._saving.batch.pasts[network] = self._banning.history.of(network)
         self._banning.history.changed.clear()
 
     def _note_late(self, outcome: Outcome) -> None:
@@ -213,52 +217,33 @@ class Daemon:
         """Tell the bouncer, the apps and the state what changed in the ban set; `saved` are ids of bans it has."""
         changes = self._bans.follow(self._cursor)
         if changes is None and self._is_restored:
-            self._try("state", self._spread_all)
+            self._trouble.attempt("state", self._spread_all)
         elif changes is None:  # a fleet has told so much meanwhile: the rest when all bans are back
             self._bouncers.wake()
         elif changes.facts:
             self._cursor = changes.cursor
+            self._pipeline.learn(changes.facts)
             self._bouncers.wake()
             self.following.tell()
-            self._unsaved.facts.extend(fact for fact in changes.facts if id(fact.ban) not in saved)
-            self._try("published bans", lambda: self._publisher.publish(changes.facts, self.bans))
-        self._save()
+            self._saving.batch.facts.extend(fact for fact in changes.facts if id(fact.ban) not in saved)
+            self._trouble.attempt("published bans", lambda: self._publisher.publish(changes.facts, self.bans))
+        self._saving.soon()
 
     def _spread_all(self) -> None:
         """Do so where too much changed for the ban set to remember it: compare with what the state holds."""
         snapshot = self._bans.snapshot()
         there = {ban.key for ban in snapshot.bans}
         gone = [Fact(ban.network, ban.version, None) for ban in self._state.bans() if ban.key not in there]
-        self._unsaved.facts = [*gone, *(Fact(ban.network, ban.version, ban) for ban in snapshot.bans)]
+        facts = [*gone, *(Fact(ban.network, ban.version, ban) for ban in snapshot.bans)]
+        self._saving.batch.facts = facts
         self._cursor = snapshot.cursor
+        self._pipeline.learn(facts)
         self._bouncers.wake()
         self.following.tell()
-        self._try("published bans", lambda: self._publisher.publish_all(snapshot.bans))
+        self._trouble.attempt("published bans", lambda: self._publisher.publish_all(snapshot.bans))
 
-    def _save(self, *, again: bool = False) -> None:
-        """Save what is unsaved; while that fails, only when asked `again`, which is once a second."""
-        if "state" in self._complaints and not again:
-            return
-        for name, window in self._windows.items():
-            self._unsaved.totals[name] = (window.total_failed, self._banning.totals[name])
-
-        def save() -> None:
-            self._state.save(self._unsaved)
-            self._unsaved = Batch()
-
-        self._try("state", save)
-
-    def _try(self, what: str, act: Callable[[], None]) -> None:
-        """Do what may fail for a while (a full disk); say so once, and once when it works again."""
-        try:
-            act()
-        except (OSError, StateError) as error:
-            if self._complaints.get(what) != str(error):
-                log.error("%s cannot be written, trying again: %s", what, error)
-            self._complaints[what] = str(error)
-            return
-        if self._complaints.pop(what, None):
-            log.info("%s is written again", what)
+    def _write(self, batch: Batch) -> bool:
+        return self._trouble.attempt("state", lambda: self._state.save(batch))
 
     async def _tick(self) -> None:
         while True:
@@ -266,17 +251,16 @@ class Daemon:
             for ban in self._bans.expire():
                 log.info("[%s] Unban %s", ban.jail, ban.key)
                 self._trials.take(ban.key)
-            for window in self._windows.values():
-                gone = set(window.sweep(self._clock()))
-                self._unsaved.failures.update(failures_of(window, gone))
+            for name, window in self._windows.items():
+                self._saving.touch(name, window.sweep(self._clock()))
             self._banning.tick()
             self._note(Outcome())
-            if self._complaints.get("published bans"):
-                self._try("published bans", lambda: self._publisher.publish_all(self.bans()))
+            if "published bans" in self._trouble:
+                self._trouble.attempt("published bans", lambda: self._publisher.publish_all(self.bans()))
             self._publisher.beat()
             self._look_at_host()
-            self._try("state", self._look_at_mark)
-            self._save(again=True)
+            self._trouble.attempt("state", self._look_at_mark)
+            self._saving.now()
 
     def _look_at_mark(self) -> None:
         """Take it into the state that root has switched enforcement off without us."""
@@ -393,12 +377,19 @@ class Daemon:
             self._bouncers.hold()
 
 
+def collect_seldom() -> None:
+    """Look for circular garbage seldom: there is hardly any, and each time all that jails have counted is walked."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
 def main(path: Path | None = None) -> int:
     """Run the daemon until SIGTERM or SIGINT; give the exit code. Raise `AppGuardError` if it cannot start."""
     logging.basicConfig(
         format="%(asctime)s %(levelname)-7s %(message)s", level=logging.INFO, handlers=[StderrHandler()]
     )
     config = daemon_config(path or CONFIG_FILE)
+    collect_seldom()
     try:
         farewell = "AppGuard daemon stops; bans stay in the firewall until they end"
         asyncio.run(until_signal(Daemon(config).run(), farewell))

@@ -16,7 +16,7 @@ from appguard.filters.base import Filter
 from appguard.host import HostFacts
 from appguard.jail_window import JailWindow
 from appguard.judge import Judge
-from appguard.members import filter_of, sources_of, user_ids_of, wanted_kinds
+from appguard.members import filter_of, sources_of, user_ids_of, wanted_kinds, wanted_statuses
 from appguard.pipeline import Route
 from appguard.sources.siblings import rotated_from, unpacked
 
@@ -31,10 +31,10 @@ def windows_of(jails: Sequence[JailConfig], group: Callable[[Address], str]) -> 
 def routes_of(jails: Sequence[JailConfig], windows: Windows) -> dict[str, list[Route]]:
     """Give the ways into all jails, by source; raise `ConfigError`."""
     routes: dict[str, list[Route]] = {}
-    kinds = wanted_kinds(jails)
+    kinds, statuses = wanted_kinds(jails), wanted_statuses(jails)
     for each in jails:
         for source in sources_of(each):
-            chosen = filter_of(each, kinds[each.filter])
+            chosen = filter_of(each, kinds[each.filter], statuses.get(each.filter, ()))
             users = user_ids_of(each) if source in SOCKET_SOURCES else None
             routes.setdefault(source, []).append(route_of(each, chosen, windows, users))
     return routes

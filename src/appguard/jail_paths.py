@@ -1,9 +1,13 @@
 """Which paths a jail looks at: the patterns of `Limit` (`/a/{name}/b`, `/a*`), and `*.php` for how a path ends."""
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from appguard.errors import ConfigError
 from appguard.limit import normal_path, path_pattern
+
+REMEMBERED = 4096  # paths that were asked for
+SHORT = 128  # letters of a path that is remembered
 
 
 def check_path(pattern: str, what: str) -> None:
@@ -26,6 +30,7 @@ def holding(patterns: Sequence[str]) -> Callable[[str], bool]:
 
     def holds(path: str) -> bool:
         path = normal_path(path)
-        return path.endswith(endings) or any(other.fullmatch(path) for other in others)
+        return path.endswith(endings) or (bool(others) and any(other.fullmatch(path) for other in others))
 
-    return holds
+    remembered = lru_cache(maxsize=REMEMBERED)(holds)
+    return (lambda path: remembered(path) if len(path) <= SHORT else holds(path)) if others else holds

@@ -9,6 +9,7 @@ goes, and it is the key that was quiet longest: a flood of new keys cannot be to
 that could be forgotten, this would soonest have left the window anyway.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 
 from appguard.address import Address, Network, NetworkSet, parse_network
@@ -16,7 +17,7 @@ from appguard.ban import PERMANENT, Ban
 from appguard.counted import RUNS_MOST, Counted, Failure, digest
 from appguard.event import LOGIN_SUCCESS, REQUEST, Event
 from appguard.jail import Jail
-from appguard.jail_key import PAIR, USER, key_of, network_of, saved_key, user_of
+from appguard.jail_key import ADDRESS, PAIR, USER, key_of, network_of, saved_key, user_of
 from appguard.jail_paths import holding
 
 KEYS_MOST = 100_000
@@ -54,32 +55,46 @@ class JailWindow:
         self._group = group
         self._maxretry = jail.maxretry
         self._is_by_user = jail.is_by_user
+        self._is_by_address = jail.key == ADDRESS
         self._bantime = float(jail.bantime)
         self._slot = self.findtime / RUNS_MOST if jail.maxretry > RUNS_MOST else 0.0
         self._kinds = frozenset(jail.events)
         self._statuses = frozenset(jail.statuses)
         self._is_watched = holding(jail.paths) if jail.paths else None
         self._is_exempt = holding(jail.exempt_paths) if jail.exempt_paths else None
-        self._safelist = NetworkSet(parse_network(text) for text in jail.safelist)
+        self._safelist = NetworkSet(map(parse_network, jail.safelist)) if jail.safelist else None
         self._value_of = _VALUE_OF.get(jail.distinct)
         self._keys_most = keys_most
         self._bytes_most = bytes_most
         self._cost = 0
-        self._counted: dict[str, Counted] = {}  # in the order of the latest event
+        self._counted: OrderedDict[str, Counted] = OrderedDict()  # in that of the latest event; a dict's first is slow
+
+    def may_count(self, kind: str, status: int) -> bool:
+        """Say whether an event of this kind, with this status, may add to this jail."""
+        if kind not in self._kinds and not (status and REQUEST in self._kinds):
+            return False
+        return not self._statuses or status in self._statuses
 
     def counts(self, event: Event) -> bool:
         """Say whether the event adds to this jail. One that a jail of the app has counted does not."""
-        if event.kind not in self._kinds and not (event.status and REQUEST in self._kinds):
-            return False
-        if not event.count or event.jail or (self._statuses and event.status not in self._statuses):
-            return False
+        return self.counted_key(event) != ""
+
+    def counted_key(self, event: Event, *, may_count: bool = False) -> str:
+        """Give the key under which the event adds to this jail; empty if it does not.
+
+        `may_count`: this was asked before and is true.
+        """
+        if not event.count or event.jail or not (may_count or self.may_count(event.kind, event.status)):
+            return ""
         if self._is_watched is not None and not self._is_watched(event.path):
-            return False
+            return ""
         if self._is_exempt is not None and self._is_exempt(event.path):
-            return False
-        if event.address in self._safelist or (self._value_of is not None and not self._value_of(event)):
-            return False
-        return self.key(event) != ""
+            return ""
+        if self._value_of is not None and not self._value_of(event):
+            return ""
+        if self._safelist is not None and event.address in self._safelist:
+            return ""
+        return self._group(event.address) if self._is_by_address else self.key(event)
 
     def clears(self, event: Event) -> bool:
         """Say whether the event ends what is counted for its user: who could log in was no attacker on that name."""
@@ -88,19 +103,22 @@ class JailWindow:
     def record(self, event: Event, evidence: str = "") -> tuple[Ban, ...]:
         """Count an event; give the bans it leads to. Events that do not count are ignored."""
         self.dropped = ()
-        if not self.counts(event):
-            return ()
+        key = self.counted_key(event)
+        return self.add(key, event, evidence) if key else ()
+
+    def add(self, key: str, event: Event, evidence: str | bytes = "") -> tuple[Ban, ...]:
+        """Count an event whose `counted_key` is known; give the bans it leads to."""
+        self.dropped = ()
         self.total_failed += event.count
         value = "" if self._value_of is None else digest(self._value_of(event))
         network = self._group(event.address) if self._is_by_user else ""
-        key = self.key(event)
         counted = self._take(key)
         counted.add(event.time, event.count, evidence, value, network)
-        self._keep(key, counted)
         if counted.total >= self._maxretry:
-            self.forget(key)
             return tuple(self._ban(network, counted, event) for network in self._networks(key, counted))
-        self.dropped = self._make_room()
+        self._keep(key, counted)
+        if self._cost > self._bytes_most or len(self._counted) > self._keys_most:
+            self.dropped = self._make_room()
         return ()
 
     def _take(self, key: str) -> Counted:
@@ -117,12 +135,11 @@ class JailWindow:
         self._cost += counted.cost
 
     def _make_room(self) -> tuple[str, ...]:
-        if self._cost <= self._bytes_most and len(self._counted) <= self._keys_most:
-            return ()
         gone: list[str] = []
         while len(self._counted) > self._keys_most or (self._cost > self._bytes_most and len(self._counted) > 1):
-            gone.append(next(iter(self._counted)))
-            self.forget(gone[-1])
+            key, counted = self._counted.popitem(last=False)
+            self._cost -= counted.cost
+            gone.append(key)
         return tuple(gone)
 
     def _networks(self, key: str, counted: Counted) -> tuple[Network, ...]:

@@ -11,8 +11,10 @@ from appguard.address import Network
 from appguard.config_jails import JailConfig
 from appguard.config_sources import BANS_SOURCE, COMMAND, JOURNAL, STDIN, UDP, journalmatch, udp_address
 from appguard.errors import ConfigError
+from appguard.event import LOGIN_SUCCESS, REQUEST
 from appguard.filters.base import Filter
 from appguard.filters.open import is_bare, journalmatch_of, open_filter, warnings_of
+from appguard.jail_key import PAIR, USER
 from appguard.sources.base import Source
 from appguard.sources.command import CommandSource, StdinSource
 from appguard.sources.datagrams import DatagramSource
@@ -43,23 +45,23 @@ class Origin:
     is_bare: bool = False
 
 
-def filter_of(config: JailConfig, kinds: Collection[str] = ()) -> Filter:
-    """Give the filter of a jail, told the kinds of event that are wanted of it; raise `ConfigError`.
+def filter_of(config: JailConfig, kinds: Collection[str] = (), statuses: Collection[int] = ()) -> Filter:
+    """Give the filter of a jail, told what `wanted_kinds` and `wanted_statuses` say of it; raise `ConfigError`.
 
     What a regex of it finds is of the kind that the jail names first. What its author should hear is logged.
     """
-    opened = fresh_filter_of(config, kinds)
+    opened = fresh_filter_of(config, kinds, statuses)
     for warning in warnings_of(opened):
         log.warning("jail %s: filter = %r: %s", config.jail.name, config.filter, warning)
     return opened
 
 
-def fresh_filter_of(config: JailConfig, kinds: Collection[str] = ()) -> Filter:
+def fresh_filter_of(config: JailConfig, kinds: Collection[str] = (), statuses: Collection[int] = ()) -> Filter:
     """Give such a filter and log nothing."""
     logtype = "journal" if all(source.startswith(JOURNAL) for source in config.sources) else "file"
     options, kind = config.filter_options, config.jail.events[0]
     try:
-        return open_filter(config.filter, options, logtype=logtype, kind=kind, kinds=kinds)
+        return open_filter(config.filter, options, logtype=logtype, kind=kind, kinds=kinds, statuses=statuses)
     except ConfigError as error:
         raise ConfigError(f"jail {config.jail.name}: filter = {config.filter!r}: {error}") from error
 
@@ -68,8 +70,20 @@ def wanted_kinds(configs: Sequence[JailConfig]) -> dict[str, frozenset[str]]:
     """Give the kinds of event that are wanted of each filter: one filter reads a line once for all its jails."""
     wanted: dict[str, frozenset[str]] = {}
     for config in configs:
-        wanted[config.filter] = wanted.get(config.filter, frozenset()).union(config.jail.events)
+        forgives = (LOGIN_SUCCESS,) if config.jail.key in (USER, PAIR) else ()
+        wanted[config.filter] = wanted.get(config.filter, frozenset()).union(config.jail.events, forgives)
     return wanted
+
+
+def wanted_statuses(configs: Sequence[JailConfig]) -> dict[str, frozenset[int]]:
+    """Give the statuses that matter of requests that are nothing else, by filter; none if all do."""
+    wanted: dict[str, frozenset[int]] = {}
+    any_status: set[str] = set()
+    for config in configs:
+        if REQUEST in config.jail.events:
+            wanted[config.filter] = wanted.get(config.filter, frozenset()).union(config.jail.statuses)
+            any_status.update(() if config.jail.statuses else (config.filter,))
+    return {name: statuses for name, statuses in wanted.items() if name not in any_status}
 
 
 def sources_of(config: JailConfig) -> dict[str, Origin]:

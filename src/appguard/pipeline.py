@@ -3,38 +3,26 @@
 An event counts in a jail only if its own time is within `findtime` (at least a minute) before now, or at most a minute
 ahead (clocks differ), so a log read from its beginning bans nobody for last week. Events of safelisted addresses and
 lines of a user who may not feed a jail never count. What is given back is all a caller must save for a restart to lose
-nothing.
+nothing. Which lines a filter is given is in `lane.py`.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import repeat
 
 from appguard.address import Address, NetworkSet
-from appguard.ban import Ban
+from appguard.ban import Ban, Fact
 from appguard.counted import Failure
-from appguard.event import REQUEST, Event
-from appguard.filters.base import Filter, Named
+from appguard.event import LOGIN_SUCCESS, REQUEST, Event
+from appguard.filters.base import Named
 from appguard.jail_window import JailWindow
+from appguard.lane import Route as Route  # what a pipeline is made of
+from appguard.lane import lanes_of
 from appguard.sources.base import Chunk
 
 AHEAD_MOST = 60.0  # seconds an event's time may lie in the future
 
 log = logging.getLogger("appguard")
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One source's way into one jail: the filter that reads it, and the user ids that may feed it (None: any).
-
-    `behind` are machines that all clients of this source came through, where its lines do not say so.
-    """
-
-    filter: Filter
-    window: JailWindow
-    users: frozenset[int] | None = None
-    behind: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,41 +47,53 @@ class Pipeline:
     """The filters and jails of all sources."""
 
     def __init__(self, routes: Mapping[str, Sequence[Route]], safelist: NetworkSet) -> None:
-        self._routes = routes
+        self._lanes = {source: lanes_of(each) for source, each in routes.items()}
         self._safelist = safelist
         self._strangers: set[int] = set()
         self.lines = 0
         self.matched = 0
         self.refused = 0
 
+    @property
+    def passed_over(self) -> int:
+        """Give the number of lines of banned addresses that were not read."""
+        return sum(lane.passed_over for lanes in self._lanes.values() for lane in lanes)
+
+    def learn(self, facts: Iterable[Fact]) -> None:
+        """Take what became true of networks: what is banned, and what is not any more."""
+        for fact in facts:
+            for lanes in self._lanes.values():
+                for lane in lanes:
+                    lane.learn(fact.key, fact.ban)
+
     def feed(self, source: str, chunk: Chunk, now: float) -> Outcome:
         """Count the lines of a chunk at `now` (Unix seconds)."""
         outcome = Outcome()
-        routes = self._permitted(self._routes.get(source, ()), chunk.uid)
+        lanes = self._lanes.get(source, ())
+        permitted = self._permitted([route for lane in lanes for route in lane.routes], chunk.uid)
         self.lines += len(chunk.lines)
-        if not routes:
+        if not permitted:
             self.refused += len(chunk.lines)
             return outcome
-        filters = {route.filter.name: route.filter for route in routes}
-        for line, time in zip(chunk.lines, chunk.times or repeat(now), strict=False):
-            for name, each in filters.items():
-                event = each.match(line, time)
-                if event is None:
-                    continue
+        for lane in lanes:
+            for line, event in lane.events(chunk, now):
                 self.matched += 1
-                for route in routes:
-                    if route.filter.name != name:
-                        continue
-                    if isinstance(event, Named):
-                        outcome.unresolved.append(Unresolved(event, route, line))
-                    else:
-                        self._count(route, event, line, now, outcome)
+                if isinstance(event, Named):
+                    outcome.unresolved += (
+                        Unresolved(event, route, line) for route in lane.routes if route in permitted
+                    )
+                elif event.address not in self._safelist:
+                    for route in lane.takers(event):
+                        if chunk.uid is None or route in permitted:
+                            self._count(route, event, line, now, outcome)
         return outcome
 
     def resolve(self, unresolved: Unresolved, addresses: Sequence[Address], now: float) -> Outcome:
         """Count an event at `now` for each address that its client's name turned out to have."""
         outcome = Outcome()
         for address in addresses:
+            if address in self._safelist:
+                continue
             self._count(unresolved.route, unresolved.named.event_of(address), unresolved.line, now, outcome)
         return outcome
 
@@ -108,24 +108,32 @@ class Pipeline:
 
     def _count(self, route: Route, event: Event, line: bytes, now: float, outcome: Outcome) -> None:
         window = route.window
-        is_counted = window.counts(event)
-        if not is_counted and not window.clears(event):
+        if not now - window.oldest < event.time <= now + AHEAD_MOST:
             return
-        if event.address in self._safelist or not now - window.oldest < event.time <= now + AHEAD_MOST:
-            return
-        if is_counted:
-            bans = count(window, event, line.decode(errors="replace"), outcome)
+        key = window.counted_key(event, may_count=event.kind != LOGIN_SUCCESS)  # the lane has asked
+        if key:
+            bans = _count(window, key, event, line, outcome)
             outcome.bans += (replace(ban, via=(*ban.via, *route.behind)) for ban in bans)
-        else:
+        elif window.clears(event):
             window.forget(window.key(event))
             outcome.touched.setdefault(window.jail.name, set()).add(window.key(event))
 
 
 def count(window: JailWindow, event: Event, evidence: str, outcome: Outcome) -> tuple[Ban, ...]:
-    """Count an event in a jail that counts it, and note what it touches; give the bans it leads to."""
-    log.log(logging.DEBUG if event.kind == REQUEST else logging.INFO, "[%s] Found %s", window.jail.name, event.address)
-    bans = window.record(event, evidence)
-    outcome.touched.setdefault(window.jail.name, set()).update((window.key(event), *window.dropped))
+    """Count an event in a jail, if it counts there, and note what it touches; give the bans it leads to."""
+    key = window.counted_key(event)
+    return _count(window, key, event, evidence, outcome) if key else ()
+
+
+def _count(window: JailWindow, key: str, event: Event, evidence: str | bytes, outcome: Outcome) -> tuple[Ban, ...]:
+    level = logging.DEBUG if event.kind == REQUEST else logging.INFO
+    if log.isEnabledFor(level):
+        log.log(level, "[%s] Found %s", window.jail.name, event.address)
+    bans = window.add(key, event, evidence)
+    touched = outcome.touched.setdefault(window.jail.name, set())
+    touched.add(key)
+    if window.dropped:
+        touched.update(window.dropped)
     return bans
 
 

@@ -19,6 +19,7 @@ from appguard.engine import judge_of, reads, route_of, safelist_of, windows_of, 
 from appguard.errors import ConfigError
 from appguard.event import Event
 from appguard.filters.base import Filter, Named
+from appguard.filters.literals import Literals
 from appguard.host import HostFacts
 from appguard.members import filter_of, wanted_kinds
 from appguard.pipeline import Outcome, Pipeline, Route
@@ -110,6 +111,7 @@ class _Told:
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.needs: Sequence[Sequence[Literals]] = ()
         self.found: Event | Named | None = None
 
     def match(self, line: bytes, time: float) -> Event | Named | None:

@@ -4,8 +4,8 @@ Theory of operation. Each expression has sets of literals (`filters/literals.py`
 sets is not matched by it. Which set is the rarest is counted in the first block, and again from time to time, because
 logs differ. The chosen texts of all expressions are searched for at once: by Hyperscan if there are several that begin
 differently, by `re` if they begin alike or Hyperscan is not installed. Where most lines are candidates the search is in
-vain, and for some blocks every line is one. Always one is a line longer than what is looked at of it, because a filter
-may care that it was cut, and one with an escape sequence, because that may stand in the middle of a literal.
+vain, and for some blocks every line is one. Always one is a line longer than half of what is looked at of it, because
+filters care whether a line was cut, and one with an escape sequence, because that may stand in the middle of a literal.
 """
 
 import re
@@ -23,6 +23,7 @@ except ImportError:  # there is none for this processor, or it was not wanted
 SAMPLE = 1 << 16  # bytes of a block in which literals are counted
 CHOICE_LASTS = 1 << 26  # bytes
 DENSE = 0.4  # candidates per line from which on searching costs more than it saves
+SPARSE_BYTES = 4096  # fewer candidates than one in so many bytes are sparse, however long the lines are
 REST = 16  # blocks
 PREFIX_LEAST = 2  # bytes that texts must have in common for `re` to skip to them quickly
 ESCAPE = b"\x1b"
@@ -62,19 +63,25 @@ class Sieve:
         if self._search is None:
             return self._all(block)
         found = self._lines(block, self._places(block, self._search))
-        if len(found) > 1 and len(found) > DENSE * block.count(b"\n"):
+        if len(found) > max(1, len(block) // SPARSE_BYTES) and len(found) > DENSE * block.count(b"\n"):
             self._rest_left = REST
         return found
+
+    def count(self, block: bytes) -> int:
+        """Say how many lines of a block may match; all of them before the first search."""
+        if self._search is None:
+            return block.count(b"\n")
+        return len(self._lines(block, self._places(block, self._search)))
 
     def _all(self, block: bytes) -> list[bytes]:
         lines = block.split(b"\n")
         lines.pop()
-        if len(block) > self._line_most:
+        if lines and max(map(len, lines)) > self._line_most:
             return [line[: self._line_most] for line in lines]
         return lines
 
     def _places(self, block: bytes, search: Search) -> Iterable[int]:
-        special = [*_places_of(ESCAPE, block), *_long(block, self._line_most)]
+        special = [*_places_of(ESCAPE, block), *_long(block, self._line_most // 2)]
         return sorted([*search(block), *special]) if special else search(block)
 
     def _lines(self, block: bytes, places: Iterable[int]) -> list[bytes]:

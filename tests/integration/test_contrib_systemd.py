@@ -34,7 +34,7 @@ from pathlib import Path
 from appguard import daemon
 from appguard.filters import open as filters
 class Stuck:
-    name = "stuck"
+    name, needs = "stuck", ()
     def match(self, line, time_of_line):
         time.sleep(1000)
 filters.FILTERS["stuck"] = lambda kinds: Stuck()

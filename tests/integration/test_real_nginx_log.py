@@ -17,7 +17,7 @@ def test_every_failing_client_is_banned_once_and_no_other(open_tmp_path: Path, f
     """Live and replayed, the daemon counts the failures and bans the clients that awk finds in the same log."""
     traffic = Traffic(open_tmp_path / "nginx")
     traffic.log(form).touch()
-    live = Watching(open_tmp_path / "live", traffic.log(form), form)
+    live = Watching(open_tmp_path / "live", traffic.log(form), form, reads_all=True)
     with traffic.nginx.running(), running_daemon(live.place) as daemon:
         traffic.drive(LINES)
         expected = traffic.count(form)

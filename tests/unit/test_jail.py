@@ -3,7 +3,6 @@
 import gc
 import tracemalloc
 from collections import Counter
-from dataclasses import replace
 from ipaddress import IPv4Address
 
 import pytest
@@ -82,7 +81,7 @@ def test_ban_is_of_the_key() -> None:
 def test_only_its_kinds_count_and_nothing_twice() -> None:
     """Other kinds, repetitions of count 0, and what a jail of the app has counted add nothing."""
     window = window_of(Jail("login", maxretry=1, events=[LOGIN_FAIL, ACCESS_FAIL]))
-    for event in (event_at(NOW, kind=PROBE), event_at(NOW, count=0), replace(event_at(NOW), jail="login")):
+    for event in (event_at(NOW, kind=PROBE), event_at(NOW, count=0), event_at(NOW)._replace(jail="login")):
         assert not window.counts(event)
         assert window.record(event) == ()
     assert (window.total_failed, window.currently_failed) == (0, 0)

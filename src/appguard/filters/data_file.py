@@ -26,6 +26,7 @@ from typing import cast
 from appguard.errors import ConfigError
 from appguard.event import Event
 from appguard.filters.fields import BY_STATUS, FIELDS, check_kind, event_of, may_be_cut, rest_of
+from appguard.filters.literals import literals_of
 from appguard.filters.times import check_forms, seconds_of
 
 DATA = Path(__file__).with_name("data")
@@ -56,6 +57,8 @@ class DataFilter:
         self._forms = tuple(form for form in forms if not form.is_cut)
         self._cut = tuple(form for form in forms if form.is_cut)
         self._time_forms = tuple(time_forms)
+        of_head = literals_of(head, FLAGS)
+        self.needs = tuple((*of_head, *literals_of(form.regex.pattern, FLAGS)) for form in self._forms)
 
     def match(self, line: bytes, time: float) -> Event | None:
         """Give the event of a line."""

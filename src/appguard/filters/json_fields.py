@@ -17,6 +17,7 @@ from appguard.address import parse_hop
 from appguard.errors import ConfigError
 from appguard.event import LOGIN_FAIL, Event
 from appguard.filters.fields import BY_STATUS, FIELDS, NO_TIME, check_kind, event_of, rest_of
+from appguard.filters.literals import Literals
 from appguard.filters.times import seconds_of
 
 KEYS = (*FIELDS, "kind", "where")
@@ -30,6 +31,7 @@ class JsonFilter:
     def __init__(self, name: str, options: Mapping[str, object], kinds: Collection[str] = ()) -> None:
         """Check the options; raise `ConfigError`."""
         self.name = name
+        self.needs: Sequence[Sequence[Literals]] = ()  # JSON may write any letter as an escape
         self._rest = rest_of(kinds)
         unknown = set(options) - set(KEYS)
         if unknown:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from appguard.errors import ConfigError
 from appguard.event import LIMIT_EXCEEDED, Event
 from appguard.filters.fields import BY_STATUS, NO_TIME, event_of, may_be_cut, rest_of
+from appguard.filters.literals import Literals, literals_of
 from appguard.filters.log_format_text import Piece, read_format
 from appguard.filters.nginx_json import REFUSED, unescaped
 from appguard.filters.times import seconds_of
@@ -102,6 +103,7 @@ class LogFormatFilter:
         regexes = _Regexes(list(_segments(pieces)))
         self.warnings = (*regexes.warnings, *(() if "(?P<time>" in regexes.whole else (NO_TIME,)))
         self._line = re.compile(regexes.whole, re.DOTALL)
+        self.needs: Sequence[Sequence[Literals]] = (literals_of(regexes.whole, re.DOTALL),)
         self._cut = tuple(re.compile(each, re.DOTALL) for each in reversed(regexes.cut))
 
     def match(self, line: bytes, time: float) -> Event | None:

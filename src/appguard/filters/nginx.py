@@ -9,11 +9,13 @@ counts as refused (nginx itself takes no longer ones by default).
 import posixpath
 import re
 from collections.abc import Collection
+from functools import lru_cache
 from urllib.parse import unquote
 
 from appguard.address import parse_address
 from appguard.errors import AddressError
 from appguard.event import LIMIT_EXCEEDED, LINE_MOST, PROBE, REQUEST, Event, kind_of_answer
+from appguard.filters.literals import Literals
 from appguard.filters.times import seconds_of
 
 TEXT = r'[^"\\]*+(?:\\.[^"\\]*+)*+'  # up to a quote without a backslash; possessive, so the time is linear
@@ -25,37 +27,68 @@ LINE = re.compile(
 TIME_LENGTH = len(" [20/Nov/2026:09:11:02 +0000] ")
 END_OF_PATH = re.compile("[?#]")
 PROBED = (400, 404, 405, 444)
+UNAUTHORIZED = 401
+TELLING = (UNAUTHORIZED, 403, 429, *PROBED)  # a request with another status tells of nothing by itself
 
 
 class NginxFilter:
-    """Reads `combined` lines: failed logins, refusals, and requests for what is not there, any if a jail asks."""
+    """Reads `combined` lines: failed logins, refusals, and requests for what is not there, any if a jail asks.
 
-    def __init__(self, kinds: Collection[str] = (), name: str = "nginx") -> None:
+    Where all jails that ask for any request look at some `statuses` only, those are the requests it gives.
+    """
+
+    def __init__(self, kinds: Collection[str] = (), name: str = "nginx", statuses: Collection[int] = ()) -> None:
         self.name = name
-        self._rest = REQUEST if REQUEST in kinds else ""
+        self._wanted = Wanted(kinds, statuses)
+        texts = self._wanted.texts('" {} ')
+        self.needs = ((Literals(texts),),) if texts else ()
 
     def match(self, line: bytes, time: float) -> Event | None:
         """Give the event of a line; most lines are of none."""
         found = LINE.match(line.decode(errors="replace"))
         if found is None:
             return None
-        status, user = int(found["status"] or 0), found["user_and_time"][:-TIME_LENGTH]
-        if status < 400 and (status or len(line) < LINE_MOST) and not (status and self._rest):
-            return None
-        method, path = request_of(found["request"])
-        scheme = "" if user == "-" else "basic"
-        kind = kind_of_request(status, method, path, scheme) if status else kind_of_cut(method, path, scheme)
-        kind = kind or self._rest
-        told = _seconds(found["user_and_time"][-TIME_LENGTH:], time)
+        client, user_and_time, request, status_text, agent = found.groups()
+        status, user = int(status_text or 0), user_and_time[:-TIME_LENGTH]
+        kind, rest = KIND_OF.get(status, ""), ""
+        if not kind:
+            rest = self._wanted.rest(status)
+            if not rest and status != UNAUTHORIZED and (status or len(line) < LINE_MOST):
+                return None
+        method, path = request_of(request)
+        if not kind:
+            scheme = "" if user == "-" else "basic"
+            kind = kind_of_request(status, method, path, scheme) if status else kind_of_cut(method, path, scheme)
+            kind = kind or rest
+        told = _seconds(user_and_time[-TIME_LENGTH:])
         if not kind or told is None:
             return None
         try:
-            address = parse_address(found["address"])
+            address = parse_address(client)
         except AddressError:
             return None
         user = "" if user in ("-", '""') else user  # Apache writes two quotes for an empty name
-        agent = found["agent"] or ""
-        return Event(kind, told, address, user=user, method=method, path=path, status=status, user_agent=agent)
+        return Event(kind, told, address, 1, "", user, method, path, status, (), "", agent or "")
+
+    def host_of(self, line: bytes) -> bytes:
+        """Give the first word."""
+        return line[: line.find(b" ")]
+
+
+class Wanted:
+    """Which requests are given that are nothing else: none, any, or those with some statuses."""
+
+    def __init__(self, kinds: Collection[str], statuses: Collection[int]) -> None:
+        self._is_any = REQUEST in kinds and not statuses
+        self._statuses = frozenset(statuses if REQUEST in kinds else ())
+
+    def rest(self, status: int) -> str:
+        """Give the kind of a request that is nothing else."""
+        return REQUEST if status and (self._is_any or status in self._statuses) else ""
+
+    def texts(self, form: str) -> frozenset[str]:
+        """Give the texts of which a line that tells of something has one, unless it was cut; none if any may."""
+        return frozenset() if self._is_any else frozenset(map(form.format, self._statuses.union(TELLING)))
 
 
 def kind_of_request(status: int, method: str, path: str, scheme: str) -> str:
@@ -67,9 +100,14 @@ def kind_of_request(status: int, method: str, path: str, scheme: str) -> str:
     return kind_of_answer(status, scheme=scheme, method=method, path=path)
 
 
+KIND_OF = {status: kind_of_request(status, "", "", "") for status in TELLING if status != UNAUTHORIZED}
+
+
 def path_of(target: str) -> str:
     """Give the path a request's target means to nginx: `/login/.` and `/login#x` are the login."""
-    path = unquote(END_OF_PATH.split(target, maxsplit=1)[0])
+    path = END_OF_PATH.split(target, maxsplit=1)[0] if "?" in target or "#" in target else target
+    if "%" in path:
+        path = unquote(path)
     return posixpath.normpath(path) if "/." in path else path
 
 
@@ -84,5 +122,6 @@ def request_of(request: str) -> tuple[str, str]:
     return method, path_of(rest.rpartition(" ")[0] or rest)
 
 
-def _seconds(text: str, now: float) -> float | None:
-    return seconds_of(text[2:-2], ("clf",), now) if text[:2] == " [" and text[-2:] == "] " else None
+@lru_cache(maxsize=1024)
+def _seconds(text: str) -> float | None:
+    return seconds_of(text[2:-2], ("clf",), 0.0) if text[:2] == " [" and text[-2:] == "] " else None

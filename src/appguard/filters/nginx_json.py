@@ -14,8 +14,9 @@ from collections.abc import Collection
 
 from appguard.address import parse_address
 from appguard.errors import AddressError
-from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, REQUEST, Event
-from appguard.filters.nginx import TEXT, kind_of_request, path_of
+from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, Event
+from appguard.filters.literals import Literals
+from appguard.filters.nginx import TELLING, TEXT, Wanted, kind_of_request, path_of
 
 LINE = re.compile(
     r'\{"time":(?P<time>[0-9]{1,11}\.[0-9]{3}),"client":"(?P<client>[0-9A-Fa-f:.]+)","peer":"(?P<peer>[^"\\]*)",'
@@ -33,8 +34,10 @@ class NginxJsonFilter:
 
     name = "nginx-json"
 
-    def __init__(self, kinds: Collection[str] = ()) -> None:
-        self._rest = REQUEST if REQUEST in kinds else ""
+    def __init__(self, kinds: Collection[str] = (), statuses: Collection[int] = ()) -> None:
+        self._wanted = Wanted(kinds, statuses)
+        texts = self._wanted.texts('"status":"{}"')
+        self.needs = ((Literals(texts | {f'"limit_req":"{REFUSED}"'}),),) if texts else ()
 
     def match(self, line: bytes, time: float) -> Event | None:
         """Give the event of a line; most lines are of none."""
@@ -42,13 +45,14 @@ class NginxJsonFilter:
         if found is None:
             return None
         status, is_refused = int(found["status"]), found["limit_req"] == REFUSED
-        if status < 400 and not is_refused and not self._rest:
+        rest = self._wanted.rest(status)
+        if not rest and not is_refused and status not in TELLING:
             return None
         method, path = unescaped(found["method"]), path_of(unescaped((found["uri"] or "").partition("?")[0]))
         kind = LIMIT_EXCEEDED if is_refused else kind_of_request(status, method, path, found["auth"])
         if not kind and status == 401 and method == "POST" and _is_path_cut(found):
             kind = LOGIN_FAIL  # of a path so long that its end is not known, as of no honest client
-        kind = kind or self._rest
+        kind = kind or rest
         if not kind:
             return None
         try:
@@ -67,6 +71,10 @@ class NginxJsonFilter:
             request_id=found["request_id"],
             user_agent=unescaped(found["agent"]),
         )
+
+    def host_of(self, line: bytes) -> bytes:
+        """Give what stands where the client does: everything before it is nginx's own."""
+        return b"".join(line.split(b'"', 6)[5:6])
 
 
 def _is_path_cut(found: re.Match[str]) -> bool:

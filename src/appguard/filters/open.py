@@ -53,11 +53,14 @@ def _of_data(file: Path) -> Callable[[Collection[str]], Filter]:
     return lambda kinds: read_filter(file.stem, file, kinds)
 
 
-FILTERS: dict[str, Callable[[Collection[str]], Filter]] = {
-    "appguard": lambda _: EventLogFilter(),
+ACCESS_LOGS: dict[str, Callable[..., Filter]] = {
     "nginx": NginxFilter,
     "nginx-json": NginxJsonFilter,
     "apache": partial(NginxFilter, name="apache"),
+}
+FILTERS: dict[str, Callable[[Collection[str]], Filter]] = {
+    "appguard": EventLogFilter,
+    **ACCESS_LOGS,
     **{file.stem: _of_data(file) for file in sorted(DATA.glob("*.toml"))},
 }
 WITH_OPTIONS: dict[str, Callable[[str, str, Collection[str]], Filter]] = {
@@ -77,6 +80,7 @@ def open_filter(
     logtype: str = "file",
     kind: str = LOGIN_FAIL,
     kinds: Collection[str] = (),
+    statuses: Collection[int] = (),
 ) -> Filter:
     """Give a filter; raise `ConfigError`.
 
@@ -84,12 +88,14 @@ def open_filter(
     `log_format:` and a format of nginx's, or `json:` and its options as JSON, to which `config_jails.py` turns the
     table a user writes. `options` are what the jail sets beside it in fail2ban's words, `logtype` what its sources give
     ("file" or "journal"), `kind` is the kind of event that a hit of a regex is. `kinds` are those its jails count:
-    what is costly is yielded only then.
+    what is costly is yielded only then. `statuses` are the only ones that matter to those which count any request.
     """
     if name == REGEX or name.startswith(FAIL2BAN):
         return _regex_filter(name, options or {}, logtype, kind)
     if options:
         raise ConfigError(f"{', '.join(options)}: only 'regex' and 'fail2ban:NAME' have regexes of their own")
+    if name in ACCESS_LOGS and statuses:
+        return ACCESS_LOGS[name](kinds, statuses=statuses)
     if name in FILTERS:
         return FILTERS[name](kinds)
     if name.startswith("/"):

@@ -10,7 +10,7 @@ own filters the events are counted by kind.
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from appguard.event import Event
 from appguard.filters.base import Filter, Named
@@ -283,7 +283,7 @@ class _Searches:
 def _told_of(event: Event | Named) -> Told:
     if isinstance(event, Named):
         return Told(event.host, 0.0, "", "", {})
-    details = {each.name: getattr(event, each.name) for each in fields(event) if each.name not in ("address", "time")}
+    details = {name: value for name, value in event._asdict().items() if name not in ("address", "time")}
     told = {name: value for name, value in details.items() if value not in ("", (), 0)}
     return Told(event.address.text, event.time, event.address.text, event.user, told)
 

@@ -6,16 +6,49 @@ counts the lines and saves the position in one transaction before it returns; so
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, overload
 
 LINE_MOST = 8192  # bytes of a line that are looked at; the rest of a longer line is dropped
 
 
+class Block(Sequence[bytes]):
+    """Some whole lines in one piece, `data`, each with a line end: they are split only if somebody asks for them."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes = b"") -> None:
+        self.data = data
+
+    @classmethod
+    def of(cls, lines: Iterable[bytes]) -> "Block":
+        """Make a block of lines that hold no line ends."""
+        return cls(b"".join(line + b"\n" for line in lines))
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._split())
+
+    def __len__(self) -> int:
+        return self.data.count(b"\n")
+
+    def __bool__(self) -> bool:
+        return bool(self.data)
+
+    @overload
+    def __getitem__(self, at: int) -> bytes: ...
+    @overload
+    def __getitem__(self, at: slice) -> list[bytes]: ...
+    def __getitem__(self, at: int | slice) -> bytes | list[bytes]:
+        return self._split()[at]
+
+    def _split(self) -> list[bytes]:
+        return self.data.split(b"\n")[:-1]
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Some whole lines without their line ends, at most `LINE_MOST` bytes each.
+    """Some whole lines without their line ends, at most `LINE_MOST` bytes each; a `Block` of them is searched quicker.
 
     `times` (Unix seconds, one a line) says when they were written, where the source knows it, as the journal does.
 

@@ -1,7 +1,8 @@
 """Log files as a source: which paths there are, when to look at them, and whose turn it is.
 
 One task reads all of them, a chunk of each in turn, and gives the loop its chance after every chunk, so that neither a
-long backlog nor a busy file keeps the others waiting. Inotify tells when to read; a look once a second finds whatever
+long backlog nor a busy file keeps the others waiting. How much a chunk is depends on how long the last ones took to be
+counted: a slow filter gets little at a time. Inotify tells when to read; a look once a second finds whatever
 it did not tell, and is all there is where inotify is not to be had. How one path is followed through its rotations is
 in `tail.py`.
 """
@@ -17,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 
 from appguard.sources.base import Deliver, Lag, SourceStatus
-from appguard.sources.generation import marks_text
+from appguard.sources.generation import CHUNK_BYTES, marks_text
 from appguard.sources.siblings import is_packed, rotated_from
 from appguard.sources.tail import Identity, Tail
 from appguard.sources.watch import DirectoryWatch
@@ -27,6 +28,9 @@ QUIET_AFTER = 60.0  # a renamed file nobody wrote to for so long is closed
 LOOK_APART = 0.05  # names are looked at no more often, whatever goes on in the directories
 LOOK_SHARE = 20  # and if it takes long, because a directory is full, it takes no more than this part of the time
 COALESCE = 0.002  # a busy file is read no more often
+TURN_MOST = 0.01  # seconds that a chunk should take
+TURN_BYTES_LEAST = 16 * 1024  # more than a line and its seam
+REST_SHARE = 8  # after each chunk others have the loop for this part of the time it took, whatever they begin
 FILES_MOST = 256
 NAMES_MOST = 4096  # of those a glob matches
 COMPLAINTS_SHOWN = 3
@@ -65,6 +69,7 @@ class FileSource:
         self._looked_at = float("-inf")
         self._look_took = 0.0
         self._read_at = float("-inf")
+        self._turn_bytes = CHUNK_BYTES
         self._lag = Lag()
         self._complaints: list[str] = []
         self._logged: set[str] = set()
@@ -157,11 +162,19 @@ class FileSource:
         may_have_more = False
         for tail in list(self._tails.values()):
             now = time.monotonic()
-            if tail.read(deliver, now):
+            if tail.read(deliver, now, self._turn_bytes):
                 may_have_more = True
                 self._read_at = now
-                await asyncio.sleep(time.monotonic() - now)  # a flooded log leaves others as much time as it takes
+                await asyncio.sleep(self._size_turns(time.monotonic() - now) / REST_SHARE)
         return may_have_more
+
+    def _size_turns(self, took: float) -> float:
+        """Choose how much is read in the next turn, from how long this one took; give that back."""
+        if took > TURN_MOST:
+            self._turn_bytes = max(TURN_BYTES_LEAST, self._turn_bytes // 2)
+        elif took < TURN_MOST / 4:
+            self._turn_bytes = min(CHUNK_BYTES, self._turn_bytes * 2)
+        return took
 
     async def _pause(self) -> None:
         with suppress(TimeoutError):

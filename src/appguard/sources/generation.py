@@ -15,9 +15,10 @@ from dataclasses import astuple, dataclass
 from hashlib import blake2b
 from typing import cast
 
+from appguard.sources.base import Block
 from appguard.sources.lines import split, trim
 
-CHUNK_BYTES = 32 * 1024  # what is counted before others get their turn
+CHUNK_BYTES = 256 * 1024  # what is read at once, at most
 SEAM_BYTES = 256
 HEAD_BYTES = 64  # by which a copy made before the last lines were read is known
 MARKS_MOST = 64
@@ -96,11 +97,11 @@ class Place:
 class Reading:
     """Whole lines read, and the place behind them. No lines: only bytes that were passed over."""
 
-    lines: list[bytes]
+    lines: Block
     place: Place
 
 
-TRUNCATED = Reading([], Place())  # what was read before is gone
+TRUNCATED = Reading(Block(), Place())  # what was read before is gone
 
 
 class Generation:
@@ -129,9 +130,12 @@ class Generation:
         head = _head(_seam(self._descriptor, HEAD_BYTES))
         self.place = Place(offset, _seam(self._descriptor, offset), mark.is_cut, head)
 
-    def read(self) -> Reading | None:
-        """Read the next whole lines; None if there is none yet, `TRUNCATED` if the file lost what was read before."""
-        data = self._data()
+    def read(self, most: int = CHUNK_BYTES) -> Reading | None:
+        """Read the next whole lines; None if there is none yet, `TRUNCATED` if the file lost what was read before.
+
+        At most `most` bytes are read; it is more than a line may have.
+        """
+        data = self._data(most)
         if data is None:
             return TRUNCATED
         found = split(data, self.place.is_cut)
@@ -153,12 +157,12 @@ class Generation:
     def rest(self) -> Reading | None:
         """Read the line that was never ended, once nobody writes to the file any more."""
         data = self._data()
-        return Reading([trim(data)], self._behind_bytes(data, is_cut=False)) if data else None
+        return Reading(Block.of([trim(data)]), self._behind_bytes(data, is_cut=False)) if data else None
 
-    def _data(self) -> bytes | None:
+    def _data(self, most: int = CHUNK_BYTES) -> bytes | None:
         seam = self.place.seam
         try:
-            data = os.pread(self._descriptor, CHUNK_BYTES, self.place.offset - len(seam))
+            data = os.pread(self._descriptor, most, self.place.offset - len(seam))
         except OSError as error:
             self.complaint = f"cannot be read: {error.strerror}"
             return b""

@@ -4,9 +4,10 @@ A line longer than `LINE_MOST` is given out as soon as that much of it is there,
 passed over without being kept: so a line of any length costs no memory, and reading can stop and go on inside it.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from appguard.sources.base import LINE_MOST
+from appguard.sources.base import LINE_MOST, Block
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,7 @@ class Split:
     `is_cut` says that the last line was cut, and that its rest is still to be passed over.
     """
 
-    lines: list[bytes]
+    lines: Block
     consumed: int
     is_cut: bool
 
@@ -28,13 +29,26 @@ def split(data: bytes, is_cut: bool, most: int = LINE_MOST) -> Split:
     """
     start = data.find(b"\n") + 1 if is_cut else 0
     if is_cut and not start:
-        return Split([], len(data), is_cut=True)
+        return Split(Block(), len(data), is_cut=True)
     end = data.rfind(b"\n") + 1
-    lines = [trim(line, most) for line in data[start:end].split(b"\n")[:-1]]
+    lines = _trimmed(data[start:end], most)
     rest = data[end:].lstrip(b"\0")
     if len(rest) > most:
-        return Split([*lines, rest[:most]], len(data), is_cut=True)
-    return Split(lines, len(data) - len(rest), is_cut=False)
+        return Split(Block(lines + rest[:most] + b"\n"), len(data), is_cut=True)
+    return Split(Block(lines), len(data) - len(rest), is_cut=False)
+
+
+def _trimmed(data: bytes, most: int) -> bytes:
+    """Trim every line, without looking at each if there is no need to."""
+    if b"\0" in data or any(long_lines(data, most)):
+        return b"".join(trim(line, most) + b"\n" for line in data.split(b"\n")[:-1])
+    return data.replace(b"\r\n", b"\n") if b"\r" in data else data
+
+
+def long_lines(data: bytes, most: int) -> Iterator[bool]:
+    """Say of each aligned half of `most` bytes whether no line ends in it, as in one at least of a longer line."""
+    window = max(1, most // 2)
+    return (data.find(b"\n", place, place + window) < 0 for place in range(0, len(data), window))
 
 
 def trim(line: bytes, most: int = LINE_MOST) -> bytes:
@@ -58,14 +72,14 @@ class LineBuffer:
         self._rest = b""
         self._is_cut = False
 
-    def add(self, block: bytes) -> list[bytes]:
+    def add(self, block: bytes) -> Block:
         """Give the lines that a block ends."""
         data = self._rest + block
         found = split(data, self._is_cut, self._most)
         self._rest, self._is_cut = data[found.consumed :], found.is_cut
         return found.lines
 
-    def end(self) -> list[bytes]:
+    def end(self) -> Block:
         """Give the line that was never ended, if there is one, and begin anew."""
         rest, self._rest, self._is_cut = trim(self._rest, self._most), b"", False
-        return [rest] if rest else []
+        return Block.of([rest] if rest else [])

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from appguard.errors import SourceError
 from appguard.sources.base import Chunk, Deliver
-from appguard.sources.generation import TRUNCATED, Generation, Mark, Reading, marks_text, parse_marks
+from appguard.sources.generation import CHUNK_BYTES, TRUNCATED, Generation, Mark, Reading, marks_text, parse_marks
 from appguard.sources.opening import open_log
 from appguard.sources.siblings import Siblings
 
@@ -164,17 +164,17 @@ class Tail:
         """Say whether this tail has a file open."""
         return self._find_open(identity) is not None
 
-    def read(self, deliver: Deliver, now: float) -> bool:
-        """Deliver the next chunk, if there is one; say whether there may be more."""
+    def read(self, deliver: Deliver, now: float, most: int = CHUNK_BYTES) -> bool:
+        """Deliver the next chunk, of at most `most` bytes, if there is one; say whether there may be more."""
         if self._open:
             self._open[-1].note_head()
         for generation in self._open:
             if self._is_over(generation, now) and generation.read() is None:
                 self._finish(generation, deliver)
                 return True
-        ready = self._first_ready()
+        ready = self._first_ready(most)
         if ready and ready[0] is not self._open[0]:
-            ready = self._first_ready()  # what an older file got before the newer one was written to comes first
+            ready = self._first_ready(most)  # what an older file got before the newer one was written to comes first
         if not ready:
             return False
         generation, reading = ready
@@ -186,9 +186,9 @@ class Tail:
         self._deliver(generation, reading, deliver)
         return True
 
-    def _first_ready(self) -> tuple[Generation, Reading] | None:
+    def _first_ready(self, most: int) -> tuple[Generation, Reading] | None:
         for generation in self._open:
-            reading = generation.read()
+            reading = generation.read(most)
             if reading:
                 return generation, reading
         return None

@@ -1,0 +1,139 @@
+"""One filter of one source: which lines it is given, and which jails hear of what it finds.
+
+Theory of operation. Stage 1 (`sieve.py`) picks the lines that may match. Of these, lines of an address that is banned
+are counted (as failures of the jail that banned it), not read, as long as no jail behind the filter could make the ban
+last longer: who is shut out writes little into a log, but a log is read late in a flood. A ban that goes on being
+earned must still be prolonged, so its lines are passed over only for the first `PASS_OVER_MOST` seconds (an eighth of
+the longest bantime if that is less) after a ban by a jail of the longest bantime, or by somebody else for as long; then
+they are read again, and lead to the next. So such a ban ends at most that much earlier than if every line had been
+read. Every line is read where it may matter to somebody else: a jail that counts by user or network or different
+addresses, a dry run, or a ban whose length depends on earlier ones.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+from math import inf
+
+from appguard.ban import PERMANENT, Ban
+from appguard.event import LOGIN_SUCCESS, Event
+from appguard.filters.base import Filter, Named, TellsHost
+from appguard.jail_key import ADDRESS
+from appguard.jail_window import JailWindow
+from appguard.sieve import Sieve
+from appguard.sources.base import LINE_MOST, Block, Chunk
+
+PASS_OVER_MOST = 60.0  # seconds
+HOSTS_MOST = 65_536  # banned addresses whose lines are passed over; then the first go
+HOST_LENGTH = 32
+KINDS_MOST = 1024  # pairs of kind and status remembered: an app may write any
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One source's way into one jail: the filter that reads it, and the user ids that may feed it (None: any).
+
+    `behind` are machines that all clients of this source came through, where its lines do not say so.
+    """
+
+    filter: Filter
+    window: JailWindow
+    users: frozenset[int] | None = None
+    behind: tuple[str, ...] = ()
+
+
+class Lane:
+    """The routes of one source that share a filter. `passed_over` counts the lines of banned addresses not read."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self.routes = tuple(routes)
+        self.passed_over = 0
+        self._filter = routes[0].filter
+        self._sieve = Sieve(self._filter.needs, LINE_MOST)
+        self._takers: dict[tuple[str, int], tuple[Route, ...]] = {}
+        jails = [route.window.jail for route in routes]
+        self._bantimes = {jail.name: inf if jail.bantime == PERMANENT else float(jail.bantime) for jail in jails}
+        self._longest = max(self._bantimes.values())
+        may_pass_over = all(
+            jail.key == ADDRESS and jail.distinct != "address" and not jail.dry_run and not jail.bantime_increment
+            for jail in jails
+        )
+        self._telling = self._filter if may_pass_over and isinstance(self._filter, TellsHost) else None
+        self._windows = {route.window.jail.name: route.window for route in routes}
+        self._banned: OrderedDict[bytes, tuple[float, JailWindow | None]] = OrderedDict()  # until when, and by whom
+
+    def events(self, chunk: Chunk, now: float) -> Iterator[tuple[bytes, Event | Named]]:
+        """Give the lines of a chunk that tell of something, and what."""
+        match = self._filter.match
+        lines = self._candidates(chunk.lines, now) if chunk.times is None else chunk.lines
+        for line, time in zip(lines, chunk.times or repeat(now), strict=False):
+            event = match(line, time)
+            if event is not None:
+                yield line, event
+
+    def _candidates(self, lines: Sequence[bytes], now: float) -> Sequence[bytes]:
+        if self._filter.needs or isinstance(lines, Block):
+            lines = self._sieve.candidates(lines.data if isinstance(lines, Block) else Block.of(lines).data)
+        if not self._banned or self._telling is None:
+            return lines
+        banned, host_of = self._banned.get, self._telling.host_of
+        kept: list[bytes] = []
+        passed: dict[JailWindow | None, list[bytes]] = {}
+        for line in lines:
+            found = banned(host_of(line))
+            if found is None or found[0] <= now:
+                kept.append(line)
+            else:
+                passed.setdefault(found[1], []).append(line)
+        for window, of_banned in passed.items():
+            self._tally(window, of_banned)
+        return kept
+
+    def _tally(self, window: JailWindow | None, lines: Sequence[bytes]) -> None:
+        """Count lines of addresses that this jail has banned as failures, by what stage 1 finds in them."""
+        found = self._sieve.count(Block.of(lines).data)
+        self.passed_over += found
+        if window is not None:
+            window.total_failed += found
+
+    def takers(self, event: Event) -> tuple[Route, ...]:
+        """Give the routes to jails that may count an event of this kind and status, or forget for it."""
+        key = event.kind, event.status
+        found = self._takers.get(key)
+        if found is None:
+            is_success = event.kind == LOGIN_SUCCESS
+            found = tuple(each for each in self.routes if is_success or each.window.may_count(*key))
+            if len(self._takers) >= KINDS_MOST:
+                self._takers.clear()
+            self._takers[key] = found
+        return found
+
+    def learn(self, key: str, ban: Ban | None) -> None:
+        """Take what became true of a network, by its key: banned, or not any more."""
+        host = key.encode()
+        before, _ = self._banned.pop(host, (0.0, None))
+        if ban is None or self._telling is None or ban.network.version != 4 or ban.network.prefixlen != HOST_LENGTH:
+            return
+        until = max(before, self._passes_until(ban))
+        if until <= ban.start:
+            return
+        if len(self._banned) >= HOSTS_MOST:
+            self._banned.popitem(last=False)
+        self._banned[host] = (until, self._windows.get(ban.jail))
+
+    def _passes_until(self, ban: Ban) -> float:
+        """Say until when no jail here could make a ban last longer. One cut short by a cap counts as what it was."""
+        end = inf if ban.end is None else ban.end
+        full = max(end, ban.start + self._bantimes.get(ban.jail, 0.0))
+        if self._longest == inf:
+            return end if full == inf else 0.0
+        return min(end, full - self._longest + min(PASS_OVER_MOST, self._longest / 8))
+
+
+def lanes_of(routes: Iterable[Route]) -> tuple[Lane, ...]:
+    """Give the lanes that the routes of one source make."""
+    by_name: dict[str, list[Route]] = {}
+    for route in routes:
+        by_name.setdefault(route.filter.name, []).append(route)
+    return tuple(map(Lane, by_name.values()))

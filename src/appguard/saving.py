@@ -1,0 +1,69 @@
+"""When what the daemon knows is saved, and what of it has changed.
+
+Positions and counted events belong together: both are saved in one transaction, at once if nothing was saved just now.
+In a flood one transaction saves what several chunks led to, so that saving takes a part of the time only: a key that
+counts again and again is written once. A daemon killed meanwhile has saved neither the position nor what was counted
+since, and reads those lines again; of a source that cannot be read again, so many milliseconds are lost.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+
+from appguard.jail_window import JailWindow
+from appguard.pipeline import failures_of
+from appguard.state import Batch
+
+APART = 0.005  # seconds from one save to the next
+APART_FACTOR = 4  # and if one takes long, that many times as long
+APART_MOST = 0.25
+
+
+class Saving:
+    """What is to be saved, `batch` and the counted events of `windows`; `banned` are the bans each jail made.
+
+    `write` saves a batch and says whether that worked. All is called on one event loop.
+    """
+
+    def __init__(
+        self, windows: Mapping[str, JailWindow], banned: Mapping[str, int], write: Callable[[Batch], bool]
+    ) -> None:
+        self.batch = Batch()
+        self._windows = windows
+        self._banned = banned
+        self._write = write
+        self._touched: dict[str, set[str]] = {}
+        self._fails = False
+        self._due = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def touch(self, jail: str, keys: Iterable[str]) -> None:
+        """Note that what a jail has counted for some keys has changed."""
+        self._touched.setdefault(jail, set()).update(keys)
+
+    def soon(self) -> None:
+        """Save now, or where that was done just now, in a little while. While it fails, do not try."""
+        loop = asyncio.get_running_loop()
+        if self._fails or self._timer is not None:
+            return
+        if loop.time() >= self._due:
+            self.now()
+        else:
+            self._timer = loop.call_at(self._due, self.now)
+
+    def now(self) -> None:
+        """Save, also where it has failed."""
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        began = loop.time()
+        for jail, keys in self._touched.items():
+            self.batch.failures.update(failures_of(self._windows[jail], keys))
+        self._touched.clear()
+        for name, window in self._windows.items():
+            self.batch.totals[name] = (window.total_failed, self._banned[name])
+        self._fails = not self._write(self.batch)
+        if not self._fails:
+            self.batch = Batch()
+        ended = loop.time()
+        self._due = ended + min(APART_MOST, max(APART, APART_FACTOR * (ended - began)))

@@ -1,0 +1,132 @@
+"""A filter's lines: those of addresses that are banned are passed over, where nobody would miss them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from appguard.address import Grouping, NetworkSet, parse_network
+from appguard.ban import Ban, Fact
+from appguard.event import LOGIN_FAIL, PROBE, REQUEST
+from appguard.filters.nginx import NginxFilter
+from appguard.jail import Jail
+from appguard.jail_window import JailWindow
+from appguard.lane import HOSTS_MOST, PASS_OVER_MOST, Lane
+from appguard.pipeline import Outcome, Pipeline, Route
+from appguard.sources.base import Block, Chunk
+
+NOW = 1_795_000_000.0  # 18 Nov 2026 11:06:40
+ATTACKER, OTHER = "203.0.113.5", "198.51.100.7"
+SHORT = Jail("short", maxretry=2, bantime="10m", events=[PROBE])
+LONG = Jail("long", maxretry=3, bantime="1d", events=[PROBE])
+
+
+def probe(address: str = ATTACKER, seconds: int = 40, status: int = 404) -> bytes:
+    """Give a line of an access log."""
+    return b'%s - - [18/Nov/2026:11:06:%02d +0000] "GET /x HTTP/1.1" %d 153 "-" "-"' % (
+        address.encode(), seconds, status
+    )  # fmt: skip
+
+
+def pipeline_of(*jails: Jail) -> Pipeline:
+    """Make a pipeline of jails that read one access log."""
+    made = NginxFilter([kind for jail in jails for kind in jail.events])
+    return Pipeline({"log": [Route(made, JailWindow(jail, Grouping().key)) for jail in jails]}, NetworkSet())
+
+
+def feed(pipeline: Pipeline, lines: Sequence[bytes], now: float = NOW) -> Outcome:
+    """Feed lines as a file's source does, and tell the pipeline of the bans they lead to, as the daemon does."""
+    outcome = pipeline.feed("log", Chunk("origin", Block.of(lines)), now)
+    pipeline.learn(Fact(ban.network, 1, ban) for ban in outcome.bans)
+    return outcome
+
+
+def test_lines_of_a_banned_address_are_passed_over() -> None:
+    """Behind a ban its address's lines lead to nothing more, and are counted; another's are read."""
+    pipeline = pipeline_of(SHORT)
+    assert len(feed(pipeline, [probe()] * 2).bans) == 1
+    outcome = feed(pipeline, [probe(), probe(OTHER), probe()])
+    assert outcome.touched == {"short": {OTHER}}
+    assert (pipeline.matched, pipeline.passed_over) == (3, 2)
+
+
+def test_a_ban_that_goes_on_being_earned_is_prolonged() -> None:
+    """A little later the lines are read again, and lead to a ban that ends later."""
+    pipeline = pipeline_of(SHORT)
+    first = feed(pipeline, [probe(seconds=0)] * 2).bans[0]
+    assert feed(pipeline, [probe(seconds=59)] * 9, NOW + 19).bans == []
+    later = feed(pipeline, [probe(seconds=59)] * 2, first.start + PASS_OVER_MOST).bans[0]
+    assert first.end is not None
+    assert later.end == first.end + 59
+
+
+def test_a_jail_that_bans_for_longer_still_counts() -> None:
+    """The ban of a jail with a shorter bantime hides no line from another; the longest ban hides them from both."""
+    pipeline = pipeline_of(SHORT, LONG)
+    assert [ban.jail for ban in feed(pipeline, [probe()] * 2).bans] == ["short"]
+    assert [ban.jail for ban in feed(pipeline, [probe()]).bans] == ["long"]
+    assert feed(pipeline, [probe()] * 9) == Outcome()
+    assert pipeline.passed_over == 9
+
+
+def test_a_ban_cut_short_by_a_cap_counts_as_what_it_was() -> None:
+    """Where too many bans a minute make them short, lines are passed over all the same, to the end of the ban."""
+    pipeline = pipeline_of(LONG)
+    ban = Ban(parse_network(ATTACKER), "long", NOW, NOW + 30, automatic=True)
+    pipeline.learn([Fact(ban.network, 1, ban)])
+    assert feed(pipeline, [probe()] * 9, NOW + 29).touched == {}
+    assert len(feed(pipeline, [probe()] * 3, NOW + 30).bans) == 1
+
+
+def test_a_lifted_ban_hides_nothing() -> None:
+    """Behind an unban each line counts at once."""
+    pipeline = pipeline_of(SHORT)
+    (ban,) = feed(pipeline, [probe()] * 2).bans
+    pipeline.learn([Fact(ban.network, 2, None)])
+    assert len(feed(pipeline, [probe()] * 2).bans) == 1
+
+
+@pytest.mark.parametrize(
+    "jail",
+    [
+        replace(SHORT, key="user"),
+        replace(SHORT, key="/24"),
+        replace(SHORT, key="user", distinct="address"),
+        replace(SHORT, dry_run=True),
+        replace(SHORT, bantime_increment=True),
+    ],
+)
+def test_where_lines_matter_to_others_all_are_read(jail: Jail) -> None:
+    """Jails that count by something else, in dry run, or with growing bans miss no line of a banned address."""
+    pipeline = pipeline_of(SHORT, replace(jail, name="other"))
+    feed(pipeline, [probe()] * 2)
+    feed(pipeline, [probe()] * 9)
+    assert (pipeline.matched, pipeline.passed_over) == (11, 0)
+
+
+def test_a_ban_for_ever() -> None:
+    """Beside a jail that bans for ever only such a ban hides lines, and it always does."""
+    pipeline = pipeline_of(SHORT, replace(LONG, bantime=-1))
+    assert len(feed(pipeline, [probe()] * 2).bans) == 1
+    (ban,) = feed(pipeline, [probe()]).bans
+    assert ban.end is None
+    assert feed(pipeline, [probe()] * 9, NOW + 1e6) == Outcome()
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    """Of many banned addresses those banned last are remembered."""
+    lane = Lane([Route(NginxFilter(), JailWindow(SHORT, Grouping().key))])
+    for number in range(HOSTS_MOST + 1):
+        key = f"20.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+        lane.learn(key, Ban(parse_network(key), "short", NOW, NOW + 600, automatic=True))
+    lines = Block.of([probe("20.0.0.0"), probe("20.0.0.1"), probe("20.1.0.0")])
+    assert [line for line, _ in lane.events(Chunk("origin", lines), NOW)] == [probe("20.0.0.0")]
+
+
+def test_jails_hear_of_what_they_count_only() -> None:
+    """A jail of any request hears of a probe too, one of logins does not; the answer is remembered."""
+    jails = [replace(SHORT, name="login", events=[LOGIN_FAIL]), replace(SHORT, name="any", events=[REQUEST])]
+    pipeline = pipeline_of(*jails)
+    for _ in range(2):
+        assert {ban.jail for ban in feed(pipeline, [probe(), probe(status=200)]).bans} == {"any"}
+        pipeline = pipeline_of(*jails)
