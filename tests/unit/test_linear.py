@@ -86,7 +86,7 @@ def test_a_regex_said_to_be_linear_is(inner: str, word: str) -> None:
 
 def test_beginnings() -> None:
     """They are the few texts at the beginning of an anchored regex, cut where it could go on in many ways."""
-    found = {
+    found: dict[str, set[str]] = {
         r"^Failed \S+ for": {"Failed "},
         r"^[iI](?:llegal|nvalid) user": {"illegal user", "Illegal user", "invalid user", "Invalid user"},
         "^(?P<x>ab)(c)d?": {"abc", "abcd"},
