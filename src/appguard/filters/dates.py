@@ -82,7 +82,7 @@ class DatePattern:
         reach = reach_of(self.expressions[0]) if wanted else None
         self._memo = None if reach is None else DateMemo[FoundDate](self.expressions[0], reach)
         self._searches = tuple(map(_search_of, wanted, self.expressions))
-        self._told: dict[tuple[int, str, float], float | None] = {}
+        self._told: dict[tuple[int, tuple[str | None, ...], float], float | None] = {}
 
     def find(self, text: str, budget: Budget) -> FoundDate | None:
         """Find the date that is to be cut out of a line; raise `OverBudget`."""
@@ -108,7 +108,7 @@ class DatePattern:
         return found.told[1]
 
     def _seconds(self, found: FoundDate, minute: float) -> float | None:
-        key = found.search, found.match.group(), minute
+        key = found.search, found.match.groups(), minute  # what stands around a date may be different each time
         if key not in self._told:
             if len(self._told) >= MEMO:
                 self._told.clear()
@@ -119,9 +119,16 @@ class DatePattern:
 def _search_of(pattern: str, expression: str) -> Search:
     """Give the search for a pattern; those of our own need no limit of time."""
     if pattern not in (AT_START, ACCESS_LOG, ANY_DATE):
-        return Expression(expression, re.IGNORECASE).search
+        return Expression(expression, re.IGNORECASE, _with_plain_dates(expression)).search
     own = compiled(expression, re.IGNORECASE)
     return lambda text, budget: own.search(text)
+
+
+def _with_plain_dates(expression: str) -> str:
+    """Put for the known formats, which cost little and are hard to judge, any text of their length."""
+    for known in (KNOWN_ANYWHERE, KNOWN_AT_START):
+        expression = expression.replace(_numbered(_one_of(known)), ".{1,64}")
+    return expression
 
 
 def _all_of(pattern: str) -> list[str]:

@@ -48,8 +48,8 @@ class Found(Protocol):
         """Give where the match and all groups stand, -1 for a group that took no part."""
         ...
 
-    def group(self) -> str:
-        """Give the text that matched."""
+    def groups(self) -> tuple[str | None, ...]:
+        """Give all groups."""
         ...
 
     def span(self, group: str | int = 0, /) -> tuple[int, int]:
@@ -68,10 +68,14 @@ class Budget:
 
 
 class Expression:
-    """A compiled regex. Raise `ConfigError` for a pattern that is none."""
+    """A compiled regex. Raise `ConfigError` for a pattern that is none.
 
-    def __init__(self, pattern: str, flags: int = 0) -> None:
+    `costs_like` is one that costs at least as much and is easier to judge; the default is the pattern itself.
+    """
+
+    def __init__(self, pattern: str, flags: int = 0, costs_like: str = "") -> None:
         self.pattern = pattern
+        self._costs_like = costs_like or pattern
         self._flags = flags
         self._plain = compiled(pattern, flags)
         self.groups = frozenset(self._plain.groupindex)
@@ -81,7 +85,7 @@ class Expression:
 
     @cached_property
     def _cost(self) -> "_Cost":
-        return _Cost(self.pattern)
+        return _Cost(self._costs_like)
 
     @cached_property
     def _free_length(self) -> int:

@@ -190,8 +190,8 @@ def _node(node: Node, rest: _Rest, *, is_in_loop: bool) -> _Rest:
     if node.op == "AT":
         return _at(node, rest)
     if node.op == "GROUPREF":
-        degrees = dict.fromkeys(ALL, rest.degree + 1)
-        return _Rest(degrees, rest.degree + 1, is_optional=True, supposed=rest.supposed)
+        degree = max(1, rest.degree)  # it takes what its group took, in one way
+        return _Rest(dict.fromkeys(ALL, degree), degree, is_optional=True, supposed=rest.supposed)
     if not node.branches:
         raise _Unbounded
     return _branch(node, rest, is_in_loop=is_in_loop)
