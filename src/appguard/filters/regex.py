@@ -75,12 +75,16 @@ class RegexFilter:
         self._connections = Connections()
         self._last_lines = LastLines(options.maxlines)
 
-    @cached_property
-    def needs(self) -> tuple[tuple[Literals, ...], ...]:
+    @property
+    def needs(self) -> Sequence[Sequence[Literals]]:
         """Give for each failure regex the sets of which a line, as it stands in the log, needs a text each.
 
         Empty if every line must be seen.
         """
+        return self._sets
+
+    @cached_property
+    def _sets(self) -> tuple[tuple[Literals, ...], ...]:
         if self.options.maxlines > 1:
             return ()
         prefix = tuple(each.pattern for each in self._prefix)
