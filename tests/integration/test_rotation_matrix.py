@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.daemon import Place, running_daemon
+from tests.daemon import Place
 from tests.lab import Process, wait_until
 from tests.rotation import ROTATIONS, Rotated, address_of
 
@@ -21,6 +21,7 @@ pytestmark = pytest.mark.lab
 KILLS = 5
 TURNS = 12  # rotations from one daemon that is up to the next; twice as many may happen without a daemon
 UNREAD = 2.0  # seconds the daemon may at most be behind on a busy machine
+SLOW = 40.0  # seconds a busy machine may take to bring back ten thousand keys, or to read what is left
 LATE = ("late", "enoent")
 GLOBS = {"dated": "app-*.log", "late": "*.log"}
 
@@ -56,9 +57,9 @@ class Matrix:
         waiting, killed_at, is_up = threading.Event(), time.monotonic(), True
         for kill in range(KILLS):
             is_up = kill <= len(LATE) or not is_up or chance.random() < 0.5
-            daemon = self.place.start(is_up=is_up)
-            self._daemons.append(daemon)
+            daemon = self._start()
             if is_up:
+                self._await_up(daemon)
                 self._meet(LATE[kill - 1 : kill] if kill else ())
                 self.down.append((killed_at, time.monotonic()))
                 killed_at = float("inf")
@@ -68,6 +69,21 @@ class Matrix:
             daemon.stop()
             waiting.wait(chance.uniform(0, 0.6))
         self.down.append((killed_at, float("inf")))
+
+    def _start(self) -> Process:
+        self._daemons.append(self.place.start(is_up=False))
+        return self._daemons[-1]
+
+    def _await_up(self, daemon: Process) -> None:
+        daemon.wait_for("AppGuard daemon is up", SLOW)
+        wait_until(lambda: self.place.run("status").returncode == 0, SLOW, daemon.output)
+
+    def stop(self) -> None:
+        """End whatever runs."""
+        for log in self.logs.values():
+            log.stop()
+        for daemon in self._daemons:
+            daemon.stop()
 
     def _meet(self, late: Sequence[str]) -> None:
         """Begin a late log, and let those rotate that the daemon has met."""
@@ -83,9 +99,10 @@ class Matrix:
 
     def settle(self) -> Mapping[str, Counter[int]]:
         """Let the daemon read all that is left; give how often it counted each line, by kind of rotation."""
-        with running_daemon(self.place) as daemon:
-            self._daemons.append(daemon)
-            wait_until(self._is_read, 20, self._progress)
+        daemon = self._start()
+        self._await_up(daemon)
+        wait_until(self._is_read, SLOW, self._progress)
+        daemon.stop()
         with closing(sqlite3.connect(self.place.state / "state.db")) as state:
             rows: list[tuple[str, str, str]] = state.execute("SELECT jail, key, failures FROM failure").fetchall()
         numbers = {address_of(number): number for log in self.logs.values() for number in log.written}
@@ -113,8 +130,7 @@ def matrix(open_tmp_path: Path) -> Iterator[Matrix]:
     """Give logs that are written and rotated, until the test has stopped them."""
     found = Matrix(open_tmp_path)
     yield found
-    for log in found.logs.values():
-        log.stop()
+    found.stop()
 
 
 def test_each_line_counts_once(matrix: Matrix) -> None:
