@@ -35,6 +35,8 @@ from appguard import daemon
 from appguard.filters import open as filters
 class Stuck:
     name, needs = "stuck", ()
+    def __init__(self, kinds):
+        pass
     def match(self, line, time_of_line):
         time.sleep(1000)
 filters.FILTERS["stuck"] = lambda kinds: Stuck()
