@@ -35,11 +35,11 @@ from appguard import daemon
 from appguard.filters import open as filters
 class Stuck:
     name, needs = "stuck", ()
-    def __init__(self, kinds):
+    def __init__(self, *_):
         pass
     def match(self, line, time_of_line):
         time.sleep(1000)
-filters.FILTERS["stuck"] = lambda kinds: Stuck()
+filters.FILTERS["stuck"] = Stuck
 sys.exit(daemon.main(Path(sys.argv[1])))
 """
 
