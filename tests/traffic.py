@@ -149,7 +149,12 @@ class Watching:
 
         wait_until(has_read_all, deadline, lambda: f"{expected.failures} failures: {self.place.ask('status')}")
         (jail,) = self.place.ask("status")["jails"]
-        logged = [line.text.rpartition(" ")[2] for line in daemon.lines() if "[web] Ban " in line.text]
+
+        def bans() -> list[str]:
+            return [line.text.rpartition(" ")[2] for line in daemon.lines() if "[web] Ban " in line.text]
+
+        wait_until(lambda: len(bans()) >= jail["total_banned"], 10, daemon.output)  # a thread writes the log
+        logged = bans()
         assert jail["total_failed"] == expected.failures or (
             not self._reads_all and expected.failures < jail["total_failed"] < expected.lines
         )

@@ -57,6 +57,11 @@ class AppGuard:
         environ[NOTES] = visit.notes
         return self._pass(_Passed(visit, environ, start_response))
 
+    def close(self) -> None:
+        """Close what the requests have opened; another request opens it again."""
+        if self._middleware is not None:
+            self._middleware.close()
+
     def _pass(self, passed: "_Passed") -> Iterable[bytes]:
         try:
             body = self.application(passed.environ, passed.start_response)

@@ -41,7 +41,7 @@ def test_readme_quotes_the_demonstration(capsys: pytest.CaptureFixture[str]) -> 
         demo.show()
         timeline.section(f"Each step was observed, in {timeline.elapsed():.0f} seconds.")
     printed = dict(sections(capsys.readouterr().out))
-    (block,) = re.findall(r"```text\n(.*?)```", README, re.DOTALL)
+    block = re.findall(r"```text\n(.*?)```", README, re.DOTALL)[0]
     quoted = dict(sections(block))
     assert len(quoted) == 7
     assert [title for title in printed if title in quoted] == list(quoted)

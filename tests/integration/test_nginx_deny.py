@@ -279,7 +279,7 @@ def test_settings() -> None:
     assert kinds_of({}) == ("nftables",)
     with pytest.raises(ConfigError, match="path, reload: only kind = 'nginx_deny' has that, not 'nftables', 'dry_run'"):
         kinds_of({"kind": ("nftables", "dry_run"), **options})
-    with pytest.raises(ConfigError, match="expected one of 'nftables', 'nginx_deny', 'dry_run'"):
+    with pytest.raises(ConfigError, match="expected one of 'nftables', 'nginx_deny', 'command', 'dry_run', 'apart'"):
         open_firewall("iptables", {})
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from hashlib import sha1
 from itertools import count
 from pathlib import Path
@@ -14,6 +15,7 @@ from appguard.flask import AppGuard
 from appguard.limit import ADMITTED, Hit, Limit, Verdict
 from appguard.stores.redis import RedisStore
 from appguard.stores.redis_commands import Script
+from appguard.wsgi import AppGuard as WsgiAppGuard
 from tests.counting import UNIT, Model, hits_of, requests
 from tests.frameworks.sites import Site, of_wsgi
 from tests.redis_server import RedisServer, redis_server
@@ -148,11 +150,14 @@ def test_two_apps_never_share_a_counter(server: RedisServer, tmp_path: Path, mon
         app = Flask(name)
         app.add_url_rule("/page", "page", guard.limit("3/hour", name="page")(lambda: "page"))
         guard.init_app(app)
+        assert isinstance(app.wsgi_app, WsgiAppGuard)
+        opened.callback(app.wsgi_app.close)
         return of_wsgi(app)
 
-    for path, amount in (("/", 5), ("/page", 3)):
-        for name in ("shop", "blog"):
-            first, second = worker(name), worker(name)
-            seen = [ask("GET", path).status for ask in (first, second) * 4]
-            assert seen[:amount].count(429) == 0
-            assert set(seen[amount:]) == {429}
+    with ExitStack() as opened:
+        for path, amount in (("/", 5), ("/page", 3)):
+            for name in ("shop", "blog"):
+                first, second = worker(name), worker(name)
+                seen = [ask("GET", path).status for ask in (first, second) * 4]
+                assert seen[:amount].count(429) == 0
+                assert set(seen[amount:]) == {429}

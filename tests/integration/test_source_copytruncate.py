@@ -163,7 +163,7 @@ def test_any_order_of_events(copied: Copied, monkeypatch: pytest.MonkeyPatch, se
 
 def test_a_file_truncated_before_its_first_byte_was_read(tmp_path: Path) -> None:
     """What copytruncate takes from a log whose older files still come first is read from the copy."""
-    log, kept, first = tmp_path / "access.log", Kept(), [b"a%05d" % number for number in range(20_000)]
+    log, kept, first = tmp_path / "access.log", Kept(), [b"a%06d" % number for number in range(200_000)]
     log.write_bytes(b"\n".join(first) + b"\n")
     with closing(ReadBySteps(log, kept)) as steps:
         steps.read()
