@@ -66,12 +66,12 @@ class Backlog:
         self._reported = 0
         self.dropped = 0
 
-    def put(self, line: bytes) -> None:
-        """Queue a line; drop and count it when the queue is full."""
+    def put(self, line: bytes, room: int | None = None) -> None:
+        """Queue a line; drop and count it when so many are queued already (None: `BACKLOG_MOST`)."""
         if self._process != os.getpid():
             self._begin()  # forked: the thread stayed behind, and perhaps held the lock
         with self._lock:
-            if len(self._lines) >= BACKLOG_MOST:
+            if len(self._lines) >= (BACKLOG_MOST if room is None else room):
                 self.dropped += 1
                 return
             self._lines.append(line)

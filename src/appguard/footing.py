@@ -9,6 +9,8 @@ from pathlib import Path
 from appguard.errors import ConfigError
 from appguard.event_log import Backlog, write_stderr
 
+WARNINGS_MOST = 100_000  # lines that may wait before a warning is dropped too
+
 
 class StderrHandler(logging.Handler):
     """Logs to standard error from a thread: whoever reads it may stop, and the loop must not."""
@@ -18,8 +20,9 @@ class StderrHandler(logging.Handler):
         self._backlog = Backlog(write_stderr)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue one record; what finds no room is dropped and counted."""
-        self._backlog.put(f"{self.format(record)}\n".encode(errors="backslashreplace"))
+        """Queue one record; what finds no room is dropped and counted. What is found must leave room for the bans."""
+        room = WARNINGS_MOST if record.levelno >= logging.WARNING else None
+        self._backlog.put(f"{self.format(record)}\n".encode(errors="backslashreplace"), room)
 
 
 def allow_many_files() -> None:
