@@ -74,7 +74,7 @@ def test_reject_answers_and_shuts_out(transport: str, attacker: Machine, source:
             udp.bind((source, 0))
             udp.connect((here, 9))
             sent = sends_until_refused(udp, most=20)
-        assert asyncio.run(firewall.dropped()) == 1 + sent
+        assert 1 + sent <= asyncio.run(firewall.dropped()) <= 10 + sent  # more where the reset was not sent at once
         if here == HERE:
             assert answers(attacker, HERE, 80, OTHER)
 
