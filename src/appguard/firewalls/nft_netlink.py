@@ -1,11 +1,12 @@
 """Our table changed over netlink, without a process.
 
-Theory of operation. What fits one slice is one transaction; that is every ban and lifting, and the whole table of a
+Theory of operation. What fits one slice is one transaction; that is every ban and lifting, and the first table of a
 small host. A longer load is given slice by slice: the event loop goes on in between, and so do new bans, which are
 taken into the next slice (`late`) instead of waiting for the end. Where no table of ours is in the kernel, every slice
 protects from the moment it is there. Where one is, a second table is filled beside it, so that both shut out; then the
 first is made anew, slice by slice behind the second, which is taken away at the end. So there is no moment in which
-what was shut out before and after is let in.
+what was shut out before and after is let in. A small table is made anew that way too: one transaction that puts a new
+table in the place of an old one lets in a packet that passes the new chain just before and the old one just after it.
 
 To renew an element is to remove it and to add it in the same transaction, because kernels before 6.12 ignore a new
 timeout for one that is there. Removing one that is missing fails there too, so `destroy` does it, or where the kernel
@@ -84,14 +85,15 @@ class NetlinkTransport:
         first = list(islice(rest, SLICE))
         while len(first) < SLICE and (more := await late()):
             first += more
-        if len(first) < SLICE:
+        is_there = table_identity(self._table) is not None
+        if len(first) < SLICE and not is_there:
             wide = _wide_of(first)
             messages = [*self._empty(self._table, allow), *remove_table(self._second)]
             messages += [*self._hosts(self._table, first), *self._wide(self._table, wide)]
             await self._commit(messages)
             return wide
         given: Ends = chain(first, rest)
-        if table_identity(self._table) is not None:
+        if is_there:
             given, _ = await self._load(self._second, allow, given, late)
         _, wide = await self._load(self._table, allow, given, late)
         commit(remove_table(self._second))
