@@ -103,11 +103,11 @@ def measure(built: list[Site], rounds: int, seconds: float, *, refused: bool) ->
 def report(built: list[Site], **of: str) -> Iterator[Mapping[str, object]]:
     """Print a table and give its rows."""
     bare, ours = (next(site.best for site in built if site.name == name) for name in ("bare", "AppGuard"))
-    print(f"\n{', '.join(of.values())}\n{'':32}{'us':>10}{'added':>10}{'added, of ours':>16}")
+    print(f"\n{', '.join(of.values())}\n{'':32}{'us':>10}{'added':>10}{'of bare':>10}{'of ours':>10}")
     for site in built:
         added = site.best - bare
-        times = "" if site.name == "bare" else f"{added / (ours - bare):15.1f}x"
-        print(f"  {site.name:<30}{1e6 * site.best:10.1f}{1e6 * added:+10.1f}{times}")
+        ratios = f"{site.best / bare:9.2f}x{site.best / ours:9.2f}x"
+        print(f"  {site.name:<30}{1e6 * site.best:10.1f}{1e6 * added:+10.1f}{ratios}", flush=True)
         yield of | {"name": site.name, "us": 1e6 * site.best, "added_us": 1e6 * added}
 
 

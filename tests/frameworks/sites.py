@@ -208,7 +208,6 @@ DJANGO: dict[str, object] = {
     "ALLOWED_HOSTS": ["*"],
     "ROOT_URLCONF": __name__,
     "SECRET_KEY": "only for tests",
-    "MIDDLEWARE": ["appguard.django.AppGuardMiddleware"],
     "INSTALLED_APPS": ["appguard.django", "django.contrib.auth", "django.contrib.contenttypes"],
     "DATABASES": {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
     "USE_TZ": True,
@@ -224,10 +223,11 @@ def set_up_django() -> None:
         django.setup()
 
 
-def django_handler(kind: type[Any], options: AppOptions) -> Any:
-    """Give a handler of Django with these options."""
+def django_handler(kind: type[Any], options: AppOptions, *more: str) -> Any:
+    """Give a handler of Django with these options, and with more middleware behind AppGuard's."""
     set_up_django()
     settings.APPGUARD = options  # without the signal of `override_settings`, which sites made before would follow
+    settings.MIDDLEWARE = ["appguard.django.AppGuardMiddleware", *more]
     return kind()
 
 
@@ -241,10 +241,16 @@ def django_async_site(**options: Unpack[AppOptions]) -> Site:
     return of_asgi(django_handler(ASGIHandler, options))
 
 
+def django_rest_site(**options: Unpack[AppOptions]) -> Site:
+    """Give the site on Django REST framework."""
+    return of_wsgi(django_handler(WSGIHandler, options, "tests.frameworks.rest_framework_site.UseTheseUrls"))
+
+
 SITES: dict[str, Callable[..., Site]] = {
     "starlette": starlette_site,
     "fastapi": fastapi_site,
     "flask": flask_site,
     "django": django_site,
     "django-async": django_async_site,
+    "django-rest": django_rest_site,
 }
