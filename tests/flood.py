@@ -96,6 +96,7 @@ class Flood:
         return {
             "lines": self._lines,
             "written_in_seconds": float(writer.output().split()[-1]),
+            "written_a_second": self._lines / float(writer.output().split()[-1]),
             "most_megabytes_behind": behind / 1e6,
             "longest_lag_seconds": lag,
             "memory_peak_megabytes": _peak(daemon) / 2**20,

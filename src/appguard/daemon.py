@@ -72,7 +72,9 @@ class Daemon:
         self.following = Following(self._bans, clock)
         self._bouncers = Bouncers([self._new_bouncer(kind) for kind in kinds_of(config.firewall)])
         self._sources: dict[str, Source] = {}
-        self._overview = Overview(config.jails, self._windows, self._banning, self._sources, self._bouncers, self.bans)
+        self._overview = Overview(
+            config.jails, self._windows, self._banning, self._sources, self._bouncers, self.bans, self._pipeline
+        )
         self._explainer = Explainer(self._parts())
         self._saving = Saving(self._windows, self._banning.totals, self._write)
         self._loop: asyncio.AbstractEventLoop | None = None

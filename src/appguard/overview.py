@@ -13,6 +13,7 @@ from appguard.config_jails import JailConfig
 from appguard.host import HostFacts
 from appguard.jail_window import JailWindow
 from appguard.members import sources_of
+from appguard.pipeline import Pipeline
 from appguard.reach import Reach, enforcers
 from appguard.sources.base import Source
 from appguard.status import (
@@ -38,6 +39,7 @@ class Overview:
         sources: Mapping[str, Source],
         bouncers: Bouncers,
         bans: Callable[[], Sequence[Ban]],
+        pipeline: Pipeline,
     ) -> None:
         self._jails = {each.jail.name: each for each in jails}
         self._windows = windows
@@ -45,6 +47,7 @@ class Overview:
         self._sources = sources
         self._bouncers = bouncers
         self._bans = bans
+        self._pipeline = pipeline
         self._reach = Reach(HostFacts())
 
     def learn(self, facts: HostFacts) -> None:
@@ -66,7 +69,7 @@ class Overview:
             firewalls=tuple(FirewallSummary(each.firewall, each.error, each.dropped) for each in bouncers),
             reach=self._reach_of(bans),
             jails=tuple(self._summary(name, banned[name]) for name in self._windows),
-            sources=tuple(_source_summary(source) for source in self._sources.values()),
+            sources=tuple(self._source(name) for name in self._sources),
             refused=tuple(refused.values()),
         )
 
@@ -76,6 +79,22 @@ class Overview:
 
     def _enforcers(self, others: Sequence[str]) -> tuple[str, ...]:
         return enforcers(others, [each.kind for each in self._bouncers.status if not each.error and not each.is_held])
+
+    def _source(self, name: str) -> SourceSummary:
+        status, counts = self._sources[name].status(), self._pipeline.counts(name)
+        return SourceSummary(
+            name=name,
+            origins=status.origins,
+            behind=status.behind,
+            complaint="; ".join(filter(None, (status.complaint, *self._pipeline.complaints(name)))),
+            lag=status.lag,
+            dropped=status.dropped,
+            lines=counts.lines,
+            matched=counts.matched,
+            untimely=counts.untimely,
+            passed_over=counts.passed_over,
+            refused=counts.refused,
+        )
 
     def _summary(self, name: str, banned: int) -> JailSummary:
         window, banning = self._windows[name], self._banning
@@ -115,8 +134,3 @@ def _enforced_by(bouncer: BouncerStatus) -> str:
     if bouncer.is_held:
         return "nothing (enforce off)"
     return bouncer.firewall + (f", {bouncer.dropped} packets dropped" if bouncer.dropped is not None else "")
-
-
-def _source_summary(source: Source) -> SourceSummary:
-    status = source.status()
-    return SourceSummary(source.name, status.origins, status.behind, status.complaint, status.lag, status.dropped)

@@ -7,6 +7,7 @@ nothing. Which lines a filter is given is in `lane.py`.
 """
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -14,7 +15,7 @@ from appguard.address import Address, NetworkSet
 from appguard.ban import Ban, Fact
 from appguard.counted import Failure
 from appguard.event import LOGIN_SUCCESS, REQUEST, Event
-from appguard.filters.base import Named
+from appguard.filters.base import Complains, Named
 from appguard.jail_window import JailWindow
 from appguard.lane import Route as Route  # what a pipeline is made of
 from appguard.lane import lanes_of
@@ -36,11 +37,32 @@ class Unresolved:
 
 @dataclass(slots=True)
 class Outcome:
-    """What a chunk led to: the keys whose counted events changed, by jail, the bans, and what waits for addresses."""
+    """What a chunk led to: the keys whose counted events changed, by jail, the bans, and what waits for addresses.
+
+    `untimely` is the number of events that some jail did not count because they were too old, or in the future, and
+    `last_untimely` the last of these.
+    """
 
     touched: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
     bans: list[Ban] = field(default_factory=list[Ban])
     unresolved: list[Unresolved] = field(default_factory=list[Unresolved])
+    untimely: int = field(default=0, compare=False)
+    last_untimely: Event | None = field(default=None, compare=False)
+
+
+@dataclass(slots=True)
+class LineCounts:
+    """What became of the lines of one source: why some led to nothing.
+
+    `matched` are the events in them, `untimely` as in `Outcome`, `refused` the lines of users who may feed no jail,
+    `passed_over` those of banned addresses that were not read.
+    """
+
+    lines: int = 0
+    matched: int = 0
+    untimely: int = 0
+    refused: int = 0
+    passed_over: int = 0
 
 
 class Pipeline:
@@ -50,14 +72,37 @@ class Pipeline:
         self._lanes = {source: lanes_of(each) for source, each in routes.items()}
         self._safelist = safelist
         self._strangers: set[int] = set()
-        self.lines = 0
-        self.matched = 0
-        self.refused = 0
+        self._counts = defaultdict[str, LineCounts](LineCounts)
+
+    @property
+    def lines(self) -> int:
+        """Give the number of lines of all sources."""
+        return sum(each.lines for each in self._counts.values())
+
+    @property
+    def matched(self) -> int:
+        """Give the number of events in them."""
+        return sum(each.matched for each in self._counts.values())
+
+    @property
+    def refused(self) -> int:
+        """Give the number of lines of users who may feed no jail."""
+        return sum(each.refused for each in self._counts.values())
 
     @property
     def passed_over(self) -> int:
         """Give the number of lines of banned addresses that were not read."""
         return sum(lane.passed_over for lanes in self._lanes.values() for lane in lanes)
+
+    def counts(self, source: str) -> LineCounts:
+        """Say what became of the lines of one source."""
+        return replace(self._counts[source], passed_over=sum(lane.passed_over for lane in self._lanes[source]))
+
+    def complaints(self, source: str) -> list[str]:
+        """Give the trouble that filters have with the lines of a source."""
+        filters = (lane.routes[0].filter for lane in self._lanes[source])
+        said = ((each.name, each.complaint) for each in filters if isinstance(each, Complains))
+        return [f"filter {name}: {complaint}" for name, complaint in said if complaint]
 
     def learn(self, facts: Iterable[Fact]) -> None:
         """Take what became true of networks: what is banned, and what is not any more."""
@@ -71,13 +116,14 @@ class Pipeline:
         outcome = Outcome()
         lanes = self._lanes.get(source, ())
         permitted = self._permitted([route for lane in lanes for route in lane.routes], chunk.uid)
-        self.lines += len(chunk.lines)
+        counts, lines = self._counts[source], len(chunk.lines)
+        counts.lines += lines
         if not permitted:
-            self.refused += len(chunk.lines)
+            counts.refused += lines
             return outcome
         for lane in lanes:
             for line, event in lane.events(chunk, now):
-                self.matched += 1
+                counts.matched += 1
                 if isinstance(event, Named):
                     outcome.unresolved += (
                         Unresolved(event, route, line) for route in lane.routes if route in permitted
@@ -86,6 +132,7 @@ class Pipeline:
                     for route in lane.takers(event):
                         if chunk.uid is None or route in permitted:
                             self._count(route, event, line, now, outcome)
+        counts.untimely += outcome.untimely
         return outcome
 
     def resolve(self, unresolved: Unresolved, addresses: Sequence[Address], now: float) -> Outcome:
@@ -109,6 +156,8 @@ class Pipeline:
     def _count(self, route: Route, event: Event, line: bytes, now: float, outcome: Outcome) -> None:
         window = route.window
         if not now - window.oldest < event.time <= now + AHEAD_MOST:
+            outcome.untimely += outcome.last_untimely is not event  # another jail may have left it out already
+            outcome.last_untimely = event
             return
         key = window.counted_key(event, may_count=event.kind != LOGIN_SUCCESS)  # the lane has asked
         if key:

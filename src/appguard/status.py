@@ -25,9 +25,11 @@ class JailSummary:
 
 @dataclass(frozen=True, slots=True)
 class SourceSummary:
-    """One source: what it reads, how far it is behind, and its complaint (empty without one).
+    """One source: what it reads, how far it is behind, and its complaint or its filters' (empty without one).
 
-    `behind` are bytes, `lag` the seconds since nothing waited, `dropped` the messages the kernel threw away.
+    `behind` are bytes, `lag` the seconds since nothing waited, `dropped` the messages the kernel threw away. Since the
+    daemon began, `lines` were read. Of these `matched` told of an event, `passed_over` were of addresses banned just
+    before, and `refused` of users who may feed no jail; `untimely` events were too old for some jail, or in the future.
     """
 
     name: str
@@ -36,6 +38,11 @@ class SourceSummary:
     complaint: str
     lag: float = 0.0
     dropped: int = 0
+    lines: int = 0
+    matched: int = 0
+    untimely: int = 0
+    passed_over: int = 0
+    refused: int = 0
 
 
 @dataclass(frozen=True, slots=True)

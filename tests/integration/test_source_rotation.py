@@ -1,5 +1,6 @@
 """The file source and rotation: whatever is done to a log, each of its lines is delivered once and in order."""
 
+import json
 import os
 import random
 import shutil
@@ -345,6 +346,18 @@ def test_a_damaged_position_is_none(log: Path, caplog: pytest.LogCaptureFixture,
     log.write_bytes(b"one\n")
     read_until(log, kept, [b"one"])
     assert "is damaged" in caplog.text
+
+
+def test_a_position_kept_by_an_earlier_version_is_carried_over(log: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A position without the digest of the first line, which was added later, is continued like any other."""
+    kept = Kept()
+    log.write_bytes(b"one\n")
+    read_until(log, kept, [b"one"])
+    marks = [mark[:4] for mark in json.loads(kept.positions[str(log)])]
+    kept.positions[str(log)] = json.dumps(marks)
+    append(log, b"two\n")
+    read_until(log, kept, [b"one", b"two"])
+    assert "is damaged" not in caplog.text
 
 
 def test_what_was_lost_is_said(log: Path, caplog: pytest.LogCaptureFixture) -> None:

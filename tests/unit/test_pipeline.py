@@ -13,7 +13,7 @@ from appguard.filters.options import FilterOptions
 from appguard.filters.regex import RegexFilter
 from appguard.jail import Jail
 from appguard.jail_window import JailWindow
-from appguard.pipeline import AHEAD_MOST, Outcome, Pipeline, Route, failures_of
+from appguard.pipeline import AHEAD_MOST, LineCounts, Outcome, Pipeline, Route, failures_of
 from appguard.sources.base import Chunk
 
 NOW = 1_800_000_000.0
@@ -90,6 +90,31 @@ def test_only_events_of_about_now_count(window: JailWindow, time: float, is_coun
     outcome = feed(pipeline_of(Route(EventLogFilter(), window)), line_at(time))
     assert (window.total_failed == 1) is is_counted
     assert bool(outcome.touched) is is_counted
+
+
+def test_what_became_of_the_lines_is_counted_by_source() -> None:
+    """Each source tells its lines, events, those that are untimely for some jail, and what nobody may report."""
+    hour, day = window_of(Jail("hour", findtime="1h")), window_of(Jail("day", findtime="1d"))
+    routes = [Route(EventLogFilter(), hour), Route(EventLogFilter(), day)]
+    pipeline = Pipeline({"one": routes, "two": [Route(EventLogFilter(), hour, frozenset([ALICE]))]}, NetworkSet())
+    old, future = line_at(NOW - 7200), line_at(NOW + 3600)
+    pipeline.feed("one", Chunk("origin", [line_at(NOW), old, old, future, b"garbage"]), NOW)
+    pipeline.feed("one", Chunk("origin", [line_at(NOW)]), NOW)
+    pipeline.feed("two", Chunk("origin", [line_at(NOW)] * 2, uid=BOB), NOW)
+    assert pipeline.counts("one") == LineCounts(lines=6, matched=5, untimely=3)
+    assert pipeline.counts("two") == LineCounts(lines=2, refused=2)
+    assert (pipeline.lines, pipeline.matched, pipeline.refused) == (8, 5, 2)
+    assert (hour.total_failed, day.total_failed) == (2, 4)
+
+
+def test_a_filter_in_trouble_is_said_by_source(window: JailWindow) -> None:
+    """A complaint names its filter; a source whose filters have none says nothing."""
+    chosen = RegexFilter("logins", FilterOptions(failregex=("failed from <HOST>$",)))
+    pipeline = Pipeline({"log": [Route(chosen, window)], "other": [Route(EventLogFilter(), window)]}, NetworkSet())
+    assert pipeline.complaints("log") == []
+    feed(pipeline, b"2027-01-15 08:00:00 failed from 203.0.113.5", b"15 janvier: failed from 203.0.113.5")
+    assert pipeline.complaints("log") == ["filter logins: 1 lines tell no time that it can read: they count as of now"]
+    assert pipeline.complaints("other") == []
 
 
 def test_safelisted_addresses_do_not_count(window: JailWindow) -> None:

@@ -81,6 +81,24 @@ def test_every_trouble_has_its_line() -> None:
     ]
 
 
+def test_a_source_tells_what_became_of_its_lines() -> None:
+    """One line says how far reading is and why lines led to nothing; what there is none of is left out."""
+    log = "/var/log/nginx/access.log"
+    status = replace(
+        QUIET,
+        sources=(
+            SourceSummary(log, (log,), 0, "", lines=1204, matched=37, untimely=3, passed_over=12),
+            SourceSummary("events", ("/run/appguard/events.sock",), 0, "", lines=1, refused=1),
+            SourceSummary("journal", ("journal",), 0, "filter sshd: why", lines=9),
+        ),
+    )
+    assert status_lines(status)[6:] == [
+        f"Source:\t{log}, up to date, 1204 lines: 37 matched, 12 of banned addresses, 3 too old or in the future",
+        "Source:\tevents (/run/appguard/events.sock), up to date, 1 line: none matched, 1 of users in no jail",
+        "Source:\tjournal, up to date, 9 lines: none matched, complaint: filter sshd: why",
+    ]
+
+
 def test_lists_of_a_jail_are_separated_as_fail2ban_does() -> None:
     """Files and addresses are separated by one blank, and empty lists leave the tab at the end of the line."""
     jail = JailStatus("login", 0, 0, ("/a.log", "/b.log"), 2, 2, ("192.0.2.1", "2001:db8::/64"), "nothing", ())

@@ -44,10 +44,24 @@ def _reach(reach: ReachSummary) -> str:
 
 def _source(source: SourceSummary) -> str:
     origins = " ".join(source.origins) or "nothing yet"
+    what = source.name if origins == source.name else f"{source.name} ({origins})"
     lag = f"{_count(source.behind, 'byte')} behind" if source.behind else "up to date"
     lag += f" for {duration_text(source.lag)}" if source.lag >= 1 else ""
     lag += f", {_count(source.dropped, 'message')} dropped by the kernel" if source.dropped else ""
-    return f"{source.name} ({origins}), {lag}" + (f", complaint: {source.complaint}" if source.complaint else "")
+    return f"{what}, {lag}{_lines(source)}" + (f", complaint: {source.complaint}" if source.complaint else "")
+
+
+def _lines(source: SourceSummary) -> str:
+    """Write how many lines came and what became of them; nothing if none did."""
+    if not source.lines:
+        return ""
+    found = [
+        (source.passed_over, "of banned addresses"),
+        (source.refused, "of users in no jail"),
+        (source.untimely, "too old or in the future"),
+    ]
+    parts = [f"{source.matched or 'none'} matched", *(f"{number} {what}" for number, what in found if number)]
+    return f", {_count(source.lines, 'line')}: {', '.join(parts)}"
 
 
 def jail_lines(jail: JailStatus) -> list[str]:

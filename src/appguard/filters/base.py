@@ -41,6 +41,16 @@ class Filter(Protocol):
 
 
 @runtime_checkable
+class Complains(Protocol):
+    """A filter that may have trouble with the lines of its log."""
+
+    @property
+    def complaint(self) -> str:
+        """Say what the trouble is; empty if there is none."""
+        ...
+
+
+@runtime_checkable
 class TellsHost(Protocol):
     """A filter whose lines have the client's address at a place that is quickly found."""
 

@@ -71,6 +71,7 @@ class RegexFilter:
         _check_ids(self._prefix, self._failures)
         self.warnings = tuple(_warnings(options))
         self.skipped = 0  # lines that took too long
+        self.undated = 0  # lines that tell of a failure and no time, in a log that should tell it
         self.coloured = 0  # lines with colours in them
         self._connections = Connections()
         self._last_lines = LastLines(options.maxlines)
@@ -93,7 +94,9 @@ class RegexFilter:
     @property
     def complaint(self) -> str:
         """Say what is wrong with the filter, as its log shows; empty if nothing is."""
-        return f"{self.skipped} lines were skipped: they take too long for its regexes" if self.skipped else ""
+        slow = f"{self.skipped} lines were skipped: they take too long for its regexes" if self.skipped else ""
+        undated = f"{self.undated} lines tell no time that it can read: they count as of now" if self.undated else ""
+        return "; ".join(filter(None, (slow, undated)))
 
     @cached_property
     def _cascade(self) -> Cascade:
@@ -130,6 +133,7 @@ class RegexFilter:
         if told is None:
             return None
         seconds = None if date is None else self.dates.seconds(date, time)
+        self.undated += seconds is None and bool(self.dates.expressions)
         text = _without(text, date)
         groups = {name: text[start:end] for name, (start, end) in told.spans.items()}
         return groups, time if seconds is None else seconds

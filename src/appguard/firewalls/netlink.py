@@ -41,6 +41,7 @@ _SO_SNDBUFFORCE = 32
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _FAMILY = struct.Struct("!BBH")
 _ATTRIBUTE = struct.Struct("=HH")
+_CODE = struct.Struct("=i")
 _LONGEST = 65536
 _PATIENCE = 5.0  # seconds; the kernel answers while it is asked
 SEND_BUFFER = 4 << 20
@@ -158,10 +159,10 @@ def _confirm(link: socket.socket, last: int) -> None:
     """Read what the kernel says to a batch until it has spoken of the last message or of a failure."""
     while True:
         data = link.recv(_LONGEST, socket.MSG_DONTWAIT)
-        for kind, _, sequence, body in _messages(data):
+        for kind, _, sequence, body in messages(data):
             if kind != _ERROR:
                 continue
-            if code := _code(body):
+            if code := code_of(body):
                 raise _RefusedError(code, sequence)
             if sequence == last:
                 return
@@ -172,9 +173,9 @@ def _answers(link: socket.socket, *, many: bool) -> list[bytes] | None:
     found: list[bytes] = []
     interrupted = 0
     while True:
-        for kind, flags, _, body in _messages(link.recv(_LONGEST)):
+        for kind, flags, _, body in messages(link.recv(_LONGEST)):
             interrupted |= flags & _DUMP_INTERRUPTED if many else 0
-            if kind == _ERROR and (code := _code(body)):
+            if kind == _ERROR and (code := code_of(body)):
                 raise OSError(code, os.strerror(code))
             if kind in (_ERROR, _DONE):
                 return None if interrupted else found
@@ -183,8 +184,11 @@ def _answers(link: socket.socket, *, many: bool) -> list[bytes] | None:
                 return found
 
 
-def _code(body: bytes) -> int:
-    return -int(struct.unpack_from("=i", body)[0])
+def code_of(body: bytes) -> int:
+    """Give the number of the error that the body of an error message tells of, 0 for none; raise `OSError`."""
+    if len(body) < _CODE.size:
+        raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG))
+    return -int(_CODE.unpack_from(body)[0])
 
 
 def _error(error: OSError, about: str = "") -> FirewallError:
@@ -222,11 +226,11 @@ def _mark(kind: int) -> bytes:
     return _HEADER.pack(_HEADER.size + _FAMILY.size, kind, _REQUEST, 0, 0) + _FAMILY.pack(0, 0, _NF_TABLES)
 
 
-def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
-    """Give the kind, flags, sequence number and body of each message."""
+def messages(data: bytes) -> Iterator[tuple[int, int, int, bytes]]:
+    """Give the kind, flags, sequence number and body of each message; raise `OSError` for what is none."""
     while data:
-        length, kind, flags, sequence, _ = _HEADER.unpack_from(data)
-        if length < _HEADER.size:
+        length, kind, flags, sequence, _ = _HEADER.unpack_from(data.ljust(_HEADER.size, b"\0"))
+        if not _HEADER.size <= length <= len(data):
             raise OSError(errno.EBADMSG, os.strerror(errno.EBADMSG))
         yield kind, flags, sequence, data[_HEADER.size : length]
         data = data[_aligned(length) :]

@@ -64,6 +64,8 @@ def _mark(item: object) -> Mark:
     match item:
         case [int(inode), int(offset), str(digest), bool(is_cut), str(head)] if 0 <= offset < 2**63:
             return Mark(inode, offset, digest, is_cut, head)
+        case [int(), int(), str(), bool()]:
+            return _mark([*item, ""])  # as earlier versions kept it
         case _:
             raise ValueError(f"{item!r} is not a mark")
 
