@@ -257,7 +257,7 @@ class StderrSink:
     """Writes to standard error from a thread, because the terminal or pipe behind it may stall."""
 
     def __init__(self) -> None:
-        self._backlog = Backlog(write_stderr)
+        self._backlog = Backlog(_write_stderr)
 
     @property
     def dropped(self) -> int:
@@ -273,8 +273,7 @@ class StderrSink:
         self._backlog.close()
 
 
-def write_stderr(line: bytes) -> None:
-    """Write to standard error; waits if nobody reads there."""
+def _write_stderr(line: bytes) -> None:
     os.write(STDERR, line)  # not sys.stderr: a thread stalled in it would hold its lock when the interpreter ends
 
 

@@ -3,26 +3,50 @@
 import logging
 import os
 import resource
+import select
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from appguard.errors import ConfigError
-from appguard.event_log import Backlog, write_stderr
+from appguard.event_log import STDERR, Backlog
 
 WARNINGS_MOST = 100_000  # lines that may wait before a warning is dropped too
 
 
 class StderrHandler(logging.Handler):
-    """Logs to standard error from a thread: whoever reads it may stop, and the loop must not."""
+    """Logs to standard error, where it has no room from a thread: whoever reads it may stop, and the loop must not.
 
-    def __init__(self) -> None:
+    To start a thread costs more than to find a failure and to ban for it.
+    """
+
+    def __init__(self, descriptor: int = STDERR) -> None:
         super().__init__()
-        self._backlog = Backlog(write_stderr)
+        self._descriptor = descriptor
+        self._backlog = Backlog(self._write)
+        self._room = select.poll()
+        self._room.register(descriptor, select.POLLOUT)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Queue one record; what finds no room is dropped and counted. What is found must leave room for the bans."""
-        room = WARNINGS_MOST if record.levelno >= logging.WARNING else None
-        self._backlog.put(f"{self.format(record)}\n".encode(errors="backslashreplace"), room)
+        """Write one record, or queue it behind others; what finds no room is dropped and counted.
+
+        What is found must leave room for the bans.
+        """
+        line = f"{self.format(record)}\n".encode(errors="backslashreplace")
+        if self._has_room(line):
+            with suppress(OSError):  # nobody reads any more
+                self._write(line)
+            return
+        self._backlog.put(line, WARNINGS_MOST if record.levelno >= logging.WARNING else None)
+
+    def _has_room(self, line: bytes) -> bool:
+        """Say whether a line can be written at once: a pipe that is ready takes so many bytes whole."""
+        if self._backlog or len(line) > select.PIPE_BUF:
+            return False
+        return [event for _, event in self._room.poll(0)] == [select.POLLOUT]
+
+    def _write(self, line: bytes) -> None:
+        os.write(self._descriptor, line)
 
 
 def allow_many_files() -> None:

@@ -255,7 +255,7 @@ def _request(daemon: DictionaryDaemon, path: Path, data: bytes) -> None:
     daemon.kept.clear()
     number, rest = data[:1][0] % (len(REQUESTS) + 1) if data else 0, data[1:]
     if number == len(REQUESTS):
-        _exchange(path, rest)
+        _exchange(path, rest, is_all=True)
         return
     method, _, target = REQUESTS[number].partition(" ")
     body = b"" if "{}" in target else rest
@@ -266,14 +266,15 @@ def _request(daemon: DictionaryDaemon, path: Path, data: bytes) -> None:
     assert int(answer[9:12]) in ANSWERS, answer
 
 
-def _exchange(path: Path, request: bytes) -> bytes:
-    """Give what is answered to a request that ends here."""
+def _exchange(path: Path, request: bytes, *, is_all: bool = False) -> bytes:
+    """Give what is answered to a request; `is_all` ends the connection behind it: who wants an answer keeps it."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(10)
         client.connect(str(path))
         with suppress(BrokenPipeError):  # refused before all of it was written
             client.sendall(request)
-            client.shutdown(socket.SHUT_WR)
+            if is_all:
+                client.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: client.recv(65536), b""))
 
 

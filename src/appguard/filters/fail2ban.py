@@ -29,6 +29,8 @@ def read_filter(spelled: str, logtype: str = "") -> FilterOptions:
     """
     name, parameters = parse_name(spelled)
     base = FILTERS / name
+    if not base.name:
+        raise ConfigError(f"{spelled!r}: it is a directory, not a filter")
     if base.suffix in (".conf", ".local"):
         base = base.with_suffix("")
     sections = read_sections(base)

@@ -100,6 +100,6 @@ def _parse(file: Path) -> dict[str, Options] | None:
         return None
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
-    except (configparser.Error, UnicodeDecodeError) as error:
+    except (configparser.Error, ValueError) as error:  # not UTF-8, or a name with a NUL byte
         raise ConfigError(f"{file}: {str(error).splitlines()[0]}") from error
     return {section: dict(parser.items(section)) for section in parser.sections()}
