@@ -98,8 +98,9 @@ def fail2ban(root: Path, log: Path) -> Generator[Process]:
     (root / "jail.conf").write_text(JAIL.format(log))
     (root / "filter.d/probes.conf").write_text(FILTER)
     shutil.copy(pyinotify.__file__, root)  # it is one file, and Debian's Python need not have it
-    command = ["fail2ban-server", "-f", "-x", "-c", root, "-s", root / "fail2ban.sock", "-p", root / "fail2ban.pid"]
-    server = Process("fail2ban", [*command, "start"], environment={"PYTHONPATH": str(root), "TZ": "UTC"})
+    files = ("-c", root, "-s", root / "fail2ban.sock", "-p", root / "fail2ban.pid")
+    command = ("fail2ban-server", "-f", "-x", *files, "start")
+    server = Process("fail2ban", command, environment={"PYTHONPATH": str(root), "TZ": "UTC"})
     try:
         server.wait_for("Jail 'probes' started")
         yield server

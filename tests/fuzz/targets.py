@@ -56,7 +56,7 @@ Ready = Callable[[], AbstractContextManager[Run]]  # gives a parser with all tha
 
 def plain(run: Run) -> Ready:
     """Give a parser that needs nothing around it."""
-    return partial(nullcontext, run)
+    return lambda: nullcontext(run)
 
 
 def _text(data: bytes) -> str:
