@@ -77,13 +77,13 @@ class Flood:
         self, writer: Process, daemon: Process, patience: float, tell: Callable[[str], None]
     ) -> dict[str, float]:
         """Watch lag and memory until all is written and read."""
-        behind = lag = told = 0.0
+        behind = lag = told = read = 0.0
         began = time.monotonic()
 
         def is_over() -> bool:
-            nonlocal behind, lag, told
+            nonlocal behind, lag, told, read
             (source,) = DaemonStatus.from_json(ask(self.place.control, "GET", "/v1/status")).sources
-            behind, lag = max(behind, source.behind), max(lag, source.lag)
+            behind, lag, read = max(behind, source.behind), max(lag, source.lag), source.lines
             now = time.monotonic() - began
             if now >= told + 2:
                 told = now
@@ -95,6 +95,7 @@ class Flood:
         assert writer.status == 0, writer.output()
         return {
             "lines": self._lines,
+            "lines_read": read,
             "written_in_seconds": float(writer.output().split()[-1]),
             "written_a_second": self._lines / float(writer.output().split()[-1]),
             "most_megabytes_behind": behind / 1e6,
