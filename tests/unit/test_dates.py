@@ -190,10 +190,11 @@ def test_an_empty_group_marks_a_line_that_has_no_date() -> None:
     assert read("WARNING: x", DatePattern(["^WARNING:()**"])) == ("WARNING: x", None)
 
 
-def test_a_pattern_that_is_no_regex() -> None:
-    """It is an error that shows it."""
+@pytest.mark.parametrize("pattern", ["%Y-(", "at {DATE}(?P=between)"])
+def test_a_pattern_that_is_no_regex(pattern: str) -> None:
+    """It is an error that shows it; so is one that refers to a group of a known format."""
     with pytest.raises(ConfigError, match="is no regex"):
-        DatePattern(["%Y-("])
+        DatePattern([pattern])
 
 
 @given(line=st.text(max_size=80), now=st.floats(0, 4e9))

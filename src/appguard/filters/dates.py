@@ -119,7 +119,9 @@ class DatePattern:
 def _search_of(pattern: str, expression: str) -> Search:
     """Give the search for a pattern; those of our own need no limit of time."""
     if pattern not in (AT_START, ACCESS_LOG, ANY_DATE):
-        return Expression(expression, re.IGNORECASE, _with_plain_dates(expression)).search
+        plain = _with_plain_dates(expression)
+        compiled(plain, re.IGNORECASE)  # it is none if the pattern refers to a group of a known format
+        return Expression(expression, re.IGNORECASE, plain).search
     own = compiled(expression, re.IGNORECASE)
     return lambda text, budget: own.search(text)
 

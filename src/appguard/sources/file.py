@@ -180,7 +180,9 @@ class FileSource:
         with suppress(TimeoutError):
             async with asyncio.timeout(self._look_due - time.monotonic()):
                 await self._wake.wait()
-        await asyncio.sleep(max(0.0, self._read_at + COALESCE - time.monotonic()))
+        rest = self._read_at + COALESCE - time.monotonic()
+        if rest > 0:
+            await asyncio.sleep(rest)
         self._wake.clear()
 
     def _on_event(self, has_changed: bool) -> None:
