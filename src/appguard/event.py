@@ -32,6 +32,7 @@ LINE_MOST = 8_000  # characters; readers look at the first 8 KiB of a line
 SHORT_TEXT = 64
 VIA_MOST = 32
 COUNT_MOST = 1_000_000
+TIME_MOST = 2.0**36  # the year 4147: what lies beyond, or before 1970, cannot be written as a date with any zone
 LOGIN_PATHS = ("login", "signin", "token")
 
 
@@ -83,6 +84,11 @@ class Event(NamedTuple):
         return json.dumps(short, separators=(",", ":"))
 
 
+def is_time(seconds: float) -> bool:
+    """Say whether something may have happened at this time (Unix seconds)."""
+    return 0 <= seconds < TIME_MOST
+
+
 def time_text(seconds: float) -> str:
     """Write Unix seconds as RFC 3339 UTC with microseconds."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
@@ -124,7 +130,10 @@ def _seconds(text: str) -> float:
         raise EventError(f"bad time: {error}") from error
     if time.tzinfo is None:
         raise EventError(f"bad time: {text!r} has no zone")
-    return time.timestamp()
+    seconds = time.timestamp()
+    if not is_time(seconds):
+        raise EventError(f"bad time: {text!r} is not of these centuries")
+    return seconds
 
 
 def _text(record: Mapping[str, object], key: str, most: int, *, required: bool = False) -> str:

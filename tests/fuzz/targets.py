@@ -71,7 +71,7 @@ def read_with(made: Filter, line: bytes, time: float = NOW) -> None:
     if event is not None:
         assert isinstance(event, Event)
         assert isinstance(event.address, Address)
-        assert math.isfinite(event.time)
+        assert parse_line(event.to_line()).kind == event.kind
 
 
 def own_filter(name: str) -> Ready:
@@ -156,11 +156,11 @@ def fail2ban_jails(data: bytes) -> None:
 
 
 def syslog(data: bytes) -> None:
-    """Read a syslog message; what is read is one line, and no later than it came."""
+    """Read a syslog message, and its line with a filter, at the time it tells."""
     message = parse_message(data, NOW)
     if message is not None:
         assert b"\n" not in message.line
-        assert math.isfinite(message.time)
+        read_with(_sshd("file"), message.line, message.time)
 
 
 def journal(data: bytes) -> None:
@@ -168,17 +168,20 @@ def journal(data: bytes) -> None:
     with suppress(ValueError):
         entry = parse_entry(data)
         assert b"\n" not in entry.line
-        _read_entry(entry.line, entry.time)
+        _raise_other(lambda: read_with(_sshd("journal"), entry.line, entry.time))
 
 
-def _read_entry(line: bytes, time: float) -> None:
+def _raise_other(act: Callable[[], None]) -> None:
+    """Let nothing pass for the error that a parser documents."""
     try:
-        read_with(_sshd(), line, time)
+        act()
     except ValueError as error:
-        raise AssertionError("a filter raises nothing") from error
+        raise AssertionError(f"a filter raises nothing: {error!r}") from error
 
 
-_sshd = cache(lambda: open_filter("sshd", logtype="journal"))
+@cache
+def _sshd(logtype: str) -> Filter:
+    return open_filter("sshd", logtype=logtype)
 
 
 def lines(data: bytes) -> None:

@@ -185,6 +185,14 @@ def test_special_words() -> None:
     assert read("a 2026-07-15 10:00:00", DatePattern(["%Y:%m:%d", "{DEFAULT}"]))[0] == "a "
 
 
+@pytest.mark.parametrize("text", ["@4fffffffffffffff00000000", "0001-01-01 00:00:00 +2359", "9999-12-30 00:00:00"])
+def test_a_time_of_no_age_can_be_shown(text: str) -> None:
+    """What a line tells can always be written as a date, wherever that is."""
+    seconds = read(f"{text} x", DatePattern())[1]
+    assert seconds is not None
+    assert abs(datetime.fromtimestamp(seconds).astimezone().year - 3000) < 1200
+
+
 def test_an_empty_group_marks_a_line_that_has_no_date() -> None:
     """Nothing is cut and no time is told."""
     assert read("WARNING: x", DatePattern(["^WARNING:()**"])) == ("WARNING: x", None)

@@ -131,7 +131,7 @@ def test_line_of_the_longest_texts_is_not_cut_by_readers() -> None:
         ("2025-11-20T09:11:02Z", 1_763_629_862.0),
         ("2025-11-20T10:11:02+01:00", 1_763_629_862.0),
         ("2025-11-20T00:11:02-09:00", 1_763_629_862.0),
-        ("1969-12-31T23:59:59Z", -1.0),
+        ("1970-01-01T00:00:00Z", 0.0),
     ],
 )
 def test_time_with_a_zone_is_understood(text: str, seconds: float) -> None:
@@ -146,12 +146,6 @@ def test_time_without_a_zone_or_sense_is_refused(text: str) -> None:
     """A time that means another instant on another host is an error, not a guess."""
     with pytest.raises(EventError, match="time"):
         parse_line(line_with(time=text))
-
-
-@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59"])
-def test_far_away_times_are_only_far_away(text: str) -> None:
-    """The ends of the calendar, beyond them in UTC, are times like others."""
-    assert abs(parse_line(line_with(time=text)).time) > 6e10
 
 
 @given(st.datetimes(timezones=st.just(UTC)))
@@ -171,6 +165,8 @@ def test_time_text_is_read_back(time: datetime) -> None:
         ({"source_ip": ["203.0.113.5"]}, "'source_ip' is not a text"),
         ({"time": None}, "'time' is not a text"),
         ({"time": 1_763_629_862}, "'time' is not a text"),
+        ({"time": "0001-01-01T00:00:00+23:59"}, "is not of these centuries"),
+        ({"time": "9999-12-31T23:59:59-23:59"}, "is not of these centuries"),
         ({"user": 5}, "'user' is not a text"),
         ({"count": -1}, "'count' is not a whole number from 0 to 1000000"),
         ({"count": 1_000_001}, "'count' is not"),

@@ -59,6 +59,8 @@ def test_an_entry_without_a_message(fields: dict[str, object]) -> None:
         entry(__REALTIME_TIMESTAMP=1),
         entry(__REALTIME_TIMESTAMP="x"),
         entry(__REALTIME_TIMESTAMP="9" * 4000),
+        entry(__REALTIME_TIMESTAMP="99999999999999999999"),
+        entry(__REALTIME_TIMESTAMP="-1"),
         entry(MESSAGE=[256]),
         entry(MESSAGE=[1, "x"]),
         entry(MESSAGE=[1, 2.5]),

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 
+from appguard.event import TIME_MOST
+
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 MONTH_NAMES = (
     "jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?"
@@ -82,22 +84,27 @@ def with_groups(pattern: str) -> str:
 
 
 def seconds_of(groups: Mapping[str, str | None], time: float) -> float | None:
-    """Give the Unix time of what was found, None if there is no such time.
+    """Give the Unix time of what was found, None if there is no such time. One before 1970 or after 4147 is cut.
 
     `time` is about when the line was written: a date without a year is its latest such day, a time without a day is
     today's or yesterday's.
     """
     found = {name.partition("_")[0]: value for name, value in groups.items() if value}
+    try:
+        told = _told(found, time)
+    except (ValueError, OverflowError, OSError):  # the 30th of February, or the year 0
+        return None
+    return None if told is None else min(max(told, 0.0), TIME_MOST - 1)
+
+
+def _told(found: Mapping[str, str], time: float) -> float | None:
     if "epoch" in found:
         return _epoch(found["epoch"])
     if "tai" in found:
         return float(int(found["tai"][:16], 16) - TAI_BEGIN)
     if "s" in found:
         return float(found["s"])
-    try:
-        return _seconds(found, time)
-    except (ValueError, OverflowError, OSError):  # the 30th of February, or the year 0
-        return None
+    return _seconds(found, time)
 
 
 def _epoch(text: str) -> float:

@@ -11,9 +11,9 @@ from datetime import datetime, timedelta, timezone
 from functools import lru_cache
 
 from appguard.errors import ConfigError
+from appguard.event import is_time
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
-TIME_MOST = 2.0**36  # the year 4147: what lies beyond cannot be written as a date with any zone
 AHEAD_MOST = 86_400
 DAY = r"(?P<month>[A-Z][a-z]{2}) (?P<day>[ 0-9]?[0-9])"
 CLOCK = r"(?P<hour>[0-9]{2}):(?P<minute>[0-9]{2}):(?P<second>[0-9]{2})(?:[.,](?P<fraction>[0-9]{1,9}))?"
@@ -65,7 +65,7 @@ def _told(text: str, form: str) -> float | None:
         told = _epoch(float(text)) if form == "epoch" else _date(found.groupdict()).timestamp()
     except (ValueError, OverflowError, OSError):  # the 30th of February, a month "Nev", a zone of 99 hours
         return None
-    return told if 0 <= told < TIME_MOST else None
+    return told if is_time(told) else None
 
 
 def _epoch(number: float) -> float:

@@ -9,6 +9,7 @@ from typing import cast
 
 import msgspec
 
+from appguard.event import is_time
 from appguard.sources.lines import one_line, trim
 
 FIELDS = ("MESSAGE", "SYSLOG_IDENTIFIER", "SYSLOG_PID", "_HOSTNAME", "_COMM", "_PID")  # that journalctl is asked for
@@ -43,7 +44,10 @@ def parse_entry(record: bytes) -> Entry:
         cursor, stamp = fields["__CURSOR"], fields["__REALTIME_TIMESTAMP"]
         if not isinstance(cursor, str) or not isinstance(stamp, str):
             raise ValueError("cursor and time of a journal entry are texts")
-        return Entry(cursor, int(stamp) / 1e6, _writer(fields), one_line(_bytes(fields.get("MESSAGE"))))
+        time = int(stamp) / 1e6
+        if not is_time(time):
+            raise ValueError("the time of a journal entry is none")
+        return Entry(cursor, time, _writer(fields), one_line(_bytes(fields.get("MESSAGE"))))
     except (KeyError, TypeError, OverflowError, RecursionError, msgspec.DecodeError) as error:
         raise ValueError(f"no journal entry: {error!r}") from error
 

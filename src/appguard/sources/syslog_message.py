@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from appguard.event import is_time
 from appguard.sources.lines import one_line
 
 BELIEVED: Final = 600.0  # seconds a time without a zone may be old
@@ -57,7 +58,8 @@ def parse_message(data: bytes, now: float) -> Message | None:
 def _time(found: dict[str, bytes | None], now: float) -> float:
     try:
         if iso := found["iso"]:
-            return datetime.fromisoformat(iso.decode()).timestamp()
+            told = datetime.fromisoformat(iso.decode()).timestamp()
+            return told if is_time(told) else now
         if month := found.get("month"):
             return _local_time(month, found["day"] or b"", found["clock"] or b"", now)
     except (KeyError, ValueError, OverflowError):
