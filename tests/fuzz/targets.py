@@ -47,6 +47,7 @@ REQUESTS = (
 PROXY = parse_network("192.0.2.0/24")
 
 
+PATTERN_MOST = 1000  # bytes
 PIECES = Path(__file__).parent / "pieces.txt"
 LONG = (b"9" * 5000, b"[" * 3000, b'{"a":' * 3000)
 
@@ -57,6 +58,12 @@ Ready = Callable[[], AbstractContextManager[Run]]  # gives a parser with all tha
 def plain(run: Run) -> Ready:
     """Give a parser that needs nothing around it."""
     return lambda: nullcontext(run)
+
+
+def _pattern_and_line(data: bytes) -> tuple[str, bytes]:
+    """Part an input into what an administrator may have written, at a length one may have, and a line."""
+    pattern, _, line = data.partition(b"\n")
+    return _text(pattern[:PATTERN_MOST]), line
 
 
 def _text(data: bytes) -> str:
@@ -88,9 +95,9 @@ def event_line(data: bytes) -> None:
 
 def log_format(data: bytes) -> None:
     """Compile the first line as a format, and read the rest with it."""
-    text, _, line = data.partition(b"\n")
+    text, line = _pattern_and_line(data)
     with suppress(ConfigError):
-        read_with(open_filter("log_format:" + _text(text)), line)
+        read_with(open_filter("log_format:" + text), line)
 
 
 def json_fields(data: bytes) -> None:
@@ -102,9 +109,9 @@ def json_fields(data: bytes) -> None:
 
 def regex(data: bytes) -> None:
     """Take the first line as a regex, and search the rest with it."""
-    text, _, line = data.partition(b"\n")
+    text, line = _pattern_and_line(data)
     with suppress(ConfigError):
-        read_with(open_filter("regex", {"failregex": _text(text)}), line)
+        read_with(open_filter("regex", {"failregex": text}), line)
 
 
 def dates(data: bytes) -> None:
@@ -117,9 +124,9 @@ _known_dates = cache(DatePattern)
 
 def datepattern(data: bytes) -> None:
     """Take the first line as a pattern, and find such a date in the rest."""
-    text, _, line = data.partition(b"\n")
+    text, line = _pattern_and_line(data)
     with suppress(ConfigError):
-        _find_date(DatePattern([_text(text)]), _text(line))
+        _find_date(DatePattern([text]), _text(line))
 
 
 def _find_date(pattern: DatePattern, line: str) -> None:
