@@ -121,7 +121,7 @@ def read_answer(body: bytes) -> Answer:
     """Read an answer; raise `StoreError` if it is none."""
     try:
         found = msgspec.json.decode(body, type=_Envelope)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise StoreError(f"the daemon's answer is not understood: {error}; is it another version?") from error
     if len(found.cursor) > CURSOR_MOST or not found.cursor.isascii() or not found.cursor.isprintable():
         raise StoreError("the daemon's answer is not understood: its cursor is none; is it another version?")
@@ -137,7 +137,7 @@ def read_fact(record: bytes) -> Fact | None:
     try:
         found = msgspec.json.decode(record, type=FactRecord)
         network = parse_network(found.network)
-    except (msgspec.MsgspecError, UnicodeDecodeError, AddressError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, AddressError):
         return None
     if not 0 <= found.version <= VERSION_MOST:
         return None

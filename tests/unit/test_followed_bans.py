@@ -82,6 +82,8 @@ def test_what_is_no_fact_is_left_out(record: bytes) -> None:
         b'{"cursor":"c\\r\\nX: y","whole":true,"enforcing":true,"facts":[]}',
         b'{"cursor":"' + b"c" * 200 + b'","whole":true,"enforcing":true,"facts":[]}',
         b'{"cursor":"\xff","whole":true,"enforcing":true,"facts":[]}',
+        b'{"a":' * 10_000,
+        b'{"cursor":"c","whole":true,"enforcing":true,"facts":[' + b'{"a":' * 10_000,
     ],
 )
 def test_what_is_no_answer_is_an_error(body: bytes) -> None:
