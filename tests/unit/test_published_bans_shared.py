@@ -13,7 +13,8 @@ from typing import cast
 import pytest
 
 from appguard.address import parse_address
-from appguard.stores.local import COMPACT_AT_LEAST, RECHECK, PublishedBans, Publisher, fact_line
+from appguard.stores.fact_lines import fact_line
+from appguard.stores.local import COMPACT_AT_LEAST, RECHECK, PublishedBans, Publisher
 from tests.forked import forked
 from tests.lab import has_user
 from tests.published import STRANGER, Reader, ban_of, fact_of, nothing_else
