@@ -375,7 +375,7 @@ def test_a_second_daemon_is_kept_out(state: State, tmp_path: Path, monkeypatch: 
     [
         ([], "it is no state of AppGuard"),
         (["CREATE TABLE mine (a)"], "the database of another program"),
-        (["PRAGMA application_id = 1095201380", "PRAGMA user_version = 3"], "written by a newer AppGuard"),
+        (["PRAGMA application_id = 1095201380", "PRAGMA user_version = 4"], "written by a newer AppGuard"),
     ],
 )
 def test_a_file_that_is_not_ours_is_a_clear_error(tmp_path: Path, statements: list[str], message: str) -> None:
