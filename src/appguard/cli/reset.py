@@ -1,6 +1,7 @@
 """The verb `reset`: makes the daemon forget all it keeps, while it does not run."""
 
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import click
@@ -33,12 +34,12 @@ def reset(config: Path | None, yes: bool) -> None:
         if not path.exists():
             say(f"There is nothing to forget: {path} does not exist")
             return
-        state = State(settings.state_directory)
-        state.open()
-        say(_question(path, state.counts(), settings.store))
-        if not yes:
-            click.confirm("Remove it?", abort=True)
-        state.remove()
+        with closing(State(settings.state_directory)) as state:
+            state.open()
+            say(_question(path, state.counts(), settings.store))
+            if not yes:
+                click.confirm("Remove it?", abort=True)
+            state.remove()
     except ConfigError as error:
         raise WrongInput(str(error)) from error
     except StateError as error:

@@ -74,6 +74,11 @@ class RecordedBans(BanTable):
         return set(self._records)
 
     @property
+    def recorded_hosts(self) -> int:
+        """Give how many hosts have a record."""
+        return len(self._records)
+
+    @property
     def made_hosts(self) -> int:
         """Give how many hosts have a ban and no record."""
         return len(self._hosts)
@@ -82,12 +87,14 @@ class RecordedBans(BanTable):
         """Make the bans of records anew: what they are made of has changed."""
         self._made = {}
 
-    def make_all(self) -> list[Ban]:
-        """Keep no records any more; give the bans that were."""
-        made = [ban for ban in map(self._recorded, list(self._records)) if ban is not None]
+    def make_some(self, most: int) -> list[Ban]:
+        """Keep bans instead of some of the records; give them."""
+        keys = list(islice(self._records, most))
+        made = [ban for ban in map(self._recorded, keys) if ban is not None]
         for ban in made:
             super().put(ban)
-        self._records, self._made = {}, {}
+        for key in keys:
+            self._forget(key)
         return made
 
     def __len__(self) -> int:

@@ -12,6 +12,7 @@ from appguard.stores.replica import END_TOLERANCE, Replica
 
 RECORDS_AT_LEAST = 1_000  # of fewer all bans are made at once, and whoever follows is told each
 SWEPT_AT_ONCE = 5_000
+MADE_AT_ONCE = 200
 
 
 class RecordedReplica(Replica):
@@ -38,9 +39,11 @@ class RecordedReplica(Replica):
         return super().facts()
 
     def _make_all(self) -> None:
-        with self._bans_lock:
-            for ban in self._recorded.make_all():
-                self._put(ban)
+        """Make all bans, some at a time: who wants to ban meanwhile waits some milliseconds only."""
+        while self._recorded.recorded_hosts:
+            with self._bans_lock:
+                for ban in self._recorded.make_some(MADE_AT_ONCE):
+                    self._put(ban)
 
     def shift(self, seconds: float) -> None:
         """Move the ends of all bans; those of records are reckoned when they are asked for."""

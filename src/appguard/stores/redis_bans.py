@@ -73,6 +73,7 @@ class RedisBanSet(RecordedReplica):
         self._merge_script = Script("merge")
         self._sweep_script = Script("sweep")
         self._on_change = on_change or (lambda: None)
+        self._is_followed = on_change is not None
         self._own: set[str] = set()  # networks this process decided about
         self._epoch: bytes | None = None
         self._last = (b"", b"")  # id and fact of the last entry seen
@@ -291,6 +292,8 @@ class RedisBanSet(RecordedReplica):
         self._last = (newest[0][0], _fact_of(newest[0])) if newest else (NOTHING_SEEN, b"")
         known = [self.known(parse_network(key)) for key in missing]
         self._tell_again({fact.key: fact for fact in known if fact is not None and self._is_true(fact)})
+        if self._is_followed:  # who is told now wants all bans, and shall not wait until they are made
+            self._make_all()
         self._on_change()
 
     def _is_true(self, fact: Fact) -> bool:
