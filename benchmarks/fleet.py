@@ -135,9 +135,7 @@ def cpu_of(server: RedisServer) -> float:
 async def measure(server: RedisServer, size: int, rate: int, seconds: float) -> Measured:
     """Measure one fleet."""
     loop = asyncio.get_running_loop()
-    hosts: list[Host] = []
-    for _ in range(size):
-        hosts.append((await loop.create_connection(Host, "127.0.0.1", server.port))[1])
+    hosts = [(await loop.create_connection(Host, "127.0.0.1", server.port))[1] for _ in range(size)]
     for host in hosts:
         await asyncio.wait_for(host.is_following.wait(), 60)
     used = cpu_of(server)
