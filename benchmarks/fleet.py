@@ -69,13 +69,13 @@ class Host(asyncio.Protocol):
         """Say the first thing."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        transport.write(hiredis.pack_command(next(self._talking)))
+        transport.write(_packed(next(self._talking)))
 
     def data_received(self, data: bytes) -> None:
         """Go on with what Redis answers."""
         self._replies.feed(data)
         while (reply := self._replies.gets()) is not False:
-            self._transport.write(hiredis.pack_command(self._talking.send(reply)))
+            self._transport.write(_packed(self._talking.send(reply)))
 
     def _talk(self) -> Generator[tuple[str | bytes | int, ...], Any]:
         """Give commands and take their replies, as `RedisBanSet` does; what is read is not parsed."""
@@ -101,6 +101,11 @@ class Host(asyncio.Protocol):
     def close(self) -> None:
         """Follow no more."""
         self._transport.close()
+
+
+def _packed(words: tuple[str | bytes | int, ...]) -> bytes:
+    parts = [word if isinstance(word, bytes) else str(word).encode() for word in words]
+    return b"*%d\r\n" % len(parts) + b"".join(b"$%d\r\n%s\r\n" % (len(part), part) for part in parts)
 
 
 def tell(client: Commands, number: int) -> None:

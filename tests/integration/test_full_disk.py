@@ -63,7 +63,7 @@ def statuses(event_log: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     def start_response(status: str, *_: object) -> Callable[[bytes], object]:
         found.append(status.partition(" ")[0])
-        return found.append
+        return bytes
 
     for _ in range(4):
         environ: WSGIEnvironment = {"REMOTE_ADDR": "203.0.113.77", "HTTP_AUTHORIZATION": "Basic YTpi"}

@@ -16,6 +16,15 @@ NOW = 1_800_000_000.0
 OTHERS = [IPv4Network((0x0A000000 + number, 32)) for number in range(RECORDS_AT_LEAST)]
 
 
+class Shifted(RecordedReplica):
+    """A replica that finds out how far its clock is from that of Redis."""
+
+    def measure(self, offset: float) -> None:
+        """Take an offset."""
+        change, self._offset = self._offset - offset, offset
+        self.shift(change)
+
+
 def fact_of(network: Network, version: int, seconds: int) -> Fact:
     """Make a fact: a lift if it is for no seconds, for ever if they are negative."""
     end = None if seconds < 0 else NOW + seconds
@@ -86,14 +95,13 @@ def test_records_are_swept_when_they_have_ended() -> None:
 
 def test_ends_follow_the_clock_of_redis() -> None:
     """When a clock was set, the ends of records move as those of bans do."""
-    replica = RecordedReplica(lambda: NOW)
+    replica = Shifted(lambda: NOW)
     replica.merge_records(told([fact_of(network, 3, 60) for network in OTHERS]))
     asked = parse_address("10.0.0.5")
     before = replica.get(asked)
     assert before is not None
     assert before.end == NOW + 60
-    replica._offset = 5.0
-    replica.shift(-5.0)
+    replica.measure(5.0)
     after = replica.get(asked)
     assert after is not None
     assert after.end == NOW + 55
