@@ -43,12 +43,17 @@ _IPV4 = re.compile(rf"(?:{_OCTET}\.){{3}}{_OCTET}")
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """One host address. Equal and hashed by its canonical text."""
+    """One host address. Equal and hashed by its canonical text; `code` is 30 bits of that hash."""
 
     text: str
     version: int = field(compare=False)
     number: int = field(compare=False)
     slash64: str = field(compare=False)
+    code: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Hash once: every request asks whether its client is banned."""
+        object.__setattr__(self, "code", code_of(self.text))
 
     @property
     def bits(self) -> int:
@@ -62,6 +67,11 @@ class Address:
 
     def __str__(self) -> str:
         return self.text
+
+
+def code_of(text: str) -> int:
+    """Give 30 bits of a text's hash, which nobody outside this process can foretell."""
+    return hash(text) & 0x3FFFFFFF
 
 
 def parse_address(text: str) -> Address:

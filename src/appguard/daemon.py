@@ -45,7 +45,8 @@ from appguard.trials import Trials
 from appguard.trouble import Trouble
 
 TICK = 1.0  # seconds between looks for ended bans
-VANISHED = 30 * 86_400.0  # seconds after which the position in a log that is gone is dropped
+VANISHED = 30 * 86_400.0  # seconds after which the position in a log that is gone is dropped, and a lift
+PURGE_EVERY = 86_400.0
 
 log = logging.getLogger("appguard")
 
@@ -78,7 +79,7 @@ class Daemon:
         self._explainer = Explainer(self._parts())
         self._saving = Saving(self._windows, self._banning.totals, self._write)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._cursor = 0
+        self._cursor, self._purge_at = 0, 0.0
         self._is_restored = False
         self._trouble = Trouble()
 
@@ -135,6 +136,7 @@ class Daemon:
     def _restore(self) -> None:
         self._state.open()
         self._purge()
+        self._bans.restore_lifts(self._state.lifts())
         self._bans.begin_restore()
         self._bouncers.begin_restore()
         self._trouble.attempt("published bans", self._publisher.begin)
@@ -178,10 +180,9 @@ class Daemon:
 
     def _purge(self) -> None:
         """Drop what will not be asked for any more; a full disk is no reason not to start."""
-        before = self._clock() - VANISHED
-        self._trouble.attempt(
-            "state", lambda: self._state.purge(self._windows, before, lambda path: Path(path).exists())
-        )
+        now = self._clock()
+        self._purge_at = now + PURGE_EVERY
+        self._trouble.attempt("state", lambda: self._state.purge(self._windows, now - VANISHED))
 
     def _deliver(self, source: str, chunk: Chunk) -> None:
         outcome = self._pipeline.feed(source, chunk, self._clock())
@@ -236,7 +237,7 @@ class Daemon:
         snapshot = self._bans.snapshot()
         there = {ban.key for ban in snapshot.bans}
         gone = [Fact(ban.network, ban.version, None) for ban in self._state.bans() if ban.key not in there]
-        facts = [*gone, *(Fact(ban.network, ban.version, ban) for ban in snapshot.bans)]
+        facts = [*gone, *self._bans.lifted(), *(Fact(ban.network, ban.version, ban) for ban in snapshot.bans)]
         self._saving.batch.facts = facts
         self._cursor = snapshot.cursor
         self._pipeline.learn(facts)
@@ -262,6 +263,8 @@ class Daemon:
             self._publisher.beat()
             self._look_at_host()
             self._trouble.attempt("state", self._look_at_mark)
+            if self._clock() >= self._purge_at:
+                self._purge()
             self._saving.now()
 
     def _look_at_mark(self) -> None:

@@ -25,9 +25,11 @@ from appguard.state_rows import (
     LAST_ROW,
     purge_bans,
     purge_failures,
+    purge_lifts,
     purge_positions,
     read_bans,
     read_failures,
+    read_lifts,
     read_pasts,
     read_positions,
     read_setting,
@@ -41,9 +43,11 @@ from appguard.state_rows import (
 )
 
 FILE_NAME = "state.db"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+TABLES = ("ban", "past", "lift", "failure", "position", "total", "setting")
 APPLICATION_ID = 0x41477264  # "AGrd"
 LOCK_WAIT = 2.0  # seconds for a predecessor to end
+FREE_PAGES_MOST = 2_500  # some 10 MB
 
 _ADVICE = {
     "SQLITE_NOTADB": "; it is no state of AppGuard: move it away and the daemon begins anew",
@@ -134,7 +138,7 @@ class State:
         version = self._check_owner(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        for script in ("state.sql", "state_2.sql")[version:]:
+        for script in ("state.sql", "state_2.sql", "state_3.sql")[version:]:
             connection.executescript(files("appguard").joinpath(script).read_text(encoding="utf-8"))
 
     def _check_owner(self, connection: sqlite3.Connection) -> int:
@@ -192,14 +196,39 @@ class State:
             save_pasts(connection, batch.pasts)
             purge_bans(connection, self._clock())
 
-    def purge(self, jails: Collection[str], before: float, is_there: Callable[[str], bool]) -> None:
-        """Drop what will never be asked for again: counted events of other jails, positions of logs that vanished.
+    def purge(self, jails: Collection[str], before: float, is_there: Callable[[str], bool] = os.path.exists) -> None:
+        """Drop what will never be asked for again: counted events of other jails, positions of logs, old lifts.
 
-        A log has vanished if its position was last saved `before` a time and its path is not there any more.
+        A log has vanished if its position was last saved `before` a time and its path is not there any more; a lift is
+        old if it was made before that time. The disk gets back what is free, if that is more than is used.
         """
         with self._transaction() as connection:
             purge_failures(connection, jails)
             purge_positions(connection, before, is_there)
+            purge_lifts(connection, before)
+        with self._database() as connection:
+            free, all_pages = _number(connection, "PRAGMA freelist_count"), _number(connection, "PRAGMA page_count")
+            if free > max(FREE_PAGES_MOST, all_pages // 2):
+                connection.execute("VACUUM")
+
+    def counts(self) -> dict[str, int]:
+        """Give how many rows each table has."""
+        with self._database() as connection:
+            return {table: _number(connection, f"SELECT count(*) FROM {table}") for table in TABLES}  # noqa: S608
+
+    def remove(self) -> None:
+        """Remove the database; whoever opens it next begins anew."""
+        self.close()
+        try:
+            for suffix in ("-wal", "-shm", ""):  # the log first: it would be played into a new database
+                self._path.with_name(f"{self._path.name}{suffix}").unlink(missing_ok=True)
+        except OSError as error:
+            raise StateError(f"the state {self._path} cannot be removed: {error.strerror}") from error
+
+    def lifts(self) -> dict[str, int]:
+        """Give what was lifted lately, with versions, the oldest first."""
+        with self._database() as connection:
+            return read_lifts(connection)
 
     def pasts(self) -> tuple[Past, ...]:
         """Give the bans of every network, also those that have ended."""

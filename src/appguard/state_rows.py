@@ -21,6 +21,7 @@ COUNT_MOST = 2**53
 VIA_MOST = 64
 DIGEST_MOST = 16
 LAST_ROW = 2**63 - 1
+LIFTS_MOST = 20_000
 PART = 500  # bans read at a time: some 5 milliseconds
 
 _log = logging.getLogger(__name__)
@@ -125,10 +126,34 @@ def save_facts(connection: sqlite3.Connection, facts: Iterable[Fact]) -> None:
     for fact in facts:
         if fact.ban is not None:
             connection.execute(_PUT_BAN, _ban_row(fact.ban))
+            connection.execute("DELETE FROM lift WHERE network = ? AND version < ?", (fact.key, fact.version))
         else:
+            connection.execute(_PUT_LIFT, (fact.key, fact.version, fact.key, fact.version))
             connection.execute("DELETE FROM ban WHERE network = ? AND version <= ?", (fact.key, fact.version))
 
 
+def purge_lifts(connection: sqlite3.Connection, before: float) -> None:
+    """Drop the lifts made before a time."""
+    connection.execute("DELETE FROM lift WHERE version < ?", (int(before * 1_000_000),))
+
+
+def read_lifts(connection: sqlite3.Connection) -> dict[str, int]:
+    """Read the latest lifts with their versions, the oldest first."""
+    rows = connection.execute("SELECT network, version FROM lift ORDER BY version DESC LIMIT ?", (LIFTS_MOST,))
+    found: dict[str, int] = {}
+    for network, version in reversed(rows.fetchall()):
+        try:
+            found[network_text(parse_network(_text(network)))] = _count(version)
+        except ValueError as error:
+            _log.warning("the saved lift of %r is dropped: %s", network, error)
+    return found
+
+
+# A ban that is gone without having been lifted is told as a lift with the version of that ban: nothing to remember.
+_PUT_LIFT = """
+INSERT INTO lift SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM ban WHERE network = ? AND version >= ?)
+ON CONFLICT (network) DO UPDATE SET version = max(version, excluded.version)
+"""
 _PUT_BAN = """
 INSERT INTO ban (network, jail, starts, ends, reason, failures, evidence, via, automatic, version)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)

@@ -110,6 +110,25 @@ def test_lift_wins_over_what_was_decided_before_it(server: RedisServer) -> None:
         there.close()
 
 
+def test_lift_that_redis_never_heard_outlives_a_restart(server: RedisServer) -> None:
+    """A daemon that lifted while Redis was away, and was restarted, tells the lift when it has Redis again."""
+    there = RedisBanSet(server.uri)
+    restarted = RedisBanSet(server.uri)
+    try:
+        kept = there.ban(Ban.of("203.0.113.5", bantime="1h"))
+        assert kept is not None
+        wait_until(lambda: bans_kept(server.uri) == ["203.0.113.5"], 5, "not told")
+        restarted.restore_lifts({"203.0.113.5": kept.version + 1})
+        restarted.restore([kept])
+        assert restarted.get(ATTACKER) is None
+        wait_until(lambda: bans_kept(server.uri) == [], 10, "the lift was not told")
+        wait_until(lambda: there.get(ATTACKER) is None, 5, "the lift did not arrive")
+        assert restarted.get(ATTACKER) is None
+    finally:
+        restarted.close()
+        there.close()
+
+
 def test_lost_data_is_told_again(server: RedisServer, replicas: tuple[RedisBanSet, RedisBanSet]) -> None:
     """After FLUSHALL, and after a restart without persistence, bans are back in Redis and in every replica."""
     here, there = replicas

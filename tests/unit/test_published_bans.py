@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from appguard.address import Network, parse_network
 from appguard.ban import Ban, Fact
 from appguard.errors import StoreError
-from appguard.stores.local import COMPACT_AT_LEAST, RECHECK, LocalStore, Publisher, fact_line, parse_fact
+from appguard.stores.fact_lines import fact_line, parse_fact
+from appguard.stores.local import COMPACT_AT_LEAST, RECHECK, LocalStore, Publisher
 from tests.forked import forked
 from tests.lab import has_user
 from tests.published import STRANGER, Reader, ban_of, fact_of, nothing_else
@@ -265,3 +266,16 @@ def test_only_the_daemon_bans(tmp_path: Path) -> None:
             store.ban(ban_of("203.0.113.5"))
         with pytest.raises(StoreError, match=r"`appguard unban 2001:db8::/64`"):
             store.unban(parse_network("2001:db8::/64"))
+
+
+def test_crowded_table_is_read_anew(publisher: Publisher, reader: Reader, tmp_path: Path) -> None:
+    """A file to which far more is appended than any daemon does is read anew, and no ban is missed."""
+    publisher.publish_all([ban_of("203.0.113.1")])
+    assert reader.is_banned("203.0.113.1")
+    for part in range(4):
+        addresses = [f"10.{part}.{number >> 8}.{number & 255}" for number in range(COMPACT_AT_LEAST)]
+        with (tmp_path / "bans").open("ab") as file:
+            file.write(b"".join(fact_line(fact_of(address)) for address in addresses))
+        reader.monotonic += RECHECK
+        assert all(map(reader.is_banned, (*addresses, "203.0.113.1")))
+    assert not reader.is_banned("198.51.100.1")

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from typing import cast
@@ -13,7 +14,8 @@ from typing import cast
 import pytest
 
 from appguard.address import parse_address
-from appguard.stores.local import COMPACT_AT_LEAST, RECHECK, PublishedBans, Publisher, fact_line
+from appguard.stores.fact_lines import fact_line
+from appguard.stores.local import COMPACT_AT_LEAST, RECHECK, PublishedBans, Publisher
 from tests.forked import forked
 from tests.lab import has_user
 from tests.published import STRANGER, Reader, ban_of, fact_of, nothing_else
@@ -209,3 +211,33 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     assert forgotten.get(parse_address("203.0.113.5")) is not None
     del forgotten
     assert open_files() == before
+
+
+@needs_users
+def test_many_users_read_while_bans_stream_in(open_tmp_path: Path) -> None:
+    """Apps of six users each see every ban, through all new files, and none sees a ban that there never was."""
+    bans = 3 * COMPACT_AT_LEAST
+    publisher = Publisher(open_tmp_path)
+    in_force = [ban_of("203.0.113.1")]
+    publisher.publish_all(in_force)
+
+    def address_of(number: int) -> str:
+        return f"10.0.{number >> 8}.{number & 255}"
+
+    def read() -> int:
+        reader = PublishedBans(open_tmp_path)
+        number = 0
+        while number < bans:  # the test gives up sooner, should a ban never be seen
+            assert reader.get(parse_address("203.0.113.1")) is not None
+            assert reader.get(parse_address("10.9.9.9")) is None
+            while number < bans and reader.get(parse_address(address_of(number))) is not None:
+                number += 1
+        return number
+
+    with ExitStack() as stack:
+        apps = [stack.enter_context(forked(read, uid)) for uid in range(STRANGER - 6, STRANGER)]
+        for number in range(bans):
+            in_force.append(ban_of(address_of(number)))
+            publisher.publish([fact_of(address_of(number))], in_force.copy)
+        assert [app.answer() for app in apps] == [bans] * 6
+    publisher.close()

@@ -159,6 +159,34 @@ def test_what_will_not_be_asked_for_again_is_purged(tmp_path: Path) -> None:
     state.close()
 
 
+def test_a_lift_is_kept_until_it_is_old(state: State) -> None:
+    """A lift survives a restart with its version, until a newer ban or its age; a ban that only ended leaves none."""
+    banned, again = ban_of("192.0.2.1", 5), ban_of("192.0.2.1", 9)
+    ended = ban_of("192.0.2.2", 6)
+    state.save(Batch(facts=[put(banned), put(ended), Fact(banned.network, 7, None), Fact(ended.network, 6, None)]))
+    assert reopened(state).lifts() == {"192.0.2.1": 7}
+    assert state.bans() == ()
+    state.save(Batch(facts=[Fact(banned.network, 6, None)]))
+    assert state.lifts() == {"192.0.2.1": 7}
+    state.save(Batch(facts=[put(again)]))
+    assert (state.lifts(), state.bans()) == ({}, (again,))
+    old = int((NOW - 100) * 1_000_000)
+    state.save(Batch(facts=[Fact(ended.network, old, None), Fact(parse_network("2001:db8::/64"), old + 10**8, None)]))
+    state.purge((), NOW - 50)
+    assert state.lifts() == {"2001:db8::/64": old + 10**8}
+
+
+def test_disk_is_given_back(state: State, tmp_path: Path) -> None:
+    """After most of what was kept has gone, the file becomes small again."""
+    text = "x" * 5000
+    state.save(Batch(positions={("nginx", f"/log/{number}"): text for number in range(4000)}))
+    before = (tmp_path / "state" / "state.db").stat().st_size
+    state.purge((), NOW + 1, lambda path: path == "/log/7")
+    reopened(state)
+    assert (tmp_path / "state" / "state.db").stat().st_size < before / 10
+    assert state.positions("nginx") == {"/log/7": text}
+
+
 def test_state_of_version_1_is_carried_over(tmp_path: Path) -> None:
     """What an earlier AppGuard saved is all there, and its old positions are as young as the upgrade."""
     directory = tmp_path / "one"
@@ -375,7 +403,7 @@ def test_a_second_daemon_is_kept_out(state: State, tmp_path: Path, monkeypatch: 
     [
         ([], "it is no state of AppGuard"),
         (["CREATE TABLE mine (a)"], "the database of another program"),
-        (["PRAGMA application_id = 1095201380", "PRAGMA user_version = 3"], "written by a newer AppGuard"),
+        (["PRAGMA application_id = 1095201380", "PRAGMA user_version = 4"], "written by a newer AppGuard"),
     ],
 )
 def test_a_file_that_is_not_ours_is_a_clear_error(tmp_path: Path, statements: list[str], message: str) -> None:

@@ -8,6 +8,7 @@ from appguard.cli.import_fail2ban import import_fail2ban
 from appguard.cli.look import list_, status
 from appguard.cli.regex import regex
 from appguard.cli.replay import replay
+from appguard.cli.reset import reset
 from appguard.cli.run import bouncer, daemon
 
 
@@ -30,5 +31,6 @@ for verb in (
     replay,
     explain,
     import_fail2ban,
+    reset,
 ):
     appguard.add_command(verb)

@@ -14,19 +14,20 @@ import logging
 import mmap
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import Self
 
-from appguard.address import Address, Network, NetworkMap, network_text, parse_network
+from appguard.address import Address, Network, network_text
 from appguard.ban import Ban, Fact
-from appguard.errors import AddressError, StoreError
+from appguard.errors import StoreError
 from appguard.fork import in_every_child
 from appguard.stores.base import RUNTIME_DIRECTORY, Changes, Snapshot
+from appguard.stores.fact_lines import fact_line
 from appguard.stores.local_counters import LocalCounters
+from appguard.stores.published_table import PublishedTable
 
 WORD = 8
 HEADER = b"appguard-bans 1\n"
@@ -34,32 +35,6 @@ COMPACT_AT_LEAST = 1_000  # changes below this number are not worth a new file
 RECHECK = 1.0  # seconds
 
 log = logging.getLogger("appguard.stores.local")
-
-
-def fact_line(fact: Fact) -> bytes:
-    """Write a fact as one line: sign, network, version and, of a ban, end (`-` for ever), start and jail."""
-    ban = fact.ban
-    if ban is None:
-        return f"-\t{fact.key}\t{fact.version}\n".encode()
-    end = "-" if ban.end is None else repr(ban.end)
-    return f"+\t{fact.key}\t{fact.version}\t{end}\t{ban.start!r}\t{ban.jail}\n".encode()
-
-
-@lru_cache(maxsize=4096)
-def parse_fact(line: bytes) -> Fact | None:
-    """Read a line that `fact_line` wrote; None for anything else."""
-    try:
-        sign, key, version, *rest = line.decode().split("\t")
-        network = parse_network(key)
-        if sign not in ("+", "-"):
-            return None
-        if sign == "-":
-            return Fact(network, int(version), None)
-        end, start, jail = rest
-        ban = Ban(network, jail, float(start), None if end == "-" else float(end), version=int(version))
-    except (ValueError, AddressError):
-        return None
-    return Fact(network, ban.version, ban)
 
 
 class Publisher:
@@ -156,54 +131,6 @@ def _write_all(file: int, data: bytes) -> None:
         view = view[os.write(file, view) :]
 
 
-class PublishedTable:
-    """The published bans as a reader keeps them: hosts as lines, made into bans only when asked for.
-
-    So a hundred thousand bans are taken over in less than a tenth of a second, in which requests wait.
-    """
-
-    def __init__(self) -> None:
-        self._hosts: dict[str, bytes] = {}
-        self.lifts = 0
-        self._networks: NetworkMap[Ban] = NetworkMap()
-
-    def take(self, line: bytes) -> None:
-        """Take one line of the file over; a line that is no fact is passed over."""
-        sign, _, rest = line.partition(b"\t")
-        key = rest.partition(b"\t")[0].decode("latin-1")
-        if "/" in key and not key.endswith("/64"):
-            self._take_network(line)
-        elif sign == b"+":
-            self._hosts[key] = line
-        elif sign == b"-":
-            self._hosts.pop(key, None)
-            self.lifts += 1
-
-    def _take_network(self, line: bytes) -> None:
-        fact = parse_fact(line)
-        if fact is not None and fact.ban is not None:
-            self._networks.add(fact.network, fact.ban)
-        elif fact is not None:
-            self._networks.remove(fact.network)
-            self.lifts += 1
-
-    def find(self, address: Address, now: float) -> Ban | None:
-        """Give the ban in force that holds the address."""
-        for key in (address.text,) if address.version == 4 else (address.text, address.slash64):
-            line = self._hosts.get(key)
-            fact = parse_fact(line) if line else None
-            if fact is not None and fact.ban is not None and fact.ban.in_force(now):
-                return fact.ban
-        if not self._networks:
-            return None
-        return next((ban for ban in self._networks.holding(address) if ban.in_force(now)), None)
-
-    def __iter__(self) -> Iterator[Ban]:
-        facts = map(parse_fact, self._hosts.values())
-        yield from (fact.ban for fact in facts if fact is not None and fact.ban is not None)
-        yield from (ban for _, ban in self._networks)
-
-
 class PublishedBans:
     """An app's side: the published bans, read without locks. `clock` gives Unix seconds, `monotonic` any."""
 
@@ -233,7 +160,6 @@ class PublishedBans:
         self._word_inode = (0, 0)
         self._seen = -1
         self._look_again = 0.0
-        self._file = -1
         self._file_number = 0
         self._inode = (0, 0)
         self._offset = 0
@@ -307,35 +233,28 @@ class PublishedBans:
     def _read_on(self) -> None:
         table = self._table
         if _inode_of(self._path.stat()) != self._inode:
-            self._open_anew()
-            self._file_number += 1
-            table = PublishedTable()
-        lines = [self._rest]
-        while data := os.pread(self._file, 1 << 20, self._offset):
-            self._offset += len(data)
-            lines.append(data)
-        *whole, self._rest = b"".join(lines).split(b"\n")
-        for line in whole:
-            table.take(line)
+            table = self._open_anew()
+        while data := table.read(self._offset + len(self._rest)):
+            *whole, rest = (self._rest + data).split(b"\n")
+            for line in whole:
+                table.take(line, self._offset)
+                self._offset += len(line) + 1
+            self._rest = rest
+        if table.is_crowded:
+            self._inode = (0, 0)
+            return self._read_on()
         self._table = table  # whole: no other thread ever finds it half read
 
-    def _open_anew(self) -> None:
-        file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        old, self._file = self._file, file
-        if old >= 0:
-            os.close(old)
-        self._inode, self._offset, self._rest = _inode_of(os.fstat(file)), 0, b""
+    def _open_anew(self) -> PublishedTable:
+        table = PublishedTable(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
+        self._inode, self._offset, self._rest = _inode_of(os.fstat(table.file)), 0, b""
+        self._file_number += 1
+        return table
 
     def close(self) -> None:
         """Close the files; the next use opens them again."""
         with self._bans_lock:
-            if self._file >= 0:
-                os.close(self._file)
-            self._reset()
-
-    def __del__(self) -> None:
-        if getattr(self, "_file", -1) >= 0:
-            self.close()
+            self._reset()  # the file is closed with its table, when the last thread has looked
 
 
 def _inode_of(status: os.stat_result) -> tuple[int, int]:

@@ -8,7 +8,7 @@ at is over its limit, the new key is admitted uncounted.
 import heapq
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from threading import Lock
@@ -26,6 +26,7 @@ KEYS_MOST = 100_000
 EVICTION_TRIES = 16
 FACTS_KEPT = 20_000
 ENDS_SPARE = 1_000
+EXPIRED_AT_ONCE = 5_000
 
 
 class MemoryCounters:
@@ -187,6 +188,17 @@ class MemoryBanSet:
         """Say that bans are going to be restored, and others may be decided meanwhile."""
         self._decided = set()
 
+    def restore_lifts(self, lifts: Mapping[str, int]) -> None:
+        """Take back what was lifted, by network, with the versions the lifts had; before the bans."""
+        with self._bans_lock:
+            self._lifted = {**lifts, **self._lifted}
+            self._version = max(self._version, *lifts.values(), 0)
+
+    def lifted(self) -> list[Fact]:
+        """Give what was lifted lately."""
+        with self._bans_lock:
+            return [Fact(parse_network(key), version, None) for key, version in self._lifted.items()]
+
     def restore(self, bans: Sequence[Ban]) -> None:
         """Take back bans with the versions they had; what is decided meanwhile counts as decided after them."""
         now = self._clock()
@@ -213,11 +225,11 @@ class MemoryBanSet:
             self._tell(fact)
 
     def expire(self) -> list[Ban]:
-        """Drop the bans that have ended; give them."""
+        """Drop bans that have ended, some thousands at a time; give them."""
         now = self._clock()
         ended: list[Ban] = []
         with self._bans_lock:
-            while self._ends and self._ends[0][0] <= now:
+            while self._ends and self._ends[0][0] <= now and len(ended) < EXPIRED_AT_ONCE:
                 _, version, key = heapq.heappop(self._ends)
                 ban = self._table.exact(parse_network(key))
                 if ban is not None and ban.version == version and not ban.in_force(now):

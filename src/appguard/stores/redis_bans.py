@@ -27,15 +27,16 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from appguard.address import Address, Network
+from appguard.address import Address, Network, parse_network
 from appguard.ban import Ban, Fact
 from appguard.fork import in_every_child
 from appguard.stores.base import Changes, Snapshot
+from appguard.stores.recorded_replica import RecordedReplica
 from appguard.stores.redis_commands import Commands, Script
 from appguard.stores.redis_connection import connect_to
 from appguard.stores.redis_records import fields_of, parse_record, record_of
 from appguard.stores.redis_uri import parse_redis_uri
-from appguard.stores.replica import END_TOLERANCE, Replica
+from appguard.stores.replica import END_TOLERANCE
 from appguard.stores.untold import Untold
 
 BLOCK = 1.0  # seconds a follower waits for news before it checks its continuity
@@ -54,7 +55,7 @@ Entry = tuple[bytes, list[bytes]]  # of a stream: id, and fields and values in t
 log = logging.getLogger("appguard.stores")
 
 
-class RedisBanSet(Replica):
+class RedisBanSet(RecordedReplica):
     """The replica of a ban set named `name`. `on_change` is called from its threads after the replica changed."""
 
     def __init__(
@@ -72,7 +73,7 @@ class RedisBanSet(Replica):
         self._merge_script = Script("merge")
         self._sweep_script = Script("sweep")
         self._on_change = on_change or (lambda: None)
-        self._offset = 0.0  # Redis TIME minus this clock, seconds
+        self._is_followed = on_change is not None
         self._own: set[str] = set()  # networks this process decided about
         self._epoch: bytes | None = None
         self._last = (b"", b"")  # id and fact of the last entry seen
@@ -278,23 +279,26 @@ class RedisBanSet(Replica):
             self._on_change()
 
     def _read_all(self, client: Commands) -> None:
-        missing = {fact.key: fact for fact in self.facts()}
+        missing = self.networks()
         epoch: Any = client.execute_command("HGET", self._facts_key, "epoch")
         newest = client.execute_command("XREVRANGE", self._changes_key, "+", "-", "COUNT", 1)
         cursor = b"0"
         while True:
             cursor, found = client.execute_command("HSCAN", self._facts_key, cursor, "COUNT", PAGE)
-            for network, record in zip(found[::2], found[1::2], strict=True):
-                fact = parse_record(network, record, self._offset)
-                if fact is not None and fact.version >= (missing[fact.key].version if fact.key in missing else 0):
-                    missing.pop(fact.key, None)
-                    self.merge(fact)
+            missing.difference_update(self.merge_records(found))
             if cursor == b"0":
                 break
         self._epoch = epoch
         self._last = (newest[0][0], _fact_of(newest[0])) if newest else (NOTHING_SEEN, b"")
-        self._tell_again(missing)
+        known = [self.known(parse_network(key)) for key in missing]
+        self._tell_again({fact.key: fact for fact in known if fact is not None and self._is_true(fact)})
+        if self._is_followed:  # who is told now wants all bans, and shall not wait until they are made
+            self._make_all()
         self._on_change()
+
+    def _is_true(self, fact: Fact) -> bool:
+        """Say whether a fact still matters: a ban in force, or a lift."""
+        return fact.ban is None or fact.ban.in_force(self._clock())
 
     def _tell_again(self, missing: dict[str, Fact]) -> None:
         """Tell at once what this process decided and Redis has lost, and note what others did."""

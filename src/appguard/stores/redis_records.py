@@ -4,8 +4,10 @@ End 0 is for ever, -1 lifted. Whoever may write to Redis may write anything, so 
 """
 
 import json
+import re
+import socket
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 from appguard.address import parse_network
 from appguard.ban import DURATION_MOST, EVIDENCE_MOST, EVIDENCE_TEXT_MOST, JAIL_NAME, REASON_MOST, Ban, Fact
@@ -15,6 +17,14 @@ VERSION_MOST = 2**52  # Lua counts in doubles; microseconds reach this in the ye
 TIME_MOST = VERSION_MOST / 1_000_000
 VIA_MOST = 32
 FAILURES_MOST = 2**31
+_HEAD = re.compile(rb"([0-9]{1,16}) ([0-9]{1,16}) [01] ")
+
+
+class Head(NamedTuple):
+    """What orders facts: the version, and the end in milliseconds of Redis TIME, 0 for ever."""
+
+    version: int
+    ends: float
 
 
 def fields_of(fact: Fact, offset: float, how: str) -> list[object]:
@@ -34,7 +44,7 @@ def record_of(fields: Sequence[object]) -> bytes:
 def _details(ban: Ban | None) -> str:
     if ban is None:
         return "{}"
-    details = {
+    details: dict[str, object] = {
         "start": ban.start,
         "jail": ban.jail,
         "reason": ban.reason,
@@ -42,7 +52,10 @@ def _details(ban: Ban | None) -> str:
         "evidence": [text[:EVIDENCE_TEXT_MOST] for text in ban.evidence[:EVIDENCE_MOST]],
         "via": list(ban.via[:VIA_MOST]),
     }
-    return json.dumps(details, separators=(",", ":"))
+    told = {
+        name: value for name, value in details.items() if value or name == "start"
+    }  # half of most records would say nothing
+    return json.dumps(told, separators=(",", ":"))
 
 
 def parse_record(network: bytes, record: bytes, offset: float) -> Fact | None:
@@ -50,6 +63,30 @@ def parse_record(network: bytes, record: bytes, offset: float) -> Fact | None:
     try:
         return _parse(network.decode(errors="replace"), record.decode(errors="replace"), offset)
     except (ValueError, AddressError, AttributeError, OverflowError, RecursionError):
+        return None
+
+
+def head_of(record: bytes) -> Head | None:
+    """Read the head of a ban's record; None for a lift and for anything else. The rest is not looked at."""
+    found = _HEAD.match(record)
+    version = int(found[1]) if found else 0
+    return Head(version, int(found[2])) if found and 0 < version < VERSION_MOST else None
+
+
+def host_of(network: bytes) -> str | None:
+    """Give the text of an IPv4 address or an IPv6 /64 that is written canonically; None for anything else.
+
+    Most networks are one or the other, and this takes a tenth of the time of `parse_network`.
+    """
+    try:
+        if not network.endswith(b"::/64"):
+            text = network.decode("ascii")
+            return text if socket.inet_ntoa(socket.inet_pton(socket.AF_INET, text)) == text else None
+        text = network[:-3].decode("ascii")
+        packed = socket.inet_pton(socket.AF_INET6, text)
+        is_canonical = not any(packed[8:]) and socket.inet_ntop(socket.AF_INET6, packed) == text
+        return f"{text}/64" if is_canonical else None
+    except (OSError, ValueError):
         return None
 
 

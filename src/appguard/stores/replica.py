@@ -7,7 +7,7 @@ the same microsecond) the one that comes from the truth does, so that all copies
 import heapq
 from dataclasses import replace
 
-from appguard.address import Network, parse_network
+from appguard.address import Network
 from appguard.ban import Ban, Fact
 from appguard.stores.memory import MemoryBanSet
 
@@ -29,7 +29,7 @@ class Replica(MemoryBanSet):
         now = self._clock()
         with self._bans_lock:
             bans = [Fact(ban.network, ban.version, ban) for ban in self._table if ban.in_force(now)]
-            return bans + [Fact(parse_network(key), version, None) for key, version in self._lifted.items()]
+        return bans + self.lifted()
 
     def merge(self, fact: Fact) -> bool:
         """Take a fact from the truth if it is not older than what is known; say whether anything changed."""
@@ -63,8 +63,12 @@ class Replica(MemoryBanSet):
                 self._table.put(replace(ban, end=ban.end + seconds))
             self._ends = [(ban.end, ban.version, ban.key) for ban in self._table if ban.end is not None]
             heapq.heapify(self._ends)
-            self._facts.clear()
-            self._cursor += 1
+            self._break_history()
+
+    def _break_history(self) -> None:
+        """Let whoever follows need a new snapshot."""
+        self._facts.clear()
+        self._cursor += 1
 
 
 def _is_same(one: Fact, other: Fact) -> bool:

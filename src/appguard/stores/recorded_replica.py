@@ -1,0 +1,125 @@
+"""A replica that takes over a whole ban set of Redis at once, most of it as records."""
+
+import time
+from collections.abc import Callable, Sequence
+
+from appguard.address import parse_network
+from appguard.ban import Ban, Fact
+from appguard.stores.base import Snapshot
+from appguard.stores.recorded_bans import RecordedBans
+from appguard.stores.redis_records import Head, head_of, host_of, parse_record
+from appguard.stores.replica import END_TOLERANCE, Replica
+
+RECORDS_AT_LEAST = 1_000  # of fewer all bans are made at once, and whoever follows is told each
+SWEPT_AT_ONCE = 5_000
+MADE_AT_ONCE = 200
+
+
+class RecordedReplica(Replica):
+    """A replica of which most is records until somebody asks for all bans, as daemons do and apps do not."""
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        super().__init__(clock)
+        self._offset = 0.0  # Redis TIME minus this clock, seconds
+        self._recorded = RecordedBans(self._ban_of)
+        self._table = self._recorded
+
+    def _ban_of(self, key: str, record: bytes) -> Ban | None:
+        fact = parse_record(key.encode(), record, self._offset)
+        return fact.ban if fact else None
+
+    def snapshot(self) -> Snapshot:
+        """Give all bans in force."""
+        self._make_all()
+        return super().snapshot()
+
+    def facts(self) -> list[Fact]:
+        """Give all that is known: bans in force, and lifts."""
+        self._make_all()
+        return super().facts()
+
+    def _make_all(self) -> None:
+        """Make all bans, some at a time: who wants to ban meanwhile waits some milliseconds only."""
+        while self._recorded.recorded_hosts:
+            with self._bans_lock:
+                for ban in self._recorded.make_some(MADE_AT_ONCE):
+                    self._put(ban)
+
+    def shift(self, seconds: float) -> None:
+        """Move the ends of all bans; those of records are reckoned when they are asked for."""
+        self._recorded.forget_made()
+        super().shift(seconds)
+
+    def expire(self) -> list[Ban]:
+        """Drop bans that have ended, some thousands at a time; give them."""
+        ended = super().expire()
+        now_there = (self._clock() + self._offset) * 1000
+        with self._bans_lock:
+            for key in self._recorded.take_records(SWEPT_AT_ONCE):
+                head = head_of(self._recorded.record(key) or b"")
+                if head is not None and 0 < head.ends <= now_there:
+                    network = parse_network(key)
+                    ban = self._recorded.exact(network)
+                    ended.extend([ban] if ban else [])
+                    self._recorded.drop(network)
+        return ended
+
+    def networks(self) -> set[str]:
+        """Give the networks about which anything is known."""
+        with self._bans_lock:
+            return {ban.key for ban in self._table} | self._recorded.recorded() | set(self._lifted)
+
+    def merge_records(self, found: Sequence[bytes]) -> list[str]:
+        """Take networks and records in turn from the truth; give the networks of which no more is known here."""
+        if len(found) < 2 * RECORDS_AT_LEAST:
+            return self._merge_parsed(found)
+        agreed: list[str] = []
+        others: list[bytes] = []
+        with self._bans_lock:
+            is_changed = False
+            for network, record in zip(found[::2], found[1::2], strict=True):
+                key, head = host_of(network), head_of(record)
+                if key is None or head is None:
+                    others += network, record
+                    continue
+                known = self._known_head(key)
+                if known is None or known.version <= head.version:
+                    agreed.append(key)
+                    is_changed |= self._take_record(key, head, record, known)
+            if is_changed:  # too much for who follows: a new snapshot is quicker
+                self._break_history()
+        return agreed + self._merge_parsed(others)
+
+    def _merge_parsed(self, found: Sequence[bytes]) -> list[str]:
+        agreed: list[str] = []
+        for network, record in zip(found[::2], found[1::2], strict=True):
+            fact = parse_record(network, record, self._offset)
+            if fact is None:
+                continue
+            known = self.known(fact.network)
+            if known is None or known.version <= fact.version:
+                agreed.append(fact.key)
+                self.merge(fact)
+        return agreed
+
+    def _take_record(self, key: str, head: Head, record: bytes, known: Head | None) -> bool:
+        """Take the record of a host of which nothing newer is known; say whether it changed anything."""
+        if known is not None:
+            if head.version == known.version and abs(head.ends - known.ends) < END_TOLERANCE * 1000:
+                return False
+            self._table.drop(parse_network(key))
+            self._lifted.pop(key, None)
+        self._recorded.put_record(key, record)
+        self._version = max(self._version, head.version)
+        return True
+
+    def _known_head(self, key: str) -> Head | None:
+        record = self._recorded.record(key)
+        if record is not None:
+            return head_of(record)
+        if not (key in self._lifted or self._recorded.made_hosts):
+            return None
+        fact = self.known(parse_network(key))
+        if fact is None or fact.ban is None:
+            return Head(fact.version, -1.0) if fact else None
+        return Head(fact.version, 0.0 if fact.ban.end is None else (fact.ban.end + self._offset) * 1000)
