@@ -20,6 +20,7 @@ from appguard.followed_bans import Answer, FollowedBans, ask
 from appguard.held import HoldMark
 from appguard.judge import Judge
 from appguard.notify import keep_alive, notify, until_signal
+from appguard.store_hosts import StoreHosts
 
 RETRY = 0.5  # seconds between attempts while the daemon is away or the firewall fails
 READY_MOST = 5.0  # seconds a booting host waits for the first bans
@@ -35,7 +36,10 @@ class BouncerProcess:
         self._bans = FollowedBans()
         judge = Judge(safelist=config.safelist, proxies=config.trusted_proxies.networks)
         mark = HoldMark(socket)
-        self._bouncer = Bouncer(self._bans, _firewall(config.firewall), judge, is_switched_off=mark.is_set)
+        read_facts = StoreHosts(config.store).facts
+        self._bouncer = Bouncer(
+            self._bans, _firewall(config.firewall), judge, read_facts=read_facts, is_switched_off=mark.is_set
+        )
         self._cursor = ""
         self._complaint = ""
         self._in_step = asyncio.Event()

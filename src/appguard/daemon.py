@@ -30,7 +30,7 @@ from appguard.firewalls.open import kinds_of, open_firewall
 from appguard.following import Following
 from appguard.footing import StderrHandler, allow_many_files, make_directories
 from appguard.held import HoldMark
-from appguard.host import administrators, read_host_facts
+from appguard.host import administrators
 from appguard.members import ban_set_of, open_source, sources_of
 from appguard.names import Addresses, Names
 from appguard.notify import keep_alive, notify, until_signal
@@ -40,6 +40,7 @@ from appguard.saving import Saving
 from appguard.sources.base import Chunk, Source
 from appguard.state import Batch, State
 from appguard.status import BanRecord, DaemonStatus, JailStatus
+from appguard.store_hosts import StoreHosts
 from appguard.stores.local import Publisher
 from appguard.trials import Trials
 from appguard.trouble import Trouble
@@ -58,7 +59,8 @@ class Daemon:
         self._config = config
         self._clock = clock
         self._started = clock()
-        self._facts = read_host_facts()
+        self._store_hosts = StoreHosts(config.store)
+        self._facts = self._store_hosts.facts()
         self._mark = HoldMark(config.control_socket)
         self._grouping = Grouping(self._facts.on_link)
         self._state = State(config.state_directory, clock)
@@ -100,7 +102,8 @@ class Daemon:
         if kind == APART:
             return BouncerApart(self.following, self._clock)
         firewall, judge = open_firewall(kind, self._config.firewall), judge_of(self._config, self._facts)
-        return Bouncer(self._bans, firewall, judge, self._clock, is_switched_off=self._mark.is_set)
+        facts, off = self._store_hosts.facts, self._mark.is_set
+        return Bouncer(self._bans, firewall, judge, self._clock, read_facts=facts, is_switched_off=off)
 
     async def run(self) -> None:
         """Run until cancelled; then the bans stay in the firewall. Raise `AppGuardError` if it cannot start."""
@@ -276,7 +279,7 @@ class Daemon:
 
     def _look_at_host(self) -> None:
         """Take what is new of this host: a neighbour on a link, for one, is counted alone, not with its /64."""
-        facts = read_host_facts()
+        facts = self._store_hosts.facts()
         self._judge.update(facts, administrators())
         if facts != self._facts:
             self._facts = facts

@@ -22,13 +22,14 @@ from appguard.errors import AddressError, RefusedForSafety
 from appguard.event import LOGIN_FAIL, REQUEST, Event
 from appguard.explained import AddressFacts, EventRecord, Explanation, JailStep
 from appguard.filters.base import Named
-from appguard.host import administrators, read_host_facts
+from appguard.host import administrators
 from appguard.jail_key import network_of
 from appguard.jail_window import JailWindow
 from appguard.judge import Judge
 from appguard.members import fresh_filter_of, sources_of, wanted_kinds
 from appguard.not_counted import why_no_event, why_not_counted
 from appguard.status import BanRecord
+from appguard.store_hosts import StoreHosts
 from appguard.stores.memory import MemoryBanSet
 from appguard.verdict import conclusion_of
 
@@ -168,7 +169,7 @@ class Explainer:
 
 def from_settings(config: DaemonConfig, clock: Callable[[], float] = time.time) -> Explainer:
     """Give what explains by the settings and this host alone, where no daemon runs; raise `ConfigError`."""
-    facts = read_host_facts()
+    facts = StoreHosts(config.store).facts()
     grouping, judge, bans = Grouping(facts.on_link), judge_of(config, facts), MemoryBanSet(clock)
     judge.update(facts, administrators())
     windows = windows_of([without_questions(each) for each in config.jails], grouping.key)

@@ -36,7 +36,8 @@ log = logging.getLogger("appguard.host")
 class HostFacts:
     """What this host is on the network. Loopback is left out.
 
-    `containers` are the networks on a link that leads to containers of this host and nowhere else.
+    `containers` are the networks on a link that leads to containers of this host and nowhere else; `stores` are the hosts
+    of a shared store, which `store_hosts.py` adds.
     """
 
     own: tuple[Network, ...] = ()
@@ -44,6 +45,7 @@ class HostFacts:
     containers: tuple[Network, ...] = ()
     gateways: tuple[Address, ...] = ()
     resolvers: tuple[Address, ...] = ()
+    stores: tuple[Address, ...] = ()
 
 
 def read_host_facts(root: Path = ROOT) -> HostFacts:

@@ -17,6 +17,7 @@ FACTS = HostFacts(
     on_link=tuple(map(parse_network, ("198.51.100.0/24", "2001:db8:a::/64", "2001:db8:d::/56"))),
     gateways=tuple(map(parse_address, ("198.51.100.254", "2001:db8:a::fe"))),
     resolvers=(parse_address("203.0.113.53"),),
+    stores=(parse_address("203.0.113.63"),),
 )
 SAFELIST = tuple(map(parse_network, ("192.0.2.0/24", "2001:db8:5afe::/48")))
 PROXIES = tuple(map(parse_network, ("10.0.0.0/8", "203.0.113.80")))
@@ -77,6 +78,7 @@ NEVER = [
     ("198.51.100.254", "198.51.100.254 is a gateway of this host"),
     ("2001:db8:a::fe", "a gateway of this host"),
     ("203.0.113.53", "203.0.113.53 is a resolver of this host"),
+    ("203.0.113.63", "203.0.113.63 is a host of the store"),
     ("192.0.2.9", "192.0.2.9 lies in 192.0.2.0/24, which is on the safelist"),
     ("192.0.2.0/24", "192.0.2.0/24 is on the safelist"),
     ("192.0.2.128/25", "on the safelist"),
@@ -142,8 +144,8 @@ def test_facts_may_change(judge: Judge) -> None:
 
 
 def test_those_let_in_are_all_but_sessions(judge: Judge) -> None:
-    """A firewall is to let in safelist, proxies, own addresses, gateways and resolvers; a session is no free pass."""
-    hosts = ("198.51.100.1", "2001:db8:a::1", "198.51.100.254", "2001:db8:a::fe", "203.0.113.53")
+    """A firewall is to let in safelist, proxies, own addresses, gateways, resolvers and stores; a session is no free pass."""
+    hosts = ("198.51.100.1", "2001:db8:a::1", "198.51.100.254", "2001:db8:a::fe", "203.0.113.53", "203.0.113.63")
     assert set(judge.let_in) == {*SAFELIST, *PROXIES, *map(parse_network, hosts)}
 
 
