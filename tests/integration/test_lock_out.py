@@ -67,7 +67,7 @@ def host(open_tmp_path: Path) -> Iterator[Protected]:
         RESOLV_CONF.write_text(f"nameserver {RESOLVER}\n")
         here = [f"{GATEWAY}/24", f"{REDIS}/24", f"{ATTACKER}/32", f"{GATEWAY6}/64"]
         machine = stack.enter_context(joined("host", here, [f"{HOST}/24", f"{HOST6}/64"]))
-        machine.configure(f"route add default via {GATEWAY}", f"-6 route add default via {GATEWAY6} dev eth0")
+        machine.configure(f"route add default via {GATEWAY}", f"route add default via {GATEWAY6} dev eth0")
         redis = RedisServer(open_tmp_path, address="0.0.0.0")
         redis.start()
         stack.callback(redis.kill)
