@@ -8,15 +8,20 @@ nothing else is answered. A batch must fit the socket's send buffer; only CAP_NE
 make that as large as it likes, so what is larger than `room()` goes in several batches.
 
 Numbers are those of the kernel's linux/netlink.h, linux/netfilter/nfnetlink.h and linux/netfilter/nf_tables.h; lengths
-and attribute types are in the machine's byte order, the values of attributes in the network's. A socket lives as long
-as one question or batch, which costs 10 microseconds and leaves nothing to keep over forks and failures.
+and attribute types are in the machine's byte order, the values of attributes in the network's.
+
+A socket lives as long as one question or batch, which leaves nothing to keep over forks and failures, except on a thread
+that says it is `keeping` one. For after something was removed, closing a socket waits until no processor can see that any
+more: 10 milliseconds and more, in which nobody can change anything.
 """
 
 import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from appguard.errors import FirewallError, FirewallPermissionError
@@ -76,19 +81,68 @@ class _RefusedError(Exception):
         self.sequence = sequence
 
 
+class _Kept(threading.local):
+    """The socket a thread keeps, and whether it keeps one."""
+
+    link: socket.socket | None = None
+    is_keeping = False
+
+
+_kept = _Kept()
+
+
+@contextmanager
+def keeping() -> Generator[None]:
+    """Keep one socket for all questions and batches of this thread, which must stay in its network namespace."""
+    before, _kept.is_keeping = _kept.is_keeping, True
+    try:
+        yield
+    finally:
+        _kept.is_keeping = before
+        if _kept.link is not None and not before:
+            _kept.link.close()
+            _kept.link = None
+
+
+@contextmanager
+def _link() -> Generator[socket.socket]:
+    """Give a socket; one with which something went wrong is not kept."""
+    link, _kept.link = _kept.link, None
+    if link is None:
+        link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER)
+        link.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)  # errors without a copy of what they are about
+    is_well = False
+    try:
+        yield link
+        is_well = True
+    except _RefusedError:
+        link.setblocking(False)
+        hear(link)  # what it says of other messages
+        is_well = True
+        raise
+    finally:
+        if is_well and _kept.is_keeping:
+            _kept.link = link
+        else:
+            link.close()
+
+
 def ask(question: int, attributes: bytes, *, many: bool = False) -> list[bytes]:
     """Ask, and give the attributes of every answer; raise `FileNotFoundError` for what is not there, and our errors."""
     flags = _REQUEST | (_DUMP if many else 0)
     try:
         for _ in range(_ATTEMPTS):
-            with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as link:
+            with _link() as link:
                 link.settimeout(_PATIENCE)
                 link.sendto(_message(Message(question, flags, attributes), 1), (0, 0))
                 answers = _answers(link, many=many)
             if answers is not None:
                 return answers
-    except FileNotFoundError:
-        raise
+    except _RefusedError as error:
+        refused = OSError(error.code, os.strerror(error.code))
+        if error.code == errno.ENOENT:
+            raise refused from error
+        raise _error(refused) from error
     except OSError as error:
         raise _error(error) from error
     raise FirewallError("nf_tables: what was asked for changes all the time")
@@ -120,7 +174,7 @@ def hear(link: socket.socket) -> None:
 
 def room() -> int:
     """Give how many bytes of messages one batch may have."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as link:
+    with _link() as link:
         return _enlarge(link) - _SPARE
 
 
@@ -131,8 +185,8 @@ def commit(messages: Sequence[Message]) -> None:
     *first, last = (_message(message, sequence) for sequence, message in enumerate(messages, 1))
     batch = b"".join((_mark(_BATCH_BEGIN), *first, _with_ack(last), _mark(_BATCH_END)))
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as link:
-            link.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)  # errors without a copy of what they are about
+        with _link() as link:
+            link.settimeout(None)
             if len(batch) > SMALL:
                 _enlarge(link)
             link.sendto(batch, (0, 0))
@@ -176,7 +230,7 @@ def _answers(link: socket.socket, *, many: bool) -> list[bytes] | None:
         for kind, flags, _, body in messages(link.recv(_LONGEST)):
             interrupted |= flags & _DUMP_INTERRUPTED if many else 0
             if kind == _ERROR and (code := code_of(body)):
-                raise OSError(code, os.strerror(code))
+                raise _RefusedError(code, 0)
             if kind in (_ERROR, _DONE):
                 return None if interrupted else found
             found.append(body[_FAMILY.size :])

@@ -19,7 +19,7 @@ from appguard.address import Network
 from appguard.ban import is_host
 from appguard.errors import FirewallFullError
 from appguard.firewalls.base import Block, Late, nobody
-from appguard.firewalls.netlink import SetFullError, hear, listen
+from appguard.firewalls.netlink import SetFullError, hear, keeping, listen
 from appguard.firewalls.nft_messages import HOST_SETS, counted_packets, table_identity
 from appguard.firewalls.nft_netlink import NetlinkTransport, NotTakenError
 from appguard.firewalls.nft_script import COUNT, ScriptTransport, Shape
@@ -144,7 +144,7 @@ class Nftables:
             suspect()
 
         loop = asyncio.get_running_loop()
-        with link:
+        with link, keeping():
             loop.add_reader(link, heard)
             try:
                 yield
