@@ -7,7 +7,6 @@ works alone in the lab's kernel, so that none pays for the others' sets. Prints 
 
 import argparse
 import asyncio
-import gc
 import json
 import logging
 import os
@@ -21,19 +20,22 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from ipaddress import IPv4Network
+from itertools import count
 from pathlib import Path
 from statistics import median, quantiles
 from tempfile import TemporaryDirectory
 
-from appguard.ban import Ban, Fact
+from appguard.ban import Ban
 from appguard.bouncer import Bouncer
 from appguard.firewalls.base import Block
-from appguard.firewalls.netlink import listen
-from appguard.firewalls.nftables import Nftables
+from appguard.firewalls.netlink import keeping, listen
+from appguard.firewalls.nft_messages import second_table, table_identity
+from appguard.firewalls.nftables import TABLE, Nftables
 from appguard.judge import Judge
-from appguard.state import Batch, State
 from appguard.stores.memory import MemoryBanSet
 from tests.bouncing import running
+from tests.daemon import Place, web_jail
+from tests.lab import Process, wait_until
 from tests.netns import holds, run
 
 RESULT = Path(__file__).parent / "results/ban_latency.json"
@@ -41,6 +43,7 @@ ACTIVE = (0, 10_000, 100_000)
 BULK = (10_000, 100_000, 1_000_000)
 OLD, NEW = 0x0A000000, 0x0B000000  # where the addresses of active and of new bans begin
 HOUR = 3600.0
+SECOND = second_table(TABLE)
 TARGETS = (
     "p50 <= 0.2 ms and p99 <= 2 ms at 100 000; 10 000 <= 0.1 s, 100 000 <= 1 s, 1 000 000 <= 10 s; healed <= 100 ms"
 )
@@ -98,7 +101,7 @@ async def timed(times: int, act: Callable[[int], Awaitable[object]]) -> list[flo
 
 
 def by_firewall(transport: str, active: int, times: int) -> list[float]:
-    """Ban by our firewall alone."""
+    """Ban by our firewall alone; as the bouncer does, it keeps its socket."""
 
     async def scene() -> list[float]:
         firewall = Nftables(transport=transport)
@@ -108,7 +111,8 @@ def by_firewall(transport: str, active: int, times: int) -> list[float]:
         await firewall.lift()
         return found
 
-    return asyncio.run(scene())
+    with keeping():
+        return asyncio.run(scene())
 
 
 def by_bouncer(active: int, times: int) -> list[float]:
@@ -125,7 +129,8 @@ def by_bouncer(active: int, times: int) -> list[float]:
         await whole.settle()
         return await timed(times, ban)
 
-    found = asyncio.run(scene())
+    with keeping():
+        found = asyncio.run(scene())
     assert holds(text(times - 1))
     run("nft", "flush ruleset")
     return found
@@ -273,86 +278,62 @@ def heal(number: int, times: int) -> dict[str, float]:
     return found
 
 
-class Attackers:
-    """New attackers, one after the other, told to the loop by a thread that also sees when the kernel has them."""
-
-    def __init__(self, ban_set: MemoryBanSet, whole: Bouncer, loop: asyncio.AbstractEventLoop) -> None:
-        self.latencies: list[float] = []
-        self._stop = threading.Event()
-
-        def attack() -> None:
-            number = 0
-            while not self._stop.is_set():
-                number += 1
-                address = text(number)
-                began = time.perf_counter()
-                loop.call_soon_threadsafe(ban, number)
-                while not holds(address) and not holds(address, "appguard_second"):
-                    time.sleep(0.001)
-                self.latencies.append(1000 * (time.perf_counter() - began))
-
-        def ban(number: int) -> None:
-            ban_set.ban(Ban(host(number), "bench", time.time(), time.time() + HOUR))
-            whole.wake()
-
-        self._thread = threading.Thread(target=attack)
-        self._thread.start()
-
-    async def end(self) -> None:
-        """Let the last attack end."""
-        self._stop.set()
-        await asyncio.to_thread(self._thread.join)
-
-
 def restart(number: int, *, warm: bool) -> dict[str, float]:
-    """Measure from persisted bans to a kernel that holds them all, while new attackers come; `warm`: it still does."""
+    """Measure the whole daemon from its start to a kernel that holds all its bans of before, while attackers come.
 
-    async def scene(directory: Path) -> dict[str, float]:
+    `warm`: the kernel still holds them. Attackers come one after the other, each with one line in a log, from the first
+    that is banned on: before, the program is loading.
+    """
+    with TemporaryDirectory() as name, TemporaryDirectory() as compiled, keeping():
+        Path(name).chmod(0o755)
+        Path(compiled).chmod(0o777)
+        os.environ |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": compiled}
+        place = Place(Path(name))
+        place.configure(web_jail(place, {"maxretry": 1, "bantime": "1h"}))
+        place.remember(bans(number))
+        daemon = place.start(is_up=False)  # once before: so its modules are compiled
+        wait_until(lambda: holds(text(0, OLD)), 60, daemon.output)
+        daemon.wait_for("AppGuard daemon is up", 60)
+        daemon.stop()
+        if not warm:
+            run("nft", "flush ruleset")
         began = time.perf_counter()
-        state = State(directory)
-        state.open()
-        ban_set, firewall = MemoryBanSet(), Nftables()
-        whole = Bouncer(ban_set, firewall, Judge())
-        ban_set.begin_restore()
-        whole.begin_restore()
-        gc.disable()  # as the daemon does
-        attackers = Attackers(ban_set, whole, asyncio.get_running_loop())
-        async with running(whole):
-            for part in state.ban_parts():
-                ban_set.restore(part)
-                whole.wake()
-                await asyncio.sleep(0)
-            read = time.perf_counter() - began
-            ban_set.end_restore()
-            whole.end_restore()
-            gc.freeze()
-            gc.enable()
-            while not await firewall.intact():  # noqa: ASYNC110 - the kernel is asked
-                await asyncio.sleep(0.005)
-            protected = time.perf_counter() - began
-            await attackers.end()
-        gc.unfreeze()
-        state.close()
+        daemon = place.start(is_up=False)
+        try:
+            latencies, protected = attack(place, daemon, began)
+            daemon.wait_for("AppGuard daemon is up", 60)
+            restored = time.perf_counter() - began
+        finally:
+            daemon.stop()
         assert all(holds(text(each, OLD)) for each in range(0, number, 999))
-        return {"read_s": read, "protected_s": protected} | summary(attackers.latencies)
-
     run("nft", "flush ruleset")
-    with TemporaryDirectory() as name:
-        state = State(Path(name))
-        state.open()
-        persisted = bans(number)
-        state.save(Batch(facts=[Fact(ban.network, version, ban) for version, ban in enumerate(persisted, 1)]))
-        state.close()
-        if warm:
-            asyncio.run(Nftables().replace([], blocks(number)))
-        found = asyncio.run(scene(Path(name)))
-    run("nft", "flush ruleset")
+    found = {"protected_s": protected, "restored_s": restored, "attackers": len(latencies)} | summary(latencies)
     print(
-        f"restart with {number} bans, kernel {'holds them' if warm else 'empty'}: bans read {found['read_s']:.2f} s, "
-        f"protected {found['protected_s']:.2f} s; new attackers meanwhile: median {found['p50_ms']:.1f} ms, "
-        f"max {found['max_ms']:.1f} ms"
+        f"restart of the daemon with {number} bans, kernel {'holds them' if warm else 'empty'}: protected "
+        f"after {protected:.2f} s, all restored after {restored:.2f} s; {len(latencies)} new attackers meanwhile: "
+        f"median {found['p50_ms']:.1f} ms, p99 {found['p99_ms']:.1f} ms, max {found['max_ms']:.1f} ms"
     )
     return found
+
+
+def attack(place: Place, daemon: Process, began: float) -> tuple[list[float], float]:
+    """Have new attackers come until all bans are back; give their milliseconds, and when the kernel held all."""
+    latencies: list[float] = []
+    protected = 0.0
+    for number in count():
+        protected = protected or (is_held(text(0, OLD)) and time.perf_counter() - began)
+        if "AppGuard daemon is up" in daemon.output() and protected and table_identity(SECOND) is None:
+            return latencies[1:], protected
+        written = time.perf_counter()
+        place.append(text(number))
+        wait_until(lambda: is_held(text(number)), 60, daemon.output)  # noqa: B023 - it is over before the next
+        latencies.append(1000 * (time.perf_counter() - written))
+    raise AssertionError
+
+
+def is_held(address: str) -> bool:
+    """Say whether the kernel shuts an address out, by the table or by the second one while that is made anew."""
+    return holds(address) or holds(address, SECOND)
 
 
 def main() -> None:

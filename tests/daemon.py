@@ -1,17 +1,20 @@
 """A real daemon for tests: its directories, its settings, its process, and the CLI to ask it."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from appguard.address import parse_address
+from appguard.ban import Ban, Fact
 from appguard.event import LOGIN_FAIL, Event
+from appguard.state import Batch, State
 from tests.lab import Process, User, wait_until
 from tests.netns import banned, has_table
 
@@ -80,6 +83,17 @@ class Place:
         for _ in range(times):
             with self.access_log.open("a") as log:
                 log.write(NGINX_404.format(address, stamp))
+
+    def remember(self, bans: Iterable[Ban]) -> None:
+        """Give the daemon, which does not run, bans of an earlier life."""
+        self.state.chmod(0o700)
+        os.chown(self.state, os.geteuid(), -1)
+        state = State(self.state)
+        state.open()
+        state.save(Batch(facts=[Fact(ban.network, version, ban) for version, ban in enumerate(bans, 1)]))
+        state.close()
+        if self.user is not None:
+            subprocess.run(["chown", "-R", str(self.user.uid), str(self.state)], check=True)
 
 
 def in_kernel() -> dict[str, int]:

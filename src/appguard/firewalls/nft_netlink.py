@@ -34,7 +34,7 @@ from appguard.firewalls.nft_messages import (
 )
 from appguard.firewalls.nft_script import Shape, run_nft, table_script
 
-SLICE = 1_000  # networks; some 5 milliseconds
+SLICE = 250  # networks; a millisecond or two, which a new ban may have to wait
 LOUD = 256 << 10  # bytes of messages from which on a thread sends them, lest the event loop stand still
 
 Ends = Iterable[tuple[Network, float]]
