@@ -28,7 +28,7 @@ from appguard.explain import Explainer, Parts
 from appguard.explained import Explanation
 from appguard.firewalls.open import kinds_of, open_firewall
 from appguard.following import Following
-from appguard.footing import StderrHandler, allow_many_files, make_directories
+from appguard.footing import StderrHandler, allow_many_files, collect_seldom, make_directories
 from appguard.held import HoldMark
 from appguard.host import administrators
 from appguard.members import ban_set_of, open_source, sources_of
@@ -69,7 +69,7 @@ class Daemon:
         self._windows = windows_of(config.jails, self._grouping.key)
         self._pipeline = Pipeline(routes_of(config.jails, self._windows), safelist_of(config))
         self._names = Names()
-        self._judge = judge_of(config, self._facts)
+        self._judge = judge_of(config, self._facts, administrators())
         self._trials = Trials(self._judge)
         self._banning = Banning(self._windows, self._bans, self._judge, clock, self._note_late)
         self.following = Following(self._bans, clock)
@@ -383,12 +383,6 @@ class Daemon:
             self._bouncers.release()
         else:
             self._bouncers.hold()
-
-
-def collect_seldom() -> None:
-    """Look for circular garbage seldom: there is hardly any, and each time all that jails have counted is walked."""
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 100)
 
 
 def main(path: Path | None = None) -> int:

@@ -50,9 +50,11 @@ def safelist_of(config: DaemonConfig) -> NetworkSet:
     return NetworkSet([*config.safelist, *config.trusted_proxies.networks])
 
 
-def judge_of(config: DaemonConfig, facts: HostFacts) -> Judge:
-    """Give the last judge of bans."""
-    return Judge(facts, safelist=config.safelist, proxies=config.trusted_proxies.networks)
+def judge_of(config: DaemonConfig, facts: HostFacts, administrators: Sequence[Address] = ()) -> Judge:
+    """Give the last judge of bans; `administrators` are the addresses some are logged in from."""
+    judge = Judge(facts, safelist=config.safelist, proxies=config.trusted_proxies.networks)
+    judge.update(facts, administrators)
+    return judge
 
 
 def without_questions(each: JailConfig) -> JailConfig:

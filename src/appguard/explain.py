@@ -170,8 +170,7 @@ class Explainer:
 def from_settings(config: DaemonConfig, clock: Callable[[], float] = time.time) -> Explainer:
     """Give what explains by the settings and this host alone, where no daemon runs; raise `ConfigError`."""
     facts = StoreHosts(config.store).facts()
-    grouping, judge, bans = Grouping(facts.on_link), judge_of(config, facts), MemoryBanSet(clock)
-    judge.update(facts, administrators())
+    grouping, judge, bans = Grouping(facts.on_link), judge_of(config, facts, administrators()), MemoryBanSet(clock)
     windows = windows_of([without_questions(each) for each in config.jails], grouping.key)
     return Explainer(
         Parts(

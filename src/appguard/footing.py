@@ -1,5 +1,6 @@
-"""What a daemon stands on: its directories, enough file descriptors, and a log that never makes it wait."""
+"""What a daemon stands on: its directories, enough file descriptors, and what never makes it wait: log and garbage."""
 
+import gc
 import logging
 import os
 import resource
@@ -53,6 +54,12 @@ def allow_many_files() -> None:
     """Use all file descriptors we may: every log has several files, and every one is kept open."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def collect_seldom() -> None:
+    """Look for circular garbage seldom: there is hardly any, and each time all that jails have counted is walked."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 def make_directories(modes: Mapping[Path, int]) -> None:

@@ -1,7 +1,8 @@
 """Our table beside the firewalls of others: Docker's chains, ufw's and firewalld's kind of rules, an admin's reload.
 
-The rules are written after what these programs make (no Docker, ufw or firewalld runs): an early accept of established
-connections, an accept for a service, a policy of drop, address translation. Real packets pass them.
+firewalld runs for real, on a bus of its own. The rules of the others are written after what they make (no Docker or ufw
+runs): an early accept of established connections, an accept for a service, a policy of drop, address translation. Real
+packets pass them.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ from appguard.judge import Judge
 from appguard.stores.memory import MemoryBanSet
 from tests.bouncing import running, until
 from tests.docker_chains import INSIDE, PUBLISHED, docker_host
+from tests.firewalld import firewalld
 from tests.machine import Machine
 from tests.netns import answers, banned, has_table, holds, joined, network, run
 
@@ -133,6 +135,34 @@ def test_beside_an_input_firewall(others: str, attacker: Machine) -> None:
             run("nft", "-f", "-", text=f"table inet firewalld\ndelete table inet firewalld\n{FIREWALLD}")  # its reload
             assert asyncio.run(firewall.intact())
             assert not answers(attacker, HERE, PORT, ATTACKER, WITHIN)
+
+
+def refused_by_others(attacker: Machine, port: int) -> None:
+    """Expect the answer that firewalld gives for a port it has closed, to somebody who is not banned."""
+    with pytest.raises(OSError, match="No route to host"):
+        answers(attacker, HERE, port, OTHER)
+
+
+def test_beside_a_real_firewalld(tmp_path: Path, attacker: Machine) -> None:
+    """A banned client of an opened port stays out over both of its reloads and its end; firewalld rules the rest."""
+    firewall = Nftables()
+    with socket.create_server((HERE, PORT)), socket.create_server((HERE, PORT + 1)):
+        with firewalld(tmp_path) as others:
+            ban(firewall, ATTACKER)
+            refused_by_others(attacker, PORT)
+            others.tell("--permanent", "--add-port=80/tcp")
+            for reload in ("--reload", "--complete-reload"):
+                others.tell(reload)
+                assert asyncio.run(firewall.intact())
+                assert answers(attacker, HERE, PORT, OTHER)
+                assert not answers(attacker, HERE, PORT, ATTACKER, WITHIN)
+                refused_by_others(attacker, PORT + 1)
+            asyncio.run(firewall.change([], [network(f"{ATTACKER}/32")]))
+            assert answers(attacker, HERE, PORT, ATTACKER)
+            ban(firewall, ATTACKER)
+        assert asyncio.run(firewall.intact())
+        assert answers(attacker, HERE, PORT + 1, OTHER)
+        assert not answers(attacker, HERE, PORT, ATTACKER, WITHIN)
 
 
 @pytest.mark.parametrize("head", ["", "flush ruleset\n"])
