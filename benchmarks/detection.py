@@ -24,7 +24,7 @@ from pathlib import Path
 from appguard.address import Grouping, NetworkSet
 from appguard.banning import Banning
 from appguard.config_jails import JailConfig, read_jail
-from appguard.daemon import collect_seldom
+from appguard.footing import collect_seldom
 from appguard.host import read_host_facts
 from appguard.jail_window import JailWindow
 from appguard.judge import Judge

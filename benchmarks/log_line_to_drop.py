@@ -16,7 +16,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -26,7 +26,7 @@ from time import monotonic
 import pyinotify
 
 from appguard.ban import Ban
-from appguard.firewalls.netlink import commit
+from appguard.firewalls.netlink import commit, keeping
 from appguard.firewalls.nft_messages import remove_table
 from tests.daemon import Place as Directories
 from tests.internet import SERVER4, Internet, Place
@@ -101,20 +101,20 @@ def appguard(bench: Bench, bans: int = 0) -> list[float]:
     place.remember(old(bans))
     with bench.server:
         daemon = place.start(is_up=False)
-    with bench.server, running(daemon):
+    with bench.server, keeping(), running(daemon):
         daemon.wait_for("AppGuard daemon is up", 60)
         if not bans:
             return bench.measure()
-        last = str(host(0).network_address)  # the oldest, which is put back last
+        ends = [str(host(each).network_address) for each in (0, bans - 1)]  # one of them is put back last
 
         def restoring() -> None:
             with bench.server:
                 is_back = True
                 while is_back:
-                    wait_until(lambda: holds(last), 20, "all bans are back")
+                    wait_until(lambda: all(map(holds, ends)), 20, "all bans are back")
                     commit(remove_table("appguard"))
                     time.sleep(random.uniform(0.0, 0.02))
-                    is_back = holds(last)
+                    is_back = all(map(holds, ends))
 
         return bench.measure(restoring)
 
@@ -170,7 +170,7 @@ CONTENDERS: Mapping[str, Callable[[Bench], Sequence[float]]] = {
 
 
 @contextmanager
-def fresh(machine: Machine) -> Iterator[None]:
+def fresh(machine: Machine) -> Generator[None]:
     """Give each contender an empty directory and a kernel without rules."""
     ROOT.mkdir(mode=0o755)
     (ROOT / "auth.log").touch(mode=0o644)
@@ -192,7 +192,9 @@ def main() -> None:
     number = (asked.trials + 1) * len(CONTENDERS)
     attackers = Place("attacker", (f"{ATTACKERS}.255.254/16", *(f"{address_of(each)}/16" for each in range(number))))
     found: dict[str, dict[str, object]] = {}
-    print(f"{asked.trials} trials, log line to first dropped packet, ms      p50        p99        max   p50 beside ours")
+    print(
+        f"{asked.trials} trials, log line to first dropped packet, ms      p50        p99        max   p50 beside ours"
+    )
     with Internet([attackers]) as internet:
         bench = Bench(internet, asked.trials)
         for name, measure in CONTENDERS.items():

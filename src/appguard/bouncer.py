@@ -26,6 +26,7 @@ from appguard.host import HostFacts, administrators, read_host_facts
 from appguard.judge import Judge
 from appguard.room import Room
 from appguard.stores.base import BanSet
+from appguard.turns import give_way
 
 _Mirror = dict[str, tuple[Block, float]]  # what the firewall was given under each key, and when
 
@@ -33,7 +34,7 @@ INTERVAL = 1.0  # seconds between looks at the host, the firewall and the ban se
 RENEWAL = 86400.0  # seconds after which a block without an end is renewed; far less than any firewall's lease
 ENDS_SPARE = 1_000
 SLICE = 250  # changes given at a time, the newest first: some 3 milliseconds
-RETRY_FIRST, RETRY_MOST = 0.25, 10.0  # seconds until a failed round is tried again, doubled each time
+RETRY_FIRST, RETRY_MOST = 0.05, 10.0  # seconds until a failed round is tried again, doubled each time
 
 log = logging.getLogger("appguard.bouncer")
 
@@ -75,8 +76,7 @@ class Bouncer:
         self._refused: dict[str, tuple[Ban, str]] = {}
         self._forced: set[str] = set()
         self._room = Room()
-        self._is_held = False
-        self._is_lifted = False
+        self._is_held = self._is_lifted = False
         self._is_unknown = True  # what the firewall holds
         self._is_suspect = False  # somebody may have taken our rules away
         self._is_restoring = False
@@ -182,7 +182,7 @@ class Bouncer:
             await self._give_all(now)
         while self._changed and not (self._is_held or self._is_switched_off()):
             await self._give_changes(now)
-            await asyncio.sleep(0)
+            await give_way()
             self._follow()
 
     def _follow(self) -> None:

@@ -44,6 +44,7 @@ from appguard.store_hosts import StoreHosts
 from appguard.stores.local import Publisher
 from appguard.trials import Trials
 from appguard.trouble import Trouble
+from appguard.turns import give_way
 
 TICK = 1.0  # seconds between looks for ended bans
 VANISHED = 30 * 86_400.0  # seconds after which the position in a log that is gone is dropped, and a lift
@@ -171,7 +172,7 @@ class Daemon:
                 self._bans.restore(bans)
                 self._spread({id(ban) for ban in bans})
                 self._banning.restore(bans)
-                await asyncio.sleep(0)
+                await give_way()
         finally:
             gc.freeze()
             gc.enable()

@@ -33,8 +33,9 @@ from appguard.firewalls.nft_messages import (
     table_identity,
 )
 from appguard.firewalls.nft_script import Shape, run_nft, table_script
+from appguard.turns import give_way
 
-SLICE = 250  # networks; a millisecond or two, which a new ban may have to wait
+SLICE = 150  # networks; a millisecond or less, which a new ban may have to wait
 LOUD = 256 << 10  # bytes of messages from which on a thread sends them, lest the event loop stand still
 
 Ends = Iterable[tuple[Network, float]]
@@ -116,7 +117,7 @@ class NetlinkTransport:
             await self._commit([*messages, *self._hosts(table, part)])
             messages = []
             given += part
-            await asyncio.sleep(0)
+            await give_way()
         await self._commit([*messages, *self._wide(table, wide)])
         return given, wide
 
@@ -130,7 +131,7 @@ class NetlinkTransport:
         part = list(islice(rest, SLICE))
         await self._renew(part, more)
         while part := list(islice(rest, SLICE)):
-            await asyncio.sleep(0)
+            await give_way()
             await self._renew(part, ())
 
     async def _renew(self, part: Sequence[tuple[Network, float]], more: Sequence[Message]) -> None:
