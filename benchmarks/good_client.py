@@ -1,4 +1,4 @@
-"""What a good client still gets while a banned one hammers with wrk: dropped in the kernel, denied by nginx, 403 by the app.
+"""What a good client still gets while a banned one hammers: dropped in the kernel, denied by nginx, 403 by the app.
 
 The example shop (nginx, uvicorn with two workers, daemon) with its limits taken out, on a small internet with two
 clients. The attacker hammers before he is banned and goes on after it; the good client's requests per second then are
@@ -99,13 +99,11 @@ def main() -> None:
     print(f"{'the attacker gets':<20} alone req/s   beside req/s   ratio   p99 alone / beside, ms")
     with Internet([ATTACKER, GOOD]) as internet:
         for way in WAYS:
-            found[way] = each = measure(internet, way, seconds)
+            each = found[way] = measure(internet, way, seconds)
             alone, beside = each["alone"], each["beside"]
             each["ratio"] = {"of_requests": beside["per_second"] / alone["per_second"]}
-            print(
-                f"{way:<20} {alone['per_second']:11.0f} {beside['per_second']:14.0f} {each['ratio']['of_requests']:7.2f}"
-                f" {alone['p99_ms']:10.1f} / {beside['p99_ms']:.1f}"
-            )
+            rates = f"{alone['per_second']:11.0f} {beside['per_second']:14.0f} {each['ratio']['of_requests']:7.2f}"
+            print(f"{way:<20} {rates} {alone['p99_ms']:10.1f} / {beside['p99_ms']:.1f}")
     print(f"target: kernel drop >= {TARGET}")
     host = {"kernel": platform.release(), "python": platform.python_version(), "cpus": os.cpu_count()}
     RESULT.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""A real firewalld in the lab's own network, on a system bus of its own; Debian's package, its settings in a directory."""
+"""A real firewalld in the lab's own network, on a system bus of its own, its settings in a directory."""
 
 import subprocess
 from collections.abc import Generator

@@ -36,8 +36,8 @@ log = logging.getLogger("appguard.host")
 class HostFacts:
     """What this host is on the network. Loopback is left out.
 
-    `containers` are the networks on a link that leads to containers of this host and nowhere else; `stores` are the hosts
-    of a shared store, which `store_hosts.py` adds.
+    `containers` are the networks on a link that leads to containers of this host and nowhere else; `stores` are the
+    hosts of a shared store, which `store_hosts.py` adds.
     """
 
     own: tuple[Network, ...] = ()

@@ -2,10 +2,10 @@
 
 Never banned, whatever is asked: loopback, link-local, multicast and unspecified addresses; networks wider than a /8
 (IPv4) or /16 (IPv6); and what lies inside a network that is always let in (safelist, trusted proxies, this host's own
-addresses, gateways, resolvers, hosts of the store), because the firewall lets it in before it looks for bans. Banned only when forced: a
-network that holds one of those (all of it but those is shut out then), one wider than a /16 (IPv4) or /32 (IPv6), an
-address an administrator is logged in from, and an IPv6 network of unrelated hosts (on this host's links, NAT64), where
-single hosts are banned. Nothing here does I/O; the bouncer keeps the facts fresh.
+addresses, gateways, resolvers, hosts of the store), because the firewall lets it in before it looks for bans. Banned
+only when forced: a network that holds one of those (all of it but those is shut out then), one wider than a /16 (IPv4)
+or /32 (IPv6), an address an administrator is logged in from, and an IPv6 network of unrelated hosts (on this host's
+links, NAT64), where single hosts are banned. Nothing here does I/O; the bouncer keeps the facts fresh.
 """
 
 from bisect import bisect_left

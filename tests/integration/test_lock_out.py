@@ -132,7 +132,7 @@ def test_the_host_does_not_cut_itself_off(host: Protected, attempt: Callable[[Pr
 
 
 def test_guessing_is_no_login_and_a_login_ends(session: Path, host: Protected) -> None:
-    """Who holds a connection to sshd and guesses is banned; a logged-in administrator is not, until the session ends."""
+    """Who guesses over a connection to sshd is banned; a logged-in administrator is not, until the session ends."""
     with host.machine:
         sshd = socket.create_server((HOST, 22))
     with sshd, socket.create_connection((HOST, 22), timeout=5, source_address=(ATTACKER, 0)):

@@ -144,7 +144,7 @@ def test_facts_may_change(judge: Judge) -> None:
 
 
 def test_those_let_in_are_all_but_sessions(judge: Judge) -> None:
-    """A firewall is to let in safelist, proxies, own addresses, gateways, resolvers and stores; a session is no free pass."""
+    """A firewall lets in safelist, proxies, own addresses, gateways, resolvers, stores; a session is no free pass."""
     hosts = ("198.51.100.1", "2001:db8:a::1", "198.51.100.254", "2001:db8:a::fe", "203.0.113.53", "203.0.113.63")
     assert set(judge.let_in) == {*SAFELIST, *PROXIES, *map(parse_network, hosts)}
 

@@ -10,9 +10,9 @@ make that as large as it likes, so what is larger than `room()` goes in several 
 Numbers are those of the kernel's linux/netlink.h, linux/netfilter/nfnetlink.h and linux/netfilter/nf_tables.h; lengths
 and attribute types are in the machine's byte order, the values of attributes in the network's.
 
-A socket lives as long as one question or batch, which leaves nothing to keep over forks and failures, except on a thread
-that says it is `keeping` one. For after something was removed, closing a socket waits until no processor can see that any
-more: 10 milliseconds and more, in which nobody can change anything.
+A socket lives as long as one question or batch, which leaves nothing to keep over forks and failures, except on a
+thread that says it is `keeping` one. For after something was removed, closing a socket waits until no processor can see
+that any more: 10 milliseconds and more, in which nobody can change anything.
 """
 
 import errno
