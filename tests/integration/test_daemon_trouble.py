@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from appguard.address import parse_address
+from appguard.stores.local import LocalStore
 from tests.daemon import DAEMON, Place, in_kernel, running_daemon, web_jail
 from tests.lab import User, wait_until
 from tests.netns import has_table, run
@@ -35,6 +37,10 @@ def test_without_the_capability_it_says_so(open_tmp_path: Path) -> None:
         assert b"198.51.100.7" in (place.runtime / "bans").read_bytes()
         place.append("203.0.113.5", 3)
         daemon.wait_for("[probes] Ban 203.0.113.5")
+        with LocalStore(place.runtime) as app:  # whose middleware still refuses them
+            assert wait_until(lambda: app.get(parse_address("203.0.113.5")), 5, "the app does not know of the ban")
+            assert app.get(parse_address("198.51.100.7"))
+            assert not app.get(parse_address("203.0.113.6"))
     assert not has_table()
 
 

@@ -53,6 +53,22 @@ def test_a_batch_is_one_transaction() -> None:
 
 
 @pytest.mark.usefixtures("firewall")
+def test_a_kept_socket_tells_each_answer_to_its_question() -> None:
+    """One socket for many batches and questions, also refused ones: every answer belongs to what was asked last."""
+    missing = list(remove_hosts(TABLE, [network(OTHER)], destroy=False))[1:]
+    with netlink.keeping():
+        for _ in range(3):
+            with pytest.raises(FirewallError, match="ban4: No such file"):
+                commit([*missing, *missing, *adding(HOST)])
+            assert not holds(HOST)
+            commit(adding(HOST))
+            assert holds(HOST)
+            assert not holds(OTHER)
+            commit(list(remove_hosts(TABLE, [network(HOST)], destroy=False)))
+        assert not banned()
+
+
+@pytest.mark.usefixtures("firewall")
 def test_what_is_refused_is_said() -> None:
     """A missing element, a missing table and an overlap each lead to an error that names the set and the reason."""
     with pytest.raises(FirewallError, match="ban4: No such file or directory"):
