@@ -21,6 +21,7 @@ COUNT_MOST = 2**53
 VIA_MOST = 64
 DIGEST_MOST = 16
 LAST_ROW = 2**63 - 1
+LIFTS_MOST = 20_000
 PART = 100  # bans read at a time: a millisecond or so, which a new ban may have to wait
 
 _log = logging.getLogger(__name__)
