@@ -1,8 +1,9 @@
-"""How many log lines a second does detection read, and how many times that of fail2ban-regex and sshguard's parser?
+"""How many log lines a second does detection read, and how many times that of fail2ban and sshguard's parser?
 
 From the file to the ban set on one core, without the firewall, the daemon's state and its log, in CPU seconds, the
 median of several runs. fail2ban-regex reads the beginning of the same log in the same run, without and with its date
-pattern given; what it takes for one line is subtracted. That both find as many lines is checked on that beginning.
+pattern given; what it takes for one line is subtracted. That both find as many lines is checked on that beginning. A
+private fail2ban-server decides about the same lines with the same regex, its date pattern given.
 """
 
 import argparse
@@ -33,6 +34,7 @@ from appguard.pipeline import Outcome, Pipeline, Route
 from appguard.sources.base import Chunk
 from appguard.sources.generation import Generation
 from appguard.stores.memory import MemoryBanSet
+from benchmarks.fail2ban_server import LAST, MAXRETRY, server_seconds
 from benchmarks.synthetic_logs import BEGIN, write
 
 RESULT = Path(__file__).parent / "results/detection.json"
@@ -46,6 +48,15 @@ EVENTS = (
     r'^\{"time":"[^"]*","event":"authn_login_fail","source_ip":"<HOST>"',
     "%Y-%m-%dT%H:%M:%S.%fZ",
 )
+SSHD = (
+    r"^ \S+ sshd\[\d+\]: (?:Failed password for (?:invalid user )?\S+|Invalid user \S+) from <HOST> port \d+",
+    "%b %d %H:%M:%S",
+)
+LAST_LINES = {
+    "nginx": ("%d/%b/%Y:%H:%M:%S +0000", '{who} - - [{stamp}] "POST /login HTTP/1.1" 401 153 "-" "-"\n'),
+    "events": ("%Y-%m-%dT%H:%M:%S.000000Z", '{{"time":"{stamp}","event":"authn_login_fail","source_ip":"{who}"}}\n'),
+    "sshd": ("%b %d %H:%M:%S", "{stamp} vm1 sshd[7]: Failed password for root from {who} port 7 ssh2\n"),
+}  # by which fail2ban-server is seen to have come to the end
 
 
 @dataclass(frozen=True)
@@ -71,6 +82,8 @@ ROWS = (
     Row("events 1 %", "events", 0.01, 500_000, ("slow-brute-force",), EVENTS, filter="appguard"),
     Row("events 100 %, repeat offenders", "events", 1.0, 200_000, ("slow-brute-force",), EVENTS, filter="appguard"),
     Row("events 100 %, fresh", "events", 1.0, 200_000, ("slow-brute-force",), EVENTS, is_fresh=True, filter="appguard"),
+    Row("sshd 10 %", "sshd", 0.1, 200_000, ("sshd",), SSHD),
+    Row("sshd 100 %", "sshd", 1.0, 100_000, ("sshd",), SSHD),
 )
 
 
@@ -167,6 +180,15 @@ def sshguard(log: Path) -> tuple[float, int]:
     return cpu(run), attacks
 
 
+def fail2ban_server(row: Row, log: Path) -> float:
+    """Give the CPU seconds that a fail2ban-server takes until it has decided about the lines of a log."""
+    form, line = LAST_LINES[row.kind]
+    stamp = time.strftime(form, time.gmtime(BEGIN + log.read_bytes().count(b"\n") // LINES_A_SECOND))
+    last = [line.format(stamp=stamp, who=LAST).encode()] * MAXRETRY
+    with tempfile.TemporaryDirectory() as directory:
+        return server_seconds(Path(directory), log.read_bytes(), last, *row.fail2ban)
+
+
 def head(log: Path, lines: int) -> Path:
     """Give a file with the first lines of a log."""
     path = log.with_name(f"{log.name}.{lines}")
@@ -191,6 +213,8 @@ def measure(row: Row, directory: Path, runs: int, share: float) -> dict[str, flo
         found[f"times_{name}"] = found["lines_a_second"] / found[name]
         if row.finds_the_same and both[0][0][1] != checked.found:
             raise SystemExit(f"{row.name}: fail2ban finds {both[0][0][1]} lines, AppGuard {checked.found}")
+    found["fail2ban_server"] = compared / fail2ban_server(row, first)
+    found["times_fail2ban_server"] = found["lines_a_second"] / found["fail2ban_server"]
     if Path(SSHGUARD).exists():
         seconds, attacks = sshguard(first)
         found |= {"sshguard_parser": compared / seconds, "sshguard_attacks": attacks}
@@ -207,7 +231,8 @@ def main() -> int:
     runs, share = (3, 0.2) if given.quick else (5, 1.0)
     rows: dict[str, dict[str, float]] = {}
     print(
-        f"{'lines a second':<32}{'AppGuard':>11}{'fail2ban':>10}{'times':>7}{'tuned':>10}{'times':>7}{'sshguard':>10}"
+        f"{'lines a second':<32}{'AppGuard':>11}{'fail2ban':>10}{'times':>7}{'tuned':>10}{'times':>7}"
+        f"{'server':>10}{'times':>7}{'sshguard':>10}"
     )
     with tempfile.TemporaryDirectory() as directory:
         for row in ROWS:
@@ -216,6 +241,7 @@ def main() -> int:
             ratios = found["times_fail2ban"], found["times_fail2ban_tuned"]
             print(
                 f"{row.name:<32}{own:>11,.0f}{default:>10,.0f}{ratios[0]:>7.1f}{tuned:>10,.0f}{ratios[1]:>7.1f}"
+                f"{found['fail2ban_server']:>10,.0f}{found['times_fail2ban_server']:>7.1f}"
                 f"{found.get('sshguard_parser', 0):>10,.0f}",
                 flush=True,
             )

@@ -229,6 +229,13 @@ class NetworkSet:
     def __contains__(self, address: Address) -> bool:
         return bool(self._map) and self._map.find(address) is not None
 
+    def holds_ipv4(self, text: str) -> bool:
+        """Say whether it holds the IPv4 address of this canonical text, without making an `Address` of it."""
+        if not self._map:
+            return False
+        one, two, three, four = text.split(".")
+        return self._map.holds(4, int(one) << 24 | int(two) << 16 | int(three) << 8 | int(four))
+
     def __iter__(self) -> Iterator[Network]:
         return (network for network, _ in self._map)
 

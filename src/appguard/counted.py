@@ -7,7 +7,8 @@ each by its latest time. A jail bans at maxretry, so a key never holds more entr
 `RUNS_MOST`: above it, times are rounded down to that many slots per findtime. So counting is exact up to
 maxretry = 256, and above it an event may leave the window 1/256 of findtime early, never late: nobody is banned for
 fewer than maxretry events in findtime. Of a value its digest is kept, of evidence the last few lines, as they came:
-they are decoded when somebody asks for them.
+they are decoded when somebody asks for them. Most addresses are heard of once, so a key with one event is just its
+time and line, `First`, where nothing but events is counted.
 """
 
 from bisect import bisect_left, bisect_right
@@ -25,6 +26,8 @@ KEY_COST = 700  # bytes that a key takes in this process beside its text and ent
 RUN_COST = 72
 VALUE_COST = 240
 LINE_COST = 120
+FIRST_COST = 230  # bytes that a key with one event takes beside its line, measured
+LINE_BYTES_MOST = EVIDENCE_TEXT_MOST * LETTER_MOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ class Values:
 
 
 Line = str | bytes
+First = tuple[float, bytes]  # the only event of a key
 
 
 class Counted:
@@ -146,7 +150,7 @@ class Counted:
         self.total += count
 
     def _keep_line(self, time: float, line: Line) -> None:
-        line = line[: EVIDENCE_TEXT_MOST if isinstance(line, str) else EVIDENCE_TEXT_MOST * LETTER_MOST]
+        line = line[: EVIDENCE_TEXT_MOST if isinstance(line, str) else LINE_BYTES_MOST]
         self._lines.append((time, line))
         self._fixed_cost += LINE_COST + getsizeof(line)
         if len(self._lines) > 1 and self._lines[-2][0] > time:

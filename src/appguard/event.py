@@ -84,6 +84,10 @@ class Event(NamedTuple):
         return json.dumps(short, separators=(",", ":"))
 
 
+What = tuple[str, int]  # kind and status
+Brief = tuple[What, str, float, str, tuple[str, ...], bytes]  # in brief: what, IPv4 address, time, path, via, line
+
+
 def is_time(seconds: float) -> bool:
     """Say whether something may have happened at this time (Unix seconds)."""
     return 0 <= seconds < TIME_MOST

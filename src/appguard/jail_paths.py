@@ -28,9 +28,22 @@ def holding(patterns: Sequence[str]) -> Callable[[str], bool]:
     endings = tuple(pattern[1:] for pattern in patterns if _is_ending(pattern))
     others = [path_pattern(pattern) for pattern in patterns if not _is_ending(pattern)]
 
+    if not others:
+        return lambda path: (normal_path(path) if "//" in path or path[-1:] == "/" else path).endswith(endings)
+
     def holds(path: str) -> bool:
         path = normal_path(path)
-        return path.endswith(endings) or (bool(others) and any(other.fullmatch(path) for other in others))
+        return path.endswith(endings) or any(other.fullmatch(path) for other in others)
 
     remembered = lru_cache(maxsize=REMEMBERED)(holds)
-    return (lambda path: remembered(path) if len(path) <= SHORT else holds(path)) if others else holds
+    return lambda path: remembered(path) if len(path) <= SHORT else holds(path)
+
+
+def watching(paths: Sequence[str], exempt: Sequence[str]) -> Callable[[str], bool] | None:
+    """Give what says whether a jail looks at a path: one of `paths`, none of `exempt`. None: it looks at any."""
+    is_watched, is_exempt = holding(paths) if paths else None, holding(exempt) if exempt else None
+    if is_exempt is None:
+        return is_watched
+    if is_watched is None:
+        return lambda path: not is_exempt(path)
+    return lambda path: is_watched(path) and not is_exempt(path)

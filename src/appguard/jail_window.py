@@ -7,21 +7,34 @@ log says, and a restart with the saved windows gives the same bans as no restart
 Memory. A jail keeps at most `KEYS_MOST` keys and about `BYTES_MOST` bytes of them, evidence included. What is over
 goes, and it is the key that was quiet longest: a flood of new keys cannot be told from an attack by many, and of all
 that could be forgotten, this would soonest have left the window anyway.
+
+Most addresses of a flood are heard of once, so that must be cheap: the first event of a key is kept as it is, and only
+a second one that meets it in the window makes an object of it. Events told in brief are counted many at a time, which
+leads to what counting one by one leads to.
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from appguard.address import Address, Network, NetworkSet, parse_network
 from appguard.ban import PERMANENT, Ban
-from appguard.counted import RUNS_MOST, Counted, Failure, digest
-from appguard.event import LOGIN_SUCCESS, REQUEST, Event
+from appguard.counted import (
+    FIRST_COST,
+    LINE_BYTES_MOST,
+    RUNS_MOST,
+    Counted,
+    Failure,
+    First,
+    digest,
+)
+from appguard.event import LOGIN_SUCCESS, REQUEST, Brief, Event
 from appguard.jail import Jail
 from appguard.jail_key import ADDRESS, PAIR, USER, key_of, network_of, saved_key, user_of
-from appguard.jail_paths import holding
+from appguard.jail_paths import watching
 
 KEYS_MOST = 100_000
 BYTES_MOST = 64 * 1024 * 1024
+ROOM_SHARE = 64  # this part of the keys goes at once
 LATE_MOST = 60.0  # seconds a line may come late, where findtime is shorter: in a flood, logs are read late
 
 _VALUE_OF: dict[str, Callable[[Event], str]] = {
@@ -60,14 +73,15 @@ class JailWindow:
         self._slot = self.findtime / RUNS_MOST if jail.maxretry > RUNS_MOST else 0.0
         self._kinds = frozenset(jail.events)
         self._statuses = frozenset(jail.statuses)
-        self._is_watched = holding(jail.paths) if jail.paths else None
-        self._is_exempt = holding(jail.exempt_paths) if jail.exempt_paths else None
+        self._looks_at = watching(jail.paths, jail.exempt_paths)
         self._safelist = NetworkSet(map(parse_network, jail.safelist)) if jail.safelist else None
         self._value_of = _VALUE_OF.get(jail.distinct)
+        self._keeps_first = self._value_of is None and jail.key not in (USER, PAIR) and jail.maxretry > 1
+        self.takes_briefs = self._is_by_address and self._value_of is None
         self._keys_most = keys_most
         self._bytes_most = bytes_most
         self._cost = 0
-        self._counted: OrderedDict[str, Counted] = OrderedDict()  # in that of the latest event; a dict's first is slow
+        self._counted: dict[str, Counted | First] = {}  # in the order of the latest event
 
     def may_count(self, kind: str, status: int) -> bool:
         """Say whether an event of this kind, with this status, may add to this jail."""
@@ -86,9 +100,7 @@ class JailWindow:
         """
         if not event.count or event.jail or not (may_count or self.may_count(event.kind, event.status)):
             return ""
-        if self._is_watched is not None and not self._is_watched(event.path):
-            return ""
-        if self._is_exempt is not None and self._is_exempt(event.path):
+        if self._looks_at is not None and not self._looks_at(event.path):
             return ""
         if self._value_of is not None and not self._value_of(event):
             return ""
@@ -110,64 +122,128 @@ class JailWindow:
         """Count an event whose `counted_key` is known; give the bans it leads to."""
         self.dropped = ()
         self.total_failed += event.count
+        if event.count == 1 and self._keeps_first and isinstance(evidence, bytes):
+            return self._add_one(key, event.kind, event.time, evidence, event.via)
         value = "" if self._value_of is None else digest(self._value_of(event))
         network = self._group(event.address) if self._is_by_user else ""
         counted = self._take(key)
         counted.add(event.time, event.count, evidence, value, network)
+        return self._judge(key, counted, event.kind, event.time, event.via)
+
+    def add_briefs(self, briefs: Iterable[Brief]) -> tuple[list[str], list[tuple[Brief, Ban]]]:
+        """Count events told in brief, of kinds, statuses and times that may count.
+
+        Give the keys of those that count, and the bans that some lead to.
+        """
+        self.dropped = ()
+        keys: list[str] = []
+        bans: list[tuple[Brief, Ban]] = []
+        counted, looks_at, keeps_first = self._counted, self._looks_at, self._keeps_first
+        is_safe = None if self._safelist is None else self._safelist.holds_ipv4
+        for brief in briefs:
+            what, key, time, path, via, line = brief
+            if looks_at is not None and not looks_at(path):
+                continue
+            if is_safe is not None and is_safe(key):
+                continue
+            keys.append(key)
+            if keeps_first and key not in counted:  # as `_add_one` would, in half the time
+                line = line[:LINE_BYTES_MOST]
+                counted[key] = (time, line)
+                self._cost += FIRST_COST + len(line)
+                if self._cost > self._bytes_most or len(counted) > self._keys_most:
+                    self._make_room()
+            elif bans_of_key := self._add_one(key, what[0], time, line, via):
+                bans += ((brief, ban) for ban in bans_of_key)
+        self.total_failed += len(keys)
+        return keys, bans
+
+    def _add_one(self, key: str, kind: str, time: float, line: bytes, via: tuple[str, ...]) -> tuple[Ban, ...]:
+        """Count one event of a jail that counts nothing but events."""
+        known = self._counted.get(key)
+        if self._keeps_first and (known is None or (isinstance(known, tuple) and known[0] <= time - self.findtime)):
+            self.forget(key)
+            self._keep_first(key, time, line)
+            return ()
+        counted = self._take(key)
+        counted.add(time, 1, line)
+        return self._judge(key, counted, kind, time, via)
+
+    def _judge(self, key: str, counted: Counted, kind: str, time: float, via: tuple[str, ...]) -> tuple[Ban, ...]:
+        """Put back what is counted for a key, or give the bans it leads to."""
         if counted.total >= self._maxretry:
-            return tuple(self._ban(network, counted, event) for network in self._networks(key, counted))
+            return tuple(self._ban(network, counted, kind, time, via) for network in self._networks(key, counted))
         self._keep(key, counted)
         if self._cost > self._bytes_most or len(self._counted) > self._keys_most:
-            self.dropped = self._make_room()
+            self._make_room()
         return ()
+
+    def _keep_first(self, key: str, time: float, line: bytes) -> None:
+        """Keep the only event of a key."""
+        line = line[:LINE_BYTES_MOST]
+        self._counted[key] = (time, line)
+        self._cost += FIRST_COST + len(line)
+        if self._cost > self._bytes_most or len(self._counted) > self._keys_most:
+            self._make_room()
 
     def _take(self, key: str) -> Counted:
         """Give what is counted for a key and take it out: it goes back with `_keep`, as the last."""
-        counted = self._counted.pop(key, None)
-        if counted is not None:
-            self._cost -= counted.cost
-            return counted
+        known = self._counted.pop(key, None)
+        if isinstance(known, Counted):
+            self._cost -= known.cost
+            return known
+        if known is not None:
+            self._cost -= FIRST_COST + len(known[1])
+        return self._opened(key, known)
+
+    def _opened(self, key: str, first: First | None = None) -> Counted:
+        """Give what counts a key, with its first event if there was one."""
         is_distinct = self._value_of is not None
-        return Counted(key, self.findtime, self._slot, is_distinct=is_distinct, has_addresses=self._is_by_user)
+        counted = Counted(key, self.findtime, self._slot, is_distinct=is_distinct, has_addresses=self._is_by_user)
+        if first is not None:
+            counted.add(first[0], 1, first[1])
+        return counted
 
     def _keep(self, key: str, counted: Counted) -> None:
         self._counted[key] = counted
         self._cost += counted.cost
 
-    def _make_room(self) -> tuple[str, ...]:
+    def _make_room(self) -> None:
+        """Let go of what is over, many keys at a time: a dictionary finds its first slowly. Note them in `dropped`."""
         gone: list[str] = []
         while len(self._counted) > self._keys_most or (self._cost > self._bytes_most and len(self._counted) > 1):
-            key, counted = self._counted.popitem(last=False)
-            self._cost -= counted.cost
-            gone.append(key)
-        return tuple(gone)
+            first = list(islice(self._counted, max(1, len(self._counted) // ROOM_SHARE)))
+            for key in first:
+                self.forget(key)
+            gone += first
+        self.dropped += tuple(gone)
 
     def _networks(self, key: str, counted: Counted) -> tuple[Network, ...]:
         if self._is_by_user:
             return tuple(parse_network(text) for text in counted.addresses)
         return (network_of(key),)
 
-    def _ban(self, network: Network, counted: Counted, event: Event) -> Ban:
-        end = None if self._bantime == PERMANENT else event.time + self._bantime
+    def _ban(self, network: Network, counted: Counted, kind: str, time: float, via: tuple[str, ...]) -> Ban:
+        end = None if self._bantime == PERMANENT else time + self._bantime
         different = f" with {counted.total} different {self.jail.distinct} values" if self.jail.distinct else ""
         times = "" if self.jail.distinct else f"{counted.total} x "
         return Ban(
             network,
             self.jail.name,
-            event.time,
+            time,
             end,
-            f"{times}{event.kind}{different} in {self.findtime:g} s",
+            f"{times}{kind}{different} in {self.findtime:g} s",
             counted.total,
             counted.evidence,
-            event.via,
+            via,
             automatic=True,
         )
 
     def forget(self, key: str) -> None:
         """Drop what is counted for a key: its ban was lifted by a person, its user has logged in, or it is banned."""
-        counted = self._counted.pop(key, None)
-        if counted is not None:
-            self._cost -= counted.cost
+        known = self._counted.pop(key, None)
+        if known is not None:
+            self._cost -= known.cost if isinstance(known, Counted) else FIRST_COST + len(known[1])
 
     def forget_network(self, network: str) -> set[str]:
         """Drop what is counted for a network, alone or together with a user; give the keys."""
@@ -183,7 +259,12 @@ class JailWindow:
 
     def sweep(self, now: float) -> list[str]:
         """Drop the keys whose events have all left the window, and to which none can come late; give them."""
-        gone = [key for key, counted in self._counted.items() if counted.newest <= now - self.oldest]
+        before = now - self.oldest
+        gone = [
+            key
+            for key, known in self._counted.items()
+            if (known.newest if isinstance(known, Counted) else known[0]) <= before
+        ]
         for key in gone:
             self.forget(key)
         return gone
@@ -200,7 +281,8 @@ class JailWindow:
 
     def failures(self, key: str) -> tuple[Failure, ...]:
         """Give what is counted for a key."""
-        return tuple(self._counted.get(key, ()))
+        known = self._counted.get(key, ())
+        return tuple(known if isinstance(known, Counted) else self._opened(key, known or None))
 
     def restore(self, saved: Iterable[tuple[str, Failure]]) -> set[str]:
         """Take back what was counted before a restart; give the keys there is no room or no use for any more."""
@@ -212,11 +294,11 @@ class JailWindow:
                 counted = self._take(key)
                 counted.add(failure.time, failure.count, failure.evidence, failure.value, failure.network)
                 self._keep(key, counted)
-        for key in [key for key, counted in self._counted.items() if not counted.total]:
+        for key in [key for key, known in self._counted.items() if isinstance(known, Counted) and not known.total]:
             self.forget(key)
         self._make_room()
         return texts - self._counted.keys()
 
     def __iter__(self) -> Iterator[tuple[str, Failure]]:
-        for key, counted in self._counted.items():
-            yield from ((key, failure) for failure in counted)
+        for key in self._counted:
+            yield from ((key, failure) for failure in self.failures(key))

@@ -11,26 +11,25 @@ addresses, a dry run, or a ban whose length depends on earlier ones.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from math import inf
 
 from appguard.ban import PERMANENT, Ban
-from appguard.event import LOGIN_SUCCESS, Event
-from appguard.filters.base import Filter, Named, TellsHost
+from appguard.event import LOGIN_SUCCESS, Brief, What
+from appguard.filters.base import Filter, TellsBriefly, TellsHost, Told
 from appguard.jail_key import ADDRESS
 from appguard.jail_window import JailWindow
 from appguard.sieve import Sieve
 from appguard.sources.base import LINE_MOST, Block, Chunk
 
-PASS_OVER_MOST = 60.0  # seconds
+PASS_OVER_MOST = 600.0  # seconds
 HOSTS_MOST = 65_536  # banned addresses whose lines are passed over; then the first go
 HOST_LENGTH = 32
 KINDS_MOST = 1024  # pairs of kind and status remembered: an app may write any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Route:
     """One source's way into one jail: the filter that reads it, and the user ids that may feed it (None: any).
 
@@ -43,15 +42,47 @@ class Route:
     behind: tuple[str, ...] = ()
 
 
+Put = Callable[[Brief], None]
+
+
+class Hearers(dict[What, tuple[Put, ...] | None]):
+    """Which jails hear of events told in brief, by what happened: what gathers these for them.
+
+    None where a jail must be told more. `gathered` are the routes to jails, each with what it is to hear.
+    """
+
+    def __init__(self, routes: Sequence[Route], takers: Callable[[str, int], Sequence[Route]]) -> None:
+        super().__init__()
+        self.gathered: tuple[tuple[Route, list[Brief]], ...] = tuple((route, []) for route in routes)
+        self._takers = takers
+
+    def __missing__(self, what: What) -> tuple[Put, ...] | None:
+        if len(self) >= KINDS_MOST:
+            self.clear()
+        takers, puts = self._takers(*what), None
+        if all(route.window.takes_briefs for route in takers):
+            hearing = [route for route in takers if route.window.may_count(*what)]
+            puts = tuple(rows.append for route, rows in self.gathered if route in hearing)
+        self[what] = puts
+        return puts
+
+
 class Lane:
-    """The routes of one source that share a filter. `passed_over` counts the lines of banned addresses not read."""
+    """The routes of one source that share a filter. `passed_over` counts the lines of banned addresses not read.
+
+    `hearers` say which jails hear of what the filter tells in brief.
+    """
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self.routes = tuple(routes)
         self.passed_over = 0
         self._filter = routes[0].filter
         self._sieve = Sieve(self._filter.needs, LINE_MOST)
-        self._takers: dict[tuple[str, int], tuple[Route, ...]] = {}
+        self.match = self._filter.match
+        self._takers: dict[What, tuple[Route, ...]] = {}
+        self.hearers = Hearers(self.routes, self.takers)
+        is_brief = any(route.window.takes_briefs for route in routes)
+        self._briefs = self._filter.briefs if is_brief and isinstance(self._filter, TellsBriefly) else None
         jails = [route.window.jail for route in routes]
         self._bantimes = {jail.name: inf if jail.bantime == PERMANENT else float(jail.bantime) for jail in jails}
         self._longest = max(self._bantimes.values())
@@ -63,25 +94,22 @@ class Lane:
         self._windows = {route.window.jail.name: route.window for route in routes}
         self._banned: OrderedDict[bytes, tuple[float, JailWindow | None]] = OrderedDict()  # until when, and by whom
 
-    def events(self, chunk: Chunk, now: float) -> Iterator[tuple[bytes, Event | Named]]:
-        """Give the lines of a chunk that tell of something, and what."""
-        match = self._filter.match
-        lines = self._candidates(chunk.lines, now) if chunk.times is None else chunk.lines
-        for line, time in zip(lines, chunk.times or repeat(now), strict=False):
-            event = match(line, time)
-            if event is not None:
-                yield line, event
+    def lines(self, chunk: Chunk, now: float) -> Sequence[bytes]:
+        """Give the lines of a chunk that may tell of something; all where each has its time."""
+        return self._candidates(chunk.lines, now) if chunk.times is None else chunk.lines
+
+    def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Sequence[Told]:
+        """Say in brief what lines tell of that were written at some times; None of each that `match` must read."""
+        return self._briefs(lines, times) if self._briefs is not None else [None] * len(lines)
 
     def _candidates(self, lines: Sequence[bytes], now: float) -> Sequence[bytes]:
         if self._filter.needs or isinstance(lines, Block):
             lines = self._sieve.candidates(lines.data if isinstance(lines, Block) else Block.of(lines).data)
         if not self._banned or self._telling is None:
             return lines
-        banned, host_of = self._banned.get, self._telling.host_of
         kept: list[bytes] = []
         passed: dict[JailWindow | None, list[bytes]] = {}
-        for line in lines:
-            found = banned(host_of(line))
+        for line, found in zip(lines, map(self._banned.get, self._telling.hosts_of(lines)), strict=True):
             if found is None or found[0] <= now:
                 kept.append(line)
             else:
@@ -92,17 +120,17 @@ class Lane:
 
     def _tally(self, window: JailWindow | None, lines: Sequence[bytes]) -> None:
         """Count lines of addresses that this jail has banned as failures, by what stage 1 finds in them."""
-        found = self._sieve.count(Block.of(lines).data)
+        found = self._sieve.count(lines)
         self.passed_over += found
         if window is not None:
             window.total_failed += found
 
-    def takers(self, event: Event) -> tuple[Route, ...]:
+    def takers(self, kind: str, status: int) -> tuple[Route, ...]:
         """Give the routes to jails that may count an event of this kind and status, or forget for it."""
-        key = event.kind, event.status
+        key = kind, status
         found = self._takers.get(key)
         if found is None:
-            is_success = event.kind == LOGIN_SUCCESS
+            is_success = kind == LOGIN_SUCCESS
             found = tuple(each for each in self.routes if is_success or each.window.may_count(*key))
             if len(self._takers) >= KINDS_MOST:
                 self._takers.clear()

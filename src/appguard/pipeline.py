@@ -14,11 +14,12 @@ from dataclasses import dataclass, field, replace
 from appguard.address import Address, NetworkSet
 from appguard.ban import Ban, Fact
 from appguard.counted import Failure
-from appguard.event import LOGIN_SUCCESS, REQUEST, Event
-from appguard.filters.base import Complains, Named
+from appguard.event import LOGIN_SUCCESS, Brief, Event
+from appguard.filters.base import Complains, Named, Told
+from appguard.found import Found
 from appguard.jail_window import JailWindow
+from appguard.lane import Lane, lanes_of
 from appguard.lane import Route as Route  # what a pipeline is made of
-from appguard.lane import lanes_of
 from appguard.sources.base import Chunk
 
 AHEAD_MOST = 60.0  # seconds an event's time may lie in the future
@@ -121,27 +122,58 @@ class Pipeline:
         if not permitted:
             counts.refused += lines
             return outcome
+        found = Found()
         for lane in lanes:
-            for line, event in lane.events(chunk, now):
-                counts.matched += 1
-                if isinstance(event, Named):
-                    outcome.unresolved += (
-                        Unresolved(event, route, line) for route in lane.routes if route in permitted
-                    )
-                elif event.address not in self._safelist:
-                    for route in lane.takers(event):
-                        if chunk.uid is None or route in permitted:
-                            self._count(route, event, line, now, outcome)
+            counts.matched += self._read(lane, chunk, permitted, _Turn(now, outcome, found))
         counts.untimely += outcome.untimely
+        found.end()
         return outcome
+
+    def _read(self, lane: Lane, chunk: Chunk, permitted: Sequence[Route], turn: "_Turn") -> int:
+        """Read the lines of a chunk in order, and give how many tell of something.
+
+        Those told in brief are gathered and counted together.
+        """
+        matched = 0
+        lines = lane.lines(chunk, turn.now)
+        is_all = chunk.uid is None or all(route in permitted for route in lane.routes)
+        times = chunk.times or [turn.now] * len(lines)
+        briefs = lane.briefs(lines, times) if is_all else [None] * len(lines)
+        hearers, holds = lane.hearers, self._safelist.holds_ipv4 if self._safelist else None
+        for number, brief in enumerate(briefs):
+            puts = hearers[brief[0]] if brief else brief
+            if puts is None:
+                event = lane.match(lines[number], times[number])
+                if event is not None:
+                    matched += 1
+                    turn.count_gathered(hearers.gathered, briefs)
+                    self._count_event(lane, lines[number], event, permitted, turn)
+            elif brief:
+                matched += 1
+                if holds is None or not holds(brief[1]):
+                    for put in puts:
+                        put(brief)
+        turn.count_gathered(hearers.gathered, briefs)
+        return matched
+
+    def _count_event(
+        self, lane: Lane, line: bytes, event: Event | Named, permitted: Sequence[Route], turn: "_Turn"
+    ) -> None:
+        if isinstance(event, Named):
+            waiting = (Unresolved(event, route, line) for route in lane.routes if route in permitted)
+            turn.outcome.unresolved += waiting
+        elif event.address not in self._safelist:
+            for route in lane.takers(event.kind, event.status):
+                if route in permitted:
+                    turn.count(route, event, line)
 
     def resolve(self, unresolved: Unresolved, addresses: Sequence[Address], now: float) -> Outcome:
         """Count an event at `now` for each address that its client's name turned out to have."""
         outcome = Outcome()
+        turn = _Turn(now, outcome, Found())
         for address in addresses:
-            if address in self._safelist:
-                continue
-            self._count(unresolved.route, unresolved.named.event_of(address), unresolved.line, now, outcome)
+            if address not in self._safelist:
+                turn.count(unresolved.route, unresolved.named.event_of(address), unresolved.line)
         return outcome
 
     def _permitted(self, routes: Sequence[Route], uid: int | None) -> Sequence[Route]:
@@ -153,31 +185,71 @@ class Pipeline:
             log.warning("user %s reports events, but is in the users of no jail: its events do not count", uid)
         return permitted
 
-    def _count(self, route: Route, event: Event, line: bytes, now: float, outcome: Outcome) -> None:
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """One chunk's turn: when it is, and what comes of it."""
+
+    now: float
+    outcome: Outcome
+    found: Found
+
+    def count(self, route: Route, event: Event, line: bytes) -> None:
+        """Count an event of a kind and status that the jail may count."""
         window = route.window
-        if not now - window.oldest < event.time <= now + AHEAD_MOST:
-            outcome.untimely += outcome.last_untimely is not event  # another jail may have left it out already
-            outcome.last_untimely = event
+        if not self.now - window.oldest < event.time <= self.now + AHEAD_MOST:
+            self.outcome.untimely += (
+                self.outcome.last_untimely is not event
+            )  # another jail may have left it out already
+            self.outcome.last_untimely = event
             return
         key = window.counted_key(event, may_count=event.kind != LOGIN_SUCCESS)  # the lane has asked
         if key:
-            bans = _count(window, key, event, line, outcome)
-            outcome.bans += (replace(ban, via=(*ban.via, *route.behind)) for ban in bans)
+            bans = _count(window, key, event, line, self.outcome, self.found)
+            self.outcome.bans += (replace(ban, via=(*ban.via, *route.behind)) for ban in bans)
         elif window.clears(event):
             window.forget(window.key(event))
-            outcome.touched.setdefault(window.jail.name, set()).add(window.key(event))
+            self._touched(window).add(window.key(event))
+
+    def count_gathered(self, gathered: Iterable[tuple[Route, list[Brief]]], told: Sequence[Told]) -> None:
+        """Count what was gathered of what lines told in brief, and make the bans in the order of the lines."""
+        decided: list[tuple[Brief, Ban]] = []
+        untimely: set[int] = set()  # of briefs, each by its id: several jails may leave it out
+        for route, briefs in gathered:
+            if briefs:
+                decided += self._count_briefs(route, briefs, untimely)
+                briefs.clear()
+        self.outcome.untimely += len(untimely)
+        if len(decided) > 1:
+            places = {id(brief): place for place, brief in enumerate(told)}
+            decided.sort(key=lambda each: places[id(each[0])])
+        self.outcome.bans += (ban for _, ban in decided)
+
+    def _count_briefs(self, route: Route, briefs: Sequence[Brief], untimely: set[int]) -> Iterable[tuple[Brief, Ban]]:
+        window, earliest, latest = route.window, self.now - route.window.oldest, self.now + AHEAD_MOST
+        timely = [brief for brief in briefs if earliest < brief[2] <= latest]
+        if len(timely) < len(briefs):
+            untimely.update(id(brief) for brief in briefs if not earliest < brief[2] <= latest)
+        keys, bans = window.add_briefs(timely)
+        if keys:
+            self._touched(window).update(keys, window.dropped)
+            self.found.note(window, keys)
+        return ((brief, replace(ban, via=(*ban.via, *route.behind))) for brief, ban in bans)
+
+    def _touched(self, window: JailWindow) -> set[str]:
+        return self.outcome.touched.setdefault(window.jail.name, set())
 
 
 def count(window: JailWindow, event: Event, evidence: str, outcome: Outcome) -> tuple[Ban, ...]:
     """Count an event in a jail, if it counts there, and note what it touches; give the bans it leads to."""
     key = window.counted_key(event)
-    return _count(window, key, event, evidence, outcome) if key else ()
+    return _count(window, key, event, evidence, outcome, Found()) if key else ()
 
 
-def _count(window: JailWindow, key: str, event: Event, evidence: str | bytes, outcome: Outcome) -> tuple[Ban, ...]:
-    level = logging.DEBUG if event.kind == REQUEST else logging.INFO
-    if log.isEnabledFor(level):
-        log.log(level, "[%s] Found %s", window.jail.name, event.address)
+def _count(
+    window: JailWindow, key: str, event: Event, evidence: str | bytes, outcome: Outcome, found: Found
+) -> tuple[Ban, ...]:
+    found.note(window, (event.address,))
     bans = window.add(key, event, evidence)
     touched = outcome.touched.setdefault(window.jail.name, set())
     touched.add(key)

@@ -47,36 +47,39 @@ class Sieve:
         self._needs = needs if needs and all(needs) else ()
         self._line_most = line_most
         self._new_search = search or search_for
-        self._chosen = ANY
+        self._chosen: Literals = ANY
         self._search: Search | None = None
+        self._whole_lines = re.compile(rb"[^\n]+")  # what the search finds, each with the rest of its line
         self._choice_left = 0  # bytes
         self._rest_left = 0  # blocks
+        self._has_searched = False
 
     def candidates(self, block: bytes) -> list[bytes]:
         """Give the lines of a block that may match, without their ends, in order. The block ends with a line's end."""
-        if not self._needs:
-            return self._all(block)
-        if self._rest_left:
-            self._rest_left -= 1
-            return self._all(block)
-        self._choose(block)
-        if self._search is None:
+        self._has_searched = bool(self._needs) and not self._rest_left
+        self._rest_left -= bool(self._rest_left)
+        if self._has_searched:
+            self._choose(block)
+        if not self._has_searched or self._search is None:
             return self._all(block)
         found = self._lines(block, self._places(block, self._search))
         if len(found) > max(1, len(block) // SPARSE_BYTES) and len(found) > DENSE * block.count(b"\n"):
             self._rest_left = REST
         return found
 
-    def count(self, block: bytes) -> int:
-        """Say how many lines of a block may match; all of them before the first search."""
-        if self._search is None:
-            return block.count(b"\n")
-        return len(self._lines(block, self._places(block, self._search)))
+    def count(self, lines: Sequence[bytes]) -> int:
+        """Say how many of the last candidates, or some of them, may match; all of them before the first search."""
+        if self._search is None or self._has_searched:
+            return len(lines)
+        block = b"\n".join(lines) + b"\n"
+        if ESCAPE in block or any(_long(block, self._line_most // 2)):
+            return len(self._lines(block, self._places(block, self._search)))
+        return len(self._whole_lines.findall(block.lower() if self._chosen.folded else block))
 
     def _all(self, block: bytes) -> list[bytes]:
         lines = block.split(b"\n")
         lines.pop()
-        if lines and max(map(len, lines)) > self._line_most:
+        if any(_long(block, self._line_most)):
             return [line[: self._line_most] for line in lines]
         return lines
 
@@ -110,6 +113,7 @@ class Sieve:
         chosen = any_of(min(sets, key=lambda each: counts[each]) for sets in self._needs)
         if chosen != self._chosen:
             self._chosen, self._search = chosen, self._new_search(chosen)
+            self._whole_lines = re.compile(_pattern(chosen) + rb"[^\n]*")
 
 
 def search_for(literals: Literals) -> Search:
@@ -123,15 +127,19 @@ def search_for(literals: Literals) -> Search:
 
 def by_re(literals: Literals) -> Search:
     """Make a search that needs nothing but Python."""
-    texts = sorted(literals.texts)
-    prefix = _common_prefix(texts)
-    rest = "|".join(re.escape(text[len(prefix) :]) for text in texts)
-    pattern = re.compile(f"{re.escape(prefix)}(?:{rest})".encode())
+    pattern = re.compile(_pattern(literals))
 
     def search(block: bytes) -> Iterable[int]:
         return (match.start() for match in pattern.finditer(block.lower() if literals.folded else block))
 
     return search
+
+
+def _pattern(literals: Literals) -> bytes:
+    texts = sorted(literals.texts)
+    prefix = _common_prefix(texts)
+    rest = "|".join(re.escape(text[len(prefix) :]) for text in texts)
+    return f"{re.escape(prefix)}(?:{rest})".encode()
 
 
 def by_hyperscan(literals: Literals) -> Search:

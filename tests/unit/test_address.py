@@ -222,3 +222,12 @@ def test_everything_holds_everything_of_its_version_only() -> None:
     assert parse_address("255.255.255.255") in everything
     assert parse_address("::1") not in everything
     assert everything.overlapping(IPv6Network("::/0")) is None
+
+
+@given(number=st.integers(0, 2**32 - 1), length=st.integers(0, 32))
+def test_a_set_finds_ipv4_addresses_by_their_text(number: int, length: int) -> None:
+    """Asked by text, a set of networks says what it says of the address."""
+    networks = NetworkSet([parse_network(f"203.0.113.0/{length}"), parse_network("2001:db8::/32")])
+    address = parse_address(str(IPv4Address(number)))
+    assert networks.holds_ipv4(address.text) == (address in networks)
+    assert not NetworkSet().holds_ipv4(address.text)

@@ -231,6 +231,25 @@ def test_memory_stays_below_its_ceiling(jail: Jail, per_key: int) -> None:
     assert made["kept"] > 0.5 * window.cost or window.cost < 100_000
 
 
+@pytest.mark.parametrize("length", [0, 200, 8_000])
+def test_memory_of_addresses_heard_of_once_stays_below_its_ceiling(length: int) -> None:
+    """Of a flood of fresh addresses a jail keeps what its ceiling allows, and the estimate is near the truth."""
+    most = 700_000
+    window = JailWindow(Jail("x"), Grouping().key, bytes_most=most)
+    tracemalloc.start()
+    try:
+        for number in range(6_000):
+            brief = ((LOGIN_FAIL, 0), address_of(number).text, NOW + number, "", (), b"%d " % number + b"x" * length)
+            window.add_briefs([brief])
+        gc.collect()
+        kept = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert window.currently_failed < 6_000
+    assert window.cost <= most
+    assert 0.5 * window.cost < kept < 1.3 * most
+
+
 def address_of(number: int) -> Address:
     """Give one of many addresses, made anew: none that something else remembers."""
     text = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"

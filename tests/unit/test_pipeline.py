@@ -11,6 +11,7 @@ from appguard.filters.event_log import EventLogFilter
 from appguard.filters.nginx import NginxFilter
 from appguard.filters.options import FilterOptions
 from appguard.filters.regex import RegexFilter
+from appguard.found import FOUND_MOST
 from appguard.jail import Jail
 from appguard.jail_window import JailWindow
 from appguard.pipeline import AHEAD_MOST, LineCounts, Outcome, Pipeline, Route, failures_of
@@ -160,6 +161,16 @@ def test_found_is_logged_as_fail2ban_users_expect(window: JailWindow, caplog: py
     with caplog.at_level(logging.INFO, "appguard"):
         feed(pipeline_of(Route(EventLogFilter(), window)), line_at(NOW), line_at(NOW - 9999))
     assert caplog.messages == ["[login] Found 203.0.113.5"]
+
+
+def test_a_flood_is_not_logged_line_by_line(window: JailWindow, caplog: pytest.LogCaptureFixture) -> None:
+    """Of many events of one chunk the first are named, the others counted; the next chunk begins anew."""
+    pipeline = pipeline_of(Route(EventLogFilter(), window))
+    with caplog.at_level(logging.INFO, "appguard"):
+        feed(pipeline, *[line_at(NOW, f"203.0.{number >> 8}.{number & 255}") for number in range(FOUND_MOST + 7)])
+        feed(pipeline, line_at(NOW, "198.51.100.1"))
+    assert caplog.messages[:2] == ["[login] Found 203.0.0.0", "[login] Found 203.0.0.1"]
+    assert caplog.messages[FOUND_MOST:] == ["[login] Found 7 more", "[login] Found 198.51.100.1"]
 
 
 def test_a_client_known_by_name_counts_when_its_addresses_are_known(window: JailWindow) -> None:

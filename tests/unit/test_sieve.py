@@ -70,3 +70,13 @@ def test_a_dense_log_is_not_searched() -> None:
     assert len(sieve.candidates(dense)) > DENSE * 10
     assert [len(sieve.candidates(sparse)) for _ in range(REST)] == [100] * REST
     assert sieve.candidates(sparse) == [b"abc"]
+
+
+def test_lines_that_were_not_searched_are_counted_by_a_search() -> None:
+    """While all lines are candidates, only those count that the search would have found, each once."""
+    sieve = Sieve([[Literals(frozenset({"failed", "refused"}))]], 100)
+    dense = b"failed failed refused\n" * 100
+    assert sieve.count(sieve.candidates(dense)) == 100
+    odd = [b"failed\x1b[0m", b"fai\x1b[0mled", b"x" * 90, b"nothing"]
+    assert sieve.count(sieve.candidates(dense + b"nothing\n")) == 100
+    assert sieve.count(sieve.candidates(b"\n".join(odd) + b"\n")) == 3

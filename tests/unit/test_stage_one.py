@@ -78,7 +78,7 @@ def test_the_host_is_the_clients(name: str, line: bytes) -> None:
     """Where a filter finds an address quickly, it is the address of the line's event."""
     made = OWN[name]
     assert isinstance(made, TellsHost)
-    host, event = made.host_of(line), told(made, line)
+    (host,), event = made.hosts_of([line]), told(made, line)
     try:
         address = parse_address(host.decode(errors="replace"))
     except AddressError:

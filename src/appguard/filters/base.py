@@ -1,11 +1,13 @@
 """What a filter offers. Filters are pure: a line in, an event or nothing out; no file, no clock, no exception."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from socket import AF_INET, inet_pton
 from typing import Protocol, runtime_checkable
 
 from appguard.address import Address
-from appguard.event import Event
+from appguard.event import Brief, Event
 from appguard.filters.literals import Literals
 
 
@@ -54,9 +56,42 @@ class Complains(Protocol):
 class TellsHost(Protocol):
     """A filter whose lines have the client's address at a place that is quickly found."""
 
-    def host_of(self, line: bytes) -> bytes:
-        """Give the text of the address that `match` would give the event of this line; any bytes if there is none.
+    def hosts_of(self, lines: Sequence[bytes]) -> Sequence[bytes]:
+        """Give of each line the text of the address that `match` would give its event; any bytes if there is none.
 
         A client must not be able to choose what stands there.
         """
         ...
+
+
+Told = Brief | tuple[()] | None  # an event in brief, none at all, or what only `match` can read
+
+_OCTET = "(?:1[0-9]{2}|[1-9]?[0-9]|2[0-4][0-9]|25[0-5])"
+IPV4 = rf"(?:{_OCTET}\.){{3}}{_OCTET}(?![0-9])"
+
+
+@runtime_checkable
+class TellsBriefly(Protocol):
+    """A filter that tells the most of many lines in brief."""
+
+    def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Sequence[Told]:
+        """Say of each line what `match` would, in brief: of ordinary events of IPv4 addresses, which count once."""
+        ...
+
+
+def rows_of(form: re.Pattern[str], lines: Sequence[bytes]) -> Sequence[tuple[str, ...]]:
+    """Search many lines at once; give the groups of each, empty where it has not this form.
+
+    `form` is in several lines, takes every line whole, and no byte beyond ASCII in a group.
+    """
+    rows: list[tuple[str, ...]] = form.findall(b"\n".join(lines).decode("latin-1"))
+    return rows if len(rows) == len(lines) else [("",) * form.groups] * len(lines)  # one holds the end of a line
+
+
+def is_ipv4(text: str) -> bool:
+    """Say whether a text is an IPv4 address as it is counted, in a third of the time that an expression takes."""
+    try:
+        inet_pton(AF_INET, text)
+    except (OSError, ValueError):
+        return False
+    return True

@@ -20,11 +20,13 @@ import re
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
 from appguard.errors import ConfigError
 from appguard.event import Event
+from appguard.filters.base import Told, is_ipv4
 from appguard.filters.fields import BY_STATUS, FIELDS, check_kind, event_of, may_be_cut, rest_of
 from appguard.filters.literals import literals_of
 from appguard.filters.times import check_forms, seconds_of
@@ -33,6 +35,7 @@ DATA = Path(__file__).with_name("data")
 COLOUR = re.compile(r"\x1b\[[0-9;]*+m")
 FLAGS = re.DOTALL | re.ASCII
 KEYS = {"description": str, "time": list, "warnings": list, "head": str, "line": list}
+MORE = {"status", "method", "path", "request", "count"}  # groups with more than is told in brief
 LINE_KEYS = {"kind": str, "regex": str, "cut": bool}
 
 
@@ -43,6 +46,12 @@ class Form:
     kind: str
     regex: re.Pattern[str]
     is_cut: bool = False
+
+    def is_brief(self, head: re.Pattern[str]) -> bool:
+        """Say whether its event is told in brief: of one kind, with its time in the head and nothing jails look at."""
+        more = MORE & (set(self.regex.groupindex) | set(head.groupindex))
+        is_usual = "address" in self.regex.groupindex and "time" not in self.regex.groupindex
+        return is_usual and not more and "address" not in head.groupindex and self.kind != BY_STATUS
 
 
 class DataFilter:
@@ -57,6 +66,8 @@ class DataFilter:
         self._forms = tuple(form for form in forms if not form.is_cut)
         self._cut = tuple(form for form in forms if form.is_cut)
         self._time_forms = tuple(time_forms)
+        self._whats = [(form.kind, 0) if form.is_brief(self._head) else None for form in self._forms]
+        self._when = lru_cache(maxsize=1024)(self._seconds)
         of_head = literals_of(head, FLAGS)
         self.needs = tuple((*of_head, *literals_of(form.regex.pattern, FLAGS)) for form in self._forms)
 
@@ -76,9 +87,32 @@ class DataFilter:
                 return event_of(form.kind, told, fields, rest=self.rest, is_cut=form.is_cut)
         return None
 
+    def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Sequence[Told]:
+        """Say what common lines tell, of each; see `TellsBriefly`."""
+        return list(map(self._brief, lines, times))
+
+    def _brief(self, line: bytes, now: float) -> Told:
+        if may_be_cut(line) or not line.isascii() or b"\x1b" in line:
+            return None
+        text = line.decode()
+        head = self._head.match(text)
+        if head is None:
+            return ()
+        for form, what in zip(self._forms, self._whats, strict=True):
+            found = form.regex.fullmatch(text, head.end())
+            if found is not None:
+                told, address = self._told(head.groupdict(), now), found["address"] if what else None
+                if what is None or told is None or not address or not is_ipv4(address):
+                    return None
+                return what, address, told, "", (), line
+        return ()
+
     def _told(self, fields: Mapping[str, str | None], now: float) -> float | None:
         text = fields.get("time")
-        return now if text is None else seconds_of(text, self._time_forms, now)
+        return now if text is None else self._when(text, now)
+
+    def _seconds(self, text: str, now: float) -> float | None:
+        return seconds_of(text, self._time_forms, now)
 
 
 def compiled(regex: str) -> re.Pattern[str]:

@@ -2,10 +2,11 @@
 
 Theory of operation. `event.parse_line` says what a line means. It takes 10 us, so a line is first read by a decoder
 that knows the types of its fields, and only what that refuses, or would have to cut, goes through `parse_line`. The
-times of one second share all but their fraction, so what the second is gets remembered.
+times of one second share all but their fraction, so what the second is gets remembered. A jail that counts by address
+needs little of an event, and is told it in brief.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from functools import lru_cache
 
@@ -13,14 +14,17 @@ import msgspec
 
 from appguard.address import parse_address
 from appguard.errors import AddressError, EventError
-from appguard.event import COUNT_MOST, PATH_MOST, REQUEST, SHORT_TEXT, TEXT_MOST, VIA_MOST, Event, parse_line
+from appguard.event import COUNT_MOST, PATH_MOST, REQUEST, SHORT_TEXT, TEXT_MOST, VIA_MOST, Event, is_time, parse_line
+from appguard.filters.base import Told, is_ipv4
 from appguard.filters.literals import Literals
 
+BEGIN = b'{"time":"'
 ESCAPE = r"\u00"  # how JSON may write a letter of a kind
 STATUS_MOST = 999
 MICRO = 1_000_000
-SECOND = len("2026-11-20T09:11:02")
-WHOLE = len("2026-11-20T09:11:02.123456Z")
+POINT = len("2026-11-20T09:11:02")
+ZONE = len("2026-11-20T09:11:02.123456")
+FITTING = TEXT_MOST + len('{"time":"2026-11-20T09:11:02.123456Z","event":"x","source_ip":"1.1.1.1","app":""}') - 1
 
 
 class Record(msgspec.Struct):
@@ -53,7 +57,7 @@ class EventLogFilter:
 
     def match(self, line: bytes, time: float) -> Event | None:
         """Give the event of a line."""
-        if not line.startswith(b'{"time":"'):
+        if not line.startswith(BEGIN):
             return None
         try:
             event = _event(self._decode(line))
@@ -63,10 +67,33 @@ class EventLogFilter:
             event = _parsed(line)
         return event if event is not None and (not self._kinds or event.kind in self._kinds) else None
 
-    def host_of(self, line: bytes) -> bytes:
+    def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Sequence[Told]:
+        """Say what common lines tell, of each; see `TellsBriefly`."""
+        return [self._brief(line) for line in lines]
+
+    def _brief(self, line: bytes) -> Told:
+        try:
+            found = self._decode(line)
+        except (msgspec.DecodeError, ValueError):
+            return None
+        address, time = found.source_ip, _time(found.time)
+        if time is None or not is_ipv4(address) or found.count != 1 or found.jail or not line.startswith(BEGIN):
+            return None
+        through = _through(found.via) if found.via else ()
+        if through is None or not 0 <= found.status <= STATUS_MOST or (len(line) > FITTING and not _fits(found)):
+            return None
+        kind = found.event
+        if self._kinds:
+            return ((kind, found.status), address, time, found.path, through, line) if kind in self._kinds else ()
+        return ((kind, found.status), address, time, found.path, through, line) if 0 < len(kind) <= SHORT_TEXT else None
+
+    def hosts_of(self, lines: Sequence[bytes]) -> Sequence[bytes]:
         """Give what stands where the client does; an app's words alone stand before it."""
-        words = line.split(b'"', 12)
-        return words[11] if len(words) == 13 and words[9] == b"source_ip" else b""
+        return [_host(line.split(b'"', 12)) for line in lines]
+
+
+def _host(words: Sequence[bytes]) -> bytes:
+    return words[11] if len(words) == 13 and words[9] == b"source_ip" else b""
 
 
 def _parsed(line: bytes) -> Event | None:
@@ -78,28 +105,21 @@ def _parsed(line: bytes) -> Event | None:
 
 def _event(found: Record) -> Event | None:
     """Give the event of a line whose fields are such as our own writer writes them; None if any is not."""
-    time, count, status = found.time, found.count, found.status
-    if not found.event or not (0 <= count <= COUNT_MOST and 0 <= status <= STATUS_MOST):
+    if not found.event or not (0 <= found.count <= COUNT_MOST and 0 <= found.status <= STATUS_MOST):
         return None
-    if max(map(len, (found.event, found.source_ip, found.jail, *found.via))) > SHORT_TEXT or len(found.via) > VIA_MOST:
+    time = _time(found.time)
+    if time is None or not _fits(found):
         return None
-    texts = found.app, found.user, found.method, found.request_id, found.user_agent
-    if max(map(len, texts)) > TEXT_MOST or len(found.path) > PATH_MOST:
-        return None
-    fraction = time[SECOND + 1 : WHOLE - 1]
-    if len(time) != WHOLE or time[SECOND] != "." or not (fraction.isascii() and fraction.isdigit()) or time[-1] != "Z":
-        return None
-    seconds = _seconds(time[:SECOND])
     return Event(
         found.event,
-        (seconds * MICRO + int(fraction)) / MICRO,
+        time,
         parse_address(found.source_ip),
-        count,
+        found.count,
         found.app,
         found.user,
         found.method,
         found.path,
-        status,
+        found.status,
         tuple(parse_address(text).text for text in found.via) if found.via else (),
         found.request_id,
         found.user_agent,
@@ -107,6 +127,36 @@ def _event(found: Record) -> Event | None:
     )
 
 
+def _fits(found: Record) -> bool:
+    """Say whether no field would have to be cut."""
+    if max(map(len, (found.event, found.source_ip, found.jail, *found.via))) > SHORT_TEXT or len(found.via) > VIA_MOST:
+        return False
+    texts = found.app, found.user, found.method, found.request_id, found.user_agent
+    return max(map(len, texts)) <= TEXT_MOST and len(found.path) <= PATH_MOST
+
+
+def _time(text: str) -> float | None:
+    """Read a time as our own writer writes it."""
+    fraction = text[POINT + 1 : ZONE]
+    if len(text) != ZONE + 1 or text[POINT] != "." or text[ZONE] != "Z" or not (text.isascii() and fraction.isdigit()):
+        return None
+    micros = _micros(text[:POINT])
+    return None if micros is None else (micros + int(fraction)) / MICRO
+
+
 @lru_cache(maxsize=1024)
-def _seconds(text: str) -> int:
-    return int(datetime.fromisoformat(text + "+00:00").timestamp())
+def _micros(text: str) -> int | None:
+    try:
+        seconds = int(datetime.fromisoformat(text + "+00:00").timestamp())
+    except ValueError:
+        return None
+    return seconds * MICRO if is_time(seconds) else None
+
+
+@lru_cache(maxsize=1024)
+def _through(via: tuple[str, ...]) -> tuple[str, ...] | None:
+    """Give the addresses of a list; None if one is none, or there are too many."""
+    try:
+        return tuple(parse_address(text).text for text in via) if len(via) <= VIA_MOST else None
+    except AddressError:
+        return None

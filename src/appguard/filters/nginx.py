@@ -4,17 +4,21 @@ Where each field ends cannot be forged: for a quote in any value nginx writes `\
 quote without a backslash opens the request, and the time is what stands right before it, whatever the user name is.
 Nor can length hide a failure: what follows the status may be cut off, and a request so long that its status is cut off
 counts as refused (nginx itself takes no longer ones by default).
+
+Most lines are of a common request: an IPv4 address, a request line of three words, no escapes. They are told in brief:
+what a request or a time means is remembered, and hardly anything is left to read. Others are left to `match`.
 """
 
 import posixpath
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from urllib.parse import unquote
 
 from appguard.address import parse_address
 from appguard.errors import AddressError
-from appguard.event import LIMIT_EXCEEDED, LINE_MOST, PROBE, REQUEST, Event, kind_of_answer
+from appguard.event import LIMIT_EXCEEDED, LINE_MOST, PROBE, REQUEST, Event, What, kind_of_answer
+from appguard.filters.base import Told, is_ipv4
 from appguard.filters.literals import Literals
 from appguard.filters.times import seconds_of
 
@@ -24,6 +28,11 @@ LINE = re.compile(
     rf'(?:" (?P<status>[0-9]{{3}}) (?:(?:[0-9]+|-) "{TEXT}" "(?P<agent>{TEXT}))?|(?:\\|"[ 0-9]{{0,4}})?\Z)',
     re.DOTALL,
 )
+PLAIN = r"[!#-\[\]-~]"  # what a quoted value has without escapes, but blanks
+ASKED = re.compile(rf"[A-Z]+ {PLAIN}+ HTTP/[0-9.]+ [1-9][0-9]{{2}} ".encode())
+ASKED_MOST = 4096  # requests that are remembered
+ASKED_LENGTH = 256
+STATUS_LENGTH = len(" 404 ")
 TIME_LENGTH = len(" [20/Nov/2026:09:11:02 +0000] ")
 END_OF_PATH = re.compile("[?#]")
 PROBED = (400, 404, 405, 444)
@@ -40,6 +49,7 @@ class NginxFilter:
     def __init__(self, kinds: Collection[str] = (), name: str = "nginx", statuses: Collection[int] = ()) -> None:
         self.name = name
         self._wanted = Wanted(kinds, statuses)
+        self._meaning = lru_cache(maxsize=ASKED_MOST)(self._meaning_of)
         texts = self._wanted.texts('" {} ')
         self.needs = ((Literals(texts),),) if texts else ()
 
@@ -60,7 +70,8 @@ class NginxFilter:
             scheme = "" if user == "-" else "basic"
             kind = kind_of_request(status, method, path, scheme) if status else kind_of_cut(method, path, scheme)
             kind = kind or rest
-        told = _seconds(user_and_time[-TIME_LENGTH:])
+        time_text = user_and_time[-TIME_LENGTH:]
+        told = _seconds(time_text[1:-1]) if time_text[:1] == time_text[-1:] == " " else None
         if not kind or told is None:
             return None
         try:
@@ -70,17 +81,52 @@ class NginxFilter:
         user = "" if user in ("-", '""') else user  # Apache writes two quotes for an empty name
         return Event(kind, told, address, 1, "", user, method, path, status, (), "", agent or "")
 
-    def host_of(self, line: bytes) -> bytes:
-        """Give the first word."""
-        return line[: line.find(b" ")]
+    def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Sequence[Told]:
+        """Say what common lines tell, of each; see `TellsBriefly`."""
+        return [self._brief(line) for line in lines]
+
+    def _brief(self, line: bytes) -> Told:
+        parts = line.split(b'"', 2)
+        if len(parts) != 3:
+            return None
+        head, request, rest = parts
+        client, _, user_and_time = head.partition(b" - ")
+        login = _login(user_and_time)
+        meaning = self._meaning(request + rest[:STATUS_LENGTH], login[0]) if login else None
+        address = client.decode("latin-1")
+        if login is None or meaning is None or not is_ipv4(address):
+            return None
+        what, path = meaning
+        return (what, address, login[1], path, (), line) if what else ()
+
+    def _meaning_of(self, asked: bytes, scheme: str) -> tuple[What | None, str] | None:
+        """Say what a common request and its status mean, and which path it is for; None of any other request."""
+        if len(asked) > ASKED_LENGTH or not ASKED.fullmatch(asked):
+            return None
+        method, target, _, status, _ = asked.decode().split(" ")
+        path = path_of(target)
+        what = self._wanted.what.get(status)
+        if status == "401":
+            kind = kind_of_request(UNAUTHORIZED, method, path, scheme)
+            what = (kind, UNAUTHORIZED) if kind else what
+        return what, path
+
+    def hosts_of(self, lines: Sequence[bytes]) -> Sequence[bytes]:
+        """Give the first words."""
+        return [line.partition(b" ")[0] for line in lines]
 
 
 class Wanted:
-    """Which requests are given that are nothing else: none, any, or those with some statuses."""
+    """Which requests are given that are nothing else: none, any, or those with some statuses.
+
+    `what` are the kinds of requests that their status alone tells, and any other that is wanted.
+    """
 
     def __init__(self, kinds: Collection[str], statuses: Collection[int]) -> None:
         self._is_any = REQUEST in kinds and not statuses
         self._statuses = frozenset(statuses if REQUEST in kinds else ())
+        told = {status: KIND_OF.get(status) or self.rest(status) for status in range(100, 1000)}
+        self.what: dict[str, What] = {str(status): (kind, status) for status, kind in told.items() if kind}
 
     def rest(self, status: int) -> str:
         """Give the kind of a request that is nothing else."""
@@ -123,5 +169,13 @@ def request_of(request: str) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=1024)
+def _login(user_and_time: bytes) -> tuple[str, float] | None:
+    """Give the scheme of a user, if there is one, and the time behind it; None where that takes a closer look."""
+    text = user_and_time.decode("latin-1")
+    told = _seconds(text[1 - TIME_LENGTH : -1]) if text[-TIME_LENGTH:][:1] == text[-1:] == " " else None
+    return None if told is None or "\\" in text else ("" if text[:-TIME_LENGTH] == "-" else "basic", told)
+
+
+@lru_cache(maxsize=1024)
 def _seconds(text: str) -> float | None:
-    return seconds_of(text[2:-2], ("clf",), 0.0) if text[:2] == " [" and text[-2:] == "] " else None
+    return seconds_of(text[1:-1], ("clf",), 0.0) if text[:1] == "[" and text[-1:] == "]" else None

@@ -10,13 +10,15 @@ credentials, the proxy the client came through, and that `limit_req` refused, wh
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from functools import lru_cache
 
 from appguard.address import parse_address
 from appguard.errors import AddressError
 from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, Event
+from appguard.filters.base import IPV4, Told, rows_of
 from appguard.filters.literals import Literals
-from appguard.filters.nginx import TELLING, TEXT, Wanted, kind_of_request, path_of
+from appguard.filters.nginx import PLAIN, TELLING, TEXT, UNAUTHORIZED, Wanted, kind_of_request, path_of
 
 LINE = re.compile(
     r'\{"time":(?P<time>[0-9]{1,11}\.[0-9]{3}),"client":"(?P<client>[0-9A-Fa-f:.]+)","peer":"(?P<peer>[^"\\]*)",'
@@ -27,6 +29,12 @@ LINE = re.compile(
     re.DOTALL,
 )
 REFUSED = "REJECTED"
+COMMON = re.compile(
+    rf'^(?:\{{"time":([0-9]{{1,11}}\.[0-9]{{3}}),"client":"({IPV4})","peer":"([0-9A-Za-z:.]*+)",'
+    r'"status":"([1-9][0-9]{2})","limit_req":"([A-Z_]*+)","auth":"([a-z]*+)",'
+    rf'"request_id":"[0-9a-f]*+","method":"([A-Z]*+)","uri":"({PLAIN}*+)","user":")?+.*$',
+    re.MULTILINE,
+)  # what most lines begin with; see `nginx.py`
 
 
 class NginxJsonFilter:
@@ -72,9 +80,27 @@ class NginxJsonFilter:
             user_agent=unescaped(found["agent"]),
         )
 
-    def host_of(self, line: bytes) -> bytes:
+    def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Sequence[Told]:
+        """Say what common lines tell, of each; see `TellsBriefly`."""
+        found: list[Told] = []
+        what_of = self._wanted.what
+        for line, row in zip(lines, rows_of(COMMON, lines), strict=True):
+            time, client, peer, status, limit_req, auth, method, uri = row
+            if not time:
+                found.append(None)
+                continue
+            what, path = what_of.get(status), path_of(uri)
+            if limit_req == REFUSED:
+                what = (LIMIT_EXCEEDED, int(status))
+            elif status == "401":
+                kind = kind_of_request(UNAUTHORIZED, method, path, auth)
+                what = (kind, UNAUTHORIZED) if kind else what
+            found.append(() if what is None else (what, client, float(time), path, _via(peer, client), line))
+        return found
+
+    def hosts_of(self, lines: Sequence[bytes]) -> Sequence[bytes]:
         """Give what stands where the client does: everything before it is nginx's own."""
-        return b"".join(line.split(b'"', 6)[5:6])
+        return [b"".join(line.split(b'"', 6)[5:6]) for line in lines]
 
 
 def _is_path_cut(found: re.Match[str]) -> bool:
@@ -94,8 +120,11 @@ def unescaped(text: str | None) -> str:
 
 def _via(peer: str, client: str) -> tuple[str, ...]:
     """Give the proxy that a request came through: it is not the client then."""
-    if peer == client:
-        return ()
+    return () if peer == client else _proxy(peer)
+
+
+@lru_cache(maxsize=1024)
+def _proxy(peer: str) -> tuple[str, ...]:
     try:
         return (parse_address(peer).text,)
     except AddressError:  # a unix socket

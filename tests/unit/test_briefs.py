@@ -1,0 +1,256 @@
+"""Events told in brief: what is read and counted many lines at a time is what comes of reading them one by one."""
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appguard.address import Grouping, NetworkSet, parse_address, parse_network
+from appguard.event import KINDS, LOGIN_FAIL, LOGIN_SUCCESS, PROBE, REQUEST, Event
+from appguard.filters.base import Filter, Named, TellsBriefly
+from appguard.filters.event_log import EventLogFilter
+from appguard.filters.nginx import NginxFilter
+from appguard.filters.nginx_json import NginxJsonFilter
+from appguard.filters.open import open_filter
+from appguard.jail import Jail
+from appguard.jail_window import JailWindow
+from appguard.pipeline import Outcome, Pipeline, Route
+from appguard.sources.base import LINE_MOST, Block, Chunk
+from tests.unit.test_stage_one import logged
+
+NOW = 1_795_000_000.0  # 18 Nov 2026 11:06:40
+FILTERS: dict[str, Filter] = {
+    "nginx": NginxFilter(),
+    "nginx 503": NginxFilter([LOGIN_FAIL, REQUEST], statuses=(429, 503)),
+    "nginx any": NginxFilter([REQUEST]),
+    "nginx-json": NginxJsonFilter(),
+    "nginx-json 503": NginxJsonFilter([REQUEST], statuses=(503,)),
+    "nginx-json any": NginxJsonFilter([REQUEST]),
+    "appguard logins": EventLogFilter([LOGIN_FAIL]),
+    "appguard all": EventLogFilter(KINDS),
+    "sshd": open_filter("sshd"),
+}
+ADDRESSES = (
+    "203.0.113.5",
+    "203.0.113.6",
+    "198.51.100.7",
+    "203.0.113.05",
+    "256.0.0.1",
+    "2001:db8::1",
+    "1.2.3.4.5",
+    "::ffff:203.0.113.5",
+)
+
+
+class OneByOne:
+    """A filter that tells nothing in brief."""
+
+    def __init__(self, other: Filter) -> None:
+        self.name, self.needs, self.match = other.name, other.needs, other.match
+
+
+def nginx_line(draw: st.DrawFn) -> str:
+    """Give a line of an access log, ordinary but for a piece here and there."""
+    user = draw(st.sampled_from(["-", "-", "-", "ann", 'a"b', "a b", ""]))
+    time = draw(
+        st.sampled_from(
+            ["18/Nov/2026:11:06:%02d +0000", "18/Nov/2026:13:06:%02d +0200", "18/Nop/2026:11:06:%02d +0000"]
+        )
+    )
+    asked = draw(
+        st.sampled_from(
+            [
+                "GET /",
+                "POST /login",
+                "GET /a/../b",
+                "GET /%61?x=1",
+                "GET /x.css",
+                "get /",
+                "GET /a b",
+                "GET /é",
+                "GET",
+                r"\x16\x03",
+                "",
+            ]
+        )
+    )
+    version = draw(st.sampled_from([" HTTP/1.1"] * 5 + ["", " HTTP/2.0"]))
+    status = draw(st.sampled_from(["401", "403", "404", "429", "503", "200", "000", "20"]))
+    end = draw(st.sampled_from([' 153 "-" "curl"'] * 4 + [' 153 "-" "\x1b"', " ", ""]))
+    address = draw(st.sampled_from(ADDRESSES))
+    return f'{address} - {user} [{time % draw(st.integers(0, 59))}] "{asked}{version}" {status}{end}'
+
+
+def json_line(draw: st.DrawFn) -> str:
+    """Give a line of nginx's JSON log."""
+    address = draw(st.sampled_from(ADDRESSES))
+    peer = draw(st.sampled_from([address, "10.0.0.1", "unix:", "é"]))
+    status, refused = (
+        draw(st.sampled_from(["401", "403", "404", "503", "200", "000"])),
+        draw(st.sampled_from(["", "PASSED", "REJECTED"])),
+    )
+    auth = draw(st.sampled_from(["", "basic", "bearer"]))
+    asked = draw(
+        st.sampled_from(
+            [
+                'POST","uri":"/login"',
+                'GET","uri":"/a/../b?c#d"',
+                'GET","uri":"/\\u00e9"',
+                'POST","uri":"/x',
+                'GET","uri":""',
+            ]
+        )
+    )
+    rest = draw(st.sampled_from([',"user":"","user_agent":"curl"}', ',"user":"ann"}', ""]))
+    return (
+        f'{{"time":{NOW + draw(st.integers(-60, 60)):.3f},"client":"{address}","peer":"{peer}","status":"{status}",'
+        f'"limit_req":"{refused}","auth":"{auth}","request_id":"","method":"{asked}{rest}'
+    )
+
+
+def event_line(draw: st.DrawFn) -> str:
+    """Give an event line as an app writes it, or nearly."""
+    texts = st.sampled_from(["", "a", "é", 'a"', "a" * 300, "/a/b.css"])
+    event = Event(
+        draw(st.sampled_from([LOGIN_FAIL, LOGIN_FAIL, LOGIN_SUCCESS, PROBE])),
+        NOW + draw(st.floats(-60, 60)),
+        parse_address(draw(st.sampled_from(["203.0.113.5", "203.0.113.6", "2001:db8::1"]))),
+        count=draw(st.sampled_from([1, 1, 1, 0, 3])),
+        app=draw(texts),
+        user=draw(texts),
+        path=draw(texts),
+        status=draw(st.sampled_from([0, 401, 200])),
+        via=draw(st.sampled_from([(), ("127.0.0.1",), ("10.0.0.1", "2001:db8::9")])),
+        user_agent=draw(texts),
+        jail=draw(st.sampled_from(["", "", "login"])),
+    )
+    line = event.to_line()
+    return draw(
+        st.sampled_from(
+            [line, line, line + " ", line.replace("203.0.113.5", "203.0.113.05"), line.replace(":", ": ", 1)]
+        )
+    )
+
+
+def sshd_line(draw: st.DrawFn) -> str:
+    """Give a line of sshd."""
+    head = draw(
+        st.sampled_from(
+            ["Nov 18 11:06:%02d vm1 sshd[7]: ", "2026-11-18T11:06:%02d+00:00 vm1 sshd[7]: ", "Nov 31 11:06:%02d "]
+        )
+    )
+    user = draw(st.sampled_from(["root", "a from 203.0.113.6 port 7 ssh2", "é", "\x1b[31m", ""]))
+    rest = draw(
+        st.sampled_from(
+            [
+                "Failed password for {} from {} port 7 ssh2",
+                "Invalid user {} from {}",
+                "message repeated 3 times: [ Failed password for {} from {} port 7 ssh2]",
+            ]
+        )
+    )
+    return head % draw(st.integers(0, 59)) + rest.format(user, draw(st.sampled_from(ADDRESSES)))
+
+
+@st.composite
+def lines_of(draw: st.DrawFn) -> bytes:
+    """Give a line that is nearly as common ones are, or a very odd one."""
+    make = draw(st.sampled_from([nginx_line, json_line, event_line, sshd_line, None]))
+    return draw(logged()) if make is None else make(draw).encode()
+
+
+logs = st.lists(lines_of(), min_size=1, max_size=40)
+
+
+@pytest.mark.parametrize("name", FILTERS)
+@given(lines=logs)
+def test_a_brief_says_what_the_whole_event_does(name: str, lines: list[bytes]) -> None:
+    """Of each line that is told in brief, `match` tells the same."""
+    made = FILTERS[name]
+    assert isinstance(made, TellsBriefly)
+    for line, brief in zip(lines, made.briefs(lines, [NOW] * len(lines)), strict=True):
+        event = made.match(line, NOW)
+        assert not isinstance(event, Named)
+        if brief == ():
+            assert event is None
+        elif brief:
+            (kind, status), address, time, path, via, kept = brief
+            assert kept is line
+            assert event is not None
+            assert event.address.version == 4
+            assert (event.kind, event.status, event.address.text, event.time, event.path, event.via) == (
+                kind,
+                status,
+                address,
+                time,
+                path,
+                via,
+            )
+            assert (event.count, event.jail) == (1, "")
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_common_lines_are_told_in_brief(name: str) -> None:
+    """What most lines of a log are like is not left to be read one by one."""
+    made = FILTERS[name]
+    assert isinstance(made, TellsBriefly)
+    lines = {
+        "nginx": [b'203.0.113.5 - - [18/Nov/2026:11:06:40 +0000] "GET /x?y=1 HTTP/1.1" 404 153 "-" "curl \xc3\xa9"'],
+        "nginx-json": [
+            b'{"time":1795000000.123,"client":"203.0.113.5","peer":"10.0.0.1","status":"404","limit_req":"","auth":"",'
+            b'"request_id":"0f","method":"GET","uri":"/x?y=1","user":"","user_agent":"curl"}'
+        ],
+        "appguard": [
+            Event(LOGIN_FAIL, NOW, parse_address("203.0.113.5"), user="ann", status=401, via=("127.0.0.1",))
+            .to_line()
+            .encode()
+        ],
+        "sshd": [b"Nov 18 11:06:40 vm1 sshd[7]: Failed password for root from 203.0.113.5 port 7 ssh2"],
+    }[name.partition(" ")[0]]
+    assert all(made.briefs(lines, [NOW]))
+
+
+JAILS = (
+    Jail("probing", maxretry=3, findtime=20, bantime="1h", events=[PROBE, "authz_fail"], statuses=[403, 404]),
+    Jail("logins", maxretry=2, findtime=30, bantime="2h"),
+    Jail("any", maxretry=4, findtime=5, bantime="1h", events=[REQUEST], exempt_paths=["*.css"]),
+    Jail("many", maxretry=300, findtime=60, bantime="1h", events=[REQUEST]),
+    Jail("paths", maxretry=2, findtime=60, bantime="1h", events=[PROBE, LOGIN_FAIL], distinct="path"),
+    Jail("users", maxretry=2, findtime=60, bantime="1h", key="user"),
+    Jail("safe", maxretry=2, findtime=60, bantime="1h", events=[PROBE, LOGIN_FAIL], safelist=["203.0.113.6"]),
+    Jail("once", maxretry=1, findtime=60, bantime="1h", events=[LOGIN_FAIL], paths=["/login", "*.css"]),
+)
+
+
+def run(made: Filter, jails: Sequence[Jail], chunks: Sequence[Sequence[bytes]], most: int, size: int) -> list[object]:
+    """Feed chunks and give all that can be seen of it."""
+    windows = [JailWindow(jail, Grouping().key, most) for jail in jails]
+    routes = [Route(made, window, behind=("192.0.2.1",) if window.jail.name == "logins" else ()) for window in windows]
+    pipeline = Pipeline({"log": routes}, NetworkSet([parse_network("198.51.100.0/24")]))
+    seen: list[object] = []
+    for lines in chunks:
+        outcome, touched = Outcome(), dict[str, set[str]]()
+        for at in range(0, len(lines), size):
+            part = pipeline.feed("log", Chunk("origin", Block.of(lines[at : at + size])), NOW)
+            outcome.bans += part.bans
+            for jail, keys in part.touched.items():
+                touched.setdefault(jail, set()).update(keys)
+        counts = pipeline.counts("log")
+        seen.append((outcome.bans, touched, counts.matched, counts.untimely, counts.lines))
+        seen.append([(window.total_failed, window.currently_failed, list(window)) for window in windows])
+    return seen
+
+
+@pytest.mark.parametrize("name", FILTERS)
+@given(
+    chunks=st.lists(logs, min_size=1, max_size=3),
+    jails=st.sets(st.sampled_from(range(len(JAILS))), min_size=1),
+    most=st.sampled_from([2, 1000]),
+)
+def test_many_at_a_time_is_one_by_one(name: str, chunks: list[list[bytes]], jails: set[int], most: int) -> None:
+    """Bans, their order and evidence, and all that is kept, are the same, also where there is room for two keys."""
+    chosen = [JAILS[number] for number in sorted(jails)]
+    chunks = [[line[:LINE_MOST] for line in lines] for lines in chunks]
+    one_by_one = run(OneByOne(FILTERS[name]), chosen, chunks, most, 1)
+    assert run(FILTERS[name], chosen, chunks, most, 1000) == one_by_one
