@@ -37,7 +37,7 @@ class Recording(DryRun):
         self._note("replace")
         await super().replace(allow, blocks, late)
 
-    async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:
+    async def change(self, add: Sequence[Block], remove: Sequence[Block]) -> None:
         """Note and do it."""
         self._note(f"change +{len(add)} -{len(remove)}")
         await super().change(add, remove)

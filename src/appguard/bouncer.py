@@ -330,15 +330,7 @@ class Bouncer:
         return found
 
     async def _give_changes(self, now: float) -> None:
-        add: dict[str, Block] = {}
-        remove: dict[str, Network] = {}
-        for key in [self._changed.popitem()[0] for _ in range(min(SLICE, len(self._changed)))]:
-            block = self._judged(key)
-            held, given = self._mirror.get(key, (None, now))
-            if block is None and held is not None:
-                remove[key] = held.network
-            elif block is not None and (block != held or _is_stale(block, given, now)):
-                add[key] = block
+        add, remove = self._differing(now)
         if not add and not remove:
             return
         self._is_unknown = True
@@ -356,7 +348,20 @@ class Bouncer:
                 self._room.free()
         self._mirror.update((key, (block, now)) for key, block in add.items())
 
-    async def _change(self, add: dict[str, Block], remove: dict[str, Network]) -> None:
+    def _differing(self, now: float) -> tuple[dict[str, Block], dict[str, Block]]:
+        """Give what the newest changes add or renew, and what they remove, as it is held, by key."""
+        add: dict[str, Block] = {}
+        remove: dict[str, Block] = {}
+        for key in [self._changed.popitem()[0] for _ in range(min(SLICE, len(self._changed)))]:
+            block = self._judged(key)
+            held, given = self._mirror.get(key, (None, now))
+            if block is not None and (block != held or _is_stale(block, given, now)):
+                add[key] = block
+            if held is not None and (block is None or block.jail != held.jail):
+                remove[key] = held
+        return add, remove
+
+    async def _change(self, add: dict[str, Block], remove: dict[str, Block]) -> None:
         """Give a change; if the firewall is full, make room first and change the change accordingly."""
         try:
             await self._firewall.change(list(add.values()), list(remove.values()))
@@ -364,9 +369,7 @@ class Bouncer:
             out = self._leave_out({key: block for key, (block, _) in self._mirror.items()} | add, full)
             for key in out:
                 add.pop(key, None)
-            going = {
-                key: self._mirror[key][0].network for key in (*out, *add) if key in self._mirror
-            }  # renewed ones too
+            going = {key: self._mirror[key][0] for key in (*out, *add) if key in self._mirror}  # renewed ones too
             remove |= going
             await self._firewall.change([], list(remove.values()))
             await self._firewall.change(list(add.values()), [])
@@ -392,7 +395,7 @@ class Bouncer:
             return None
         if self._refused:
             self._refused.pop(key, None)
-        return Block(ban.network, ban.end)
+        return Block(ban.network, ban.end, ban.ports, ban.jail)
 
 
 def _is_stale(block: Block, given: float, now: float) -> bool:

@@ -180,7 +180,7 @@ def test_what_a_program_is_told(tmp_path: Path) -> None:
         look_every=0,
     )
     do(firewall.replace([network("192.0.2.0/24")], [block("203.0.113.5", 60), Block(network("2001:db8::/64"), None)]))
-    do(firewall.change([block("203.0.113.6", 60)], [network("203.0.113.5")]))
+    do(firewall.change([block("203.0.113.6", 60)], [block("203.0.113.5")]))
     assert asyncio.run(firewall.intact())
     assert asyncio.run(firewall.dropped()) == 7
     do(firewall.lift())

@@ -83,7 +83,7 @@ def test_a_wide_ban_that_ends_first_uncovers_the_longer_one_inside(firewall: Nft
     assert held
     assert all(50 <= left <= 60 for left in held.values())
     assert sum(IPv4Network(text).num_addresses for text in held) == 2**16 - 2**8
-    asyncio.run(firewall.change([], [network("198.51.0.0/16")]))
+    asyncio.run(firewall.change([], [Block(network("198.51.0.0/16"), None)]))
     assert elements("ban4_net").keys() == {"198.51.100.0/24", "198.51.200.0/24"}
 
 
