@@ -87,6 +87,13 @@ class Firewall(Protocol):
         """Say whether what `replace` made is still there, and was not taken away by somebody else."""
         ...
 
+    async def missing(self) -> Sequence[tuple[Network, str]]:
+        """Give places (`Block.place`) that somebody has taken out since this was last asked, as far as was heard.
+
+        What we took out ourselves may be among them. To be asked before `intact`.
+        """
+        ...
+
     def watch(self, suspect: Callable[[], None]) -> AbstractContextManager[None]:
         """Call `suspect` on the running loop when something of ours may have been taken away; `intact` says whether.
 

@@ -95,6 +95,10 @@ class Command:
         self._look_at = now + self._look_every
         return self._is_intact
 
+    async def missing(self) -> Sequence[tuple[Network, str]]:
+        """Give nothing: nothing is heard."""
+        return ()
+
     def watch(self, suspect: Callable[[], None]) -> AbstractContextManager[None]:
         """Hear nothing."""
         del suspect

@@ -58,6 +58,10 @@ class DryRun:
         """Say whether there was a `replace` and no `lift` since."""
         return self._blocks is not None
 
+    async def missing(self) -> Sequence[tuple[Network, str]]:
+        """Give nothing: nothing is heard."""
+        return ()
+
     def watch(self, suspect: Callable[[], None]) -> AbstractContextManager[None]:
         """Hear nothing."""
         del suspect

@@ -16,7 +16,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from appguard.errors import FirewallError, FirewallPermissionError
@@ -36,7 +36,7 @@ _ERROR, _DONE = 2, 3
 _INET = 1
 _CHANGES = 7  # the multicast group
 _SOL_NETLINK, _CAP_ACK = 270, 10
-_SO_SNDBUFFORCE = 32
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _FAMILY = struct.Struct("!BBH")
@@ -44,7 +44,7 @@ _ATTRIBUTE = struct.Struct("=HH")
 _CODE = struct.Struct("=i")
 _LONGEST = 65536
 _PATIENCE = 5.0  # seconds; the kernel answers while it is asked
-SEND_BUFFER = 4 << 20
+BUFFER = 4 << 20
 _SPARE = 4096  # of the send buffer: the two marks, and what the kernel counts besides
 _ATTEMPTS = 5  # at a listing that changes under our eyes
 
@@ -98,7 +98,7 @@ def listen() -> socket.socket:
     """Give a socket that has something to read after every change of nf_tables, whoever made it."""
     link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
     try:
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the least there is: one message tells as much as all
+        _enlarge(link, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
         link.bind((0, 1 << _CHANGES - 1))
     except OSError:
         link.close()
@@ -106,16 +106,22 @@ def listen() -> socket.socket:
     return link
 
 
-def hear(link: socket.socket) -> None:
-    """Read all that waits on such a socket: what it says costs more to understand than to look for oneself."""
+def hear(link: socket.socket, wanted: Collection[int]) -> tuple[list[bytes], bool]:
+    """Read all that waits on such a socket: the attributes of the wanted messages, and whether none were lost."""
+    kinds = frozenset(_NF_TABLES << 8 | kind for kind in wanted)
+    found: list[bytes] = []
+    is_whole = True
     while True:
         try:
-            link.recv(_LONGEST)
+            told = link.recv(_LONGEST)
         except BlockingIOError:
-            return
+            return found, is_whole
         except OSError as error:
-            if error.errno != errno.ENOBUFS:  # more happened than it had room for
+            if error.errno != errno.ENOBUFS:
                 raise
+            is_whole = False  # more happened than it had room for
+            continue
+        found += [body[_FAMILY.size :] for kind, _, _, body in _messages(told) if kind in kinds]
 
 
 def room() -> int:
@@ -144,15 +150,15 @@ def commit(messages: Sequence[Message]) -> None:
         raise _error(error) from error
 
 
-def _enlarge(link: socket.socket) -> int:
-    """Make the send buffer large, as far as we may; give its size."""
-    for option in (_SO_SNDBUFFORCE, socket.SO_SNDBUF):
+def _enlarge(link: socket.socket, force: int = _SO_SNDBUFFORCE, ask: int = socket.SO_SNDBUF) -> int:
+    """Make the send buffer, or the other, large, as far as we may; give its size."""
+    for option in (force, ask):
         try:
-            link.setsockopt(socket.SOL_SOCKET, option, SEND_BUFFER)
+            link.setsockopt(socket.SOL_SOCKET, option, BUFFER)
             break
         except PermissionError:
             continue
-    return link.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    return link.getsockopt(socket.SOL_SOCKET, ask)
 
 
 def _confirm(link: socket.socket, last: int) -> None:

@@ -8,7 +8,7 @@ An element is its key, a timeout in milliseconds and the name of the counter of 
 intervals is two elements: where it begins, and where it no longer is.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -29,6 +29,8 @@ _NEW_RULE, _GET_RULE = 6, 7
 _NEW_SET, _GET_SET = 9, 10
 _NEW_ELEMENTS, _GET_ELEMENTS, _DELETE_ELEMENTS, _DESTROY_ELEMENTS = 12, 13, 14, 30
 _NEW_OBJECT, _GET_OBJECT = 18, 19
+
+TAKEN_OUT = frozenset({_DELETE_ELEMENTS, _DESTROY_ELEMENTS})
 
 _TABLE = 1  # the attribute that names the table, in everything
 _SET_NAME, _SET_ID = 2, 10
@@ -151,6 +153,39 @@ def _constants(table: str, name: bytes) -> Iterator[Message]:
             yield Message(
                 _NEW_ELEMENTS, CREATE, attribute(_ELEMENTS_SET, name) + attribute(_ELEMENTS | NESTED, elements)
             )
+
+
+def taken_out(table: str, told: bytes) -> Iterator[tuple[str, bytes]]:
+    """Give the set and the key of each element of a table that a message of `TAKEN_OUT` is about."""
+    parts = dict(attributes(told))
+    if parts.get(_TABLE) == table.encode() + b"\0":
+        name = parts[_ELEMENTS_SET].rstrip(b"\0").decode(errors="replace")
+        yield from ((name, key) for key in _keys(parts))
+
+
+def has_element(table: str, name: str, key: bytes) -> bool:
+    """Say whether a set that is no set of intervals has an element now."""
+    question = text(_TABLE, table) + text(_ELEMENTS_SET, name)
+    try:
+        return bool(ask(_GET_ELEMENTS, question + attribute(_ELEMENTS | NESTED, _element(key))))
+    except FileNotFoundError:
+        return False
+
+
+def first_addresses(table: str, name: str) -> set[bytes]:
+    """Give the first address of each network in a set of intervals, and those where none is any more."""
+    try:
+        answers = ask(_GET_ELEMENTS, text(_TABLE, table) + text(_ELEMENTS_SET, name), many=True)
+    except FileNotFoundError:
+        return set()
+    return {key for answer in answers for key in _keys(dict(attributes(answer)))}
+
+
+def _keys(parts: Mapping[int, bytes]) -> Iterator[bytes]:
+    for _, element in attributes(parts.get(_ELEMENTS, b"")):
+        key = dict(attributes(element)).get(_KEY)
+        if key is not None:
+            yield dict(attributes(key))[1]
 
 
 def set_of(network: Network) -> str | None:

@@ -6,6 +6,7 @@ fleet could make up any number of them; so there are `LISTS_MOST`, and bans of f
 
 from collections.abc import Mapping
 from importlib.resources import files
+from ipaddress import IPv4Network, IPv6Network
 
 from appguard.address import Network
 from appguard.firewalls.disjoint import disjoint
@@ -47,6 +48,14 @@ class PortLists:
                 return *kind, ports
         return None
 
+    def place(self, name: str, key: bytes) -> tuple[Network, str] | None:
+        """Give the host or /64 that an element of a set means, and the ports; None if the set is none of hosts."""
+        kind = self.host_set(name)
+        if kind is None:
+            return None
+        version, prefixlen, ports = kind
+        return (IPv4Network if version == 4 else IPv6Network)((key, prefixlen)), ports
+
     def script(self, table: str, ports: str) -> str:
         """Write what a table needs for a list, in nft's words, without the options that the settings may ask for."""
         ending = self._endings[ports]
@@ -63,8 +72,9 @@ class PortLists:
 
 def stub_script(table: str) -> str:
     """Write of a new table what the above refers to, as empty as can be."""
-    chains = "".join(f"chain {name} {{ }} " for name in ("refuse", "ported", "ported_stray"))
-    return f"table inet {table} {{ counter strays {{ }} {chains}}}\n"
+    lines = [f"add table inet {table}", f"add counter inet {table} strays"]
+    lines += [f"add chain inet {table} {name}" for name in ("refuse", "ported", "ported_stray")]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def pieces_of(wide: Wide, lists: PortLists) -> dict[str, list[tuple[Network, float, str]]]:

@@ -6,11 +6,10 @@ live in interval sets, which take no overlapping elements, so these sets are alw
 (`nft_netlink.py`), or by `nft -f -` (`nft_script.py`) where this kernel refuses that or the settings say so.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import Protocol
 
@@ -18,11 +17,12 @@ from appguard.address import Network
 from appguard.ban import is_host
 from appguard.errors import FirewallFullError
 from appguard.firewalls.base import Block, Count, Late, nobody
-from appguard.firewalls.netlink import SetFullError, hear, listen
-from appguard.firewalls.nft_messages import counters, jail_of, table_identity
+from appguard.firewalls.netlink import SetFullError
+from appguard.firewalls.nft_messages import counters, first_addresses, has_element, jail_of, table_identity
 from appguard.firewalls.nft_netlink import NetlinkTransport, NotTakenError
-from appguard.firewalls.nft_ports import PortLists, Wide
+from appguard.firewalls.nft_ports import PortLists, Wide, pieces_of
 from appguard.firewalls.nft_script import COUNT, ScriptTransport, Shape
+from appguard.firewalls.nft_watch import Watch
 
 TABLE = "appguard"
 LEASE = 7 * 86400.0
@@ -86,6 +86,8 @@ class Nftables:
         self._script = ScriptTransport(TABLE, program, shape, clock, self._lists)
         self._transport: Transport = self._script if transport == SCRIPT else self._netlink
         self._is_chosen = transport is not None
+        self._watch = Watch(TABLE)
+        self._let_in: tuple[Network, ...] = ()
         self._wide: Wide = {}
         self._lists_there = {""}  # those the table has rules for
         self._identity: bytes | None = None
@@ -104,7 +106,9 @@ class Nftables:
         self._lists_there = {""}
         with self._room():
             self._wide = await self._transport.replace(let_in, self._in_force(blocks), came_late)
+        self._let_in = tuple(let_in)
         self._identity = table_identity(TABLE)
+        self._watch.settle()
 
     async def change(self, add: Sequence[Block], remove: Sequence[Block]) -> None:
         """Add, renew and remove elements, in one transaction if they are not thousands."""
@@ -127,30 +131,34 @@ class Nftables:
         self._identity = None
 
     async def intact(self) -> bool:
-        """Say whether the table and its rules are those we made. An element somebody took out is not missed."""
+        """Say whether the table and its rules are those we made. Who misses single elements asks `missing`."""
+        if self._watch.is_lost:
+            return False
         return self._identity is not None and self._identity == table_identity(TABLE)
 
-    @contextmanager
-    def watch(self, suspect: Callable[[], None]) -> Generator[None]:
+    def watch(self, suspect: Callable[[], None]) -> AbstractContextManager[None]:
         """Hear of every change of nf_tables, our own too."""
-        try:
-            link = listen()
-        except OSError as error:  # then the bouncer's question once an interval must do
-            log.warning("foreign changes of the firewall are not heard at once: %s", error.strerror)
-            yield
-            return
+        return self._watch(suspect)
 
-        def heard() -> None:
-            hear(link)
-            suspect()
+    async def missing(self) -> Sequence[tuple[Network, str]]:
+        """Give the hosts that were taken out of the table and are not there."""
+        taken = [(name, key, self._lists.place(name, key)) for name, key in self._watch.taken()]
+        if any(place is None for _, _, place in taken) and not self._has_networks():
+            self._identity = None  # everything is made anew
+        return [place for name, key, place in taken if place is not None and not has_element(TABLE, name, key)]
 
-        loop = asyncio.get_running_loop()
-        with link:
-            loop.add_reader(link, heard)
-            try:
-                yield
-            finally:
-                loop.remove_reader(link)
+    def _has_networks(self) -> bool:
+        """Say whether the table has all networks that are let in, and those shut out that are no hosts."""
+        now = self._clock()
+        ought = {name: {piece for piece, end, _ in of_set if end > now} for name, of_set in self._pieces().items()}
+        ought |= {f"allow{version}": {one for one in self._let_in if one.version == version} for version in (4, 6)}
+        return all(
+            {one.network_address.packed for one in networks} <= first_addresses(TABLE, name)
+            for name, networks in ought.items()
+        )
+
+    def _pieces(self) -> dict[str, list[tuple[Network, float, str]]]:
+        return pieces_of(self._wide, self._lists)
 
     async def dropped(self) -> int:
         """Give the number of packets of banned addresses dropped since `replace`."""

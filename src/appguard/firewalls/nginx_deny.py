@@ -94,6 +94,10 @@ class NginxDeny:
             await self._put(_in_force(self._ends, now))
         return True
 
+    async def missing(self) -> Sequence[tuple[Network, str]]:
+        """Give nothing: nothing is heard."""
+        return ()
+
     def watch(self, suspect: Callable[[], None]) -> AbstractContextManager[None]:
         """Hear nothing."""
         del suspect
