@@ -34,7 +34,7 @@ OWN_FILTERS: dict[str, dict[str, object]] = {
     "apache-auth": {"filter": "apache-error"},
     "recidive": {"source": "bans"},
 }
-MERELY_SAID = ("action", "port", "ignorecommand")  # without these a jail bans the same
+MERELY_SAID = ("action", "port", "protocol", "ignorecommand")  # without these a jail bans the same
 REGEX_OPTIONS = ("failregex", "ignoreregex", "prefregex", "datepattern")
 UNITS = {
     "y(?:ears?)?": 31_536_000,

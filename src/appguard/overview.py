@@ -10,6 +10,7 @@ from appguard.banning import Banning
 from appguard.bouncer_status import BouncerStatus
 from appguard.bouncers import Bouncers
 from appguard.config_jails import JailConfig
+from appguard.firewalls.base import Count
 from appguard.host import HostFacts
 from appguard.jail_window import JailWindow
 from appguard.members import sources_of
@@ -20,6 +21,7 @@ from appguard.sources.base import Source
 from appguard.status import (
     BanRecord,
     DaemonStatus,
+    Dropped,
     FirewallSummary,
     JailStatus,
     JailSummary,
@@ -125,7 +127,13 @@ class Overview:
             reach=() if window.jail.dry_run else self._reach_of(banned),
             alarm=self._banning.alarm(name),
             ports=ports_text(window.jail.ports, window.jail.protocol),
+            dropped=self._dropped(name),
         )
+
+    def _dropped(self, name: str) -> Dropped | None:
+        """Give what the firewalls that count by jail have dropped for one; None if there is none such."""
+        counts = [each.counts.get(name, Count(0, 0)) for each in self._bouncers.status if each.counts]
+        return Dropped(sum(one.packets for one in counts), sum(one.bytes for one in counts)) if counts else None
 
     def ban(self, ban: Ban) -> BanRecord:
         """Give the record of a ban, with who enforces it."""

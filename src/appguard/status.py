@@ -107,11 +107,20 @@ class DaemonStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Dropped:
+    """What the kernel has dropped of a jail's banned clients since its firewall was last set up."""
+
+    packets: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class JailStatus:
     """One jail as fail2ban shows it; `origins` are the files and sockets its lines come from.
 
     `reach` has the bans among its own that the kernel does not see. In a dry run `banned` are those who would be.
     `alarm` is what is wrong with the jail (empty if nothing is). `ports` are what its bans are about, empty for all.
+    `dropped` is None where that is not counted by jail.
     """
 
     name: str
@@ -125,12 +134,14 @@ class JailStatus:
     reach: Sequence[ReachSummary]
     alarm: str = ""
     ports: str = ""
+    dropped: Dropped | None = None
 
     @classmethod
     def from_json(cls, record: Mapping[str, object]) -> Self:
         """Read what the control socket gave; raise TypeError or KeyError if it is something else."""
         fields = dict(cast("Mapping[str, Any]", record))
         fields["reach"] = tuple(ReachSummary(**reach) for reach in fields["reach"])
+        fields["dropped"] = Dropped(**fields["dropped"]) if fields.get("dropped") else None
         return cls(**fields)
 
 

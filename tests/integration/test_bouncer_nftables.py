@@ -214,7 +214,9 @@ def test_a_permanent_ban_does_not_run_out() -> None:
     bouncer = Bouncer(ban_set, Nftables(clock=clock), Judge(), clock)
     asyncio.run(bouncer.settle())
     run("nft", "delete element inet appguard ban4 { 203.0.113.5 }")
-    run("nft", "add element inet appguard ban4 { 203.0.113.5 timeout 1h }")  # as if the lease were nearly over
+    run(
+        "nft", "add element inet appguard ban4 { 203.0.113.5 timeout 1h : jail_manual }"
+    )  # as if the lease were nearly over
     now += RENEWAL
     asyncio.run(bouncer.settle())
     assert banned()["203.0.113.5"] > LEASE - 60
@@ -360,6 +362,7 @@ def test_who_is_let_in_from_now_on_is_free_in_the_kernel(attacker: Machine) -> N
 
     async def scene() -> None:
         nonlocal facts
+        await bouncer.settle()
         async with running(bouncer):
             ban_set.ban(Ban.of(ATTACKER))
             ban_set.ban(Ban.of("198.51.100.0/24"))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from appguard.cli.client import printable
 from appguard.ports import spoken
-from appguard.status import BanRecord, DaemonStatus, FirewallSummary, JailStatus, ReachSummary, SourceSummary
+from appguard.status import BanRecord, DaemonStatus, Dropped, FirewallSummary, JailStatus, ReachSummary, SourceSummary
 
 REASON_MOST = 48
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
@@ -81,8 +81,13 @@ def jail_lines(jail: JailStatus) -> list[str]:
         f"   |- Banned IP list:\t{' '.join(jail.banned)}",
         f"   `- Enforced by:\t{'; '.join(enforced_by)}",
         *([f"Ports:\t{spoken(jail.ports)}"] if jail.ports else []),
+        *([f"Dropped:\t{_dropped(jail.dropped)}"] if jail.dropped is not None else []),
         *([f"Alarm:\t{jail.alarm}"] if jail.alarm else []),
     ]
+
+
+def _dropped(dropped: Dropped) -> str:
+    return f"{_count(dropped.packets, 'packet')}, {_count(dropped.bytes, 'byte')}"
 
 
 def ban_lines(bans: Sequence[BanRecord], now: float) -> list[str]:
