@@ -1,7 +1,6 @@
 """Which ports a ban is about: what settings may say, the one text it becomes, and what is read back."""
 
 from dataclasses import replace
-
 from itertools import pairwise
 
 import pytest
