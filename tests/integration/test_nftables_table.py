@@ -13,6 +13,7 @@ import pytest
 from appguard.errors import FirewallError, FirewallPermissionError
 from appguard.firewalls import nft_messages, nft_script, nftables
 from appguard.firewalls.base import Block
+from appguard.firewalls.nft_watch import Watch
 from appguard.firewalls.nftables import Nftables
 from tests.lab import User, has_user, processes, wait_until
 from tests.netns import banned, elements, has_table, network, run
@@ -61,6 +62,23 @@ def test_a_permanent_block_is_a_lease(firewall: Nftables, kind: str) -> None:
     """A block without an end gets the lease as its timeout, so that nothing in the kernel is for ever."""
     ban(firewall, kind, seconds=None)
     assert nftables.LEASE - 10 <= banned()[kind] <= nftables.LEASE
+
+
+def test_to_renew_is_to_remove_and_to_add(firewall: Nftables) -> None:
+    """Kernels before 6.12 ignore a new timeout of an element that is there: ours is taken out in the same transaction."""
+
+    ban(firewall, "203.0.113.5", seconds=300)
+
+    async def scene() -> None:
+        watch = Watch("appguard")
+        heard = asyncio.Event()
+        with watch(heard.set):
+            await firewall.change([Block(network("203.0.113.5"), time.time() + 600)], [])
+            await asyncio.wait_for(heard.wait(), 5)
+            assert ("ban4", network("203.0.113.5").network_address.packed) in watch.taken()
+
+    asyncio.run(scene())
+    assert 590 <= banned()["203.0.113.5"] <= 600
 
 
 def test_ends_in_a_thousand_years_and_in_no_time_are_timeouts_too(firewall: Nftables) -> None:
@@ -207,6 +225,7 @@ def test_an_nft_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 TRY = """
 import asyncio
 from appguard.errors import AppGuardError
+from appguard.firewalls.nft_watch import Watch
 from appguard.firewalls.nftables import Nftables
 
 async def main() -> None:
