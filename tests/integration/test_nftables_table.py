@@ -65,7 +65,7 @@ def test_a_permanent_block_is_a_lease(firewall: Nftables, kind: str) -> None:
 
 
 def test_to_renew_is_to_remove_and_to_add(firewall: Nftables) -> None:
-    """Kernels before 6.12 ignore a new timeout of an element that is there: ours is taken out in the same transaction."""
+    """Kernels before 6.12 ignore a new timeout of an element that is there: ours is taken out in the same step."""
 
     ban(firewall, "203.0.113.5", seconds=300)
 

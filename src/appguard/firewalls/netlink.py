@@ -16,7 +16,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from appguard.errors import FirewallError, FirewallPermissionError
@@ -44,7 +44,7 @@ _ATTRIBUTE = struct.Struct("=HH")
 _CODE = struct.Struct("=i")
 _LONGEST = 65536
 _PATIENCE = 5.0  # seconds; the kernel answers while it is asked
-BUFFER = 4 << 20
+SEND_BUFFER = HEARD_BUFFER = 4 << 20
 _SPARE = 4096  # of the send buffer: the two marks, and what the kernel counts besides
 _ATTEMPTS = 5  # at a listing that changes under our eyes
 
@@ -98,7 +98,7 @@ def listen() -> socket.socket:
     """Give a socket that has something to read after every change of nf_tables, whoever made it."""
     link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
     try:
-        _enlarge(link, _SO_RCVBUFFORCE, socket.SO_RCVBUF)
+        _set_first(link, (_SO_RCVBUFFORCE, socket.SO_RCVBUF), HEARD_BUFFER)
         link.bind((0, 1 << _CHANGES - 1))
     except OSError:
         link.close()
@@ -150,15 +150,20 @@ def commit(messages: Sequence[Message]) -> None:
         raise _error(error) from error
 
 
-def _enlarge(link: socket.socket, force: int = _SO_SNDBUFFORCE, ask: int = socket.SO_SNDBUF) -> int:
-    """Make the send buffer, or the other, large, as far as we may; give its size."""
-    for option in (force, ask):
+def _enlarge(link: socket.socket) -> int:
+    """Make the send buffer large, as far as we may; give its size."""
+    _set_first(link, (_SO_SNDBUFFORCE, socket.SO_SNDBUF), SEND_BUFFER)
+    return link.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+
+def _set_first(link: socket.socket, options: Iterable[int], size: int) -> None:
+    """Set the first option that we may set."""
+    for option in options:
         try:
-            link.setsockopt(socket.SOL_SOCKET, option, BUFFER)
-            break
+            link.setsockopt(socket.SOL_SOCKET, option, size)
         except PermissionError:
             continue
-    return link.getsockopt(socket.SOL_SOCKET, ask)
+        return
 
 
 def _confirm(link: socket.socket, last: int) -> None:
