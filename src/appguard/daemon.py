@@ -343,9 +343,8 @@ class Daemon:
 
     async def unban(self, what: str, jail: str | None = None) -> Ban | None:
         """Lift a ban; of a network all there are, whichever ports they are about."""
-        found = [ban for ban in self._found(what) if jail in (None, ban.jail)]
-        lifted = [ban for ban in found if self._bans.unban(ban.network, ban.ports)]
-        for ban in lifted:
+        found = (ban for ban in self._found(what) if jail in (None, ban.jail))
+        for ban in (lifted := [ban for ban in found if self._bans.unban(ban.network, ban.ports)]):
             log.warning("[%s] Unban %s", ban.jail, ban.key)
             self._trials.take(ban.key)
             self._note(Outcome(self._banning.lift(ban)))

@@ -121,7 +121,7 @@ def hear(link: socket.socket, wanted: Collection[int]) -> tuple[list[bytes], boo
                 raise
             is_whole = False  # more happened than it had room for
             continue
-        found += [body[_FAMILY.size :] for kind, _, _, body in _messages(told) if kind in kinds]
+        found += [body[_FAMILY.size :] for kind, _, _, body in messages(told) if kind in kinds]
 
 
 def room() -> int:

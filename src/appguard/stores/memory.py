@@ -181,7 +181,7 @@ class MemoryBanSet:
         return tuple(self._table.ported(address, self._clock()))
 
     def for_apps(self, facts: Sequence[Fact]) -> Sequence[Fact]:
-        """Give what facts mean to apps, which know no ports: of each network the longest ban that the web is part of."""
+        """Give what facts mean to apps, which know no ports: of each network the longest ban that is about the web."""
         if not self._table.has_ports and not any(fact.ports for fact in facts):
             return facts
         now = self._clock()
