@@ -24,7 +24,7 @@ from statistics import quantiles
 from tempfile import TemporaryDirectory
 from typing import cast
 
-from appguard.address import Address, Network, parse_address
+from appguard.address import Address, parse_address
 from appguard.ban import Ban, Fact
 from appguard.bouncer import Bouncer
 from appguard.firewalls.base import Block
@@ -130,11 +130,11 @@ class Noting(Nftables):
         self._ban_set = ban_set
         self.delays: list[float] = []
 
-    async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:
+    async def change(self, add: Sequence[Block], remove: Sequence[Block]) -> None:
         """Do it and note it."""
         await super().change(add, remove)
         now = time.time()
-        facts = [self._ban_set.known(block.network) for block in add]
+        facts = [self._ban_set.known(Fact(block.network, 0, None)) for block in add]
         self.delays += [now - fact.ban.start for fact in facts if fact and fact.ban]
 
 

@@ -37,7 +37,7 @@ class Recording(DryRun):
         self._note("replace")
         await super().replace(allow, blocks, late)
 
-    async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:
+    async def change(self, add: Sequence[Block], remove: Sequence[Block]) -> None:
         """Note and do it."""
         self._note(f"change +{len(add)} -{len(remove)}")
         await super().change(add, remove)
@@ -116,10 +116,10 @@ async def running(bouncer: Bouncer) -> AsyncGenerator[None]:
             await task
 
 
-async def until(condition: Callable[[], bool], what: str) -> None:
+async def until(condition: Callable[[], bool], what: str, within: float = 5) -> None:
     """Wait for a condition."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(within):
             while not condition():  # noqa: ASYNC110 - neither a firewall nor the kernel tells that it changed
                 await asyncio.sleep(0.002)
             return

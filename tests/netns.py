@@ -62,10 +62,11 @@ def run(*command: str, text: str = "") -> str:
 
 
 def elements(name: str) -> dict[str, int]:
-    """Give what one set of our table holds: networks as text, and the seconds left (0: no timeout)."""
-    listing = json.loads(run("nft", "-j", "list", "set", "inet", "appguard", name))
-    found = next(each["set"] for each in listing["nftables"] if "set" in each)
-    return dict(_element(each) for each in found.get("elem", ()))
+    """Give what one set or map of our table holds: networks as text, and the seconds left (0: no timeout)."""
+    kind = "map" if name.startswith("ban") else "set"
+    listing = json.loads(run("nft", "-j", "list", kind, "inet", "appguard", name))
+    found = next(each[kind] for each in listing["nftables"] if kind in each)
+    return dict(_element(each[0] if kind == "map" else each) for each in found.get("elem", ()))
 
 
 def banned() -> dict[str, int]:

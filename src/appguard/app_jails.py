@@ -94,6 +94,6 @@ class AppJails:
         if not jail.bantime_increment:
             return ban
         with self._lock:
-            earlier = self._history.earlier(jail, ban.key, ban.start)
+            earlier = self._history.earlier(jail, ban.where, ban.start)
         seconds = bantime_of(jail, earlier)
         return replace(ban, end=None if seconds == PERMANENT else ban.start + seconds)

@@ -13,6 +13,7 @@ from hashlib import blake2b
 
 from appguard.address import Address, Network, NetworkMap, network_text, parse_network
 from appguard.errors import ConfigError
+from appguard.ports import is_web, key_of
 
 PERMANENT = -1
 JAIL_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -44,7 +45,8 @@ class Ban:
     """One network shut out by one jail from `start` to `end` (None: for ever), in Unix seconds.
 
     `automatic` tells a jail's decision from a person's. `version` is given by the ban set. `failures` and `evidence`
-    say what led to it; `via` the proxies the attacker came through.
+    say what led to it; `via` the proxies the attacker came through. `ports` is the canonical text of the ports it is
+    about, empty for all (`ports.py`).
     """
 
     network: Network
@@ -57,11 +59,15 @@ class Ban:
     via: tuple[str, ...] = ()
     automatic: bool = False
     version: int = 0
-    key: str = field(init=False, repr=False, compare=False)  # the canonical text of the network
+    ports: str = ""
+    where: str = field(init=False, repr=False, compare=False)  # the canonical text of the network
+    key: str = field(init=False, repr=False, compare=False)  # the same, and the ports: what the ban is known by
 
     def __post_init__(self) -> None:
         """Write the key once: it is asked for again and again."""
-        object.__setattr__(self, "key", network_text(self.network))
+        where = network_text(self.network)
+        object.__setattr__(self, "where", where)
+        object.__setattr__(self, "key", key_of(where, self.ports) if self.ports else where)
 
     @classmethod
     def of(
@@ -86,7 +92,7 @@ class Ban:
     @property
     def ref(self) -> str:
         """Give the short reference a shut-out person can quote: the same for the same network and version."""
-        digest = blake2b(f"{self.key} {self.version}".encode(), digest_size=5).digest()
+        digest = blake2b(f"{self.where} {self.version}".encode(), digest_size=5).digest()
         return base64.b32encode(digest).decode()
 
     def in_force(self, now: float) -> bool:
@@ -102,16 +108,30 @@ class Ban:
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """What is true of one network since `version`: banned by `ban`, or lifted (None)."""
+    """What is true of one network, and of some of its ports alone or of all, since `version`: banned, or lifted (None).
+
+    `ports` are those of the ban, or of the ban that was lifted.
+    """
 
     network: Network
     version: int
     ban: Ban | None
+    ports: str = ""
+
+    @classmethod
+    def of(cls, ban: Ban) -> "Fact":
+        """Give the fact that this ban was put in force."""
+        return cls(ban.network, ban.version, ban, ban.ports)
+
+    @classmethod
+    def lifting(cls, ban: Ban, version: int) -> "Fact":
+        """Give the fact that this ban was lifted."""
+        return cls(ban.network, version, None, ban.ports)
 
     @property
     def key(self) -> str:
-        """Give the canonical text of the network."""
-        return network_text(self.network) if self.ban is None else self.ban.key
+        """Give what the ban is known by."""
+        return key_of(network_text(self.network), self.ports) if self.ban is None else self.ban.key
 
 
 def supersedes(new: Ban, old: Ban | None, now: float) -> bool:
@@ -124,50 +144,94 @@ def supersedes(new: Ban, old: Ban | None, now: float) -> bool:
 
 
 class BanTable:
-    """Bans in memory: hosts and /64s in one dictionary by key, other networks by prefix length."""
+    """Bans in memory: hosts and /64s in one dictionary by key, other networks by prefix length.
+
+    Bans of some ports alone stand apart, by network and ports.
+    """
 
     def __init__(self) -> None:
         self._hosts: dict[str, Ban] = {}
         self._networks: NetworkMap[Ban] = NetworkMap()
+        self._ported: NetworkMap[dict[str, Ban]] = NetworkMap()
+        self._ported_number = 0
 
     def find(self, address: Address, now: float) -> Ban | None:
-        """Give the ban in force that holds the address."""
+        """Give the ban in force that shuts the address out of what the web serves."""
         for key in (address.text,) if address.version == 4 else (address.text, address.slash64):
             ban = self._hosts.get(key)
             if ban is not None and ban.in_force(now):
                 return ban
-        if not self._networks:
+        for ban in self._networks.holding(address) if self._networks else ():
+            if ban.in_force(now):
+                return ban
+        if not self._ported_number:
             return None
-        return next((ban for ban in self._networks.holding(address) if ban.in_force(now)), None)
+        return next((ban for ban in self.ported(address, now) if is_web(ban.ports)), None)
 
-    def exact(self, network: Network) -> Ban | None:
-        """Give the ban of exactly this network, in force or not."""
+    def ported(self, address: Address, now: float) -> Iterator[Ban]:
+        """Give the bans in force that shut the address out of some ports alone."""
+        for bans in self._ported.holding(address):
+            yield from (ban for ban in bans.values() if ban.in_force(now))
+
+    def exact(self, network: Network, ports: str = "") -> Ban | None:
+        """Give the ban of exactly this network and these ports, in force or not."""
+        if ports:
+            return (self._ported.get(network) or {}).get(ports)
         return self._hosts.get(network_text(network)) if is_host(network) else self._networks.get(network)
 
     def same(self, ban: Ban) -> Ban | None:
-        """Give the ban of the same network, in force or not."""
-        return self._hosts.get(ban.key) if is_host(ban.network) else self._networks.get(ban.network)
+        """Give the ban of the same network and ports, in force or not."""
+        if ban.ports or not is_host(ban.network):
+            return self.exact(ban.network, ban.ports)
+        return self._hosts.get(ban.key)
+
+    @property
+    def has_ports(self) -> bool:
+        """Say whether there are bans of some ports alone."""
+        return self._ported_number > 0
+
+    def of_web(self, network: Network, now: float) -> Ban | None:
+        """Give the longest ban in force of exactly this network that shuts out of what the web serves."""
+        whole, ported = self.exact(network), self._ported.get(network) or {}
+        bans = [ban for ban in (*([whole] if whole else ()), *ported.values()) if ban.in_force(now)]
+        ends = {ban: float("inf") if ban.end is None else ban.end for ban in bans if is_web(ban.ports)}
+        return max(ends, key=ends.__getitem__, default=None)
 
     def put(self, ban: Ban) -> None:
-        """Set the ban of its network."""
-        if is_host(ban.network):
+        """Set the ban of its network and ports."""
+        if ban.ports:
+            self._put_ported(ban.network, ban.ports, ban)
+        elif is_host(ban.network):
             self._hosts[ban.key] = ban
         else:
             self._networks.add(ban.network, ban)
 
-    def drop(self, network: Network) -> None:
-        """Forget the ban of a network."""
-        if is_host(network):
+    def drop(self, network: Network, ports: str = "") -> None:
+        """Forget the ban of a network and these ports."""
+        if ports:
+            self._put_ported(network, ports, None)
+        elif is_host(network):
             self._hosts.pop(network_text(network), None)
         else:
             self._networks.remove(network)
 
+    def _put_ported(self, network: Network, ports: str, ban: Ban | None) -> None:
+        """Change the bans of a network in a new dictionary: a reader may be walking the old one."""
+        before = self._ported.get(network) or {}
+        after = {kept: held for kept, held in before.items() if kept != ports} | ({} if ban is None else {ports: ban})
+        self._ported_number += len(after) - len(before)
+        if after:
+            self._ported.add(network, after)
+        else:
+            self._ported.remove(network)
+
     def __iter__(self) -> Iterator[Ban]:
         yield from self._hosts.values()
         yield from (ban for _, ban in self._networks)
+        yield from (ban for _, bans in self._ported for ban in bans.values())
 
     def __len__(self) -> int:
-        return len(self._hosts) + len(self._networks)
+        return len(self._hosts) + len(self._networks) + self._ported_number
 
 
 def is_host(network: Network) -> bool:

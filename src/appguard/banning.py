@@ -90,7 +90,7 @@ class Banning:
         if exemption is None:
             self._enact(ban, outcome)
             return
-        is_let_off = exemption.remembered(ban.key)
+        is_let_off = exemption.remembered(ban.where)
         if is_let_off is not None:
             self._decide(ban, outcome, is_let_off=is_let_off)
         elif (ban.jail, ban.key) not in self._waiting:
@@ -101,7 +101,7 @@ class Banning:
 
     async def _ask(self, exemption: Exemption, ban: Ban) -> None:
         try:
-            is_let_off = await exemption.ask(ban.key)
+            is_let_off = await exemption.ask(ban.where)
         except NoAnswer as error:
             log.warning("[%s] ignorecommand does not say whether to ban %s, so it is: %s", ban.jail, ban.key, error)
             is_let_off = False
@@ -135,9 +135,9 @@ class Banning:
             log.warning("[%s] %s is not banned: %s", ban.jail, ban.key, error)
             self._on_refused(ban, str(error))
             return
-        if bench.bans.get(parse_address(str(ban.network.network_address))) is None:
-            bench.history.end(ban.jail, ban.key, ban.start)
-        is_new = not bench.history.in_force(ban.jail, ban.key, ban.start)
+        if bench.bans.get(parse_address(str(ban.network.network_address))) is None and not bench.bans.holds(ban):
+            bench.history.end(ban.jail, ban.where, ban.start)
+        is_new = not bench.history.in_force(ban.jail, ban.where, ban.start)
         sized = self._sized(bench, ban, is_new=is_new)
         if sized is None:
             return
@@ -155,7 +155,7 @@ class Banning:
 
     def _sized(self, bench: _Bench, ban: Ban, *, is_new: bool) -> Ban | None:
         """Give the ban with its end; None if it is of a network while there are too many bans."""
-        bantime = bantime_of(bench.jail, bench.history.earlier(bench.jail, ban.key, ban.start))
+        bantime = bantime_of(bench.jail, bench.history.earlier(bench.jail, ban.where, ban.start))
         if bench.jail.bantime_increment:
             ban = replace(ban, end=None if bantime == PERMANENT else ban.start + bantime)
         now = self._clock()
@@ -177,11 +177,11 @@ class Banning:
 
     def lift(self, ban: Ban) -> dict[str, set[str]]:
         """Forget what led to a ban that a person lifts: it was wrong. Give the keys that are touched, by jail."""
-        self.history.forget(ban.key)
+        self.history.forget(ban.where)
         for bench in self._benches.values():
             if bench.escalation is not None:
                 bench.escalation.forget(ban)
-        return {name: window.forget_network(ban.key) for name, window in self._windows.items()}
+        return {name: window.forget_network(ban.where) for name, window in self._windows.items()}
 
     def restore(self, bans: Iterable[Ban]) -> None:
         """Take back what is in force after a restart."""

@@ -68,12 +68,12 @@ class History:
 
     def note(self, ban: Ban) -> bool:
         """Note a ban that is in force; say whether it is another one, not one prolonged."""
-        pasts = self._pasts.pop(ban.key, {})
+        pasts = self._pasts.pop(ban.where, {})
         past = pasts.get(ban.jail)
         is_new = past is None or not past.in_force(ban.start)
         pasts[ban.jail] = _another(past, ban) if past is None or is_new else _prolonged(past, ban)
-        self._pasts[ban.key] = pasts
-        self.changed.add(ban.key)
+        self._pasts[ban.where] = pasts
+        self.changed.add(ban.where)
         if len(self._pasts) > self._most:
             self.forget(next(iter(self._pasts)))
         return is_new
@@ -103,7 +103,7 @@ class History:
 
 def _another(past: Past | None, ban: Ban) -> Past:
     bans = past.bans if past is not None and past.is_remembered(ban.start) else 0
-    return Past(ban.jail, ban.key, bans + 1, ban.start, ban.end)
+    return Past(ban.jail, ban.where, bans + 1, ban.start, ban.end)
 
 
 def _prolonged(past: Past, ban: Ban) -> Past:

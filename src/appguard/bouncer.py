@@ -19,12 +19,13 @@ from functools import partial
 
 from appguard.address import Address, Network, network_text
 from appguard.ban import Ban
+from appguard.blocking import Blocking
 from appguard.bouncer_status import BouncerStatus
-from appguard.errors import AppGuardError, FirewallError, FirewallFullError, RefusedForSafety
-from appguard.firewalls.base import Block, Firewall
+from appguard.errors import AppGuardError, FirewallError, FirewallFullError
+from appguard.firewalls.base import Block, Count, Firewall
 from appguard.host import HostFacts, administrators, read_host_facts
 from appguard.judge import Judge
-from appguard.room import Room
+from appguard.ports import key_of
 from appguard.stores.base import BanSet
 from appguard.turns import give_way
 
@@ -59,7 +60,7 @@ class Bouncer:
     ) -> None:
         self._ban_set = ban_set
         self._firewall = firewall
-        self._judge = judge
+        self._blocking = Blocking(judge)
         self._clock = clock
         self._read_facts = read_facts
         self._read_administrators = read_administrators
@@ -73,9 +74,6 @@ class Bouncer:
         self._changed: dict[str, None] = {}  # in the order it changed
         self._mirror: _Mirror = {}
         self._let_in: tuple[Network, ...] = ()
-        self._refused: dict[str, tuple[Ban, str]] = {}
-        self._forced: set[str] = set()
-        self._room = Room()
         self._is_held = self._is_lifted = False
         self._is_unknown = True  # what the firewall holds
         self._is_suspect = False  # somebody may have taken our rules away
@@ -84,6 +82,7 @@ class Bouncer:
         self._look_at = self._stale_look = 0.0
         self._error = ""
         self._dropped: int | None = None
+        self._counts: Mapping[str, Count] = {}
 
     @property
     def status(self) -> BouncerStatus:
@@ -95,7 +94,8 @@ class Bouncer:
             error=self._error,
             enforced=len(self._mirror),
             dropped=self._dropped,
-            refused=tuple(self._refused.values()),
+            counts=self._counts,
+            refused=tuple(self._blocking.refused.values()),
         )
 
     def wake(self) -> None:
@@ -113,7 +113,7 @@ class Bouncer:
 
     def force(self, network: Network) -> None:
         """Let a ban of this network pass that the judge refuses unless forced, until it is lifted or ends."""
-        self._forced.add(network_text(network))
+        self._blocking.force(network)
 
     def hold(self) -> None:
         """Lift everything and enforce nothing until `release`. The next round does it; `settle` waits for it."""
@@ -217,9 +217,7 @@ class Bouncer:
 
     def _forget(self, key: str) -> None:
         self._wanted.pop(key, None)
-        self._refused.pop(key, None)
-        self._forced.discard(key)
-        self._room.forget(key)
+        self._blocking.forget(key)
 
     def _forget_ended(self, now: float) -> None:
         while self._ends and self._ends[0][0] <= now:
@@ -228,30 +226,40 @@ class Bouncer:
             if ban is not None and not ban.in_force(now):
                 self._forget(key)
                 if self._mirror.pop(key, None):
-                    self._room.free()
+                    self._blocking.room.free()
 
     async def _look_around(self, now: float) -> None:
         """Look at the host, at what is to be renewed, and at the firewall."""
-        if self._judge.update(self._read_facts(), tuple(self._read_administrators())):
+        if self._blocking.judge.update(self._read_facts(), tuple(self._read_administrators())):
             self._changed = dict.fromkeys((*self._wanted, *self._changed))
         stale: list[str] = []
         if not 0 <= now - self._stale_look < RENEWAL / 24:  # seldom: with 100,000 it takes 20 milliseconds
             self._stale_look = now
             stale = [key for key, (block, given) in self._mirror.items() if _is_stale(block, given, now)]
-        self._changed = dict.fromkeys((*self._room.take_back(), *stale, *self._changed))
+        self._changed = dict.fromkeys((*self._blocking.room.take_back(), *stale, *self._changed))
         await self._look_at_firewall()
 
     async def _look_at_firewall(self) -> None:
         self._is_suspect = False
         if self._is_held or self._is_unknown:
             return
-        if self._let_in != self._judge.let_in:
+        self._miss([key_of(network_text(network), ports) for network, ports in await self._firewall.missing()])
+        if self._let_in != self._blocking.judge.let_in:
             self._is_unknown = True
         elif not await self._firewall.intact():
             log.warning("somebody took away AppGuard's rules in the firewall: putting them back")
             self._is_unknown = True
         else:
             self._dropped = await self._firewall.dropped()
+            self._counts = await self._firewall.counts()
+
+    def _miss(self, keys: Iterable[str]) -> None:
+        """Have put back what the firewall was given and has not any more, unless it has ended or was lifted."""
+        gone = [key for key in keys if self._mirror.pop(key, None) is not None and key in self._wanted]
+        if gone:
+            log.warning("somebody took %d bans out of the firewall, %s first: putting them back", len(gone), gone[0])
+        for key in gone:
+            self._note(key)
 
     async def _lift(self) -> None:
         if self._is_lifted:
@@ -266,7 +274,7 @@ class Bouncer:
         if self._is_switched_off():  # meanwhile; the next round lifts what there is
             return
         changed, self._changed = self._changed, {}
-        let_in = self._judge.let_in
+        let_in = self._blocking.judge.let_in
         self._is_unknown, self._is_lifted = True, False
         try:
             mirror = await self._replace(let_in, changed, now)
@@ -288,7 +296,7 @@ class Bouncer:
                 await self._firewall.replace(let_in, blocks, late)
             except FirewallFullError as full:
                 deque(blocks, maxlen=0)  # those it was not given yet count too
-                if not self._leave_out({key: block for key, (block, _) in mirror.items()}, full):
+                if not self._blocking.leave_out(_blocks_of(mirror), self._wanted, full):
                     raise
                 continue
             return mirror
@@ -297,7 +305,7 @@ class Bouncer:
         """Give every block, newest first, and note it in the new mirror. What it held unchanged was judged."""
         for key in tuple(reversed(self._wanted)):
             held = None if key in changed or key in self._changed else self._mirror.get(key)
-            block = held[0] if held is not None else self._judged(key)
+            block = held[0] if held is not None else self._block(key)
             if block is not None:
                 mirror[key] = (block, now)
                 yield block
@@ -321,7 +329,7 @@ class Bouncer:
         waiting: list[str] = []
         while self._changed and len(found) < SLICE:
             key, _ = self._changed.popitem()
-            block = None if key in mirror else self._judged(key)
+            block = None if key in mirror else self._block(key)
             if block is not None:
                 mirror[key] = (block, now)
                 found.append(block)
@@ -333,15 +341,7 @@ class Bouncer:
         return found
 
     async def _give_changes(self, now: float) -> None:
-        add: dict[str, Block] = {}
-        remove: dict[str, Network] = {}
-        for key in [self._changed.popitem()[0] for _ in range(min(SLICE, len(self._changed)))]:
-            block = self._judged(key)
-            held, given = self._mirror.get(key, (None, now))
-            if block is None and held is not None:
-                remove[key] = held.network
-            elif block is not None and (block != held or _is_stale(block, given, now)):
-                add[key] = block
+        add, remove = self._differing(now)
         if not add and not remove:
             return
         self._is_unknown = True
@@ -355,46 +355,43 @@ class Bouncer:
         self._is_unknown = False
         for key in remove:
             del self._mirror[key]
-            if key not in add and key not in self._room:
-                self._room.free()
+            if key not in add and key not in self._blocking.room:
+                self._blocking.room.free()
         self._mirror.update((key, (block, now)) for key, block in add.items())
 
-    async def _change(self, add: dict[str, Block], remove: dict[str, Network]) -> None:
+    def _differing(self, now: float) -> tuple[dict[str, Block], dict[str, Block]]:
+        """Give what the newest changes add or renew, and what they remove, as it is held, by key."""
+        add: dict[str, Block] = {}
+        remove: dict[str, Block] = {}
+        for key in [self._changed.popitem()[0] for _ in range(min(SLICE, len(self._changed)))]:
+            block = self._block(key)
+            held, given = self._mirror.get(key, (None, now))
+            if block is not None and (block != held or _is_stale(block, given, now)):
+                add[key] = block
+            if held is not None and (block is None or block.jail != held.jail):
+                remove[key] = held
+        return add, remove
+
+    async def _change(self, add: dict[str, Block], remove: dict[str, Block]) -> None:
         """Give a change; if the firewall is full, make room first and change the change accordingly."""
         try:
             await self._firewall.change(list(add.values()), list(remove.values()))
         except FirewallFullError as full:
-            out = self._leave_out({key: block for key, (block, _) in self._mirror.items()} | add, full)
+            out = self._blocking.leave_out(_blocks_of(self._mirror) | add, self._wanted, full)
             for key in out:
                 add.pop(key, None)
-            going = {key: self._mirror[key][0].network for key in (*out, *add) if key in self._mirror}
-            remove |= going  # renewed ones too
+            going = {key: self._mirror[key][0] for key in (*out, *add) if key in self._mirror}  # renewed ones too
+            remove |= going
             await self._firewall.change([], list(remove.values()))
             await self._firewall.change(list(add.values()), [])
 
-    def _leave_out(self, blocks: Mapping[str, Block], full: FirewallFullError) -> list[str]:
-        """Choose who is not enforced in a full firewall."""
-        out = self._room.make(blocks, full)
-        for key in out:
-            self._refused[key] = (self._wanted[key], f"the firewall has room for {full.size}, and others end later")
-        return out
-
-    def _judged(self, key: str) -> Block | None:
-        """Give what the firewall is to hold for a ban of the ban set; None if it ended, was lifted or is refused."""
-        ban = self._wanted.get(key)
-        if ban is None or key in self._room:
-            return None
-        try:
-            self._judge.check(ban, force=key in self._forced)
-        except RefusedForSafety as error:
-            if self._refused.get(key, (ban, ""))[1] != str(error):
-                log.warning("[%s] %s is not enforced: %s", ban.jail, key, error)
-            self._refused[key] = (ban, str(error))
-            return None
-        if self._refused:
-            self._refused.pop(key, None)
-        return Block(ban.network, ban.end)
+    def _block(self, key: str) -> Block | None:
+        return self._blocking.block(key, self._wanted.get(key))
 
 
 def _is_stale(block: Block, given: float, now: float) -> bool:
     return block.end is None and not given <= now < given + RENEWAL
+
+
+def _blocks_of(mirror: _Mirror) -> dict[str, Block]:
+    return {key: block for key, (block, _) in mirror.items()}

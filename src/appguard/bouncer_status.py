@@ -1,15 +1,17 @@
 """How enforcement is, as a bouncer tells it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from appguard.ban import Ban
+from appguard.firewalls.base import Count
 
 
 @dataclass(frozen=True, slots=True)
 class BouncerStatus:
     """How enforcement is: `error` is empty while it works; `refused` holds bans the judge keeps out, and why.
 
-    `firewall` is what to call it; `dropped` is None where the number is not known.
+    `firewall` is what to call it; `dropped` is None where the number is not known, `counts` is the same by jail.
     """
 
     kind: str
@@ -19,3 +21,4 @@ class BouncerStatus:
     enforced: int
     dropped: int | None
     refused: tuple[tuple[Ban, str], ...]
+    counts: Mapping[str, Count] = field(default_factory=dict[str, Count])

@@ -233,21 +233,22 @@ class Daemon:
             self._bouncers.wake()
             self.following.tell()
             self._saving.batch.facts.extend(fact for fact in changes.facts if id(fact.ban) not in saved)
-            self._trouble.attempt("published bans", lambda: self._publisher.publish(changes.facts, self.bans))
+            facts = self._bans.for_apps(changes.facts)
+            self._trouble.attempt("published bans", lambda: self._publisher.publish(facts, self._bans.bans_for_apps))
         self._saving.soon()
 
     def _spread_all(self) -> None:
         """Do so where too much changed for the ban set to remember it: compare with what the state holds."""
         snapshot = self._bans.snapshot()
         there = {ban.key for ban in snapshot.bans}
-        gone = [Fact(ban.network, ban.version, None) for ban in self._state.bans() if ban.key not in there]
-        facts = [*gone, *self._bans.lifted(), *(Fact(ban.network, ban.version, ban) for ban in snapshot.bans)]
+        gone = [Fact.lifting(ban, ban.version) for ban in self._state.bans() if ban.key not in there]
+        facts = [*gone, *self._bans.lifted(), *map(Fact.of, snapshot.bans)]
         self._saving.batch.facts = facts
         self._cursor = snapshot.cursor
         self._pipeline.learn(facts)
         self._bouncers.wake()
         self.following.tell()
-        self._trouble.attempt("published bans", lambda: self._publisher.publish_all(snapshot.bans))
+        self._trouble.attempt("published bans", lambda: self._publisher.publish_all(self._bans.bans_for_apps()))
 
     def _write(self, batch: Batch) -> bool:
         return self._trouble.attempt("state", lambda: self._state.save(batch))
@@ -263,7 +264,7 @@ class Daemon:
             self._banning.tick()
             self._note(Outcome())
             if "published bans" in self._trouble:
-                self._trouble.attempt("published bans", lambda: self._publisher.publish_all(self.bans()))
+                self._trouble.attempt("published bans", lambda: self._publisher.publish_all(self._bans.bans_for_apps()))
             self._publisher.beat()
             self._look_at_host()
             self._trouble.attempt("state", self._look_at_mark)
@@ -309,7 +310,7 @@ class Daemon:
     async def ban(self, ban: Ban, *, force: bool) -> Ban:
         """Put a person's ban in force."""
         if ban.network.version == 6 and ban.network.prefixlen == 128:
-            ban = replace(ban, network=parse_network(self._grouping.key(parse_address(ban.key))))
+            ban = replace(ban, network=parse_network(self._grouping.key(parse_address(ban.where))))
         self._judge.check(ban, force=force)
         if force:
             self._bouncers.force(ban.network)
@@ -328,10 +329,10 @@ class Daemon:
     async def confirm(self, what: str) -> Ban | None:
         """Give a ban by force the length that was asked for."""
         ban = self._trials.take(network_text(parse_network(what)))
-        return self._put(ban) if ban is not None and self._find(ban.key) is not None else None
+        return self._put(ban) if ban is not None and self._bans.holds(ban) else None
 
     def _outlasting(self, ban: Ban) -> Ban:
-        found = self._find(ban.key)
+        found = next((each for each in self.bans() if each.key == ban.key), None)
         if found is None:
             raise ConfigError(f"{ban.key}: the ban would already have ended")
         return found
@@ -345,26 +346,24 @@ class Daemon:
         return "enforcement is off" if any(each.is_held for each in self._bouncers.status) else ""
 
     async def unban(self, what: str, jail: str | None = None) -> Ban | None:
-        """Lift one ban."""
-        found = self._find(what)
-        lifted = self._bans.unban(found.network) if found and jail in (None, found.jail) else None
-        if lifted is None:
-            return None
-        log.warning("[%s] Unban %s", lifted.jail, lifted.key)
-        self._trials.take(lifted.key)
-        self._note(Outcome(self._banning.lift(lifted)))
+        """Lift a ban; of a network all there are, whichever ports they are about."""
+        found = (ban for ban in self._found(what) if jail in (None, ban.jail))
+        for ban in (lifted := [ban for ban in found if self._bans.unban(ban.network, ban.ports)]):
+            log.warning("[%s] Unban %s", ban.jail, ban.key)
+            self._trials.take(ban.key)
+            self._note(Outcome(self._banning.lift(ban)))
         self._spread()
-        return lifted
+        return next(iter(lifted), None)
 
-    def _find(self, what: str) -> Ban | None:
-        """Find a ban by its network, an address (the ban of its /64 too), or its ref."""
+    def _found(self, what: str) -> list[Ban]:
+        """Find bans by their network, an address (the bans of its /64 too), or a ref."""
         try:
-            keys = {network_text(parse_network(what))}
+            wheres = {network_text(parse_network(what))}
             if "/" not in what:
-                keys.add(self._grouping.key(parse_address(what)))
+                wheres.add(self._grouping.key(parse_address(what)))
         except AddressError:
-            return next((ban for ban in self.bans() if ban.ref == what.upper()), None)
-        return next((ban for ban in self.bans() if ban.key in keys), None)
+            return [ban for ban in self.bans() if ban.ref == what.upper()]
+        return [ban for ban in self.bans() if ban.where in wheres]
 
     async def enforce(self, on: bool) -> None:
         """Begin or stop to enforce."""

@@ -38,13 +38,17 @@ class FirewallPermissionError(FirewallError):
 
 
 class FirewallFullError(FirewallError):
-    """The firewall holds as many blocks of one kind as it can: `size` networks of this IP version and prefix length."""
+    """The firewall holds as many blocks of one kind as it can: `size` networks of this IP version and prefix length.
 
-    def __init__(self, said: str, version: int, prefixlen: int, size: int) -> None:
+    Of those that are about these `ports`, or all if that is empty.
+    """
+
+    def __init__(self, said: str, version: int, prefixlen: int, size: int, ports: str = "") -> None:
         super().__init__(said)
         self.version = version
         self.prefixlen = prefixlen
         self.size = size
+        self.ports = ports
 
 
 class RefusedForSafety(AppGuardError):

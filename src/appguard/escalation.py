@@ -38,13 +38,13 @@ class Escalation:
             return None
         key, now = network_text(network), ban.start
         known = {address: end for address, end in self._ends.pop(key, {}).items() if end > now}
-        known[ban.key] = FOR_EVER if ban.end is None else ban.end
+        known[ban.where] = FOR_EVER if ban.end is None else ban.end
         self._ends[key] = dict(sorted(known.items(), key=lambda item: item[1])[-self._jail.escalate :])
         if len(self._ends) > self._networks_most:
             del self._ends[next(iter(self._ends))]
         if len(known) < self._jail.escalate or self._is_over(now):
             return None
-        self._made[key] = known[ban.key]
+        self._made[key] = known[ban.where]
         where = f"{len(known)} addresses of {key} are banned"
         return replace(ban, network=network, reason=where, failures=len(known), version=0)
 
@@ -52,7 +52,7 @@ class Escalation:
         """Take back what this jail has in force, after a restart; nothing is banned for that."""
         for ban in sorted(bans, key=lambda ban: ban.start):
             if not is_host(ban.network):
-                self._made[ban.key] = FOR_EVER if ban.end is None else ban.end
+                self._made[ban.where] = FOR_EVER if ban.end is None else ban.end
             else:
                 self.note(ban)
 
@@ -65,8 +65,8 @@ class Escalation:
 
     def forget(self, ban: Ban) -> None:
         """Take it that a person has lifted a ban: of an address, or of a network, whose addresses count anew."""
-        self._made.pop(ban.key, None)
-        self._ends.pop(ban.key, None)
+        self._made.pop(ban.where, None)
+        self._ends.pop(ban.where, None)
         network = self._network(ban)
         if network is not None:
-            self._ends.get(network_text(network), {}).pop(ban.key, None)
+            self._ends.get(network_text(network), {}).pop(ban.where, None)

@@ -143,7 +143,7 @@ class Explainer:
             earlier=earlier,
             refused=self._refused(network, now) if network else "",
             dry_run=jail.dry_run,
-            dry_banned=any(ban.key == network for ban in self._parts.banning.dry_bans(jail.name)),
+            dry_banned=any(ban.where == network for ban in self._parts.banning.dry_bans(jail.name)),
         )
 
     def _network(self, window: JailWindow, found: Found, key: str) -> str:
@@ -163,7 +163,8 @@ class Explainer:
         parts = self._parts
         found = parts.bans.get(address)
         refused = self._refused(parts.group(address), 0.0)
-        bans = () if found is None else (parts.record(found),)
+        others = [ban for ban in parts.bans.ported(address) if ban is not found]
+        bans = tuple(parts.record(ban) for ban in (*([] if found is None else [found]), *others))
         return AddressFacts(address.text, address in parts.safelist, refused, bans, parts.is_enforcing())
 
 

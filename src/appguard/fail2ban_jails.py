@@ -18,6 +18,7 @@ OPTIONS = (
     *("bantime.increment", "bantime.factor", "bantime.formula", "bantime.multipliers", "bantime.maxtime"),
     *("bantime.rndtime", "bantime.overalljails", "ignoreip", "ignoreself", "ignorecommand", "usedns", "datepattern"),
     *("failregex", "ignoreregex", "prefregex", "maxlines", "logtype", "logencoding", "logtimezone", "port", "action"),
+    "protocol",
 )
 OF_THE_FILTER = ("failregex", "ignoreregex", "prefregex", "datepattern")
 GIVEN_BY_FAIL2BAN = {"fail2ban_version": "fail2ban", "fail2ban_confpath": "/etc/fail2ban"}

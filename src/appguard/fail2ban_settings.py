@@ -21,9 +21,11 @@ from appguard.fail2ban_jails import Fail2banJail
 from appguard.filters.fail2ban import FILTERS, parse_name
 from appguard.filters.fail2ban import read_filter as read_fail2ban
 from appguard.filters.open import FAIL2BAN, REGEX, open_filter
+from appguard.ports import ports_text
 
 ALL_PORTS = ("", "0:65535", "all", "anyport", "any")
 PACKET_FILTERS = ("nftables", "iptables", "ufw", "firewallcmd", "shorewall", "ipfw", "pf", "npf", "bsd-ipfw", "dummy")
+ALLPORTS = re.compile(r"""allports|\bport\s*=\s*["']?(?:0:65535|all|any)\b""")
 LETS_IN = re.compile(r"""blocktype\s*=\s*["']?(?:RETURN|ACCEPT)""")
 OWN_FILTERS: dict[str, dict[str, object]] = {
     "sshd": {"filter": "sshd"},
@@ -32,7 +34,7 @@ OWN_FILTERS: dict[str, dict[str, object]] = {
     "apache-auth": {"filter": "apache-error"},
     "recidive": {"source": "bans"},
 }
-MERELY_SAID = ("action", "port", "ignorecommand")  # without these a jail bans the same
+MERELY_SAID = ("action", "port", "protocol", "ignorecommand")  # without these a jail bans the same
 REGEX_OPTIONS = ("failregex", "ignoreregex", "prefregex", "datepattern")
 UNITS = {
     "y(?:ears?)?": 31_536_000,
@@ -100,6 +102,7 @@ def carry_over(jail: Fail2banJail, directory: Path, *, own_filters: bool = False
         _counts(carried)
         _increment(carried)
         _ignored(carried)
+        _ports(carried)
         _left_out(carried)
         _check(carried)
     except ConfigError as error:
@@ -327,10 +330,25 @@ def _ignored(carried: Carried) -> None:
         carried.note("ignoreself", "this host's own addresses are never banned")
 
 
+def _ports(carried: Carried) -> None:
+    """Carry over which ports bans are about, unless the jail's action shuts out of all whatever they are."""
+    jail = carried.jail
+    if jail.get("port").lower() in ALL_PORTS or ALLPORTS.search(jail.get("action")):
+        return
+    ports = [text.replace(":", "-") for text in jail.get("port").replace(",", " ").split()]
+    protocols = [text for text in jail.get("protocol").lower().replace(",", " ").split() if text != "all"]
+    try:
+        ports_text(ports, protocols)
+    except ConfigError as error:
+        carried.note("port", f"{jail.get('port')}: a banned client is shut out of all ports: {error}")
+        return
+    carried.table["ports"] = [int(port) if port.isdecimal() else port for port in ports]
+    if protocols:
+        carried.table["protocol"] = protocols[0] if len(protocols) == 1 else protocols
+
+
 def _left_out(carried: Carried) -> None:
     jail = carried.jail
-    if jail.get("port").lower() not in ALL_PORTS:
-        carried.note("port", f"{jail.get('port')}: a banned client is shut out of all ports")
     if jail.get("logencoding").lower() not in ("", "auto", "utf-8", "utf8", "ascii"):
         carried.note("logencoding", f"{jail.get('logencoding')}: logs are read as UTF-8")
     if jail.get("logtimezone"):

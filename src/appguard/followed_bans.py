@@ -18,9 +18,10 @@ from urllib.parse import quote
 
 import msgspec
 
-from appguard.address import Network, parse_network
+from appguard.address import Network
 from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST, JAIL_NAME, REASON_MOST, Ban, Fact
 from appguard.errors import AddressError, StoreError
+from appguard.ports import parse_key
 from appguard.status import BanRecord, FactRecord
 from appguard.stores.memory import MemoryBanSet
 
@@ -52,7 +53,7 @@ class FollowedBans(MemoryBanSet):
         """Raise `StoreError`."""
         raise StoreError("a bouncer does not ban; ask the daemon: appguard ban")
 
-    def unban(self, network: Network) -> Ban | None:
+    def unban(self, network: Network, ports: str = "") -> Ban | None:
         """Raise `StoreError`."""
         raise StoreError("a bouncer does not lift bans; ask the daemon: appguard unban")
 
@@ -67,7 +68,7 @@ class FollowedBans(MemoryBanSet):
         if not answer.whole:
             return []
         there = {fact.key for fact in answer.facts}
-        return [Fact(ban.network, ban.version, None) for ban in self._table if ban.key not in there]
+        return [Fact.lifting(ban, ban.version) for ban in self._table if ban.key not in there]
 
 
 async def ask(path: Path, cursor: str) -> Answer:
@@ -136,18 +137,18 @@ def read_fact(record: bytes) -> Fact | None:
     """Read one fact; None for what is none."""
     try:
         found = msgspec.json.decode(record, type=FactRecord)
-        network = parse_network(found.network)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, AddressError):
+        network, ports = parse_key(found.network)
+    except (msgspec.MsgspecError, ValueError, RecursionError, AddressError):
         return None
     if not 0 <= found.version <= VERSION_MOST:
         return None
     if found.ban is None:
-        return Fact(network, found.version, None)
-    ban = _ban(network, found.ban, found.version)
-    return None if ban is None else Fact(network, found.version, ban)
+        return Fact(network, found.version, None, ports)
+    ban = _ban(network, ports, found.ban, found.version)
+    return None if ban is None else Fact.of(ban)
 
 
-def _ban(network: Network, record: BanRecord, version: int) -> Ban | None:
+def _ban(network: Network, ports: str, record: BanRecord, version: int) -> Ban | None:
     times = (record.start, record.start if record.end is None else record.end)
     is_sound = all(math.isfinite(time) and time >= 0 for time in times) and 0 <= record.failures <= FAILURES_MOST
     if not is_sound or not JAIL_NAME.fullmatch(record.jail):
@@ -163,6 +164,7 @@ def _ban(network: Network, record: BanRecord, version: int) -> Ban | None:
         _texts(record.via),
         record.automatic,
         version,
+        ports,
     )
 
 

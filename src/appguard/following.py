@@ -116,7 +116,7 @@ class Following:
         if changes is not None:
             return News(self._cursor(changes.cursor), False, self.enforcing, changes.facts)
         snapshot = self._ban_set.snapshot()
-        facts = tuple(Fact(ban.network, ban.version, ban) for ban in snapshot.bans)
+        facts = tuple(map(Fact.of, snapshot.bans))
         return News(self._cursor(snapshot.cursor), True, self.enforcing, facts)
 
     def _place(self, cursor: str) -> tuple[int, int] | None:

@@ -17,6 +17,7 @@ from appguard.event import KINDS, LOGIN_FAIL
 from appguard.exemption_target import check_target
 from appguard.jail_key import ADDRESS, USER, Prefixes, check_key
 from appguard.jail_paths import check_path
+from appguard.ports import ports_text
 
 DISTINCT = ("path", "user", "user_agent", "address")
 BANS_PER_MINUTE = 200
@@ -29,7 +30,9 @@ class Jail:
 
     Counted are events of the kinds `events`, if given only with one of the `statuses` and on one of the `paths`, never
     on `exempt_paths` nor from the `safelist`. `distinct` counts different values of a field instead of events. A jail
-    by user bans every address that the failures of that user came from. Raise `ConfigError` for a value that cannot be.
+    by user bans every address that the failures of that user came from. Its bans are about `ports` of `protocol` alone:
+    numbers, ranges such as `"8000-8010"` and names such as `"ssh"`, of `"tcp"`, `"udp"` or, if none is named, both;
+    without either they are about everything. Raise `ConfigError` for a value that cannot be.
     """
 
     name: str
@@ -55,6 +58,8 @@ class Jail:
     escalate: int = 0
     escalate_to: str = ESCALATE_TO
     ignorecommand: str = ""
+    ports: Sequence[int | str] = ()
+    protocol: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         """Check every value and turn durations into seconds; raise `ConfigError`."""
@@ -69,6 +74,7 @@ class Jail:
 
     def _check_together(self) -> None:
         """Check the settings that mean something only beside others."""
+        ports_text(self.ports, self.protocol, f"jail {self.name}: ports")
         if self.distinct and self.maxretry > RUNS_MOST:
             raise ConfigError(f"jail {self.name}: maxretry = {self.maxretry}: with distinct at most {RUNS_MOST}")
         if self.distinct and self.distinct == self.key:
@@ -213,6 +219,12 @@ def _target(value: object, what: str) -> object:
     return value
 
 
+def _ports(value: object, what: str) -> object:
+    found = _items(value, what)
+    ports_text(found, (), what)
+    return found
+
+
 _CHECKS: dict[str, Callable[[object, str], object]] = {
     "maxretry": _whole(1, 10_000),
     "findtime": _findtime,
@@ -236,6 +248,8 @@ _CHECKS: dict[str, Callable[[object, str], object]] = {
     "escalate": _escalate,
     "escalate_to": _escalate_to,
     "ignorecommand": _target,
+    "ports": _ports,
+    "protocol": _texts,
 }
 _INCREMENTS = ("bantime_factor", "bantime_multipliers", "bantime_maxtime", "bantime_rndtime", "bantime_overalljails")
 _DEFAULTS: dict[str, object] = {field.name: field.default for field in fields(Jail)}

@@ -31,6 +31,7 @@ from appguard.event import LOGIN_SUCCESS, REQUEST, Brief, Event
 from appguard.jail import Jail
 from appguard.jail_key import ADDRESS, PAIR, USER, key_of, network_of, saved_key, user_of
 from appguard.jail_paths import watching
+from appguard.ports import ports_text
 
 KEYS_MOST = 100_000
 BYTES_MOST = 64 * 1024 * 1024
@@ -70,6 +71,7 @@ class JailWindow:
         self._is_by_user = jail.is_by_user
         self._is_by_address = jail.key == ADDRESS
         self._bantime = float(jail.bantime)
+        self._ports = ports_text(jail.ports, jail.protocol)
         self._slot = self.findtime / RUNS_MOST if jail.maxretry > RUNS_MOST else 0.0
         self._kinds = frozenset(jail.events)
         self._statuses = frozenset(jail.statuses)
@@ -237,6 +239,7 @@ class JailWindow:
             counted.evidence,
             via,
             automatic=True,
+            ports=self._ports,
         )
 
     def forget(self, key: str) -> None:

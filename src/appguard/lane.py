@@ -139,7 +139,7 @@ class Lane:
 
     def learn(self, key: str, ban: Ban | None) -> None:
         """Take what became true of a network, by its key: banned, or not any more."""
-        host = key.encode()
+        host = key.encode()  # of a ban of some ports alone this is no host, and its lines are read on
         before, _ = self._banned.pop(host, (0.0, None))
         if ban is None or self._telling is None or ban.network.version != 4 or ban.network.prefixlen != HOST_LENGTH:
             return

@@ -10,15 +10,18 @@ from appguard.banning import Banning
 from appguard.bouncer_status import BouncerStatus
 from appguard.bouncers import Bouncers
 from appguard.config_jails import JailConfig
+from appguard.firewalls.base import Count
 from appguard.host import HostFacts
 from appguard.jail_window import JailWindow
 from appguard.members import sources_of
 from appguard.pipeline import Pipeline
+from appguard.ports import ports_text
 from appguard.reach import Reach, enforcers
 from appguard.sources.base import Source
 from appguard.status import (
     BanRecord,
     DaemonStatus,
+    Dropped,
     FirewallSummary,
     JailStatus,
     JailSummary,
@@ -74,11 +77,13 @@ class Overview:
         )
 
     def _reach_of(self, bans: Sequence[Ban]) -> tuple[ReachSummary, ...]:
-        counted = Counter(others for ban in bans if (others := self._reach.others(ban.via)))
-        return tuple(ReachSummary(", ".join(others), n, self._enforcers(others)) for others, n in counted.items())
+        hidden = ((others, ban.ports) for ban in bans if (others := self._reach.others(ban.via)))
+        counted = Counter((", ".join(others), self._enforcers(others, ports)) for others, ports in hidden)
+        return tuple(ReachSummary(others, n, enforced_by) for (others, enforced_by), n in counted.items())
 
-    def _enforcers(self, others: Sequence[str]) -> tuple[str, ...]:
-        return enforcers(others, [each.kind for each in self._bouncers.status if not each.error and not each.is_held])
+    def _enforcers(self, others: Sequence[str], ports: str) -> tuple[str, ...]:
+        kinds = [each.kind for each in self._bouncers.status if not each.error and not each.is_held]
+        return enforcers(others, kinds, ports)
 
     def _source(self, name: str) -> SourceSummary:
         status, counts = self._sources[name].status(), self._pipeline.counts(name)
@@ -117,15 +122,22 @@ class Overview:
             origins=tuple(origin for source in sources for origin in self._sources[source].status().origins),
             currently_banned=len(banned),
             total_banned=self._banning.totals[name],
-            banned=[ban.key for ban in banned],
+            banned=list(dict.fromkeys(ban.where for ban in banned)),
             enforced_by="nothing (dry run)" if window.jail.dry_run else enforced_by,
             reach=() if window.jail.dry_run else self._reach_of(banned),
             alarm=self._banning.alarm(name),
+            ports=ports_text(window.jail.ports, window.jail.protocol),
+            dropped=self._dropped(name),
         )
+
+    def _dropped(self, name: str) -> Dropped | None:
+        """Give what the firewalls that count by jail have dropped for one; None if there is none such."""
+        counts = [each.counts.get(name, Count(0, 0)) for each in self._bouncers.status if each.counts]
+        return Dropped(sum(one.packets for one in counts), sum(one.bytes for one in counts)) if counts else None
 
     def ban(self, ban: Ban) -> BanRecord:
         """Give the record of a ban, with who enforces it."""
-        return BanRecord.of(ban, self._enforcers(self._reach.others(ban.via)))
+        return BanRecord.of(ban, self._enforcers(self._reach.others(ban.via), ban.ports))
 
 
 def _enforced_by(bouncer: BouncerStatus) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from appguard.address import parse_network
 from appguard.errors import AddressError
 from appguard.host import HostFacts
+from appguard.ports import is_web
 
 _LOOPBACK = (parse_network("127.0.0.0/8"), parse_network("::1"))
 MEMO_MOST = 1024
@@ -41,12 +42,18 @@ class Reach:
         return any(here.prefixlen <= network.prefixlen and here.overlaps(network) for here in self._here)
 
 
-def enforcers(others: Sequence[str], kinds: Iterable[str]) -> tuple[str, ...]:
-    """Say who shuts a client out, given the machines between and the kinds of firewall there are.
+def enforcers(others: Sequence[str], kinds: Iterable[str], ports: str = "") -> tuple[str, ...]:
+    """Say who shuts a client out of some ports, given the machines between and the kinds of firewall there are.
 
-    Apps always do, where they are told of the bans; what is named besides them does it for every service.
+    Apps do it for all that concerns the web, where they are told of the bans; what is named besides them does it for
+    every service.
     """
-    kernel = [] if others else ["kernel"]
-    able = {"nftables": kernel, "apart": kernel, "nginx_deny": ["nginx"], "command": ["command"]}
+    kernel, web = [] if others else ["kernel"], is_web(ports)
+    able = {
+        "nftables": kernel,
+        "apart": kernel,
+        "nginx_deny": ["nginx"] if web else [],
+        "command": ["command"],
+    }
     found = [name for kind in kinds for name in able.get(kind, [])]
-    return (*found, "app")
+    return (*found, "app") if web else tuple(found)

@@ -237,7 +237,7 @@ class Replay:
             return
         dry_run = self._windows[ban.jail].jail.dry_run
         made = ReplayedBan(
-            ban.key, ban.jail, ban.start, ban.end, ban.failures, ban.reason, ban.evidence, ban.via, dry_run
+            ban.where, ban.jail, ban.start, ban.end, ban.failures, ban.reason, ban.evidence, ban.via, dry_run
         )
         self._in_force[ban.jail, ban.key] = made
         self._bans.append(made)
@@ -245,7 +245,7 @@ class Replay:
     def _on_refused(self, ban: Ban, why: str) -> None:
         before = self._refused.get((ban.jail, ban.key))
         times = before.times + 1 if before else 1
-        self._refused[ban.jail, ban.key] = ReplayedRefusal(ban.key, ban.jail, why, times)
+        self._refused[ban.jail, ban.key] = ReplayedRefusal(ban.where, ban.jail, why, times)
 
     def _progress(self, *, is_done: bool = False) -> Progress:
         files = [log.reading for log in self._logs]

@@ -28,7 +28,11 @@ class Room:
 
     def make(self, blocks: Mapping[str, Block], full: FirewallFullError) -> list[str]:
         """Choose who of these is left out so that the others have room, soonest end first, and say so."""
-        kind = [(block.end, key) for key, block in blocks.items() if _kind(block) == (full.version, full.prefixlen)]
+        kind = [
+            (block.end, key)
+            for key, block in blocks.items()
+            if _kind(block) == (full.version, full.prefixlen, full.ports)
+        ]
         if len(kind) <= full.size:
             return []
         temporary = [(end, key) for end, key in kind if end is not None]
@@ -55,5 +59,5 @@ class Room:
         return back
 
 
-def _kind(block: Block) -> tuple[int, int]:
-    return block.network.version, block.network.prefixlen
+def _kind(block: Block) -> tuple[int, int, str]:
+    return block.network.version, block.network.prefixlen, block.ports

@@ -1,7 +1,8 @@
 """The rows of the daemon's state: how they are written, and how they are read back.
 
 What is read is validated like any input: a row that is not right is dropped with a line in the log. Text that came
-from outside may hold what UTF-8 cannot; it is replaced on the way in.
+from outside may hold what UTF-8 cannot; it is replaced on the way in. The network of a ban of some ports alone is
+followed by those; a version that does not know ports drops such a row.
 """
 
 import json
@@ -16,6 +17,7 @@ from appguard.address import network_text, parse_network
 from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST, JAIL_NAME, REASON_MOST, Ban, Fact
 from appguard.bantime import Past
 from appguard.counted import Failure
+from appguard.ports import parse_key
 
 COUNT_MOST = 2**53
 VIA_MOST = 64
@@ -196,8 +198,9 @@ def read_bans(connection: sqlite3.Connection, before: int) -> tuple[tuple[Ban, .
 
 def _ban(row: Sequence[object]) -> Ban:
     network, jail, start, end, reason, failures, evidence, via, automatic, version = row
+    where, ports = parse_key(_text(network))
     return Ban(
-        parse_network(_text(network)),
+        where,
         _jail_name(_text(jail)),
         _time(start),
         None if end is None else _time(end),
@@ -207,6 +210,7 @@ def _ban(row: Sequence[object]) -> Ban:
         _texts(via)[:VIA_MOST],
         _count(automatic) == 1,
         _count(version),
+        ports,
     )
 
 

@@ -107,11 +107,20 @@ class DaemonStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Dropped:
+    """What the kernel has dropped of a jail's banned clients since its firewall was last set up."""
+
+    packets: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class JailStatus:
     """One jail as fail2ban shows it; `origins` are the files and sockets its lines come from.
 
     `reach` has the bans among its own that the kernel does not see. In a dry run `banned` are those who would be.
-    `alarm` is what is wrong with the jail (empty if nothing is).
+    `alarm` is what is wrong with the jail (empty if nothing is). `ports` are what its bans are about, empty for all.
+    `dropped` is None where that is not counted by jail.
     """
 
     name: str
@@ -124,18 +133,21 @@ class JailStatus:
     enforced_by: str
     reach: Sequence[ReachSummary]
     alarm: str = ""
+    ports: str = ""
+    dropped: Dropped | None = None
 
     @classmethod
     def from_json(cls, record: Mapping[str, object]) -> Self:
         """Read what the control socket gave; raise TypeError or KeyError if it is something else."""
         fields = dict(cast("Mapping[str, Any]", record))
         fields["reach"] = tuple(ReachSummary(**reach) for reach in fields["reach"])
+        fields["dropped"] = Dropped(**fields["dropped"]) if fields.get("dropped") else None
         return cls(**fields)
 
 
 @dataclass(frozen=True, slots=True)
 class BanRecord:
-    """One ban as the control socket shows it.
+    """One ban as the control socket shows it; `ports` are those it is about, empty for all.
 
     `end` None is for ever, `ref` is what a shut-out person can quote, `enforced_by` who shuts the client out.
     `not_enforced` says, of a ban just made, why the firewall does not hold it. One by force that is `unconfirmed` ends
@@ -155,12 +167,13 @@ class BanRecord:
     enforced_by: Sequence[str] = ()
     not_enforced: str = ""
     unconfirmed: bool = False
+    ports: str = ""
 
     @classmethod
     def of(cls, ban: Ban, enforced_by: Sequence[str] = ()) -> Self:
         """Make the record of a ban."""
         return cls(
-            ban.key,
+            ban.where,
             ban.jail,
             ban.start,
             ban.end,
@@ -171,6 +184,7 @@ class BanRecord:
             ban.ref,
             ban.automatic,
             enforced_by,
+            ports=ban.ports,
         )
 
     @classmethod
@@ -181,7 +195,11 @@ class BanRecord:
 
 @dataclass(frozen=True, slots=True)
 class FactRecord:
-    """What is true of one network since `version`, as followers are told: banned as `ban` says, or lifted (None)."""
+    """What is true of one network since `version`, as followers are told: banned as `ban` says, or lifted (None).
+
+    If only some ports are meant, they stand behind the network. Who does not know of them leaves out what then is no
+    network, and so shuts out nobody by mistake.
+    """
 
     network: str
     version: int

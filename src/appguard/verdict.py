@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from appguard.explained import AddressFacts, JailStep
+from appguard.ports import spoken
 from appguard.status import BanRecord
 
 
@@ -37,13 +38,16 @@ def _progress(step: JailStep) -> tuple[bool, float]:
 
 
 def _banned(facts: AddressFacts, ban: BanRecord) -> str:
-    told = f"{facts.address} is banned by jail {ban.jail} (ref {ban.ref})"
+    ports = f" from {spoken(ban.ports)} alone" if ban.ports else ""
+    told = f"{facts.address} is banned{ports} by jail {ban.jail} (ref {ban.ref})"
     if facts.refused:
         return f"{told}, but not in the firewall: {facts.refused}."
     if not facts.enforcing:
         return f"{told}, but enforcement is off: appguard enforce on."
     if list(ban.enforced_by) == ["app"]:
         return f"{told}, but no firewall shuts it out, only the app does."
+    if not ban.enforced_by:
+        return f"{told}, but nobody shuts it out: no firewall of this host sees it on these ports."
     return f"{told}, and shut out by {' and '.join(ban.enforced_by)}."
 
 

@@ -125,9 +125,9 @@ def do(*steps: Coroutine[object, object, None]) -> None:
     asyncio.run(all_steps())
 
 
-def block(text: str, seconds: float | None = 600) -> Block:
+def block(text: str, seconds: float | None = 600, ports: str = "") -> Block:
     """Make a block that ends in so many seconds."""
-    return Block(network(text), None if seconds is None else time.time() + seconds)
+    return Block(network(text), None if seconds is None else time.time() + seconds, ports)
 
 
 def test_replace_makes_it_hold_exactly_what_was_given(case: Case) -> None:
@@ -162,7 +162,7 @@ def test_a_change_adds_and_removes(case: Case) -> None:
     before = [block(HOST), block(SLASH64), block(HOST6), block("198.51.100.0/24"), block("2001:db8:9::/48")]
     do(
         case.firewall.replace([], before),
-        case.firewall.change([block(OTHER), block("192.0.2.0/25")], [each.network for each in before]),
+        case.firewall.change([block(OTHER), block("192.0.2.0/25")], before),
     )
     assert case.held() == {OTHER, "192.0.2.0/25"}
 
@@ -171,7 +171,7 @@ def test_removing_what_is_not_there_is_no_error(case: Case) -> None:
     """A removal of an unknown host or network does not hinder the rest of the change."""
     do(
         case.firewall.replace([], []),
-        case.firewall.change([block(HOST)], [network(OTHER), network(SLASH64), network("198.51.100.0/24")]),
+        case.firewall.change([block(HOST)], [block(OTHER), block(SLASH64), block("198.51.100.0/24")]),
     )
     assert case.held() == {HOST}
 
@@ -184,7 +184,7 @@ def test_every_verb_may_be_repeated(case: Case) -> None:
         case.firewall.change([block(HOST), block("198.51.100.0/24")], []),
     )
     assert case.held() == {HOST, "198.51.100.0/24"}
-    do(case.firewall.change([], [network(HOST)]), case.firewall.change([], [network(HOST)]))
+    do(case.firewall.change([], [block(HOST)]), case.firewall.change([], [block(HOST)]))
     assert case.held() == {"198.51.100.0/24"}
     do(case.firewall.lift(), case.firewall.lift())
     assert case.held() == set()
@@ -205,9 +205,26 @@ def test_overlapping_blocks_all_count(case: Case) -> None:
         case.firewall.change([block("198.51.0.0/16", 300)], []),
     )
     assert all(map(case.shuts_out, ("198.51.0.1", "198.51.100.1", "198.51.100.2", "198.51.100.200", "198.51.255.9")))
-    do(case.firewall.change([], [network("198.51.0.0/16"), network("198.51.100.0/24")]))
+    do(case.firewall.change([], [block("198.51.0.0/16"), block("198.51.100.0/24")]))
     assert all(map(case.shuts_out, ("198.51.100.1", "198.51.100.200")))
     assert not any(map(case.shuts_out, ("198.51.0.1", "198.51.100.2")))
+
+
+def test_blocks_of_ports_stand_apart(case: Case) -> None:
+    """Blocks of some ports neither replace nor take away the block of all ports, of hosts and of networks."""
+    whole = [block(HOST), block(SLASH64), block("198.51.100.0/24")]
+    ported = [
+        block(text, ports=ports)
+        for text in (HOST, SLASH64, "198.51.100.0/24", "198.51.100.0/25")
+        for ports in ("tcp/22", "tcp+udp/80,8000-8010", "udp")
+    ]
+    do(case.firewall.replace([], [*whole, *ported[::2]]), case.firewall.change(ported, []))
+    assert case.held() >= {HOST, SLASH64, "198.51.100.0/24"}
+    assert asyncio.run(case.firewall.intact())
+    do(case.firewall.change([], ported))
+    assert case.held() == {HOST, SLASH64, "198.51.100.0/24"}
+    do(case.firewall.change(ported[:1], whole), case.firewall.change([], ported))
+    assert case.held() == set()
 
 
 def test_intact_only_between_replace_and_lift(case: Case) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -68,7 +68,7 @@ class World:
         if self.publisher is not None:
             changes = self.bans.follow(self._cursor)
             assert changes is not None
-            self.publisher.publish(changes.facts, lambda: self.bans.snapshot().bans)
+            self.publisher.publish(self.bans.for_apps(changes.facts), self.bans.bans_for_apps)
             self._cursor = changes.cursor
 
     def ban(self, ban: Ban) -> Ban | None:
@@ -199,6 +199,26 @@ def test_unban_lifts_exactly_one_network(world: World) -> None:
     assert world.unban("203.0.113.0/24") is None
     assert world.unban("2001:db8::/64") is not None
     assert world.get("2001:db8::1") is None
+
+
+def test_bans_of_ports_are_bans_of_their_own(world: World) -> None:
+    """Whole and by ports, an address is banned by each by itself, and refused by an app for the web's ports only."""
+    with world:
+        network, address = parse_network("203.0.113.5"), parse_address("203.0.113.5")
+        for ports in ("tcp/22", "tcp/80", "tcp/443"):
+            assert world.bans.ban(replace(Ban.of("203.0.113.5", bantime=60), ports=ports))
+        world.spread()
+        assert world.store.get(address)
+        assert world.bans.unban(network, "tcp/80")
+        assert world.bans.unban(network) is None
+        world.spread()
+        assert world.store.get(address)
+        assert world.bans.unban(network, "tcp/443")
+        world.spread()
+        assert world.store.get(address) is None
+        assert [ban.ports for ban in world.bans.snapshot().bans] == ["tcp/22"]
+        world.clock.now += 61
+        assert [ban.key for ban in world.bans.expire()] == ["203.0.113.5 tcp/22"]
 
 
 def test_versions_only_grow(world: World) -> None:

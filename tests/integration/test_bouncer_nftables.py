@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,12 @@ from appguard.ban import Ban
 from appguard.bouncer import RENEWAL, Bouncer
 from appguard.errors import FirewallError
 from appguard.firewalls.nftables import LEASE, Nftables
+from appguard.host import HostFacts
 from appguard.judge import Judge
 from appguard.stores.memory import MemoryBanSet
 from tests.bouncing import running, until
 from tests.machine import Machine
-from tests.netns import answers, banned, has_table, holds, joined, run
+from tests.netns import answers, banned, elements, has_table, holds, joined, run
 
 pytestmark = pytest.mark.lab
 
@@ -46,10 +48,10 @@ def no_table() -> Iterator[None]:
     run("nft", "flush ruleset")
 
 
-def play(scene: Scene, interval: float = NEVER) -> None:
+def play(scene: Scene, interval: float = NEVER, judge: Judge | None = None) -> None:
     """Play a scene with a bouncer of this host running."""
     ban_set = MemoryBanSet()
-    bouncer = Bouncer(ban_set, Nftables(), Judge(), interval=interval)
+    bouncer = Bouncer(ban_set, Nftables(), judge or Judge(), interval=interval)
 
     async def whole() -> None:
         await bouncer.settle()
@@ -212,7 +214,9 @@ def test_a_permanent_ban_does_not_run_out() -> None:
     bouncer = Bouncer(ban_set, Nftables(clock=clock), Judge(), clock)
     asyncio.run(bouncer.settle())
     run("nft", "delete element inet appguard ban4 { 203.0.113.5 }")
-    run("nft", "add element inet appguard ban4 { 203.0.113.5 timeout 1h }")  # as if the lease were nearly over
+    run(
+        "nft", "add element inet appguard ban4 { 203.0.113.5 timeout 1h : jail_manual }"
+    )  # as if the lease were nearly over
     now += RENEWAL
     asyncio.run(bouncer.settle())
     assert banned()["203.0.113.5"] > LEASE - 60
@@ -299,3 +303,74 @@ def test_more_than_a_full_firewall_at_the_start(transport: str) -> None:
     asyncio.run(bouncer.settle())
     assert banned().keys() == {f"203.0.113.{number}" for number in (4, 5, 6, 7)}
     assert len(bouncer.status.refused) == 3
+
+
+TAKEN = {
+    "delete element inet appguard ban4 { 203.0.113.5 }": "a host",
+    "delete element inet appguard ban6_64 { 2001:db8:5:: }": "an IPv6 /64",
+    "delete element inet appguard ban4_net { 203.0.112.0/24 }": "a network",
+    "delete element inet appguard allow4 { 192.0.2.0/24 }": "a network that is let in",
+    "delete element inet appguard ban4_p1 { 203.0.113.6 }": "a host banned from some ports",
+    "flush map inet appguard ban4": "all hosts",
+}
+
+
+@pytest.mark.parametrize("taken", TAKEN, ids=TAKEN.values())
+def test_what_somebody_takes_out_is_put_back(taken: str) -> None:
+    """Elements deleted by others are back at once, though table and rules are as they were; what was lifted is not."""
+
+    async def scene(ban_set: MemoryBanSet, bouncer: Bouncer) -> None:
+        for network in ("203.0.113.5", "2001:db8:5::/64", "203.0.112.0/24", "203.0.113.7"):
+            ban_set.ban(Ban.of(network))
+        ban_set.ban(replace(Ban.of("203.0.113.6"), ports="tcp/22"))
+        bouncer.wake()
+        await until(lambda: len(banned()) == 4 and len(elements("ban4_p1")) == 1, "the bans did not arrive")
+        ban_set.unban(parse_network("203.0.113.7"))
+        bouncer.wake()
+        await until(lambda: len(banned()) == 3, "the lifting did not arrive")
+        before = held()
+        run("nft", taken)
+        assert held() != before
+        await until(lambda: held() == before, "what was taken out is not back")
+
+    def held() -> tuple[set[str], ...]:
+        return set(banned()), set(elements("allow4")), set(elements("ban4_p1"))
+
+    play(scene, judge=Judge(safelist=(parse_network("192.0.2.0/24"),)))
+
+
+def test_what_somebody_takes_out_is_noticed_in_a_flood_of_changes() -> None:
+    """More deletions than are remembered one by one make everything anew."""
+
+    async def scene(ban_set: MemoryBanSet, bouncer: Bouncer) -> None:
+        for number in range(12_000):
+            ban_set.ban(Ban.of(f"10.0.{number // 256}.{number % 256}"))
+        bouncer.wake()
+        await until(lambda: holds("10.0.0.0"), "the bans did not arrive", within=20)
+        run("nft", "flush map inet appguard ban4")
+        await until(lambda: holds("10.0.0.0") and holds("10.0.46.223"), "the bans are not back", within=20)
+        await until(lambda: len(elements("ban4")) == 12_000, "some bans are not back", within=20)
+
+    play(scene)
+
+
+def test_who_is_let_in_from_now_on_is_free_in_the_kernel(attacker: Machine) -> None:
+    """Its ban is taken out of the kernel and its packets are served, also while a network that holds it is banned."""
+    facts = HostFacts()
+    ban_set = MemoryBanSet()
+    bouncer = Bouncer(ban_set, Nftables(), Judge(), read_facts=lambda: facts, interval=SHORTLY)
+
+    async def scene() -> None:
+        nonlocal facts
+        await bouncer.settle()
+        async with running(bouncer):
+            ban_set.ban(Ban.of(ATTACKER))
+            ban_set.ban(Ban.of("198.51.100.0/24"))
+            bouncer.wake()
+            await until(lambda: len(banned()) == 2, "the bans did not arrive")
+            assert not answers(attacker, HERE, within=BRIEFLY)
+            facts = HostFacts(own=(parse_network(ATTACKER),))
+            await until(lambda: not banned(), "the bans are not lifted")
+            assert answers(attacker, HERE)
+
+    asyncio.run(scene())

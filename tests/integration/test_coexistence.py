@@ -157,7 +157,7 @@ def test_beside_a_real_firewalld(tmp_path: Path, attacker: Machine) -> None:
                 assert answers(attacker, HERE, PORT, OTHER)
                 assert not answers(attacker, HERE, PORT, ATTACKER, WITHIN)
                 refused_by_others(attacker, PORT + 1)
-            asyncio.run(firewall.change([], [network(f"{ATTACKER}/32")]))
+            asyncio.run(firewall.change([], [Block(network(f"{ATTACKER}/32"), None)]))
             assert answers(attacker, HERE, PORT, ATTACKER)
             ban(firewall, ATTACKER)
         assert asyncio.run(firewall.intact())

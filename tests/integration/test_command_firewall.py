@@ -4,6 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Coroutine, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -180,13 +181,17 @@ def test_what_a_program_is_told(tmp_path: Path) -> None:
         look_every=0,
     )
     do(firewall.replace([network("192.0.2.0/24")], [block("203.0.113.5", 60), Block(network("2001:db8::/64"), None)]))
-    do(firewall.change([block("203.0.113.6", 60)], [network("203.0.113.5")]))
+    do(firewall.change([block("203.0.113.6", 60)], [block("203.0.113.5")]))
+    ported = replace(block("203.0.113.6", 60), ports="tcp/22,8000-8010")
+    do(firewall.change([ported], []), firewall.change([], [ported]))
     assert asyncio.run(firewall.intact())
     assert asyncio.run(firewall.dropped()) == 7
     do(firewall.lift())
     assert said.read_text().split("end\n") == [
         "replace\nallow 192.0.2.0/24\nban 203.0.113.5/32 60\nban 2001:db8::/64 604800\n",
         "change\nunban 203.0.113.5/32\nban 203.0.113.6/32 60\n",
+        "change\nban-ports 203.0.113.6/32 60 tcp/22,8000-8010\n",
+        "change\nunban-ports 203.0.113.6/32 tcp/22,8000-8010\n",
         "intact\n",
         "dropped\n",
         "lift\n",

@@ -15,7 +15,7 @@ import pytest
 
 from tests.daemon import LOGIN_JAIL, Place, in_kernel, running_daemon, web_jail
 from tests.lab import Process, wait_until
-from tests.netns import has_table, run
+from tests.netns import elements, has_table, run
 
 pytestmark = pytest.mark.lab
 RECIDIVE = '[jails.recidive]\nuse = "recidive"\nmaxretry = 2\n'
@@ -260,3 +260,35 @@ def test_position_of_a_log_that_vanished_is_dropped(place: Place) -> None:
         assert status(place, "probes")["total_failed"] == 2
     with closing(sqlite3.connect(place.state / "state.db")) as connection:
         assert connection.execute("SELECT origin FROM position").fetchall() == [(str(quiet),)]
+
+
+def test_a_jail_of_ports_shuts_out_of_these_alone(place: Place) -> None:
+    """Its bans are in the kernel's set of these ports, over a kill too; who asks is told, and apps are told nothing."""
+    place.configure(web_jail(place, {"maxretry": 1, "ports": ["ssh"], "protocol": "tcp"}))
+    daemon = place.start()
+    place.append("203.0.113.5")
+    daemon.wait_for("[probes] Ban 203.0.113.5 tcp/22")
+    wait_until(lambda: "203.0.113.5" in of_ports(), 5, daemon.output)
+    assert not in_kernel()
+    (ban,) = place.ask("list")["bans"]
+    assert (ban["network"], ban["ports"], ban["enforced_by"]) == ("203.0.113.5", "tcp/22", ["kernel"])
+    assert (status(place, "probes")["banned"], status(place, "probes")["ports"]) == (["203.0.113.5"], "tcp/22")
+    assert status(place, "probes")["dropped"] == {"packets": 0, "bytes": 0}
+    explained = place.run("explain", "203.0.113.5").stdout
+    assert "203.0.113.5 is banned from tcp 22 alone by jail probes" in explained
+    assert b"203.0.113.5" not in (place.runtime / "bans").read_bytes()
+    assert place.run("ban", "203.0.113.5").returncode == 0
+    wait_until(lambda: "203.0.113.5" in in_kernel(), 5, daemon.output)
+    kill(daemon)
+    with running_daemon(place) as daemon:
+        assert {ban["ports"] for ban in place.ask("list")["bans"]} == {"", "tcp/22"}
+        wait_until(lambda: "203.0.113.5" in of_ports() and "203.0.113.5" in in_kernel(), 5, daemon.output)
+        assert place.run("unban", "203.0.113.5").returncode == 0
+        wait_until(lambda: not of_ports() and not in_kernel(), 5, daemon.output)
+        assert not place.ask("list")["bans"]
+
+
+def of_ports() -> dict[str, int]:
+    """Give what the kernel holds of the first list of ports."""
+    is_there = has_table() and "map ban4_p1 " in run("nft", "list", "table", "inet", "appguard")
+    return elements("ban4_p1") if is_there else {}

@@ -14,7 +14,8 @@ from appguard.errors import ConfigError, FirewallError, FirewallPermissionError
 from appguard.firewalls import netlink
 from appguard.firewalls.base import Block
 from appguard.firewalls.netlink import Message, SetFullError, commit
-from appguard.firewalls.nft_messages import add_hosts, add_networks, remove_hosts, remove_table
+from appguard.firewalls.nft_messages import add_hosts, ban_networks, remove_hosts, remove_table
+from appguard.firewalls.nft_ports import PortLists
 from appguard.firewalls.nftables import Nftables
 from appguard.firewalls.open import kinds_of, open_firewall
 from tests.lab import wait_until
@@ -38,13 +39,13 @@ def firewall() -> Iterator[Nftables]:
 def adding(*texts: str) -> list[Message]:
     """Give the messages that add hosts for ten minutes."""
     now = time.time()
-    return list(add_hosts(TABLE, [(network(text), now + 600) for text in texts], now))
+    return list(add_hosts(TABLE, [Block(network(text), now + 600) for text in texts], now, PortLists()))
 
 
 @pytest.mark.usefixtures("firewall")
 def test_a_batch_is_one_transaction() -> None:
     """Where one message of a batch is refused, those before and after it change nothing."""
-    missing = list(remove_hosts(TABLE, [network(OTHER)], destroy=False))[1:]
+    missing = list(remove_hosts(TABLE, [Block(network(OTHER), None)], PortLists(), destroy=False))[1:]
     with pytest.raises(FirewallError):
         commit([*adding(HOST), *missing, *adding("203.0.113.7")])
     assert not banned()
@@ -55,7 +56,7 @@ def test_a_batch_is_one_transaction() -> None:
 @pytest.mark.usefixtures("firewall")
 def test_a_kept_socket_tells_each_answer_to_its_question() -> None:
     """One socket for many batches and questions, also refused ones: every answer belongs to what was asked last."""
-    missing = list(remove_hosts(TABLE, [network(OTHER)], destroy=False))[1:]
+    missing = list(remove_hosts(TABLE, [Block(network(OTHER), None)], PortLists(), destroy=False))[1:]
     with netlink.keeping():
         for _ in range(3):
             with pytest.raises(FirewallError, match="ban4: No such file"):
@@ -64,7 +65,7 @@ def test_a_kept_socket_tells_each_answer_to_its_question() -> None:
             commit(adding(HOST))
             assert holds(HOST)
             assert not holds(OTHER)
-            commit(list(remove_hosts(TABLE, [network(HOST)], destroy=False)))
+            commit(list(remove_hosts(TABLE, [Block(network(HOST), None)], PortLists(), destroy=False)))
         assert not banned()
 
 
@@ -72,10 +73,10 @@ def test_a_kept_socket_tells_each_answer_to_its_question() -> None:
 def test_what_is_refused_is_said() -> None:
     """A missing element, a missing table and an overlap each lead to an error that names the set and the reason."""
     with pytest.raises(FirewallError, match="ban4: No such file or directory"):
-        commit(list(remove_hosts(TABLE, [network(HOST)], destroy=False))[1:])
-    commit(list(add_networks(TABLE, "ban4_net", [(network("198.51.100.0/24"), 600.0)])))
+        commit(list(remove_hosts(TABLE, [Block(network(HOST), None)], PortLists(), destroy=False))[1:])
+    commit(list(ban_networks(TABLE, "ban4_net", [(network("198.51.100.0/24"), 600.0, "")])))
     with pytest.raises(FirewallError, match="ban4_net: File exists"):
-        commit(list(add_networks(TABLE, "ban4_net", [(network("198.51.0.0/16"), 600.0)])))
+        commit(list(ban_networks(TABLE, "ban4_net", [(network("198.51.0.0/16"), 600.0, "")])))
     commit(remove_table(TABLE))
     with pytest.raises(FirewallError, match="ban4: No such file or directory"):
         commit(adding(HOST))
@@ -119,7 +120,7 @@ def test_a_small_socket_buffer_is_enough(monkeypatch: pytest.MonkeyPatch) -> Non
     wide = [Block(IPv4Network((0x0A000000 + 512 * number, 24)), None) for number in range(6_000)]
     asyncio.run(firewall.replace([], [*hosts, *wide]))
     assert (len(elements("ban6_64")), len(elements("ban4_net"))) == (2_500, 6_000)
-    asyncio.run(firewall.change([*hosts[1:], *wide], [hosts[0].network, wide[-1].network]))
+    asyncio.run(firewall.change([*hosts[1:], *wide], [hosts[0], wide[-1]]))
     assert (len(elements("ban6_64")), len(elements("ban4_net"))) == (2_499, 6_000)
     asyncio.run(firewall.lift())
 

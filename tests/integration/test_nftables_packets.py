@@ -65,7 +65,7 @@ def ban(firewall: Nftables, *texts: str, seconds: float = 600) -> None:
 
 def unban(firewall: Nftables, *texts: str) -> None:
     """Let networks in."""
-    asyncio.run(firewall.change([], [network(text) for text in texts]))
+    asyncio.run(firewall.change([], [Block(network(text), None) for text in texts]))
 
 
 def dropped(firewall: Nftables) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from appguard.firewalls.base import Block
-from appguard.firewalls.nft_messages import counted_packets
+from appguard.firewalls.nft_messages import counters
 from appguard.firewalls.nftables import TABLE, Nftables
 from tests.lab import wait_until
 from tests.machine import Machine
@@ -49,7 +49,7 @@ def ban(firewall: Nftables, *texts: str) -> None:
 
 def strays() -> int:
     """Give the number of our packets that were kept from opening a connection."""
-    return counted_packets(TABLE, "strays")
+    return counters(TABLE)["strays"][0]
 
 
 def segment(source: tuple[str, int], target: tuple[str, int], numbers: tuple[int, int], flags: int) -> bytes:

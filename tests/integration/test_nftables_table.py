@@ -13,6 +13,7 @@ import pytest
 from appguard.errors import FirewallError, FirewallPermissionError
 from appguard.firewalls import nft_messages, nft_script, nftables
 from appguard.firewalls.base import Block
+from appguard.firewalls.nft_watch import Watch
 from appguard.firewalls.nftables import Nftables
 from tests.lab import User, has_user, processes, wait_until
 from tests.netns import banned, elements, has_table, network, run
@@ -63,6 +64,23 @@ def test_a_permanent_block_is_a_lease(firewall: Nftables, kind: str) -> None:
     assert nftables.LEASE - 10 <= banned()[kind] <= nftables.LEASE
 
 
+def test_to_renew_is_to_remove_and_to_add(firewall: Nftables) -> None:
+    """Kernels before 6.12 ignore a new timeout of an element that is there: ours is taken out in the same step."""
+
+    ban(firewall, "203.0.113.5", seconds=300)
+
+    async def scene() -> None:
+        watch = Watch("appguard")
+        heard = asyncio.Event()
+        with watch(heard.set):
+            await firewall.change([Block(network("203.0.113.5"), time.time() + 600)], [])
+            await asyncio.wait_for(heard.wait(), 5)
+            assert ("ban4", network("203.0.113.5").network_address.packed) in watch.taken()
+
+    asyncio.run(scene())
+    assert 590 <= banned()["203.0.113.5"] <= 600
+
+
 def test_ends_in_a_thousand_years_and_in_no_time_are_timeouts_too(firewall: Nftables) -> None:
     """No end is so far or so near that the kernel gets none at all, which would be for ever."""
     ban(firewall, *KINDS, seconds=1000 * 365 * 86400)
@@ -83,7 +101,7 @@ def test_a_wide_ban_that_ends_first_uncovers_the_longer_one_inside(firewall: Nft
     assert held
     assert all(50 <= left <= 60 for left in held.values())
     assert sum(IPv4Network(text).num_addresses for text in held) == 2**16 - 2**8
-    asyncio.run(firewall.change([], [network("198.51.0.0/16")]))
+    asyncio.run(firewall.change([], [Block(network("198.51.0.0/16"), None)]))
     assert elements("ban4_net").keys() == {"198.51.100.0/24", "198.51.200.0/24"}
 
 
@@ -207,6 +225,7 @@ def test_an_nft_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 TRY = """
 import asyncio
 from appguard.errors import AppGuardError
+from appguard.firewalls.nft_watch import Watch
 from appguard.firewalls.nftables import Nftables
 
 async def main() -> None:

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.client import HTTPConnection
 from ipaddress import IPv6Network
 from pathlib import Path
@@ -100,8 +101,12 @@ def test_nginx_refuses_what_is_blocked(guarded: Guarded) -> None:
     blocks = [block(HOST), block("2001:db8:5::/64"), block("198.51.100.0/25", None)]
     asyncio.run(firewall.replace([], blocks))
     guarded.wait(refused=f"{HOST} 2001:db8:5::9 198.51.100.1", served=f"{OTHER} 2001:db8:6::9 198.51.100.200")
-    asyncio.run(firewall.change([block(OTHER)], [network(HOST)]))
+    asyncio.run(firewall.change([block(OTHER)], [block(HOST)]))
     guarded.wait(refused=f"{OTHER} 198.51.100.1", served=HOST)
+    asyncio.run(firewall.change([replace(block(HOST), ports=ports) for ports in ("tcp/22", "tcp/443")], []))
+    guarded.wait(refused=f"{HOST} {OTHER}", served="2001:db8:6::9")
+    asyncio.run(firewall.change([], [replace(block(HOST), ports="tcp/443")]))
+    guarded.wait(refused=OTHER, served=HOST)
     asyncio.run(firewall.lift())
     guarded.wait(served=f"{HOST} {OTHER} 2001:db8:5::9 198.51.100.1")
     guarded.nginx.check()  # nginx can be started anew
@@ -147,7 +152,7 @@ def test_no_reload_without_need(guarded: Guarded) -> None:
     """A block given again with another end, and the removal of what is not there, reload nothing."""
     firewall = guarded.firewall()
     asyncio.run(firewall.replace([], [block(HOST)]))
-    asyncio.run(firewall.change([block(HOST, None)], [network(OTHER)]))
+    asyncio.run(firewall.change([block(HOST, None)], [block(OTHER)]))
     guarded.wait(refused=HOST)
     assert guarded.reloads() == 1
     assert asyncio.run(firewall.intact())

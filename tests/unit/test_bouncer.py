@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from appguard.address import Network, network_text, parse_address, parse_network
+from appguard.address import network_text, parse_address, parse_network
 from appguard.ban import Ban
 from appguard.bouncer import RENEWAL, Bouncer
 from appguard.errors import FirewallError
@@ -72,7 +72,7 @@ def test_a_new_end_is_given_and_an_old_one_is_not() -> None:
         world.ban("203.0.113.5", seconds)
         world.settle()
         world.settle()
-        assert world.firewall.blocks == (Block(parse_network("203.0.113.5"), START + seconds),)
+        assert world.firewall.blocks == (Block(parse_network("203.0.113.5"), START + seconds, jail="test"),)
     assert world.firewall.verbs == ["replace", *["change +1 -0"] * 3]
 
 
@@ -274,7 +274,7 @@ def test_a_failed_change_is_followed_by_everything_anew() -> None:
     """After a change failed nobody knows what the firewall holds, so the same round gives it everything."""
 
     class Forgetful(Recording):
-        async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:
+        async def change(self, add: Sequence[Block], remove: Sequence[Block]) -> None:
             raise FirewallError("no such table")
 
     world = World()
@@ -291,7 +291,7 @@ def test_an_interrupted_change_is_followed_by_everything_anew() -> None:
     """If a change is cancelled on its way (a person gave up waiting), its outcome is unknown and all is given anew."""
 
     class Slow(Recording):
-        async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:
+        async def change(self, add: Sequence[Block], remove: Sequence[Block]) -> None:
             await asyncio.Event().wait()
 
     async def given_up(bouncer: Bouncer) -> None:

@@ -86,7 +86,7 @@ def test_the_jails_of_the_posts(fail2ban: Path) -> None:
     assert (ddos.jail.maxretry, ddos.jail.findtime, ddos.filter) == (4, 1, "regex")
     assert ddos.filter_options["ignoreregex"] == (r"\.(?i)(jpg|png|css|js)",)
     assert ddos.sources == auth.sources
-    assert "[nginx-banroute] port (" in found.report
+    assert route.jail.ports == ("http", "https")
     assert "~ is the home of the user the daemon runs as" in found.report
     line = b'203.0.113.5 - - [20/Nov/2026 09:11:02] "POST /login HTTP/1.1" 401 -'
     made = open_filter(auth.filter, auth.filter_options)
@@ -166,8 +166,29 @@ def test_regexes_of_the_jail(fail2ban: Path) -> None:
     assert (made.options.datepattern, made.options.maxlines, made.options.usedns) == (("^%Y-%m-%d",), 2, "no")
 
 
+PORTS: Mapping[str, tuple[tuple[object, ...], tuple[str, ...]]] = {
+    "port = ssh": (("ssh",), ()),
+    "port = ssh,2222\nprotocol = tcp": (("ssh", 2222), ("tcp",)),
+    "port = 8000:8010, http\nprotocol = udp": (("8000-8010", "http"), ("udp",)),
+    "port = domain\nprotocol = tcp,udp": (("domain",), ("tcp", "udp")),
+    "port = ssh\nprotocol = all": (("ssh",), ()),
+    "port = 0:65535\nprotocol = tcp": ((), ()),
+    "port = ssh\naction = iptables-allports[name=x]": ((), ()),
+    'port = ssh\naction = nftables[type=allports, port="ssh"]': ((), ()),
+    'port = ssh\naction = nftables[type=multiport, port="0:65535"]': ((), ()),
+    'port = ssh\naction = nftables[type=multiport, port="ssh"]': (("ssh",), ()),
+}
+
+
+@pytest.mark.parametrize("options", PORTS)
+def test_ports_are_carried_over(fail2ban: Path, options: str) -> None:
+    """A jail bans from the ports its action would, in the words of the jail; of an action for all ports from all."""
+    found = imported(fail2ban, f"[shop]\nenabled = true\nlogpath = /a\n{options}\n").jails["shop"].jail
+    assert (found.ports, found.protocol) == PORTS[options]
+
+
 LOST: Mapping[str, str] = {
-    "port = ssh": "port (@): ssh: a banned client is shut out of all ports",
+    "port = gopher": "port (@): gopher: a banned client is shut out of all ports: ports: 'gopher': expected a port",
     "ignorecommand = /bin/true <ip>": "ignorecommand (@): no command is run",
     "ignoreself = false": "ignoreself (@): this host's own addresses are never banned",
     "logencoding = latin-1": "logencoding (@): latin-1: logs are read as UTF-8",

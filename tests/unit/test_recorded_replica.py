@@ -63,7 +63,7 @@ def test_records_are_known_as_facts_are(
         facts.merge(fact)
     agreed = records.merge_records(told(once))
     assert sorted(agreed) == sorted(
-        fact.key for fact in once if (known := facts.known(fact.network)) is None or known.version <= fact.version
+        fact.key for fact in once if (known := facts.known(fact)) is None or known.version <= fact.version
     )
     for fact in once:
         facts.merge(fact)

@@ -80,6 +80,15 @@ def test_a_ban_round_trips(state: State, address: str) -> None:
     assert set(reopened(state).bans()) == {ban, permanent}
 
 
+def test_bans_of_ports_round_trip_apart(state: State) -> None:
+    """Bans of one network and different ports are kept beside each other, and each is lifted by itself."""
+    bans = [replace(ban_of("203.0.113.5"), ports=ports) for ports in ("", "tcp/22", "tcp/80,443")]
+    state.save(Batch(facts=[Fact.of(ban) for ban in bans]))
+    assert {ban.key for ban in reopened(state).bans()} == {ban.key for ban in bans}
+    state.save(Batch(facts=[Fact.lifting(bans[1], 2)]))
+    assert {ban.ports for ban in reopened(state).bans()} == {"", "tcp/80,443"}
+
+
 def test_the_newest_fact_wins(state: State) -> None:
     """A newer ban replaces, an older fact changes nothing, and a lifted ban is gone."""
     state.save(Batch(facts=[put(ban_of("192.0.2.1", 5)), put(ban_of("192.0.2.2", 5)), put(ban_of("192.0.2.3", 5))]))

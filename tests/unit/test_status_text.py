@@ -142,15 +142,15 @@ def test_bans_are_an_aligned_table_newest_first() -> None:
     """Columns are as wide as their widest cell, the newest ban is on top, long reasons are cut, missing ones marked."""
     older = Ban.of("192.0.2.1", jail="login", bantime=600, start=1000.0, reason="5 x authn_login_fail in 600 s")
     newer = Ban.of("2001:db8:0:1::/64", bantime=3600, start=2000.0, reason="r" * 49)
-    newest = Ban.of("192.0.2.7", bantime=-1, start=3000.0)
+    newest = replace(Ban.of("192.0.2.7", bantime=-1, start=3000.0), ports="tcp/22")
     refs = [ban.ref for ban in (newest, newer, older)]
     records = [BanRecord.of(older, ("kernel", "app")), BanRecord.of(newer, ("nginx", "app")), BanRecord.of(newest)]
     reason = "5 x authn_login_fail in 600 s"
     assert ban_lines(records, 1350.0) == [
-        f"ADDRESS            JAIL    ENDS IN   FAILURES  BLOCKED BY   {'REASON':48}  REF",
-        f"192.0.2.7          manual  for ever  0         -            {'-':48}  {refs[0]}",
-        f"2001:db8:0:1::/64  manual  1h 10m    0         nginx, app   {'r' * 45}...  {refs[1]}",
-        f"192.0.2.1          login   4m 10s    0         kernel, app  {reason:48}  {refs[2]}",
+        f"ADDRESS            PORTS   JAIL    ENDS IN   FAILURES  BLOCKED BY   {'REASON':48}  REF",
+        f"192.0.2.7          tcp 22  manual  for ever  0         -            {'-':48}  {refs[0]}",
+        f"2001:db8:0:1::/64  all     manual  1h 10m    0         nginx, app   {'r' * 45}...  {refs[1]}",
+        f"192.0.2.1          all     login   4m 10s    0         kernel, app  {reason:48}  {refs[2]}",
     ]
 
 

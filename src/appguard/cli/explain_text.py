@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from appguard.cli.client import printable
 from appguard.cli.text import duration_text
 from appguard.explained import AddressFacts, EventRecord, Explanation, JailStep
+from appguard.ports import spoken
 
 FOR_EVER = -1
 
@@ -65,8 +66,9 @@ def _address(facts: AddressFacts, explanation: Explanation) -> list[str]:
         return [*lines, "Bans:\tnot known without a daemon"]
     for ban in facts.bans:
         left = "for ever" if ban.end is None else f"for another {duration_text(ban.end - explanation.time)}"
-        by = ", ".join(ban.enforced_by) if facts.enforcing else "nobody: enforcement is off"
-        lines.append(f"Banned:\t{ban.network} by jail {ban.jail}, {left}, ref {ban.ref}, blocked by {by}")
+        by = ", ".join(ban.enforced_by) or "nobody" if facts.enforcing else "nobody: enforcement is off"
+        ports = f" from {spoken(ban.ports)} alone" if ban.ports else ""
+        lines.append(f"Banned:\t{ban.network}{ports} by jail {ban.jail}, {left}, ref {ban.ref}, blocked by {by}")
         lines.append(f"Reason:\t{printable(ban.reason) or '-'}")
         lines += [f"Evidence:\t{printable(line)}" for line in ban.evidence]
     return lines if facts.bans else [*lines, "Banned:\tno"]

@@ -6,7 +6,8 @@
 from collections.abc import Iterator, Sequence
 
 from appguard.cli.client import printable
-from appguard.status import BanRecord, DaemonStatus, FirewallSummary, JailStatus, ReachSummary, SourceSummary
+from appguard.ports import spoken
+from appguard.status import BanRecord, DaemonStatus, Dropped, FirewallSummary, JailStatus, ReachSummary, SourceSummary
 
 REASON_MOST = 48
 _UNITS = (("d", 86400), ("h", 3600), ("m", 60), ("s", 1))
@@ -39,7 +40,8 @@ def _firewall(firewall: FirewallSummary, status: DaemonStatus) -> str:
 
 def _reach(reach: ReachSummary) -> str:
     bans, enforcers = _count(reach.bans, "ban"), " and ".join(reach.enforced_by)
-    return f"{bans} by {enforcers} only: the packets come from {printable(reach.via)}, not from the client"
+    by = f"by {enforcers} only" if enforcers else "by nobody"
+    return f"{bans} {by}: the packets come from {printable(reach.via)}, not from the client"
 
 
 def _source(source: SourceSummary) -> str:
@@ -78,8 +80,14 @@ def jail_lines(jail: JailStatus) -> list[str]:
         f"   |- Total banned:\t{jail.total_banned}",
         f"   |- Banned IP list:\t{' '.join(jail.banned)}",
         f"   `- Enforced by:\t{'; '.join(enforced_by)}",
+        *([f"Ports:\t{spoken(jail.ports)}"] if jail.ports else []),
+        *([f"Dropped:\t{_dropped(jail.dropped)}"] if jail.dropped is not None else []),
         *([f"Alarm:\t{jail.alarm}"] if jail.alarm else []),
     ]
+
+
+def _dropped(dropped: Dropped) -> str:
+    return f"{_count(dropped.packets, 'packet')}, {_count(dropped.bytes, 'byte')}"
 
 
 def ban_lines(bans: Sequence[BanRecord], now: float) -> list[str]:
@@ -88,7 +96,12 @@ def ban_lines(bans: Sequence[BanRecord], now: float) -> list[str]:
         return ["No bans in force."]
     newest_first = sorted(bans, key=lambda ban: ban.start, reverse=True)
     return list(
-        aligned([("ADDRESS", "JAIL", "ENDS IN", "FAILURES", "BLOCKED BY", "REASON", "REF"), *_rows(newest_first, now)])
+        aligned(
+            [
+                ("ADDRESS", "PORTS", "JAIL", "ENDS IN", "FAILURES", "BLOCKED BY", "REASON", "REF"),
+                *_rows(newest_first, now),
+            ]
+        )
     )
 
 
@@ -97,7 +110,7 @@ def _rows(bans: Sequence[BanRecord], now: float) -> Iterator[tuple[str, ...]]:
         ends = "for ever" if ban.end is None else duration_text(ban.end - now)
         reason = ban.reason if len(ban.reason) <= REASON_MOST else ban.reason[: REASON_MOST - 3] + "..."
         blocked_by = ", ".join(ban.enforced_by) or "-"
-        cells = (ban.network, ban.jail, ends, ban.failures, blocked_by, reason or "-", ban.ref)
+        cells = (ban.network, spoken(ban.ports), ban.jail, ends, ban.failures, blocked_by, reason or "-", ban.ref)
         yield tuple(printable(str(cell)) for cell in cells)
 
 

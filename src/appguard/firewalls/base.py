@@ -2,10 +2,12 @@
 
 A firewall obeys: what may be banned was judged before. Every verb either does all of what it was asked or raises
 `FirewallError` with the firewall's own words (`FirewallPermissionError` where a privilege is missing) and may then be
-repeated. Ends are Unix seconds; a firewall that can makes the ban end by itself, also with AppGuard dead.
+repeated. Ends are Unix seconds; a firewall that can makes the ban end by itself, also with AppGuard dead. One that
+serves the web alone and cannot tell which port a client has dialled holds the blocks that are about the web
+(`ports.is_web`) and no others.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,10 +17,29 @@ from appguard.address import Network
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One network to be shut out until `end`; None asks for as long as the firewall's lease, which is renewed."""
+    """One network to be shut out until `end`; None asks for as long as the firewall's lease, which is renewed.
+
+    Only of some `ports`, as a canonical text, or of all if that is empty. Blocks of the same network and other ports
+    are others. `jail` is under whose name packets are counted.
+    """
 
     network: Network
     end: float | None
+    ports: str = ""
+    jail: str = ""
+
+    @property
+    def place(self) -> tuple[Network, str]:
+        """Give what tells it from other blocks: network and ports."""
+        return self.network, self.ports
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Packets and their bytes."""
+
+    packets: int
+    bytes: int
 
 
 Late = Callable[[], Awaitable[Sequence[Block]]]
@@ -51,8 +72,11 @@ class Firewall(Protocol):
         """
         ...
 
-    async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:
-        """Add or renew blocks and remove others, in one step. Removing what is not there is no error."""
+    async def change(self, add: Sequence[Block], remove: Sequence[Block]) -> None:
+        """Add or renew blocks and remove others, whatever their ends, in one step.
+
+        Removing what is not there is no error.
+        """
         ...
 
     async def lift(self) -> None:
@@ -61,6 +85,13 @@ class Firewall(Protocol):
 
     async def intact(self) -> bool:
         """Say whether what `replace` made is still there, and was not taken away by somebody else."""
+        ...
+
+    async def missing(self) -> Sequence[tuple[Network, str]]:
+        """Give places (`Block.place`) that somebody has taken out since this was last asked, as far as was heard.
+
+        What we took out ourselves may be among them. To be asked before `intact`.
+        """
         ...
 
     def watch(self, suspect: Callable[[], None]) -> AbstractContextManager[None]:
@@ -72,4 +103,8 @@ class Firewall(Protocol):
 
     async def dropped(self) -> int | None:
         """Give the number of packets dropped since `replace`; None if the firewall does not count."""
+        ...
+
+    async def counts(self) -> Mapping[str, Count]:
+        """Give what was dropped since `replace`, by jail; nothing if the firewall does not count that."""
         ...

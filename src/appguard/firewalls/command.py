@@ -12,13 +12,15 @@ from contextlib import AbstractContextManager, nullcontext
 
 from appguard.address import Network
 from appguard.errors import ConfigError, FirewallError, FirewallPermissionError
-from appguard.firewalls.base import Block, Late, all_of, nobody
+from appguard.firewalls.base import Block, Count, Late, all_of, nobody
 from appguard.firewalls.program import Done, run
 
 LEASE = 7 * 86400.0  # seconds a ban without an end is given; the bouncer renews it every day
 LOOK_EVERY = 10.0  # seconds
 PATIENCE = 60.0  # seconds the program may take
 WORDS_MOST = 300
+
+_Place = tuple[Network, str]  # and the ports; see `Block.place`
 
 
 class Command:
@@ -43,7 +45,7 @@ class Command:
         self._clock = clock
         self._look_every = look_every
         self._patience = patience
-        self._ends: dict[Network, float] | None = None  # of what the program was given; None before `replace`
+        self._ends: dict[_Place, float] | None = None  # of what the program was given; None before `replace`
         self._is_intact = False
         self._dropped: int | None = None
         self._look_at = 0.0
@@ -53,22 +55,22 @@ class Command:
         ends = self._ends_of(await all_of(blocks, late))
         self._ends = None
         now = self._clock()
-        kept = {network: end for network, end in ends.items() if end > now}
+        kept = {place: end for place, end in ends.items() if end > now}
         await self._tell("replace", [*(f"allow {_text(network)}" for network in allow), *_bans(kept, now)])
         self._ends = kept
         self._look_at = 0.0
 
-    async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:
+    async def change(self, add: Sequence[Block], remove: Sequence[Block]) -> None:
         """Tell what is new, and what has ended."""
         if self._ends is None:
             raise FirewallError("command: there is nothing of ours to change; replace comes first")
         now = self._clock()
         new = self._ends_of(add)
-        kept = {network: end for network, end in new.items() if end > now}
-        gone = dict.fromkeys((*remove, *self._ended(now), *new), True)
-        lines = [f"unban {_text(network)}" for network in gone if network not in kept]
+        kept = {place: end for place, end in new.items() if end > now}
+        gone = dict.fromkeys((*(block.place for block in remove), *self._ended(now), *new), True)
+        lines = [_unban(*place) for place in gone if place not in kept]
         await self._tell("change", [*lines, *_bans(kept, now)])
-        self._ends = {network: end for network, end in self._ends.items() if network not in gone} | kept
+        self._ends = {place: end for place, end in self._ends.items() if place not in gone} | kept
 
     async def lift(self) -> None:
         """Tell it to take everything away."""
@@ -93,6 +95,10 @@ class Command:
         self._look_at = now + self._look_every
         return self._is_intact
 
+    async def missing(self) -> Sequence[tuple[Network, str]]:
+        """Give nothing: nothing is heard."""
+        return ()
+
     def watch(self, suspect: Callable[[], None]) -> AbstractContextManager[None]:
         """Hear nothing."""
         del suspect
@@ -104,16 +110,20 @@ class Command:
             self._dropped = await self._ask_dropped()
         return self._dropped
 
+    async def counts(self) -> Mapping[str, Count]:
+        """Give nothing."""
+        return {}
+
     async def _ask_dropped(self) -> int | None:
         said = (await self._tell("dropped", ())).output.strip()
         return int(said) if said.isascii() and said.isdigit() else None
 
-    def _ends_of(self, blocks: Iterable[Block]) -> dict[Network, float]:
+    def _ends_of(self, blocks: Iterable[Block]) -> dict[_Place, float]:
         lease = self._clock() + LEASE
-        return {block.network: lease if block.end is None else block.end for block in blocks}
+        return {block.place: lease if block.end is None else block.end for block in blocks}
 
-    def _ended(self, now: float) -> list[Network]:
-        return [network for network, end in (self._ends or {}).items() if end <= now]
+    def _ended(self, now: float) -> list[_Place]:
+        return [place for place, end in (self._ends or {}).items() if end <= now]
 
     async def _tell(self, verb: str, lines: Iterable[str]) -> Done:
         done = await self._run(verb, lines)
@@ -131,8 +141,15 @@ class Command:
         return kind(f"{self._command[0]} {verb}: exit status {done.status}: {said}")
 
 
-def _bans(ends: Mapping[Network, float], now: float) -> Iterator[str]:
-    return (f"ban {_text(network)} {max(1, round(end - now))}" for network, end in ends.items())
+def _bans(ends: Mapping[_Place, float], now: float) -> Iterator[str]:
+    """Write bans; those of some ports alone have a word of their own, so that who does not know it bans nobody more."""
+    left = ((network, ports, max(1, round(end - now))) for (network, ports), end in ends.items())
+    for network, ports, seconds in left:
+        yield f"ban-ports {_text(network)} {seconds} {ports}" if ports else f"ban {_text(network)} {seconds}"
+
+
+def _unban(network: Network, ports: str) -> str:
+    return f"unban-ports {_text(network)} {ports}" if ports else f"unban {_text(network)}"
 
 
 def _text(network: Network) -> str:

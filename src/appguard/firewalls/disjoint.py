@@ -4,18 +4,21 @@ Every address keeps the latest end of all networks that hold it. So where a /16 
 pieces are the /24 and what is left of the /16 around it, and nothing has to be done when the /16 ends.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 from appguard.address import Network
 
+End = TypeVar("End", float, tuple[float, str])  # the later one wins; with it may come whose it is
 
-def disjoint(ends: Mapping[Network, float]) -> Iterator[tuple[Network, float]]:
+
+def disjoint(ends: Mapping[Network, End]) -> Iterator[tuple[Network, End]]:
     """Give the pieces, each with its end."""
     for outermost, inside in _families(ends):
         yield from _pieces(outermost, inside, ends[outermost], ends)
 
 
-def _families(networks: Mapping[Network, float]) -> Iterator[tuple[Network, Sequence[Network]]]:
+def _families(networks: Iterable[Network]) -> Iterator[tuple[Network, Sequence[Network]]]:
     """Give each network that lies in no other, with those inside it; widest first, then by address."""
     outermost: Network | None = None
     inside: list[Network] = []
@@ -31,8 +34,8 @@ def _families(networks: Mapping[Network, float]) -> Iterator[tuple[Network, Sequ
 
 
 def _pieces(
-    network: Network, inside: Sequence[Network], end: float, ends: Mapping[Network, float]
-) -> Iterator[tuple[Network, float]]:
+    network: Network, inside: Sequence[Network], end: End, ends: Mapping[Network, End]
+) -> Iterator[tuple[Network, End]]:
     """Cut one network, held until `end`, into halves as long as something inside it ends later."""
     if inside and inside[0] == network:
         end = max(end, ends[network])

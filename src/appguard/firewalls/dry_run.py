@@ -2,13 +2,14 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from appguard.address import Network, network_text
 from appguard.errors import FirewallError
 from appguard.event import time_text
-from appguard.firewalls.base import Block, Late, all_of, nobody
+from appguard.firewalls.base import Block, Count, Late, all_of, nobody
+from appguard.ports import key_of
 
 log = logging.getLogger("appguard.firewall")
 
@@ -21,7 +22,7 @@ class DryRun:
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self.allow: tuple[Network, ...] = ()
         self._clock = clock
-        self._blocks: dict[Network, Block] | None = None
+        self._blocks: dict[tuple[Network, str], Block] | None = None
 
     @property
     def blocks(self) -> tuple[Block, ...]:
@@ -32,21 +33,21 @@ class DryRun:
     async def replace(self, allow: Sequence[Network], blocks: Iterable[Block], late: Late = nobody) -> None:
         """Remember these and nothing else."""
         self.allow = tuple(allow)
-        self._blocks = {block.network: block for block in await all_of(blocks, late)}
+        self._blocks = {block.place: block for block in await all_of(blocks, late)}
         log.info("dry run: would shut out %d networks", len(self.blocks))
 
-    async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:
+    async def change(self, add: Sequence[Block], remove: Sequence[Block]) -> None:
         """Remember some more and forget others."""
         if self._blocks is None:
             raise FirewallError("dry run: nothing to change; replace comes first")
-        gone = set(remove)
-        kept = {block.network: block for block in self.blocks if block.network not in gone}
-        self._blocks = kept | {block.network: block for block in add}
+        gone = {block.place for block in remove}
+        kept = {block.place: block for block in self.blocks if block.place not in gone}
+        self._blocks = kept | {block.place: block for block in add}
         for block in add:
             until = "for ever" if block.end is None else f"until {time_text(block.end)}"
-            log.info("dry run: would shut out %s %s", network_text(block.network), until)
-        for network in remove:
-            log.info("dry run: would let in %s", network_text(network))
+            log.info("dry run: would shut out %s %s", _text(block), until)
+        for block in remove:
+            log.info("dry run: would let in %s", _text(block))
 
     async def lift(self) -> None:
         """Forget everything."""
@@ -57,6 +58,10 @@ class DryRun:
         """Say whether there was a `replace` and no `lift` since."""
         return self._blocks is not None
 
+    async def missing(self) -> Sequence[tuple[Network, str]]:
+        """Give nothing: nothing is heard."""
+        return ()
+
     def watch(self, suspect: Callable[[], None]) -> AbstractContextManager[None]:
         """Hear nothing."""
         del suspect
@@ -65,3 +70,11 @@ class DryRun:
     async def dropped(self) -> int:
         """Give 0."""
         return 0
+
+    async def counts(self) -> Mapping[str, Count]:
+        """Give nothing."""
+        return {}
+
+
+def _text(block: Block) -> str:
+    return key_of(network_text(block.network), block.ports)

@@ -20,7 +20,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -41,7 +41,7 @@ _ERROR, _DONE = 2, 3
 _INET = 1
 _CHANGES = 7  # the multicast group
 _SOL_NETLINK, _CAP_ACK = 270, 10
-_SO_SNDBUFFORCE = 32
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _FAMILY = struct.Struct("!BBH")
@@ -49,7 +49,7 @@ _ATTRIBUTE = struct.Struct("=HH")
 _CODE = struct.Struct("=i")
 _LONGEST = 65536
 _PATIENCE = 5.0  # seconds; the kernel answers while it is asked
-SEND_BUFFER = 4 << 20
+SEND_BUFFER = HEARD_BUFFER = 4 << 20
 _SPARE = 4096  # of the send buffer: the two marks, and what the kernel counts besides
 _ATTEMPTS = 5  # at a listing that changes under our eyes
 
@@ -117,7 +117,7 @@ def _link() -> Generator[socket.socket]:
         is_well = True
     except _RefusedError:
         link.setblocking(False)
-        hear(link)  # what it says of other messages
+        hear(link, ())  # what it says of other messages
         is_well = True
         raise
     finally:
@@ -152,7 +152,7 @@ def listen() -> socket.socket:
     """Give a socket that has something to read after every change of nf_tables, whoever made it."""
     link = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_NETFILTER)
     try:
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the least there is: one message tells as much as all
+        _set_first(link, (_SO_RCVBUFFORCE, socket.SO_RCVBUF), HEARD_BUFFER)
         link.bind((0, 1 << _CHANGES - 1))
     except OSError:
         link.close()
@@ -160,16 +160,22 @@ def listen() -> socket.socket:
     return link
 
 
-def hear(link: socket.socket) -> None:
-    """Read all that waits on such a socket: what it says costs more to understand than to look for oneself."""
+def hear(link: socket.socket, wanted: Collection[int]) -> tuple[list[bytes], bool]:
+    """Read all that waits on such a socket: the attributes of the wanted messages, and whether none were lost."""
+    kinds = frozenset(_NF_TABLES << 8 | kind for kind in wanted)
+    found: list[bytes] = []
+    is_whole = True
     while True:
         try:
-            link.recv(_LONGEST)
+            told = link.recv(_LONGEST)
         except BlockingIOError:
-            return
+            return found, is_whole
         except OSError as error:
-            if error.errno != errno.ENOBUFS:  # more happened than it had room for
+            if error.errno != errno.ENOBUFS:
                 raise
+            is_whole = False  # more happened than it had room for
+            continue
+        found += [body[_FAMILY.size :] for kind, _, _, body in messages(told) if kind in kinds]
 
 
 def room() -> int:
@@ -200,13 +206,18 @@ def commit(messages: Sequence[Message]) -> None:
 
 def _enlarge(link: socket.socket) -> int:
     """Make the send buffer large, as far as we may; give its size."""
-    for option in (_SO_SNDBUFFORCE, socket.SO_SNDBUF):
+    _set_first(link, (_SO_SNDBUFFORCE, socket.SO_SNDBUF), SEND_BUFFER)
+    return link.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+
+def _set_first(link: socket.socket, options: Iterable[int], size: int) -> None:
+    """Set the first option that we may set."""
+    for option in options:
         try:
-            link.setsockopt(socket.SOL_SOCKET, option, SEND_BUFFER)
-            break
+            link.setsockopt(socket.SOL_SOCKET, option, size)
         except PermissionError:
             continue
-    return link.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        return
 
 
 def _confirm(link: socket.socket, last: int) -> None:

@@ -4,21 +4,24 @@ Theory of operation. Only nft understands `table.nft`. So it is asked once to ma
 what the kernel then says of the sets, chains and rules of that table are the very bytes it takes to make them. From
 then on they are sent back, together with the elements, whenever the table is to be made anew (`Template`).
 
-An element is its key and a timeout in milliseconds. A network in a set of intervals is two elements: where it begins,
-and where it no longer is.
+An element is its key, a timeout in milliseconds and the name of the counter of its jail. A network in a set of
+intervals is two elements: where it begins, and where it no longer is.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 
 from appguard.address import Network
+from appguard.firewalls.base import Block
 from appguard.firewalls.netlink import APPEND, CREATE, NESTED, Message, ask, attribute, attributes, number, text
+from appguard.firewalls.nft_ports import HOST_SETS, PortLists
 
 LONGEST = 10 * 365 * 86400.0  # the longest timeout asked for; the kernel refuses much longer ones
-HOST_SETS = {"ban4": (4, 32), "ban6": (6, 128), "ban6_64": (6, 64)}  # with version and prefix length of the elements
 _SET_OF = {kind: name for name, kind in HOST_SETS.items()}
-ELEMENTS_MOST = 700  # in one message, whose attributes hold 64 KiB at most
+NO_JAIL = "dropped"  # the counter of a block without one
+ELEMENTS_MOST = 500  # in one message, whose attributes hold 64 KiB at most
 
 _NEW_TABLE, _GET_TABLE, _DELETE_TABLE = 0, 1, 2
 _NEW_CHAIN, _GET_CHAIN = 3, 4
@@ -27,12 +30,16 @@ _NEW_SET, _GET_SET = 9, 10
 _NEW_ELEMENTS, _GET_ELEMENTS, _DELETE_ELEMENTS, _DESTROY_ELEMENTS = 12, 13, 14, 30
 _NEW_OBJECT, _GET_OBJECT = 18, 19
 
+TAKEN_OUT = frozenset({_DELETE_ELEMENTS, _DESTROY_ELEMENTS})
+
 _TABLE = 1  # the attribute that names the table, in everything
 _SET_NAME, _SET_ID = 2, 10
 _ELEMENTS_SET, _ELEMENTS = 2, 3
 _OBJECT_NAME, _OBJECT_TYPE, _OBJECT_DATA = 2, 3, 4
-_COUNTER, _COUNTER_PACKETS = 1, 2
-_KEY, _FLAGS, _TIMEOUT, _INTERVAL_END = 1, 3, 4, 1
+_COUNTER, _COUNTER_BYTES, _COUNTER_PACKETS = 1, 1, 2
+_KEY, _FLAGS, _TIMEOUT, _OBJECT_REF, _INTERVAL_END = 1, 3, 4, 9, 1
+_JAIL = "jail_"
+_TABLE_HANDLE = 4
 
 # What is told of a thing and also says how to make it; the rest numbers it or counts its uses.
 _OBJECT_PARTS = frozenset({_OBJECT_NAME, _OBJECT_TYPE, _OBJECT_DATA})
@@ -47,20 +54,38 @@ def table_identity(table: str) -> bytes | None:
     A table made anew has another identity even if it looks alike, since tables are numbered.
     """
     try:
-        return b"".join([*ask(_GET_TABLE, text(_TABLE, table)), *ask(_GET_RULE, text(_TABLE, table), many=True)])
+        found = ask(_GET_TABLE, text(_TABLE, table))
+        handle = dict(attributes(found[0]))[_TABLE_HANDLE]  # the rest counts what the table has, which a ban may change
+        return handle + b"".join(ask(_GET_RULE, text(_TABLE, table), many=True))
     except FileNotFoundError:
         return None
 
 
-def counted_packets(table: str, counter: str) -> int:
-    """Give the packets a named counter has counted; 0 if there is no such counter."""
-    question = text(_TABLE, table) + text(_OBJECT_NAME, counter) + number(_OBJECT_TYPE, _COUNTER)
-    try:
-        answers = ask(_GET_OBJECT, question)
-    except FileNotFoundError:
-        return 0
-    data = dict(attributes(answers[0]))[_OBJECT_DATA]
-    return int.from_bytes(dict(attributes(data))[_COUNTER_PACKETS], "big")
+def counter_of(jail: str) -> str:
+    """Give the name of the counter of a jail."""
+    return f"{_JAIL}{jail}" if jail else NO_JAIL
+
+
+def add_counter(table: str, name: str) -> Message:
+    """Add a counter that may be there."""
+    named = text(_TABLE, table) + text(_OBJECT_NAME, name) + number(_OBJECT_TYPE, _COUNTER)
+    return Message(_NEW_OBJECT, CREATE, named + attribute(_OBJECT_DATA | NESTED, b""), name)
+
+
+def counters(table: str) -> dict[str, tuple[int, int]]:
+    """Give the packets and bytes that each counter of a table has counted, by its name; nothing without a table."""
+    found: dict[str, tuple[int, int]] = {}
+    for answer in _things(_GET_OBJECT, table):
+        parts = dict(attributes(answer))
+        name = parts[_OBJECT_NAME].rstrip(b"\0").decode(errors="replace")
+        data = {kind: int.from_bytes(value, "big") for kind, value in attributes(parts[_OBJECT_DATA])}
+        found[name] = data[_COUNTER_PACKETS], data[_COUNTER_BYTES]
+    return found
+
+
+def jail_of(counter: str) -> str | None:
+    """Give the jail that a counter counts for, empty for what has none; None for a counter of something else."""
+    return "" if counter == NO_JAIL else counter.removeprefix(_JAIL) if counter.startswith(_JAIL) else None
 
 
 def second_table(table: str) -> str:
@@ -100,9 +125,12 @@ class Template:
 
     def make(self, table: str) -> list[Message]:
         """Make the table in place of whatever has its name."""
+        return [*remove_table(table), Message(_NEW_TABLE, CREATE, text(_TABLE, table), table), *self.add(table)]
+
+    def add(self, table: str) -> list[Message]:
+        """Make it in a table that is there."""
         name = text(_TABLE, table)
-        made = (Message(each.kind, each.flags, name + each.attributes, table) for each in self.messages)
-        return [*remove_table(table), Message(_NEW_TABLE, CREATE, name, table), *made]
+        return [Message(each.kind, each.flags, name + each.attributes, table) for each in self.messages]
 
 
 def _things(question: int, table: str) -> Iterator[bytes]:
@@ -127,39 +155,93 @@ def _constants(table: str, name: bytes) -> Iterator[Message]:
             )
 
 
+def taken_out(table: str, told: bytes) -> Iterator[tuple[str, bytes]]:
+    """Give the set and the key of each element of a table that a message of `TAKEN_OUT` is about."""
+    parts = dict(attributes(told))
+    if parts.get(_TABLE) == table.encode() + b"\0":
+        name = parts[_ELEMENTS_SET].rstrip(b"\0").decode(errors="replace")
+        yield from ((name, key) for key in _keys(parts))
+
+
+def has_element(table: str, name: str, key: bytes) -> bool:
+    """Say whether a set that is no set of intervals has an element now."""
+    question = text(_TABLE, table) + text(_ELEMENTS_SET, name)
+    try:
+        return bool(ask(_GET_ELEMENTS, question + attribute(_ELEMENTS | NESTED, _element(key))))
+    except FileNotFoundError:
+        return False
+
+
+def first_addresses(table: str, name: str) -> set[bytes]:
+    """Give the first address of each network in a set of intervals, and those where none is any more."""
+    try:
+        answers = ask(_GET_ELEMENTS, text(_TABLE, table) + text(_ELEMENTS_SET, name), many=True)
+    except FileNotFoundError:
+        return set()
+    return {key for answer in answers for key in _keys(dict(attributes(answer)))}
+
+
+def _keys(parts: Mapping[int, bytes]) -> Iterator[bytes]:
+    for _, element in attributes(parts.get(_ELEMENTS, b"")):
+        key = dict(attributes(element)).get(_KEY)
+        if key is not None:
+            yield dict(attributes(key))[1]
+
+
 def set_of(network: Network) -> str | None:
     """Give the name of the set for a host or an IPv6 /64; None for any other network."""
     return _SET_OF.get((network.version, network.prefixlen))
 
 
-def add_hosts(table: str, ends: Iterable[tuple[Network, float]], now: float) -> Iterator[Message]:
-    """Add the hosts and IPv6 /64s among networks, with the end of each."""
-    by_set: dict[str | None, list[bytes]] = {name: [] for name in (*HOST_SETS, None)}
-    for network, end in ends:  # the fewest calls: there may be a million
-        left = end - now
+def add_hosts(table: str, blocks: Iterable[Block], now: float, lists: PortLists) -> Iterator[Message]:
+    """Add the hosts and IPv6 /64s among blocks, which have ends."""
+    by_kind: dict[tuple[int, int, str, str], tuple[bytes, bytes, list[bytes]]] = {}
+    for block in blocks:  # the fewest calls: there may be a million
+        network = block.network
+        kind = network.version, network.prefixlen, block.ports, block.jail
+        found = by_kind.get(kind)
+        if found is None:
+            found = by_kind[kind] = *_around(network.max_prefixlen // 8, counter_of(block.jail), is_timed=True), []
+        before, after, elements = found
+        left = 0.0 if block.end is None else block.end - now
         timeout = int(left * 1000) or 1 if 0 < left < LONGEST else milliseconds(left)
-        name = _SET_OF.get((network.version, network.prefixlen))
-        by_set[name].append(_timed(network.network_address.packed, timeout))
-    for name in HOST_SETS:
-        yield from _elements(_NEW_ELEMENTS, table, name, by_set[name])
+        elements.append(before + network.network_address.packed + _TIMEOUT_MARK + timeout.to_bytes(8, "big") + after)
+    for (version, prefixlen, ports, _), (_, _, elements) in by_kind.items():
+        name = _SET_OF.get((version, prefixlen))
+        if name is not None:
+            yield from _elements(_NEW_ELEMENTS, table, name + lists.ending(ports), elements)
 
 
-def remove_hosts(table: str, hosts: Iterable[Network], *, destroy: bool) -> Iterator[Message]:
+def remove_hosts(table: str, blocks: Iterable[Block], lists: PortLists, *, destroy: bool) -> Iterator[Message]:
     """Remove hosts and IPv6 /64s, of which some may be missing.
 
-    Only kernels from 6.3 on have `destroy`; for others a missing one is an error, and so each is added first.
+    Only kernels from 6.3 on have `destroy`; for others a missing one is an error, and so each is added first, which
+    needs the counter that it has if it is there.
     """
-    by_set: dict[str | None, list[bytes]] = {name: [] for name in (*HOST_SETS, None)}
-    for host in hosts:
-        by_set[set_of(host)].append(_untimed(host.network_address.packed))
+    by_set: dict[str, list[bytes]] = {}
+    for block in blocks:
+        name = _SET_OF[block.network.version, block.network.prefixlen] + lists.ending(block.ports)
+        counter = "" if destroy else counter_of(block.jail)
+        before, after = _around(block.network.max_prefixlen // 8, counter, is_timed=False)
+        by_set.setdefault(name, []).append(before + block.network.network_address.packed + after)
     for kind in (_DESTROY_ELEMENTS,) if destroy else (_NEW_ELEMENTS, _DELETE_ELEMENTS):
-        for name in HOST_SETS:
-            yield from _elements(kind, table, name, by_set[name])
+        for name, elements in by_set.items():
+            yield from _elements(kind, table, name, elements)
 
 
-def add_networks(table: str, name: str, networks: Iterable[tuple[Network, float | None]]) -> Iterator[Message]:
-    """Add networks, which must not overlap, to a set of intervals; with the seconds left, or None for ever."""
-    elements = [element for network, left in networks for element in _interval(network, left)]
+def allow_networks(table: str, name: str, networks: Iterable[Network]) -> Iterator[Message]:
+    """Add networks, which must not overlap, to a set of intervals, for ever."""
+    elements = [element for network in networks for element in _interval(network, _untimed(network))]
+    yield from _elements(_NEW_ELEMENTS, table, name, elements)
+
+
+def ban_networks(table: str, name: str, pieces: Iterable[tuple[Network, float, str]]) -> Iterator[Message]:
+    """Add networks, which must not overlap, to a map of intervals; each with the seconds left and its jail."""
+    elements = [
+        element
+        for network, left, jail in pieces
+        for element in _interval(network, _timed(network, milliseconds(left), counter_of(jail)))
+    ]
     yield from _elements(_NEW_ELEMENTS, table, name, elements)
 
 
@@ -176,30 +258,40 @@ def _elements(kind: int, table: str, name: str, elements: Sequence[bytes]) -> It
         yield Message(kind, flags, where + attribute(_ELEMENTS | NESTED, b"".join(part)), name)
 
 
-def _interval(network: Network, left: float | None) -> Iterator[bytes]:
-    key = network.network_address.packed
-    yield _untimed(key) if left is None else _timed(key, milliseconds(left))
+def _interval(network: Network, first: bytes) -> Iterator[bytes]:
+    """Give the element a network begins with, and where it no longer is."""
+    yield first
     after = int(network.network_address) + network.num_addresses
     if after < 1 << network.max_prefixlen:
-        yield _element(after.to_bytes(len(key), "big"), number(_FLAGS, _INTERVAL_END))
+        yield _element(after.to_bytes(network.max_prefixlen // 8, "big"), number(_FLAGS, _INTERVAL_END))
 
 
 def _element(key: bytes, more: bytes = b"") -> bytes:
     return attribute(1 | NESTED, attribute(_KEY | NESTED, attribute(1, key)) + more)
 
 
-# The bytes around key and timeout are the same in all elements; made anew each time they would cost most of a load.
-_WITHOUT_TIMEOUT = {size: _element(bytes(size))[:-size] for size in (4, 16)}
 _TIMEOUT_MARK = attribute(_TIMEOUT, bytes(8))[:-8]
-_WITH_TIMEOUT = {size: _element(bytes(size), attribute(_TIMEOUT, bytes(8)))[: -size - 12] for size in (4, 16)}
 
 
-def _untimed(key: bytes) -> bytes:
-    return _WITHOUT_TIMEOUT[len(key)] + key
+@lru_cache(maxsize=1024)
+def _around(size: int, counter: str, *, is_timed: bool) -> tuple[bytes, bytes]:
+    """Give the bytes before the key of an element, and those after its key or timeout.
+
+    They are the same in all elements of a jail; made anew each time they would cost most of a load.
+    """
+    after = text(_OBJECT_REF, counter) if counter else b""
+    whole = _element(bytes(size), (_TIMEOUT_MARK + bytes(8) if is_timed else b"") + after)
+    return whole[: len(whole) - len(after) - size - (12 if is_timed else 0)], after
 
 
-def _timed(key: bytes, timeout: int) -> bytes:
-    return _WITH_TIMEOUT[len(key)] + key + _TIMEOUT_MARK + timeout.to_bytes(8, "big")
+def _untimed(network: Network) -> bytes:
+    before, after = _around(network.max_prefixlen // 8, "", is_timed=False)
+    return before + network.network_address.packed + after
+
+
+def _timed(network: Network, timeout: int, counter: str) -> bytes:
+    before, after = _around(network.max_prefixlen // 8, counter, is_timed=True)
+    return before + network.network_address.packed + _TIMEOUT_MARK + timeout.to_bytes(8, "big") + after
 
 
 def milliseconds(seconds: float) -> int:

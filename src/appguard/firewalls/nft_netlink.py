@@ -14,17 +14,20 @@ has none (before 6.3) it is added first; which of the two is tried once.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 
 from appguard.address import Network
 from appguard.errors import FirewallError, FirewallPermissionError
-from appguard.firewalls.disjoint import disjoint
+from appguard.firewalls.base import Block
 from appguard.firewalls.netlink import SMALL, Message, SetFullError, commit, room
 from appguard.firewalls.nft_messages import (
     Template,
+    add_counter,
     add_hosts,
-    add_networks,
+    allow_networks,
+    ban_networks,
+    counter_of,
     flush_set,
     remove_hosts,
     remove_table,
@@ -32,14 +35,14 @@ from appguard.firewalls.nft_messages import (
     set_of,
     table_identity,
 )
-from appguard.firewalls.nft_script import Shape, run_nft, table_script
+from appguard.firewalls.nft_ports import PortLists, Wide, pieces_of, stub_script
+from appguard.firewalls.nft_script import Shape, ports_script, remove_script, run_nft, table_script
 from appguard.turns import give_way
 
 SLICE = 150  # networks; a millisecond or less, which a new ban may have to wait
 LOUD = 256 << 10  # bytes of messages from which on a thread sends them, lest the event loop stand still
 
-Ends = Iterable[tuple[Network, float]]
-Late = Callable[[], Awaitable[Sequence[tuple[Network, float]]]]
+Late = Callable[[], Awaitable[Sequence[Block]]]
 
 
 class NotTakenError(FirewallError):
@@ -53,7 +56,14 @@ class NetlinkTransport:
     """
 
     def __init__(
-        self, table: str, program: str, shape: Shape, clock: Callable[[], float], *, destroy: bool | None = None
+        self,
+        table: str,
+        program: str,
+        shape: Shape,
+        clock: Callable[[], float],
+        lists: PortLists,
+        *,
+        destroy: bool | None = None,
     ) -> None:
         self._table = table
         self._second = second_table(table)
@@ -62,11 +72,18 @@ class NetlinkTransport:
         self._shape = shape
         self._clock = clock
         self._destroy = destroy
+        self._lists = lists
         self._template: Template | None = None
+        self._of_lists: dict[str, Template] = {}
+        self._made: dict[str, set[str]] = {}  # by table: the lists of ports and the counters it has
 
     async def prepare(self) -> None:
         """Learn how to make the table; raise `NotTakenError` if that cannot be done over netlink here."""
-        await run_nft(self._program, table_script(self._pattern, self._shape))
+        self._template = await self._learn(table_script(self._pattern, self._shape))
+
+    async def _learn(self, script: str) -> Template:
+        """Have nft make a table of the pattern's name by a script, and learn from it."""
+        await run_nft(self._program, script)
         try:
             template = Template.read(self._pattern)
             commit(template.make(self._pattern))
@@ -76,13 +93,13 @@ class NetlinkTransport:
             raise NotTakenError(str(error)) from error
         finally:
             commit(remove_table(self._pattern))
-        self._template = template
+        return template
 
-    async def replace(self, allow: Sequence[Network], ends: Ends, late: Late) -> dict[Network, float]:
+    async def replace(self, allow: Sequence[Network], blocks: Iterable[Block], late: Late) -> Wide:
         """Make the table anew; give the wide networks it holds."""
         if self._template is None:
             await self.prepare()
-        rest = iter(ends)
+        rest = iter(blocks)
         first = list(islice(rest, SLICE))
         while len(first) < SLICE and (more := await late()):
             first += more
@@ -90,10 +107,10 @@ class NetlinkTransport:
         if len(first) < SLICE and not is_there:
             wide = _wide_of(first)
             messages = [*self._empty(self._table, allow), *remove_table(self._second)]
-            messages += [*self._hosts(self._table, first), *self._wide(self._table, wide)]
+            messages += [*await self._hosts(self._table, first), *self._wide(self._table, wide)]
             await self._commit(messages)
             return wide
-        given: Ends = chain(first, rest)
+        given: Iterable[Block] = chain(first, rest)
         if is_there:
             given, _ = await self._load(self._second, allow, given, late)
         _, wide = await self._load(self._table, allow, given, late)
@@ -101,46 +118,50 @@ class NetlinkTransport:
         return wide
 
     async def _load(
-        self, table: str, allow: Sequence[Network], ends: Ends, late: Late
-    ) -> tuple[Ends, dict[Network, float]]:
+        self, table: str, allow: Sequence[Network], blocks: Iterable[Block], late: Late
+    ) -> tuple[Iterable[Block], Wide]:
         """Make a table in slices; give all it holds, and the wide networks among it, which come last."""
-        given: list[tuple[Network, float]] = []
-        wide: dict[Network, float] = {}
+        given: list[Block] = []
+        wide: Wide = {}
         messages = self._empty(table, allow)
-        rest = iter(ends)
+        rest = iter(blocks)
         while True:
             part = list(islice(rest, SLICE))
             part += await late()
             if not part:
                 break
             wide |= _wide_of(part)
-            await self._commit([*messages, *self._hosts(table, part)])
+            await self._commit([*messages, *await self._hosts(table, part)])
             messages = []
             given += part
             await give_way()
         await self._commit([*messages, *self._wide(table, wide)])
         return given, wide
 
-    async def change(self, hosts: Mapping[Network, float], wide: Mapping[Network, float] | None) -> None:
-        """Give or renew hosts, remove those whose end has passed, and give all other networks anew unless None."""
+    async def change(self, hosts: Sequence[tuple[Block, Block | None]], wide: Wide | None) -> None:
+        """Remove hosts and add, if there is one, the other of each pair; give all other networks anew unless None."""
         more: list[Message] = []
         if wide is not None:
-            more = [flush_set(self._table, f"ban{version}_net") for version in (4, 6)]
+            more = await self._missing(self._table, {ports for _, ports in wide}, {jail for _, jail in wide.values()})
+            endings = map(self._lists.ending, ("", *self._made[self._table].intersection(self._of_lists)))
+            more += [flush_set(self._table, f"ban{version}_net{ending}") for ending in endings for version in (4, 6)]
             more += self._wide(self._table, wide)
-        rest = iter(hosts.items())
+        rest = iter(hosts)
         part = list(islice(rest, SLICE))
         await self._renew(part, more)
         while part := list(islice(rest, SLICE)):
             await give_way()
             await self._renew(part, ())
 
-    async def _renew(self, part: Sequence[tuple[Network, float]], more: Sequence[Message]) -> None:
+    async def _renew(self, part: Sequence[tuple[Block, Block | None]], more: Sequence[Message]) -> None:
         """Remove hosts, add those that have not ended, do more, and learn which way this kernel has of removing."""
-        old, now = [host for host, _ in part], self._clock()
-        then = [*add_hosts(self._table, ((host, end) for host, end in part if end > now), now), *more]
+        old, new = [block for block, _ in part], [block for _, block in part if block is not None]
+        jails = {block.jail for block in chain(old, new)}
+        made = await self._missing(self._table, {block.ports for block in old}, jails)
+        then = [*add_hosts(self._table, new, self._clock(), self._lists), *more]
         if self._destroy is not False:
             try:
-                await self._commit([*remove_hosts(self._table, old, destroy=True), *then])
+                await self._commit([*made, *remove_hosts(self._table, old, self._lists, destroy=True), *then])
             except (FirewallPermissionError, SetFullError):
                 raise
             except FirewallError:
@@ -149,7 +170,7 @@ class NetlinkTransport:
             else:
                 self._destroy = True if old else self._destroy
                 return
-        await self._commit([*remove_hosts(self._table, old, destroy=False), *then])
+        await self._commit([*made, *remove_hosts(self._table, old, self._lists, destroy=False), *then])
         self._destroy = False
 
     async def lift(self) -> None:
@@ -167,26 +188,44 @@ class NetlinkTransport:
 
     def _empty(self, table: str, allow: Sequence[Network]) -> list[Message]:
         assert self._template is not None
+        self._made[table] = {counter_of("")}
         messages = self._template.make(table)
         for version in (4, 6):
-            let_in = ((network, None) for network in allow if network.version == version)
-            messages += add_networks(table, f"allow{version}", let_in)
+            messages += allow_networks(table, f"allow{version}", (net for net in allow if net.version == version))
         return messages
 
-    def _hosts(self, table: str, ends: Ends) -> Iterator[Message]:
-        return add_hosts(table, ends, self._clock())
+    async def _hosts(self, table: str, blocks: Sequence[Block]) -> list[Message]:
+        """Give what adds the hosts among blocks, and what the table lacks for any of the blocks."""
+        messages = await self._missing(table, {block.ports for block in blocks}, {block.jail for block in blocks})
+        return [*messages, *add_hosts(table, blocks, self._clock(), self._lists)]
 
-    def _wide(self, table: str, ends: Mapping[Network, float]) -> list[Message]:
-        pieces, now = list(disjoint(ends)), self._clock()
+    async def _missing(self, table: str, lists: Iterable[str], jails: Iterable[str]) -> list[Message]:
+        """Give what makes the lists of ports and counters that a table does not have yet."""
+        made = self._made.setdefault(table, {counter_of("")})
+        messages = [add_counter(table, name) for name in map(counter_of, jails) if name not in made]
+        made.update(map(counter_of, jails))
+        for ports in lists:
+            if not ports or ports in made:
+                continue
+            if ports not in self._of_lists:
+                script = ports_script(self._pattern, self._shape, self._lists, ports)
+                stub = remove_script(self._pattern) + stub_script(self._pattern)
+                self._of_lists[ports] = await self._learn(stub + script)
+            messages += self._of_lists[ports].add(table)
+            made.add(ports)
+        return messages
+
+    def _wide(self, table: str, wide: Wide) -> list[Message]:
+        now = self._clock()
         messages: list[Message] = []
-        for version in (4, 6):
-            left = ((piece, end - now) for piece, end in pieces if piece.version == version)
-            messages += add_networks(table, f"ban{version}_net", left)
+        for name, pieces in pieces_of(wide, self._lists).items():
+            left = ((piece, end - now, jail) for piece, end, jail in pieces)
+            messages += ban_networks(table, name, left)
         return messages
 
 
-def _wide_of(ends: Ends) -> dict[Network, float]:
-    return {network: end for network, end in ends if set_of(network) is None}
+def _wide_of(blocks: Iterable[Block]) -> Wide:
+    return {block.place: (block.end or 0.0, block.jail) for block in blocks if set_of(block.network) is None}
 
 
 def _batches(messages: Sequence[Message], most: int) -> Iterator[list[Message]]:

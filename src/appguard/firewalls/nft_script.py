@@ -6,7 +6,7 @@ none is ever written.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from ipaddress import IPv4Address, IPv6Address
@@ -14,9 +14,10 @@ from ipaddress import IPv4Address, IPv6Address
 from appguard.address import Network
 from appguard.ban import is_host
 from appguard.errors import FirewallError, FirewallPermissionError
-from appguard.firewalls.disjoint import disjoint
+from appguard.firewalls.base import Block
 from appguard.firewalls.netlink import NEEDS_CAPABILITY, SetFullError
-from appguard.firewalls.nft_messages import milliseconds, second_table, set_of
+from appguard.firewalls.nft_messages import counter_of, milliseconds, second_table, set_of
+from appguard.firewalls.nft_ports import PortLists, Wide, pieces_of
 from appguard.firewalls.program import run
 
 PATIENCE = 60.0  # seconds nft may take; 200,000 elements take less than two
@@ -56,14 +57,23 @@ def table_script(table: str, shape: Shape) -> str:
     made = (files("appguard.firewalls") / "table.nft").read_text()
     made = made.replace("table inet appguard {", f"table inet {table} {{")
     made = made.replace("\t\tdrop\n", "".join(f"\t\t{statement}\n" for statement in REFUSALS[shape.block]))
+    if shape.outbound == CUT:
+        made = made.replace("hook prerouting priority -150", "hook prerouting priority -300")
+        made = made.replace("\t\tct direction reply accept\n", "")
+    return remove_script(table) + _shaped(made, shape)
+
+
+def ports_script(table: str, shape: Shape, lists: PortLists, ports: str) -> str:
+    """Write what a table needs besides for bans of these ports alone."""
+    return _shaped(lists.script(table, ports), shape)
+
+
+def _shaped(made: str, shape: Shape) -> str:
     if shape.block == COUNT:
         made = made.replace("counter name strays drop", "counter name strays return")
     if shape.size is not None:
         made = made.replace("flags timeout;", f"flags timeout; size {shape.size};")
-    if shape.outbound == CUT:
-        made = made.replace("hook prerouting priority -150", "hook prerouting priority -300")
-        made = made.replace("\t\tct direction reply accept\n", "")
-    return remove_script(table) + made
+    return made
 
 
 def remove_script(table: str) -> str:
@@ -74,41 +84,48 @@ def remove_script(table: str) -> str:
 class ScriptTransport:
     """Changes the table of this name by a program, which is nft by name or path."""
 
-    def __init__(self, table: str, program: str, shape: Shape, clock: Callable[[], float]) -> None:
+    def __init__(self, table: str, program: str, shape: Shape, clock: Callable[[], float], lists: PortLists) -> None:
         self._table = table
         self._program = program
         self._shape = shape
         self._clock = clock
+        self._lists = lists
+        self._made: set[str] = set()  # the lists of ports that the table has
 
     async def replace(
         self,
         allow: Sequence[Network],
-        ends: Iterable[tuple[Network, float]],
-        late: Callable[[], Awaitable[Sequence[tuple[Network, float]]]],
-    ) -> dict[Network, float]:
+        blocks: Iterable[Block],
+        late: Callable[[], Awaitable[Sequence[Block]]],
+    ) -> Wide:
         """Make the table anew in one transaction; give the wide networks it holds."""
-        held = dict(ends)
+        held = {block.place: block for block in blocks}
         while more := await late():
-            held.update(more)
-        wide = {network: end for network, end in held.items() if not is_host(network)}
-        await run_nft(self._program, await asyncio.to_thread(self._whole, allow, held, wide))
+            held.update((block.place, block) for block in more)
+        wide = {place: (block.end or 0.0, block.jail) for place, block in held.items() if not is_host(block.network)}
+        self._made = set()
+        await run_nft(self._program, await asyncio.to_thread(self._whole, allow, list(held.values()), wide))
         return wide
 
-    def _whole(self, allow: Sequence[Network], ends: Mapping[Network, float], wide: Mapping[Network, float]) -> str:
+    def _whole(self, allow: Sequence[Network], blocks: Sequence[Block], wide: Wide) -> str:
         allowed = self._elements("add", ((f"allow{network.version}", _text(network)) for network in allow))
-        hosts = {network: end for network, end in ends.items() if network not in wide}
+        hosts = [block for block in blocks if block.place not in wide]
         made = table_script(self._table, self._shape) + remove_script(second_table(self._table))
-        return made + allowed + self._hosts(hosts) + self._wide(wide)
+        return made + allowed + self._missing(blocks) + self._hosts(hosts) + self._wide(wide)
 
-    async def change(self, hosts: Mapping[Network, float], wide: Mapping[Network, float] | None) -> None:
-        """Give or renew hosts, remove those whose end has passed, and give all other networks anew unless None."""
-        now = self._clock()
-        old = [(str(set_of(host)), _text(host)) for host in hosts]
-        new = {host: end for host, end in hosts.items() if end > now}
-        script = self._elements("add", old) + self._elements("delete", old) + self._hosts(new)
+    async def change(self, hosts: Sequence[tuple[Block, Block | None]], wide: Wide | None) -> None:
+        """Remove hosts and add, if there is one, the other of each pair; give all other networks anew unless None."""
+        blocks = [block for pair in hosts for block in pair if block is not None]
+        blocks += [Block(network, end, ports, jail) for (network, ports), (end, jail) in (wide or {}).items()]
+        script = self._missing(blocks)
+        old = [(self._set_of(block), _text(block.network), counter_of(block.jail)) for block, _ in hosts]
+        script += self._elements("add", ((name, f'{host} : "{counter}"') for name, host, counter in old))
+        script += self._elements("delete", ((name, host) for name, host, _ in old))
+        script += self._hosts([block for _, block in hosts if block is not None])
         if wide is not None:
-            script += "".join(f"flush set inet {self._table} ban{version}_net\n" for version in (4, 6))
-            script += self._wide(wide)
+            endings = map(self._lists.ending, ("", *self._made))
+            names = [f"ban{version}_net{ending}" for ending in endings for version in (4, 6)]
+            script += "".join(f"flush map inet {self._table} {name}\n" for name in names) + self._wide(wide)
         if script:
             await run_nft(self._program, script)
 
@@ -116,16 +133,30 @@ class ScriptTransport:
         """Take the table away."""
         await run_nft(self._program, remove_script(self._table) + remove_script(second_table(self._table)))
 
-    def _hosts(self, ends: Mapping[Network, float]) -> str:
+    def _missing(self, blocks: Sequence[Block]) -> str:
+        """Write what makes the counters and lists of ports of some blocks, where they are not there."""
+        counters = sorted({counter_of(block.jail) for block in blocks})
+        lists = sorted({block.ports for block in blocks if block.ports} - self._made)
+        self._made.update(lists)
+        script = "".join(f"add counter inet {self._table} {name}\n" for name in counters)
+        return script + "".join(ports_script(self._table, self._shape, self._lists, ports) for ports in lists)
+
+    def _set_of(self, block: Block) -> str:
+        return str(set_of(block.network)) + self._lists.ending(block.ports)
+
+    def _hosts(self, blocks: Sequence[Block]) -> str:
         now = self._clock()
         return self._elements(
-            "add", ((str(set_of(host)), f"{_text(host)} {_timeout(end - now)}") for host, end in ends.items())
+            "add",
+            ((self._set_of(each), _banned(each.network, (each.end or 0.0) - now, each.jail)) for each in blocks),
         )
 
-    def _wide(self, ends: Mapping[Network, float]) -> str:
+    def _wide(self, wide: Wide) -> str:
         now = self._clock()
-        pieces = ((f"ban{piece.version}_net", f"{_text(piece)} {_timeout(end - now)}") for piece, end in disjoint(ends))
-        return self._elements("add", pieces)
+        pieces = pieces_of(wide, self._lists).items()
+        return self._elements(
+            "add", ((name, _banned(piece, end - now, jail)) for name, of_set in pieces for piece, end, jail in of_set)
+        )
 
     def _elements(self, verb: str, elements: Iterable[tuple[str, str]]) -> str:
         """Write one statement per set for elements given with the name of their set."""
@@ -133,6 +164,10 @@ class ScriptTransport:
         for name, element in elements:
             by_set.setdefault(name, []).append(element)
         return "".join(f"{verb} element inet {self._table} {name} {{ {', '.join(by_set[name])} }}\n" for name in by_set)
+
+
+def _banned(network: Network, seconds: float, jail: str) -> str:
+    return f'{_text(network)} {_timeout(seconds)} : "{counter_of(jail)}"'
 
 
 def _error(words: str) -> FirewallError:

@@ -6,23 +6,23 @@ live in interval sets, which take no overlapping elements, so these sets are alw
 (`nft_netlink.py`), or by `nft -f -` (`nft_script.py`) where this kernel refuses that or the settings say so.
 """
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
-from itertools import chain, repeat
 from typing import Protocol
 
 from appguard.address import Network
 from appguard.ban import is_host
 from appguard.errors import FirewallFullError
-from appguard.firewalls.base import Block, Late, nobody
-from appguard.firewalls.netlink import SetFullError, hear, keeping, listen
-from appguard.firewalls.nft_messages import HOST_SETS, counted_packets, table_identity
+from appguard.firewalls.base import Block, Count, Late, nobody
+from appguard.firewalls.netlink import SetFullError
+from appguard.firewalls.nft_messages import counters, first_addresses, has_element, jail_of, table_identity
 from appguard.firewalls.nft_netlink import NetlinkTransport, NotTakenError
+from appguard.firewalls.nft_ports import PortLists, Wide, pieces_of
 from appguard.firewalls.nft_script import COUNT, ScriptTransport, Shape
+from appguard.firewalls.nft_watch import Watch
 
 TABLE = "appguard"
 LEASE = 7 * 86400.0
@@ -31,23 +31,20 @@ NETLINK, SCRIPT = "netlink", "nft"  # the transports
 log = logging.getLogger("appguard.firewall")
 
 
-LateEnds = Callable[[], Awaitable[Sequence[tuple[Network, float]]]]
-
-
 class Transport(Protocol):
     """How a change gets to the kernel. Each verb does all of it or raises `FirewallError`."""
 
     async def replace(
         self,
         allow: Sequence[Network],
-        ends: Iterable[tuple[Network, float]],
-        late: LateEnds,
-    ) -> dict[Network, float]:
-        """Make the table anew; give the wide networks it holds. See `Firewall.replace`."""
+        blocks: Iterable[Block],
+        late: Callable[[], Awaitable[Sequence[Block]]],
+    ) -> Wide:
+        """Make the table anew; give the wide networks it holds. See `Firewall.replace`. All blocks have ends."""
         ...
 
-    async def change(self, hosts: Mapping[Network, float], wide: Mapping[Network, float] | None) -> None:
-        """Give or renew hosts, remove those whose end has passed, and give all other networks anew unless None."""
+    async def change(self, hosts: Sequence[tuple[Block, Block | None]], wide: Wide | None) -> None:
+        """Remove hosts and add, if there is one, the other of each pair; give all other networks anew unless None."""
         ...
 
     async def lift(self) -> None:
@@ -84,11 +81,15 @@ class Nftables:
         self._clock = clock
         self._size = size
         shape = Shape(size, block, outbound)
-        self._netlink = NetlinkTransport(TABLE, program, shape, clock, destroy=destroy)
-        self._script = ScriptTransport(TABLE, program, shape, clock)
+        self._lists = PortLists()
+        self._netlink = NetlinkTransport(TABLE, program, shape, clock, self._lists, destroy=destroy)
+        self._script = ScriptTransport(TABLE, program, shape, clock, self._lists)
         self._transport: Transport = self._script if transport == SCRIPT else self._netlink
         self._is_chosen = transport is not None
-        self._wide: dict[Network, float] = {}
+        self._watch = Watch(TABLE)
+        self._let_in: tuple[Network, ...] = ()
+        self._wide: Wide = {}
+        self._lists_there = {""}  # those the table has rules for
         self._identity: bytes | None = None
 
     async def replace(self, allow: Sequence[Network], blocks: Iterable[Block], late: Late = nobody) -> None:
@@ -99,25 +100,29 @@ class Nftables:
             *collapse_addresses(network for network in allow if isinstance(network, IPv6Network)),
         ]
 
-        async def came_late() -> list[tuple[Network, float]]:
+        async def came_late() -> list[Block]:
             return list(self._in_force(await late()))
 
+        self._lists_there = {""}
         with self._room():
             self._wide = await self._transport.replace(let_in, self._in_force(blocks), came_late)
+        self._let_in = tuple(let_in)
         self._identity = table_identity(TABLE)
+        self._watch.settle()
 
-    async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:
+    async def change(self, add: Sequence[Block], remove: Sequence[Block]) -> None:
         """Add, renew and remove elements, in one transaction if they are not thousands."""
-        now = self._clock()
-        hosts: dict[Network, float] = {}
-        wide = {network: end for network, end in self._wide.items() if end > now}
-        ends = ((block.network, now + self._lease if block.end is None else block.end) for block in add)
-        for network, end in chain(zip(remove, repeat(0.0)), ends):
-            (hosts if is_host(network) else wide)[network] = end
-        wide = {network: end for network, end in wide.items() if end > now}
+        now, lists_before = self._clock(), len(self._lists_there)
+        new = {block.place: block for block in self._in_force(add)}
+        old = {block.place: block for block in (*add, *remove) if block.ports in self._lists_there}
+        hosts = [(block, new.get(place)) for place, block in old.items() if is_host(block.network)]
+        wide = {place: end for place, end in self._wide.items() if end[0] > now and place not in old}
+        wide |= {place: (each.end or 0.0, each.jail) for place, each in new.items() if not is_host(each.network)}
         with self._room():
             await self._transport.change(hosts, wide if wide != self._wide else None)
         self._wide = wide
+        if len(self._lists_there) > lists_before:  # so there are new rules, and they are ours
+            self._identity = table_identity(TABLE)
 
     async def lift(self) -> None:
         """Take the table away."""
@@ -126,34 +131,43 @@ class Nftables:
         self._identity = None
 
     async def intact(self) -> bool:
-        """Say whether the table and its rules are those we made. An element somebody took out is not missed."""
+        """Say whether the table and its rules are those we made. Who misses single elements asks `missing`."""
+        if self._watch.is_lost:
+            return False
         return self._identity is not None and self._identity == table_identity(TABLE)
 
-    @contextmanager
-    def watch(self, suspect: Callable[[], None]) -> Generator[None]:
+    def watch(self, suspect: Callable[[], None]) -> AbstractContextManager[None]:
         """Hear of every change of nf_tables, our own too."""
-        try:
-            link = listen()
-        except OSError as error:  # then the bouncer's question once an interval must do
-            log.warning("foreign changes of the firewall are not heard at once: %s", error.strerror)
-            yield
-            return
+        return self._watch(suspect)
 
-        def heard() -> None:
-            hear(link)
-            suspect()
+    async def missing(self) -> Sequence[tuple[Network, str]]:
+        """Give the hosts that were taken out of the table and are not there."""
+        taken = [(name, key, self._lists.place(name, key)) for name, key in self._watch.taken()]
+        if any(place is None for _, _, place in taken) and not self._has_networks():
+            self._identity = None  # everything is made anew
+        return [place for name, key, place in taken if place is not None and not has_element(TABLE, name, key)]
 
-        loop = asyncio.get_running_loop()
-        with link, keeping():
-            loop.add_reader(link, heard)
-            try:
-                yield
-            finally:
-                loop.remove_reader(link)
+    def _has_networks(self) -> bool:
+        """Say whether the table has all networks that are let in, and those shut out that are no hosts."""
+        now = self._clock()
+        ought = {name: {piece for piece, end, _ in of_set if end > now} for name, of_set in self._pieces().items()}
+        ought |= {f"allow{version}": {one for one in self._let_in if one.version == version} for version in (4, 6)}
+        return all(
+            {one.network_address.packed for one in networks} <= first_addresses(TABLE, name)
+            for name, networks in ought.items()
+        )
+
+    def _pieces(self) -> dict[str, list[tuple[Network, float, str]]]:
+        return pieces_of(self._wide, self._lists)
 
     async def dropped(self) -> int:
         """Give the number of packets of banned addresses dropped since `replace`."""
-        return counted_packets(TABLE, "dropped")
+        return sum(count.packets for count in (await self.counts()).values())
+
+    async def counts(self) -> Mapping[str, Count]:
+        """Give what was dropped since `replace`, by jail."""
+        found = ((jail_of(name), count) for name, count in counters(TABLE).items())
+        return {jail: Count(*count) for jail, count in found if jail is not None}
 
     async def _choose(self) -> None:
         """Find out once whether this kernel can be told everything over netlink."""
@@ -166,19 +180,26 @@ class Nftables:
             self._transport = self._script
         self._is_chosen = True
 
-    def _in_force(self, blocks: Iterable[Block]) -> Iterator[tuple[Network, float]]:
-        """Give the networks of blocks that have not ended, each with its end."""
+    def _in_force(self, blocks: Iterable[Block]) -> Iterator[Block]:
+        """Give the blocks that have not ended, each with an end; no more lists of ports than there is room for."""
         now = self._clock()
         for block in blocks:
-            end = now + self._lease if block.end is None else block.end
-            if end > now:
-                yield block.network, end
+            if block.ports and not self._lists.takes(block.ports):
+                log.error("%s is not shut out of %s: there are too many lists of ports", block.network, block.ports)
+                continue
+            self._lists_there.add(block.ports)
+            if block.end is None:
+                yield Block(block.network, now + self._lease, block.ports, block.jail)
+            elif block.end > now:
+                yield block
 
     @contextmanager
     def _room(self) -> Generator[None]:
         try:
             yield
         except SetFullError as error:
-            if self._size is None or error.name not in HOST_SETS:
+            kind = self._lists.host_set(error.name)
+            if self._size is None or kind is None:
                 raise
-            raise FirewallFullError(str(error), *HOST_SETS[error.name], self._size) from error
+            version, prefixlen, ports = kind
+            raise FirewallFullError(str(error), version, prefixlen, self._size, ports) from error

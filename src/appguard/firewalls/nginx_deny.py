@@ -17,8 +17,9 @@ from pathlib import Path
 
 from appguard.address import Address, Network, NetworkMap
 from appguard.errors import FirewallError, FirewallPermissionError
-from appguard.firewalls.base import Block, Late, all_of, nobody
+from appguard.firewalls.base import Block, Count, Late, all_of, nobody
 from appguard.firewalls.program import run
+from appguard.ports import is_web
 
 PATH = Path("/etc/nginx/appguard/bans.geo")
 RELOAD = ("nginx", "-s", "reload")
@@ -27,7 +28,7 @@ PATIENCE = 60.0  # seconds the reload command may take; nginx reads 100,000 bans
 WORDS_MOST = 300
 HEAD = "# Written by AppGuard for `geo` of nginx. Changes made by others are undone.\n"
 
-_Ends = dict[Network, float | None]
+_Ends = dict[tuple[Network, str], float | None]
 _Identity = tuple[int, int, int]
 
 
@@ -62,15 +63,15 @@ class NginxDeny:
         given = await all_of(blocks, late)
         await self._wait_for_turn()
         self._allow = tuple(allow)
-        await self._put(_in_force({block.network: block.end for block in given}, self._clock()))
+        await self._put(_in_force({block.place: block.end for block in _of_web(given)}, self._clock()))
 
-    async def change(self, add: Sequence[Block], remove: Sequence[Network]) -> None:
+    async def change(self, add: Sequence[Block], remove: Sequence[Block]) -> None:
         """Write the file with the change and reload, unless only ends have changed."""
         if self._ends is None:
             raise FirewallError(f"nginx: {self._path} holds nothing of ours to change; replace comes first")
-        asked = self._ends | {block.network: block.end for block in add}
-        for network in remove:
-            asked.pop(network, None)
+        asked = self._ends | {block.place: block.end for block in _of_web(add)}
+        for block in remove:
+            asked.pop(block.place, None)
         kept = _in_force(asked, self._clock())
         if kept.keys() == self._ends.keys():
             self._keep(kept)
@@ -93,6 +94,10 @@ class NginxDeny:
             await self._put(_in_force(self._ends, now))
         return True
 
+    async def missing(self) -> Sequence[tuple[Network, str]]:
+        """Give nothing: nothing is heard."""
+        return ()
+
     def watch(self, suspect: Callable[[], None]) -> AbstractContextManager[None]:
         """Hear nothing."""
         del suspect
@@ -101,6 +106,10 @@ class NginxDeny:
     async def dropped(self) -> int | None:
         """Give None: nginx does not count whom it refuses; its access log has them, with status 444."""
         return None
+
+    async def counts(self) -> Mapping[str, Count]:
+        """Give nothing."""
+        return {}
 
     def _turn_in(self) -> float:
         return self._reloaded_at + self._apart - time.monotonic()
@@ -115,7 +124,9 @@ class NginxDeny:
     async def _put(self, ends: _Ends) -> None:
         self._identity = None
         try:
-            written = await asyncio.to_thread(_write, self._path, self._allow, tuple(ends))
+            written = await asyncio.to_thread(
+                _write, self._path, self._allow, list(dict.fromkeys(network for network, _ in ends))
+            )
         except OSError as error:
             kind = FirewallPermissionError if isinstance(error, PermissionError) else FirewallError
             raise kind(f"nginx: {self._path} cannot be written: {error.strerror}") from error
@@ -142,8 +153,12 @@ def _error(command: Sequence[str], words: str) -> FirewallError:
     return FirewallError(f"{' '.join(command)}: {said}")
 
 
-def _in_force(ends: Mapping[Network, float | None], now: float) -> _Ends:
-    return {network: end for network, end in ends.items() if end is None or end > now}
+def _of_web(blocks: Iterable[Block]) -> Iterator[Block]:
+    return (block for block in blocks if is_web(block.ports))
+
+
+def _in_force(ends: Mapping[tuple[Network, str], float | None], now: float) -> _Ends:
+    return {place: end for place, end in ends.items() if end is None or end > now}
 
 
 def _write(path: Path, allow: Iterable[Network], banned: Iterable[Network]) -> _Identity:

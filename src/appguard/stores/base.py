@@ -93,12 +93,18 @@ class BanSet(Protocol):
         """
         ...
 
-    def unban(self, network: Network) -> Ban | None:
-        """Lift the ban of exactly this network; give the ban lifted, None if there was none. May be repeated."""
+    def unban(self, network: Network, ports: str = "") -> Ban | None:
+        """Lift the ban of exactly this network and these ports, as a canonical text; empty is the ban of all ports.
+
+        Give the ban lifted, None if there was none. May be repeated.
+        """
         ...
 
     def get(self, address: Address) -> Ban | None:
-        """Give the ban in force that holds the address. Never blocks, never raises."""
+        """Give the ban in force that shuts the address out of what the web serves: of all ports, or of 80 or 443.
+
+        Never blocks, never raises.
+        """
         ...
 
     def snapshot(self) -> Snapshot:

@@ -24,6 +24,7 @@ from appguard.address import Address, Network, network_text
 from appguard.ban import Ban, Fact
 from appguard.errors import StoreError
 from appguard.fork import in_every_child
+from appguard.ports import key_of
 from appguard.stores.base import RUNTIME_DIRECTORY, Changes, Snapshot
 from appguard.stores.fact_lines import fact_line
 from appguard.stores.local_counters import LocalCounters
@@ -195,9 +196,9 @@ class PublishedBans:
         """Refuse: only the daemon writes these bans."""
         raise StoreError(f"{ban.key}: the bans of local:// are the daemon's: use `appguard ban {ban.key}`")
 
-    def unban(self, network: Network) -> Ban | None:
+    def unban(self, network: Network, ports: str = "") -> Ban | None:
         """Refuse: only the daemon writes these bans."""
-        key = network_text(network)
+        key = key_of(network_text(network), ports)
         raise StoreError(f"{key}: the bans of local:// are the daemon's: use `appguard unban {key}`")
 
     def _refresh(self) -> None:

@@ -15,10 +15,11 @@ from threading import Lock
 from types import TracebackType
 from typing import Self
 
-from appguard.address import Address, Network, parse_network
+from appguard.address import Address, Network
 from appguard.ban import Ban, BanTable, Fact, supersedes
 from appguard.fork import in_every_child
 from appguard.limit import ADMITTED, Hit, Verdict
+from appguard.ports import is_web, parse_key
 from appguard.rate import SlidingWindow, TokenBucket
 from appguard.stores.base import Changes, Snapshot
 
@@ -150,25 +151,53 @@ class MemoryBanSet:
         now = self._clock()
         with self._bans_lock:
             ban = ban.starting(now)
-            if not ban.in_force(now) or not supersedes(ban, self._table.exact(ban.network), now):
+            if not ban.in_force(now) or not supersedes(ban, self._table.same(ban), now):
                 return None
             kept = replace(ban, version=self._next_version(now))
-            self._make(Fact(kept.network, kept.version, kept))
+            self._make(Fact.of(kept))
             return kept
 
-    def unban(self, network: Network) -> Ban | None:
-        """Lift the ban of exactly this network; give the ban lifted."""
+    def unban(self, network: Network, ports: str = "") -> Ban | None:
+        """Lift the ban of exactly this network and these ports; give the ban lifted."""
         now = self._clock()
         with self._bans_lock:
-            ban = self._table.exact(network)
+            ban = self._table.exact(network, ports)
             if ban is None or not ban.in_force(now):
                 return None
-            self._make(Fact(network, self._next_version(now), None))
+            self._make(Fact.lifting(ban, self._next_version(now)))
             return ban
 
+    def holds(self, ban: Ban) -> bool:
+        """Say whether a ban of the same network and ports is in force."""
+        held = self._table.same(ban)
+        return held is not None and held.in_force(self._clock())
+
     def get(self, address: Address) -> Ban | None:
-        """Give the ban in force that holds the address."""
+        """Give the ban in force that shuts the address out of what the web serves."""
         return self._table.find(address, self._clock())
+
+    def ported(self, address: Address) -> tuple[Ban, ...]:
+        """Give the bans in force that shut the address out of some ports alone."""
+        return tuple(self._table.ported(address, self._clock()))
+
+    def for_apps(self, facts: Sequence[Fact]) -> Sequence[Fact]:
+        """Give what facts mean to apps, which know no ports: of each network the longest ban that is about the web."""
+        if not self._table.has_ports and not any(fact.ports for fact in facts):
+            return facts
+        now = self._clock()
+        found = ((fact, self._table.of_web(fact.network, now)) for fact in facts if is_web(fact.ports))
+        return [
+            Fact(fact.network, fact.version, None) if ban is None else Fact.of(replace(ban, ports=""))
+            for fact, ban in found
+        ]
+
+    def bans_for_apps(self) -> Sequence[Ban]:
+        """Give all bans in force as they mean something to apps."""
+        bans = self.snapshot().bans
+        if not self._table.has_ports:
+            return bans
+        facts = self.for_apps([Fact.of(ban) for ban in {ban.where: ban for ban in bans if is_web(ban.ports)}.values()])
+        return [fact.ban for fact in facts if fact.ban is not None]
 
     def snapshot(self) -> Snapshot:
         """Give all bans in force."""
@@ -197,7 +226,8 @@ class MemoryBanSet:
     def lifted(self) -> list[Fact]:
         """Give what was lifted lately."""
         with self._bans_lock:
-            return [Fact(parse_network(key), version, None) for key, version in self._lifted.items()]
+            lifted = ((*parse_key(key), version) for key, version in self._lifted.items())
+            return [Fact(network, version, None, ports) for network, ports, version in lifted]
 
     def restore(self, bans: Sequence[Ban]) -> None:
         """Take back bans with the versions they had; what is decided meanwhile counts as decided after them."""
@@ -209,10 +239,10 @@ class MemoryBanSet:
                 known = self._table.same(ban)
                 if self._decided is None or key not in self._decided:
                     if ban.version > max(known.version if known else -1, self._lifted.get(key, -1)):
-                        self._take_back(Fact(ban.network, ban.version, ban))
+                        self._take_back(Fact.of(ban))
                 elif known is not None and not supersedes(known, ban, now):
                     kept = replace(ban, version=self._next_version(now))
-                    self._make(Fact(kept.network, kept.version, kept))
+                    self._make(Fact.of(kept))
 
     def end_restore(self) -> None:
         """Say that all bans are restored."""
@@ -231,9 +261,9 @@ class MemoryBanSet:
         with self._bans_lock:
             while self._ends and self._ends[0][0] <= now and len(ended) < EXPIRED_AT_ONCE:
                 _, version, key = heapq.heappop(self._ends)
-                ban = self._table.exact(parse_network(key))
+                ban = self._table.exact(*parse_key(key))
                 if ban is not None and ban.version == version and not ban.in_force(now):
-                    self._table.drop(ban.network)
+                    self._table.drop(ban.network, ban.ports)
                     ended.append(ban)
         return ended
 
@@ -251,7 +281,7 @@ class MemoryBanSet:
             self._lifted.pop(fact.key, None)
             self._put(fact.ban)
         else:
-            self._table.drop(fact.network)
+            self._table.drop(fact.network, fact.ports)
             self._lifts += 1
             self._lifted[fact.key] = fact.version
             if len(self._lifted) > FACTS_KEPT:

@@ -24,7 +24,7 @@ class RecordedBans(BanTable):
         self._round: Iterator[str] = iter(())
 
     def find(self, address: Address, now: float) -> Ban | None:
-        """Give the ban in force that holds the address."""
+        """Give the ban in force that shuts the address out of what the web serves."""
         if self._records:
             for key in (address.text,) if address.version == 4 else (address.text, address.slash64):
                 ban = self._recorded(key) if key in self._records else None
@@ -32,10 +32,11 @@ class RecordedBans(BanTable):
                     return ban
         return super().find(address, now)
 
-    def exact(self, network: Network) -> Ban | None:
-        """Give the ban of exactly this network, in force or not."""
-        ban = self._recorded(network_text(network)) if self._records and is_host(network) else None
-        return super().exact(network) if ban is None else ban
+    def exact(self, network: Network, ports: str = "") -> Ban | None:
+        """Give the ban of exactly this network and these ports, in force or not."""
+        may_be = self._records and not ports and is_host(network)
+        ban = self._recorded(network_text(network)) if may_be else None
+        return super().exact(network, ports) if ban is None else ban
 
     def same(self, ban: Ban) -> Ban | None:
         """Give the ban of the same network, in force or not."""
@@ -47,10 +48,10 @@ class RecordedBans(BanTable):
         super().put(ban)
         self._forget(ban.key)
 
-    def drop(self, network: Network) -> None:
-        """Forget the ban of a network."""
-        super().drop(network)
-        if self._records:
+    def drop(self, network: Network, ports: str = "") -> None:
+        """Forget the ban of a network and these ports."""
+        super().drop(network, ports)
+        if self._records and not ports:
             self._forget(network_text(network))
 
     def put_record(self, key: str, record: bytes) -> None:

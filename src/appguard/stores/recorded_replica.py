@@ -96,7 +96,7 @@ class RecordedReplica(Replica):
             fact = parse_record(network, record, self._offset)
             if fact is None:
                 continue
-            known = self.known(fact.network)
+            known = self.known(fact)
             if known is None or known.version <= fact.version:
                 agreed.append(fact.key)
                 self.merge(fact)
@@ -119,7 +119,7 @@ class RecordedReplica(Replica):
             return head_of(record)
         if not (key in self._lifted or self._recorded.made_hosts):
             return None
-        fact = self.known(parse_network(key))
+        fact = self.known(Fact(parse_network(key), 0, None))
         if fact is None or fact.ban is None:
             return Head(fact.version, -1.0) if fact else None
         return Head(fact.version, 0.0 if fact.ban.end is None else (fact.ban.end + self._offset) * 1000)

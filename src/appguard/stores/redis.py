@@ -70,7 +70,7 @@ class RedisStore(RedisCounters, RedisBanSet):
     def _settle(self, lost: dict[str, Fact]) -> None:
         """Forget what Redis has lost and no daemon has told again."""
         for fact in lost.values():
-            if fact.ban is not None and self.known(fact.network) == fact:
+            if fact.ban is not None and self.known(fact) == fact:
                 self.forget(fact.ban)
 
     def close(self) -> None:

@@ -27,9 +27,10 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from appguard.address import Address, Network, parse_network
+from appguard.address import Address, Network
 from appguard.ban import Ban, Fact
 from appguard.fork import in_every_child
+from appguard.ports import parse_key
 from appguard.stores.base import Changes, Snapshot
 from appguard.stores.recorded_replica import RecordedReplica
 from appguard.stores.redis_commands import Commands, Script
@@ -98,10 +99,10 @@ class RedisBanSet(RecordedReplica):
         self.start()
         return super().ban(ban)
 
-    def unban(self, network: Network) -> Ban | None:
-        """Lift the ban of exactly this network here at once, and in the fleet as soon as Redis answers."""
+    def unban(self, network: Network, ports: str = "") -> Ban | None:
+        """Lift the ban of exactly this network and these ports here at once, in the fleet as soon as Redis answers."""
         self.start()
-        return super().unban(network)
+        return super().unban(network, ports)
 
     def get(self, address: Address) -> Ban | None:
         """Give the ban in force that holds the address, as far as the replica knows."""
@@ -290,7 +291,8 @@ class RedisBanSet(RecordedReplica):
                 break
         self._epoch = epoch
         self._last = (newest[0][0], _fact_of(newest[0])) if newest else (NOTHING_SEEN, b"")
-        known = [self.known(parse_network(key)) for key in missing]
+        places = [parse_key(key) for key in missing]
+        known = [self.known(Fact(network, 0, None, ports)) for network, ports in places]
         self._tell_again({fact.key: fact for fact in known if fact is not None and self._is_true(fact)})
         if self._is_followed:  # who is told now wants all bans, and shall not wait until they are made
             self._make_all()

@@ -1,6 +1,7 @@
 """A fact as Redis keeps it: "version end automatic details", where the end is in milliseconds of Redis TIME.
 
-End 0 is for ever, -1 lifted. Whoever may write to Redis may write anything, so what is read is checked like a log line.
+It stands under the network, or under network and ports (`ports.py`), which who does not know ports passes over. End 0
+is for ever, -1 lifted. Whoever may write to Redis may write anything, so what is read is checked like a log line.
 """
 
 import json
@@ -9,9 +10,9 @@ import socket
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
-from appguard.address import parse_network
 from appguard.ban import DURATION_MOST, EVIDENCE_MOST, EVIDENCE_TEXT_MOST, JAIL_NAME, REASON_MOST, Ban, Fact
 from appguard.errors import AddressError
+from appguard.ports import parse_key
 
 VERSION_MOST = 2**52  # Lua counts in doubles; microseconds reach this in the year 2112
 TIME_MOST = VERSION_MOST / 1_000_000
@@ -92,11 +93,11 @@ def host_of(network: bytes) -> str | None:
 
 def _parse(network: str, record: str, offset: float) -> Fact | None:
     version_text, ends_text, automatic, details = record.split(" ", 3)
-    version, ends, where = int(version_text), int(ends_text), parse_network(network)
+    version, ends, (where, ports) = int(version_text), int(ends_text), parse_key(network)
     if not 0 < version < VERSION_MOST:
         return None
     if ends == -1:
-        return Fact(where, version, None)
+        return Fact(where, version, None, ports)
     found = cast("dict[str, object]", json.loads(details))
     end = None if ends == 0 else ends / 1000 - offset
     jail, start = found.get("jail"), _number(found.get("start"))
@@ -115,8 +116,9 @@ def _parse(network: str, record: str, offset: float) -> Fact | None:
         _texts(found.get("via"), VIA_MOST),
         automatic == "1",
         version,
+        ports,
     )
-    return Fact(where, version, ban)
+    return Fact.of(ban)
 
 
 def _number(value: object) -> float | None:

@@ -7,7 +7,6 @@ the same microsecond) the one that comes from the truth does, so that all copies
 import heapq
 from dataclasses import replace
 
-from appguard.address import Network
 from appguard.ban import Ban, Fact
 from appguard.stores.memory import MemoryBanSet
 
@@ -17,24 +16,24 @@ END_TOLERANCE = 0.5  # seconds by which clocks are not exactly known
 class Replica(MemoryBanSet):
     """The bans in force, and what was lifted, as far as this process knows."""
 
-    def known(self, network: Network) -> Fact | None:
-        """Give what is known of exactly this network."""
-        ban = self._table.exact(network)
-        fact = Fact(network, ban.version, ban) if ban else None
-        lifted = self._lifted.get(Fact(network, 0, None).key, 0)
-        return Fact(network, lifted, None) if lifted > (fact.version if fact else 0) else fact
+    def known(self, told: Fact) -> Fact | None:
+        """Give what is known of exactly the network and ports of a fact."""
+        ban = self._table.exact(told.network, told.ports)
+        fact = Fact.of(ban) if ban else None
+        lifted = self._lifted.get(told.key, 0)
+        return Fact(told.network, lifted, None, told.ports) if lifted > (fact.version if fact else 0) else fact
 
     def facts(self) -> list[Fact]:
         """Give all that is known: bans in force, and lifts."""
         now = self._clock()
         with self._bans_lock:
-            bans = [Fact(ban.network, ban.version, ban) for ban in self._table if ban.in_force(now)]
+            bans = [Fact.of(ban) for ban in self._table if ban.in_force(now)]
         return bans + self.lifted()
 
     def merge(self, fact: Fact) -> bool:
         """Take a fact from the truth if it is not older than what is known; say whether anything changed."""
         with self._bans_lock:
-            known = self.known(fact.network)
+            known = self.known(fact)
             if known is not None and (fact.version < known.version or _is_same(fact, known)):
                 return False
             self._apply(fact)
@@ -43,7 +42,7 @@ class Replica(MemoryBanSet):
     def correct(self, told: Fact, kept: Fact) -> bool:
         """Take what the truth keeps instead of what it was told, whichever is newer, unless more has happened since."""
         with self._bans_lock:
-            known = self.known(told.network)
+            known = self.known(told)
             if known is None or known.version != told.version or _is_same(kept, known):
                 return False
             self._apply(kept)
@@ -52,8 +51,8 @@ class Replica(MemoryBanSet):
     def forget(self, ban: Ban) -> None:
         """Drop a ban as if it had never been."""
         with self._bans_lock:
-            self._table.drop(ban.network)
-            self._tell(Fact(ban.network, ban.version, None))
+            self._table.drop(ban.network, ban.ports)
+            self._tell(Fact.lifting(ban, ban.version))
 
     def shift(self, seconds: float) -> None:
         """Move the ends of all bans, because the clock was set; whoever follows needs a new snapshot."""

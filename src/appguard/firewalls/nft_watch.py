@@ -1,0 +1,77 @@
+"""Hears what others change in nf_tables, and remembers which elements were taken out of our table.
+
+The kernel tells of our own changes too. So what was taken out is a question, not a finding: whether it is missing is
+asked of the kernel when it is known what ought to be there. An element that ends at its timeout is not told of.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from socket import socket
+
+from appguard.firewalls.netlink import hear, keeping, listen
+from appguard.firewalls.nft_messages import TAKEN_OUT, taken_out
+
+LOST_APART = 60.0  # seconds between two times that what was not heard is reason to make everything anew
+TAKEN_MOST = 10_000  # elements; of more it is not worth to remember each
+
+log = logging.getLogger("appguard.firewall")
+
+
+class Watch:
+    """Watches a table. `is_lost` says that more was taken out than is known."""
+
+    def __init__(self, table: str) -> None:
+        self._table = table
+        self._link: socket | None = None
+        self._taken: dict[tuple[str, bytes], None] = {}
+        self._lost_at = float("-inf")
+        self.is_lost = False
+
+    @contextmanager
+    def __call__(self, suspect: Callable[[], None]) -> Generator[None]:
+        """Hear on the running loop; call `suspect` after every change, our own too."""
+        try:
+            link = listen()
+        except OSError as error:  # then the bouncer's question once an interval must do
+            log.warning("foreign changes of the firewall are not heard at once: %s", error.strerror)
+            yield
+            return
+
+        def heard() -> None:
+            self._hear(link)
+            suspect()
+
+        loop = asyncio.get_running_loop()
+        with link, keeping():
+            self._link = link
+            loop.add_reader(link, heard)
+            try:
+                yield
+            finally:
+                self._link = None
+                loop.remove_reader(link)
+
+    def settle(self) -> None:
+        """Hear what waits after everything was made anew: nothing is lost then, however much there was to hear."""
+        if self._link is not None:
+            self._hear(self._link)
+        self.is_lost = False
+
+    def taken(self) -> tuple[tuple[str, bytes], ...]:
+        """Give the set and the key of each element that was taken out since this was last asked."""
+        taken, self._taken = tuple(self._taken), {}
+        return taken
+
+    def _hear(self, link: socket) -> None:
+        told, is_whole = hear(link, TAKEN_OUT)
+        for each in told:
+            self._taken.update(dict.fromkeys(taken_out(self._table, each)))
+        is_whole = is_whole and len(self._taken) <= TAKEN_MOST
+        now = time.monotonic()
+        if not is_whole and now >= self._lost_at + LOST_APART:
+            self._lost_at, self.is_lost = now, True
+        if len(self._taken) > TAKEN_MOST:
+            self._taken.clear()
