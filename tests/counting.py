@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from hypothesis import strategies as st
 
 from appguard.limit import Hit, Limit
-from appguard.rate import SlidingWindow, TokenBucket
+from appguard.rate import Left, SlidingWindow, TokenBucket
 
 UNIT = 1 / 16  # seconds: times in whole units, and all that is made of them, are exact in seconds and in milliseconds
 LIMITS = (
@@ -42,17 +42,17 @@ class Model:
         default_factory=lambda: dict[str, SlidingWindow | TokenBucket]()
     )
 
-    def check(self, hits: Sequence[Hit], now: float) -> tuple[str | None, float]:
-        """Give the key that refuses and its wait, or count."""
+    def check(self, hits: Sequence[Hit], now: float) -> tuple[str | None, float, list[Left]]:
+        """Give the key that refuses and its wait, or count and give what is left."""
         mine = [self.counters.setdefault(hit.key, hit.rate.counter()) for hit in hits]
         waits = [counter.wait(now, hit.cost) for hit, counter in zip(hits, mine, strict=True)]
         if any(waits):
             longest = waits.index(max(waits))
-            return hits[longest].key, waits[longest]
+            return hits[longest].key, waits[longest], []
         for hit, counter in zip(hits, mine, strict=True):
             if hit.cost:
                 counter.add(now, hit.cost)
-        return None, 0.0
+        return None, 0.0, [counter.left(now) for counter in mine]
 
     def give_back(self, hits: Sequence[Hit], at: float, now: float) -> None:
         """Take reserved hits out again."""

@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 from appguard.errors import AddressError
 
 Network = IPv4Network | IPv6Network
+K = TypeVar("K")
 V = TypeVar("V")
 _PLAIN4 = re.compile(r"\.".join(4 * [r"(0|[1-9][0-9]{0,2})"]))
 
@@ -305,11 +306,11 @@ class Peer:
     client: Client
     is_trusted: bool
     is_private: bool
+    forwards: bool = field(init=False, repr=False, default=False)  # whether its forwarding headers are to be looked at
 
-    @property
-    def forwards(self) -> bool:
-        """Say whether forwarding headers of this peer are to be looked at."""
-        return self.is_trusted or self.is_private
+    def __post_init__(self) -> None:
+        """Work it out once: it is asked for at every request."""
+        object.__setattr__(self, "forwards", self.is_trusted or self.is_private)
 
 
 class ClientFinder:
@@ -326,13 +327,13 @@ class ClientFinder:
         self._private = NetworkSet(PRIVATE)
         self._grouping = grouping or Grouping()
         self._memo_size = memo_size
-        self._peers: dict[str, Peer] = {}
+        self.known: dict[str | None, Peer] = {}  # peers by the text a server writes
         self._hops: dict[str, tuple[Client, bool]] = {}
 
     def peer(self, text: str | None) -> Peer:
         """Give what is known of a socket peer, whose address the server writes as `text` (None: a unix socket)."""
         text = text or ""
-        return self._peers.get(text) or self._new_peer(text)
+        return self.known.get(text) or self._new_peer(text)
 
     def behind(self, peer: Peer, forwarded: str | None, *, is_rewritten: bool = False) -> Client:
         """Give the client a peer forwards for.
@@ -355,7 +356,7 @@ class ClientFinder:
             client = Client(address, self._grouping.key(address))
             found = Peer(client, is_trusted=address in self._trusted, is_private=address in self._private)
         if len(text) <= HOP_MOST:
-            _remember(self._peers, text, found, self._memo_size)
+            _remember(self.known, text, found, self._memo_size)
         return found
 
     def _walk(self, peer: Address | None, forwarded: str) -> Client:
@@ -383,7 +384,7 @@ class ClientFinder:
         return found
 
 
-def _remember(memo: dict[str, V], key: str, value: V, size: int) -> None:
+def _remember(memo: dict[K, V], key: K, value: V, size: int) -> None:
     if len(memo) >= size:
         memo.clear()
     memo[key] = value

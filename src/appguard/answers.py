@@ -1,7 +1,7 @@
 """The answers to refused requests: status, headers and body, as text, problem+json (RFC 9457) or the app's own.
 
-A refusal by a limit tells its policy and its state in the two fields of draft-ietf-httpapi-ratelimit-headers-10, in the
-older `X-RateLimit-*`, in both or in none. The draft may still change; its names stand here and nowhere else.
+A refusal by a limit tells its policy and its state in the fields of `rate_fields`. An answer is made once for all
+refusals that are answered alike, so that a refused request costs little.
 """
 
 import json
@@ -11,13 +11,13 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from http import HTTPStatus
 
 from appguard.guard import Refusal
+from appguard.rate import Rate
+from appguard.rate_fields import RateFields
 from appguard.request import Request
 
-HEADERS = ("draft", "legacy", "both", "none")
 _JSON = re.compile(r"application/(?:problem\+)?json")
 BAN_TEXT = "This address is banned. To have it lifted, quote the reference {reference}."
 MEMO_MOST = 1024
@@ -70,14 +70,13 @@ class Answers:
     def __init__(
         self, headers: str = "draft", ban_status: int = 403, ban_text: str = BAN_TEXT, own: OwnAnswer | None = None
     ) -> None:
-        self._headers = headers
+        self.fields = RateFields(headers)
         self._ban_status = ban_status
         self._ban_text = ban_text
         self._own = own
         self.has_own = own is not None
-        self._has_times = headers in ("legacy", "both")
         self._has_failed = False
-        self._answer = lru_cache(maxsize=MEMO_MOST)(self._make)
+        self._known: dict[tuple[object, ...], Answer] = {}
 
     def own(self, refusal: Refusal, request: Request) -> Answer | None:
         """Give the app's own answer to a refused request, None where it leaves that to `usual`."""
@@ -94,54 +93,37 @@ class Answers:
     def usual(self, refusal: Refusal, accept: str) -> Answer:
         """Give the answer to a refused request whose Accept header this is."""
         is_json = "json" in (accept := accept.lower()) and _JSON.search(accept) is not None
-        limit, rate = refusal.limit, refusal.rate
+        limit, rate, wait = refusal.limit, refusal.rate, refusal.wait
         if limit is None or rate is None:
-            return self._answer(refusal.status, 0, refusal.ban.ref if refusal.ban else "", is_json)
-        seconds = max(1, math.ceil(refusal.wait or 0))
-        now = int(time.time()) if self._has_times else 0
-        return self._answer(429, seconds, "", is_json, limit.name, rate.amount, rate.window, now)
+            reference = refusal.ban.ref if refusal.ban else ""
+            key: tuple[object, ...] = (refusal.status, reference, is_json)
+            return self._known.get(key) or self._keep(key, self._unlimited(refusal.status, reference, is_json=is_json))
+        seconds = math.ceil(wait) if wait and wait > 1.0 else 1
+        now = int(time.time()) if self.fields.has_legacy else 0
+        key = (limit.name, rate.text, seconds, now, is_json)
+        return self._known.get(key) or self._keep(key, self._limited(limit.name, rate, seconds, now, is_json=is_json))
 
-    def _make(
-        self,
-        status: int,
-        seconds: int,
-        reference: str,
-        is_json: bool,
-        name: str = "",
-        amount: int = 0,
-        window: float = 0.0,
-        now: int = 0,
-    ) -> Answer:
-        headers: dict[str, str] = {}
-        if reference:
-            status, detail = self._ban_status, self._ban_text.replace("{reference}", reference)
-        elif name:
-            detail = f"Too many requests. Try again in {seconds} s."
-            headers = {"retry-after": str(seconds)} | self._fields(name, amount, window, seconds, now)
-        else:
-            detail = HTTPStatus(status).phrase
-        if not is_json:
-            return Answer.of(status, f"{detail}\n", headers)
-        problem: dict[str, object] = {"title": HTTPStatus(status).phrase, "status": status, "detail": detail}
-        if reference:
-            problem["reference"] = reference
-        return Answer.of(status, problem, headers | {"content-type": "application/problem+json"})
+    def _keep(self, key: tuple[object, ...], answer: Answer) -> Answer:
+        if len(self._known) >= MEMO_MOST:
+            self._known.clear()
+        self._known[key] = answer
+        return answer
 
-    def _fields(self, name: str, amount: int, window: float, seconds: int, now: int) -> dict[str, str]:
-        fields: dict[str, str] = {}
-        if self._headers in ("draft", "both"):
-            quoted = _quoted(name)
-            fields |= {
-                "ratelimit-policy": f"{quoted};q={amount};w={math.ceil(window)}",
-                "ratelimit": f"{quoted};r=0;t={seconds}",
-            }
-        if self._headers in ("legacy", "both"):
-            fields |= {"x-ratelimit-limit": str(amount), "x-ratelimit-remaining": "0"}
-            fields["x-ratelimit-reset"] = str(now + seconds)
-        return fields
+    def _limited(self, name: str, rate: Rate, seconds: int, now: int, *, is_json: bool) -> Answer:
+        headers = {"retry-after": str(seconds)} | dict(self.fields.refused(name, rate, seconds, now))
+        return _answer(429, f"Too many requests. Try again in {seconds} s.", headers, is_json=is_json)
+
+    def _unlimited(self, status: int, reference: str, *, is_json: bool) -> Answer:
+        if not reference:
+            return _answer(status, HTTPStatus(status).phrase, {}, is_json=is_json)
+        detail = self._ban_text.replace("{reference}", reference)
+        return _answer(self._ban_status, detail, {}, is_json=is_json, reference=reference)
 
 
-def _quoted(text: str) -> str:
-    """Write a string of RFC 9651: printable ASCII in double quotes."""
-    printable = "".join(letter if " " <= letter <= "~" else "?" for letter in text)
-    return '"' + printable.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def _answer(status: int, detail: str, headers: Mapping[str, str], *, is_json: bool, reference: str = "") -> Answer:
+    if not is_json:
+        return Answer.of(status, f"{detail}\n", headers)
+    problem: dict[str, object] = {"title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    if reference:
+        problem["reference"] = reference
+    return Answer.of(status, problem, {**headers, "content-type": "application/problem+json"})

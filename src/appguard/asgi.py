@@ -23,8 +23,12 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-BEGINNINGS = ("http.response.start", "websocket.http.response.start")
+REQUESTS = ("http", "websocket")
+START = "http.response.start"
+BEGINNINGS = (START, "websocket.http.response.start")
+TOLD = (401, 403)  # statuses that may be an event
 NOBODY = (None, None)
+ENDED: Scope = {"type": "http", "headers": ()}  # in place of the scope of a request that is over
 WEBSOCKET_ANSWERS = {"websocket.accept": 101, "websocket.close": 403}  # and what they are as a status
 
 
@@ -46,10 +50,10 @@ class AppGuard:
         self.app = app
         self._error: ConfigError | None = None
         self._middleware: Middleware | None = None
-        self._started = False
+        self._started: Middleware | None = None  # from the first request on
         try:
             config = app_config(options)
-            self._middleware = Middleware(config, _header_of) if config.enabled else None
+            self._middleware = Middleware(config, _header_of, _Visit) if config.enabled else None
             self._header = config.forwarding_header.encode()
             self._other_header = b"forwarded" if self._header == b"x-forwarded-for" else b"x-forwarded-for"
         except ConfigError as error:
@@ -57,52 +61,59 @@ class AppGuard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Judge one request, or pass on what is none."""
-        if scope["type"] not in ("http", "websocket"):
+        middleware = self._started
+        if middleware is None or scope["type"] not in REQUESTS:
             await self._other(scope, receive, send)
             return
-        if not self._started:
-            self._start(scope.get(VISIT))
-        middleware = self._middleware
-        if middleware is None:
-            scope[NOTES] = []  # reports are heard and forgotten
-            scope[VISIT] = None
-            await self.app(scope, receive, send)
-            return
         method = scope.get("method", "GET")
-        path = _path(scope)
+        path = _path(scope) if scope.get("root_path") else scope["path"]
         client = self._client(middleware, scope)
         is_counted = method != "OPTIONS" or not _header(scope, b"access-control-request-method")  # a CORS preflight
-        visit = await middleware.decide_async(
-            client, method, path, middleware.monotonic(), is_counted=is_counted, native=scope
-        )
+        now = middleware.monotonic()
+        if middleware.counters.is_immediate:
+            visit = middleware.decide(client, method, path, now, is_counted=is_counted, native=scope)
+        else:
+            visit = await middleware.decide_async(client, method, path, now, is_counted=is_counted, native=scope)
         if isinstance(visit, Refusal):
-            await _refuse(middleware.answer(visit, client, method, path, scope), scope, receive, send)
+            if scope["type"] == "websocket":
+                await receive()  # the handshake
+            answer = middleware.answer(visit, client, method, path, scope, _header(scope, b"accept"))
+            await _send_answer(answer, scope, send)
             return
+        assert isinstance(visit, _Visit)
+        visit.begin(scope, send)
         scope[VISIT] = visit
         scope[NOTES] = visit.notes
-        passed = _Passed(visit, scope, send)
         try:
-            await self.app(scope, receive, passed.send)
+            await self.app(scope, receive, visit.send)
         except Exception:
-            passed.status = passed.status or 500
+            visit.status = visit.status or 500
             raise
         finally:
             if visit.notes:  # reported after the last message, or before an exception
-                passed.record()
+                visit.tell()
             if visit.pending:
-                await middleware.settle_async(visit, passed.status)
-
-    def _start(self, outer: object = None) -> None:
-        if self._error is not None:
-            raise self._error
-        if self._middleware is not None:
-            self._middleware.start_under(outer)
-        self._started = True
+                await middleware.settle_async(visit, visit.status)
+            visit.scope = ENDED  # or each would keep the other until the collector of garbage comes
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan":
+        """Do what is not done at every request."""
+        if scope["type"] == "lifespan":
+            await self._live(scope, receive, send)
+        elif scope["type"] not in REQUESTS:
             await self.app(scope, receive, send)
-            return
+        elif self._error is not None:
+            raise self._error
+        elif self._middleware is None:
+            scope[NOTES] = []  # reports are heard and forgotten
+            scope[VISIT] = None
+            await self.app(scope, receive, send)
+        else:
+            self._middleware.start_under(scope.get(VISIT))
+            self._started = self._middleware
+            await self(scope, receive, send)
+
+    async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             if self._error is not None:
                 raise self._error
@@ -120,7 +131,7 @@ class AppGuard:
 
     def _client(self, middleware: Middleware, scope: Scope) -> Client:
         text, port = scope.get("client") or NOBODY
-        peer = middleware.clients.finder.peer(text)
+        peer = middleware.clients.finder.known.get(text) or middleware.clients.finder.peer(text)
         if not peer.forwards and port != 0:
             return peer.client
         forwarded = _joined(scope, self._header)
@@ -131,53 +142,57 @@ class AppGuard:
         )
 
 
-class _Passed:
-    """The answer to a request that was let in, on its way out."""
+class _Visit(Visit):
+    """A request that was let in, and the answer to it on its way out."""
 
-    __slots__ = ("has_begun", "is_replaced", "scope", "status", "to", "visit")
+    __slots__ = ("has_begun", "is_replaced", "scope", "status", "to")
 
-    def __init__(self, visit: Visit, scope: Scope, to: Send) -> None:
-        self.visit = visit
+    def begin(self, scope: Scope, to: Send) -> None:
+        """Take what sends the answer."""
         self.scope = scope
         self.to = to
         self.status = 0
-        self.has_begun = False
-        self.is_replaced = False
+        self.has_begun = self.is_replaced = False
 
     def send(self, message: Message) -> Awaitable[None]:
-        """Hand a message on, and see what it says of the answer."""
-        visit = self.visit
-        if not self.has_begun:
-            kind = message["type"]
-            if kind in BEGINNINGS:
-                self.status = message["status"]
-                if self.status in (401, 403):
-                    self.record()
-            if visit.notes:
-                self.record()
-            if visit.pending or visit.refusal is not None:
-                return self._begin(message, self.status or WEBSOCKET_ANSWERS.get(kind, 0))
-            self.has_begun = self.status != 0 or kind in WEBSOCKET_ANSWERS
-        elif visit.notes:
-            self.record()
-        return _nothing() if self.is_replaced else self.to(message)
+        """Hand a message on, see what it says of the answer, and tell in it what is left."""
+        if self.has_begun:
+            if self.notes:
+                self.tell()
+            return _nothing() if self.is_replaced else self.to(message)
+        kind = message["type"]
+        if kind in BEGINNINGS:
+            self.status = status = message["status"]
+            if status in TOLD:
+                self.tell()
+        if self.notes:
+            self.tell()
+        if self.pending or self.refusal is not None:
+            return self._settle(message, self.status or WEBSOCKET_ANSWERS.get(kind, 0))
+        self.has_begun = self.status != 0 or kind in WEBSOCKET_ANSWERS
+        return self.to(self._told(message) if self.left and kind == START else message)
 
-    async def _begin(self, message: Message, status: int) -> None:
+    async def _settle(self, message: Message, status: int) -> None:
         """Settle the outcome before the answer begins, which may be another one then."""
-        visit = self.visit
-        await visit.middleware.settle_async(visit, status)
-        if status and visit.refusal is not None:
+        await self.middleware.settle_async(self, status)
+        if status and self.refusal is not None:
             self.has_begun = self.is_replaced = True
-            answer = visit.middleware.answer(visit.refusal, visit.client, visit.method, visit.path, self.scope)
-            await _send_answer(answer, self.scope, self.to)
+            scope, accept = self.scope, _header(self.scope, b"accept")
+            answer = self.middleware.answer(self.refusal, self.client, self.method, self.path, scope, accept)
+            await _send_answer(answer, scope, self.to)
             return
         self.has_begun = status != 0
-        await self.to(message)
+        await self.to(self._told(message) if self.left and message["type"] == START else message)
 
-    def record(self) -> None:
+    def _told(self, message: Message) -> Message:
+        """Give the beginning of an answer with what is left; the app may send the same one again."""
+        told = self.middleware.answers.fields.passed_raw(self.hits, self.left, self.middleware.clock)
+        return {**message, "headers": [*message.get("headers", ()), *told]}
+
+    def tell(self) -> None:
         """Tell of the answer, once."""
-        if self.visit.outcome is None:
-            self.visit.record(_exchange(self.visit, self.status, self.scope))
+        if self.outcome is None:
+            self.record(_exchange(self, self.status, self.scope))
 
 
 async def _nothing() -> None:
@@ -221,12 +236,6 @@ def _exchange(visit: Visit, status: int, scope: Scope) -> Exchange:
         user_agent=_header(scope, b"user-agent"),
         request_id=_header(scope, b"x-request-id"),
     )
-
-
-async def _refuse(refused: Answer, scope: Scope, receive: Receive, send: Send) -> None:
-    if scope["type"] == "websocket":
-        await receive()  # the handshake
-    await _send_answer(refused, scope, send)
 
 
 async def _send_answer(refused: Answer, scope: Scope, send: Send) -> None:

@@ -157,10 +157,12 @@ class BanTable:
 
     def find(self, address: Address, now: float) -> Ban | None:
         """Give the ban in force that shuts the address out of what the web serves."""
-        for key in (address.text,) if address.version == 4 else (address.text, address.slash64):
-            ban = self._hosts.get(key)
-            if ban is not None and ban.in_force(now):
-                return ban
+        hosts = self._hosts
+        ban = hosts.get(address.text)
+        if ban is not None and ban.in_force(now):
+            return ban
+        if address.version == 6 and (ban := hosts.get(address.slash64)) is not None and ban.in_force(now):
+            return ban
         for ban in self._networks.holding(address) if self._networks else ():
             if ban.in_force(now):
                 return ban

@@ -25,8 +25,10 @@ def header_of(environ: object, name: str) -> str:
 
 def client_of(middleware: Middleware, environ: Mapping[str, object]) -> Client:
     """Give the client of a request."""
-    peer = middleware.clients.finder.peer(text_of(environ, "REMOTE_ADDR"))
-    is_rewritten = PROXY_FIX in environ or text_of(environ, "REMOTE_PORT") == "0"
+    finder = middleware.clients.finder
+    text = environ.get("REMOTE_ADDR")
+    peer = finder.known.get(text) or finder.peer(text if isinstance(text, str) else "")  # type: ignore[call-overload]
+    is_rewritten = PROXY_FIX in environ or environ.get("REMOTE_PORT") == "0"
     if not peer.forwards and not is_rewritten:
         return peer.client
     header = middleware.config.forwarding_header
@@ -40,6 +42,8 @@ def client_of(middleware: Middleware, environ: Mapping[str, object]) -> Client:
 def path_of(environ: Mapping[str, object]) -> str:
     """Give the path inside the app, decoded: PEP 3333 hands the bytes over as latin-1."""
     path = text_of(environ, "PATH_INFO")
+    if path.isascii():
+        return path or "/"
     try:
         return path.encode("latin-1").decode(errors="replace") or "/"
     except UnicodeEncodeError:

@@ -73,7 +73,7 @@ class Guard:
         method: str,
         path: str,
         ban_of: Callable[[Address], Ban | None],
-        wall: float,
+        wall: Callable[[], float],
         now: float,
         *,
         is_counted: bool = True,
@@ -81,14 +81,14 @@ class Guard:
     ) -> Refusal | Sequence[Hit]:
         """Refuse, or give the hits to be counted (none: admitted).
 
-        `wall` is Unix seconds, for bans; `now` is monotonic seconds, for limits; `native` is the framework's request.
+        `wall` gives Unix seconds, for bans; `now` is monotonic seconds, for limits; `native` is the framework's own.
         """
         address = client.address
         if address is None or (self._has_safelist and address in self._safelist):
             return ()
         ban = ban_of(address)
         if ban is not None:
-            return Refusal(403, None if ban.end is None else ban.end - wall, ban=ban)
+            return Refusal(403, None if ban.end is None else ban.end - wall(), ban=ban)
         if self._traps is not None and path in self._traps:
             return TRAPPED
         if not is_counted or (self._exempt and any_match(self._exempt, normal_path(path))):
@@ -115,11 +115,10 @@ class Guard:
         """Say whether of all clients that limits have met lately, this is the only one."""
         return self._matching.clients() == {key}
 
-    def settle(self, verdict: Verdict, now: float) -> Refusal | None:
-        """Turn what the counters said into a refusal, and remember it."""
+    def settle(self, verdict: Verdict, now: float) -> Refusal:
+        """Turn a verdict that refuses into a refusal, and remember it."""
         refused = verdict.refused
-        if refused is None:
-            return None
+        assert refused is not None
         if len(self.denied) >= MEMO_MOST:
             self.denied.clear()
         most = DENY_MOST if refused.limit.counts_requests else DENY_OUTCOME_MOST
@@ -149,6 +148,15 @@ class Guard:
             hit = self._matching.hit_of_user(limit, pending.request, outcome.user, is_counted=counts)
             found += [hit] if hit else []
         return found
+
+
+class Due(NamedTuple):
+    """What an outcome changes under one guard: hits to be given back, and hits to be asked about, each alone."""
+
+    guard: Guard
+    pending: Pending
+    returned: Sequence[Hit]
+    asked: Sequence[Hit]
 
 
 def any_match(patterns: Iterable[Pattern[str]], path: str) -> bool:

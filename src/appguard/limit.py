@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypedDict
 
 from appguard.errors import AppGuardError, ConfigError
-from appguard.rate import Rate, parse_rate
+from appguard.rate import Left, Rate, parse_rate
 from appguard.request import Request
 
 KeyOf = Callable[[Request], str | None]
@@ -75,6 +75,7 @@ class Limit:
     fixed: Rate | None = field(init=False, repr=False, default=None)  # None: the rate is a function's
     statuses: frozenset[int] = field(init=False, repr=False, default=frozenset())
     label: str = field(init=False, repr=False, default="")  # what names the counter beside the rate
+    counts_requests: bool = field(init=False, repr=False, default=True)  # when they come, whatever becomes of them
 
     def __post_init__(self) -> None:
         """Check the options and fill in what follows from them; raise `ConfigError`."""
@@ -95,6 +96,7 @@ class Limit:
         object.__setattr__(self, "methods", tuple(method.upper() for method in self.methods))
         object.__setattr__(self, "key", key)
         object.__setattr__(self, "count", self.count if isinstance(self.count, str) else tuple(self.count))
+        object.__setattr__(self, "counts_requests", self.count == "request")
         object.__setattr__(self, "fixed", fixed)
         object.__setattr__(self, "statuses", _statuses(self.count))
         described = self._described()
@@ -119,11 +121,6 @@ class Limit:
         """Give this limit as it stands at a route: counted apart from other routes, unless it has a name of its own."""
         name = self.name if self.name != self._described() or self.shared else f"{route}: {self.name}"
         return replace(self, path=self.path or "*", name=name)
-
-    @property
-    def counts_requests(self) -> bool:
-        """Say whether a request counts when it comes, whatever becomes of it."""
-        return self.count == "request"
 
     def counter(self, rate: Rate) -> str:
         """Give the name of the counter under a rate: another rate is another counter."""
@@ -176,12 +173,14 @@ class Hit:
 class Verdict(NamedTuple):
     """What counters say of a request: admitted (`refused` None), or refused by a limit for `wait` seconds.
 
-    `time`, by the counters' own clock, is what they need to take a reserved request back.
+    `time`, by the counters' own clock, is what they need to take a reserved request back. `left` is what is left of
+    each limit of an admitted request, in the order of the hits; empty where nobody can tell.
     """
 
     refused: Hit | None = None
     wait: float = 0.0
     time: float = 0.0
+    left: Sequence[Left] = ()
 
 
 ADMITTED = Verdict()

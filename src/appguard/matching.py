@@ -27,9 +27,14 @@ log = logging.getLogger("appguard")
 
 
 class Matched:
-    """The limits that requests of some methods and paths meet: those of fixed hits, and those that ask more."""
+    """The limits that requests of some methods and paths meet: those of fixed hits, and those that ask more.
+
+    `hits` remembers the fixed ones of each client, `attempts` those of requests that look like a login.
+    """
 
     def __init__(self, limits: Sequence[Limit]) -> None:
+        self.hits: dict[str, tuple[Hit, ...]] = {}
+        self.attempts: dict[str, tuple[Hit, ...]] = {}
         self.fixed = tuple(limit for limit in limits if _is_fixed(limit))
         self.asking = tuple(limit for limit in limits if not _is_fixed(limit))
         self.asks_for_attempts = any(_reserves_attempts(limit) for limit in self.fixed)
@@ -71,7 +76,6 @@ class Matching:
         self._secret = _digest(secret)
         self._sets: dict[tuple[Limit, ...], Matched] = {}
         self._matched: dict[tuple[str, str], Matched] = {}
-        self._hits: dict[tuple[str, Matched, bool], tuple[Hit, ...]] = {}
         self._rates: dict[str, Rate] = {}
         self._said: set[str] = set()
 
@@ -83,9 +87,10 @@ class Matching:
             and self._is_attempt is not None
             and self._is_attempt(Request(client, method, path, native, self._header_of))
         )
-        hits = self._hits.get((client.key, matched, is_attempt))
+        known = matched.attempts if is_attempt else matched.hits
+        hits = known.get(client.key)
         if hits is None:
-            hits = self._fixed_hits(client.key, matched, is_attempt)
+            hits = self._fixed_hits(client.key, matched, known, is_attempt=is_attempt)
         if not matched.asking:
             return hits
         request = Request(client, method, path, native, self._header_of)
@@ -95,7 +100,8 @@ class Matching:
 
     def clients(self) -> set[str]:
         """Give the keys of the clients met lately, as far as they are remembered."""
-        return {key for key, _, _ in self._hits}
+        every = (self._always,) if self._always else self._sets.values()
+        return {key for matched in every for known in (matched.hits, matched.attempts) for key in known}
 
     def users(self, request: Request) -> Sequence[Limit]:
         """Give the limits of users' outcomes a request meets whose user only the outcome names."""
@@ -140,11 +146,12 @@ class Matching:
             self._matched[method, path] = matched
         return matched
 
-    def _fixed_hits(self, key: str, matched: Matched, is_attempt: bool) -> tuple[Hit, ...]:
-        if len(self._hits) >= MEMO_MOST:
-            self._hits.clear()
-        hits = _once([self._fixed_hit(key, limit, is_attempt) for limit in matched.fixed])
-        self._hits[key, matched, is_attempt] = hits
+    def _fixed_hits(
+        self, key: str, matched: Matched, known: dict[str, tuple[Hit, ...]], *, is_attempt: bool
+    ) -> tuple[Hit, ...]:
+        if len(known) >= MEMO_MOST:
+            known.clear()
+        hits = known[key] = _once([self._fixed_hit(key, limit, is_attempt) for limit in matched.fixed])
         return hits
 
     def _fixed_hit(self, key: str, limit: Limit, is_attempt: bool) -> Hit:

@@ -40,6 +40,7 @@ class Metrics:
     def __init__(self, app: str) -> None:
         self._app = app
         self._known: dict[tuple[str, ...], Counter | None] = {}
+        self._limits: dict[str, Counter | None] = {}  # of refusals, the quickest way
 
     @cached_property
     def _is_on(self) -> bool:
@@ -49,10 +50,16 @@ class Metrics:
         """Count a refused request."""
         if not self._is_on:
             return
-        if refusal.ban is not None:
+        if refusal.limit is not None:
+            known = self._limits.get(refusal.limit.name)
+            if known is None:
+                known = self._limits[refusal.limit.name] = self._counter(
+                    "appguard_refused", "limit", refusal.limit.name
+                )
+            if known is not None:
+                known.inc()
+        elif refusal.ban is not None:
             self._add("appguard_refused", "ban", refusal.ban.jail)
-        elif refusal.limit is not None:
-            self._add("appguard_refused", "limit", refusal.limit.name)
         else:
             self._add("appguard_refused", "trap", "")
 

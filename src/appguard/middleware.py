@@ -10,7 +10,6 @@ path.
 import logging
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple
 from weakref import WeakSet
 
 from appguard.address import Client, NetworkSet, network_text
@@ -24,10 +23,11 @@ from appguard.clients import Clients
 from appguard.config import AppConfig
 from appguard.errors import ConfigError
 from appguard.event import PROBE
-from appguard.guard import Guard, Refusal
+from appguard.guard import Due, Guard, Refusal
 from appguard.jail import Jail
 from appguard.limit import ADMITTED, Hit, Limit, Verdict
 from appguard.outcome import Outcome, Pending, with_status
+from appguard.rate import Left
 from appguard.report import Note
 from appguard.request import HeaderOf, Request
 from appguard.steps import Step, Steps, run, run_async
@@ -48,17 +48,27 @@ _around = [REAL]  # what the middlewares of this process run in
 class Visit:
     """A request that was let in, until its answer is known.
 
-    `refusal` is what to answer instead, once a limit at a route or of a user's outcomes has refused it.
+    `left` is what was left of the limits of the first `hits`. `refusal` is what to answer instead, once a limit at a
+    route or of a user's outcomes has refused it.
     """
 
-    __slots__ = ("client", "hits", "method", "middleware", "notes", "outcome", "path", "pending", "refusal")
+    __slots__ = ("client", "hits", "left", "method", "middleware", "notes", "outcome", "path", "pending", "refusal")
 
-    def __init__(self, middleware: "Middleware", client: Client, method: str, path: str, hits: Sequence[Hit]) -> None:
+    def __init__(
+        self,
+        middleware: "Middleware",
+        client: Client,
+        method: str,
+        path: str,
+        hits: Sequence[Hit],
+        left: Sequence[Left],
+    ) -> None:
         self.middleware = middleware
         self.client = client
         self.method = method
         self.path = path
         self.hits = hits
+        self.left = left
         self.notes: list[Note] = []
         self.pending: Sequence[tuple[Guard, Pending]] = ()
         self.outcome: Outcome | None = None
@@ -70,20 +80,14 @@ class Visit:
             self.outcome = self.middleware.events.record(exchange, self.notes)
 
 
-class Due(NamedTuple):
-    """What an outcome changes under one guard: hits to be given back, and hits to be asked about, each alone."""
-
-    guard: Guard
-    pending: Pending
-    returned: Sequence[Hit]
-    asked: Sequence[Hit]
-
-
 class Middleware:
-    """One app's protection."""
+    """One app's protection; `visit` is what it makes of a request that it lets in."""
 
-    def __init__(self, config: AppConfig, header_of: HeaderOf = lambda _native, _name: "") -> None:
+    def __init__(
+        self, config: AppConfig, header_of: HeaderOf = lambda _native, _name: "", visit: type[Visit] = Visit
+    ) -> None:
         self.config = config
+        self._visit = visit
         if config.store:
             self._open_store(config.store)  # checks the URI, opens nothing
         if config.counters:
@@ -92,6 +96,7 @@ class Middleware:
         self._header_of = header_of
         self.clients = Clients(config, self.say)
         self.answers = Answers(config.headers, config.ban_status, config.ban_text, config.response)
+        self._has_fields = self.answers.fields.has_any
         self._said: set[str] = set()
         self.begin(_around[-1])
         _made.add(self)
@@ -195,7 +200,7 @@ class Middleware:
         if self.guard.denied:
             self._forgive()
         return self.guard.judge(
-            client, method, path, self.store.get, self.clock(), now, is_counted=is_counted, native=native
+            client, method, path, self.store.get, self.clock, now, is_counted=is_counted, native=native
         )
 
     def _forgive(self) -> None:
@@ -217,10 +222,9 @@ class Middleware:
         if isinstance(found, Refusal):
             return self._refused(client, found, method, path, now)
         verdict = self.counters.check(found) if found else ADMITTED
-        refusal = None if verdict is ADMITTED else self.guard.settle(verdict, now)
-        if refusal is not None:
-            return self._refused(client, refusal, method, path, now)
-        visit = Visit(self, client, method, path, found)
+        if verdict.refused is not None:
+            return self._refused(client, self.guard.settle(verdict, now), method, path, now)
+        visit = self._visit(self, client, method, path, found, verdict.left if self._has_fields else ())
         if self._has_more_limits and is_counted and self.guard.is_limited(client, path):
             if self.guard.has_dry_limits:
                 run(self._admit(self.guard, visit, found, verdict, native, now), self.counters)
@@ -236,10 +240,9 @@ class Middleware:
         if isinstance(found, Refusal):
             return self._refused(client, found, method, path, now)
         verdict = await self.counters.check_async(found) if found else ADMITTED
-        refusal = None if verdict is ADMITTED else self.guard.settle(verdict, now)
-        if refusal is not None:
-            return self._refused(client, refusal, method, path, now)
-        visit = Visit(self, client, method, path, found)
+        if verdict.refused is not None:
+            return self._refused(client, self.guard.settle(verdict, now), method, path, now)
+        visit = self._visit(self, client, method, path, found, verdict.left if self._has_fields else ())
         if self._has_more_limits and is_counted and self.guard.is_limited(client, path):
             if self.guard.has_dry_limits:
                 await run_async(self._admit(self.guard, visit, found, verdict, native, now), self.counters)
@@ -276,16 +279,19 @@ class Middleware:
             self._forgive()
         if not guard.is_limited(visit.client, visit.path):
             return None
-        found = guard.judge(visit.client, visit.method, visit.path, lambda _: None, 0.0, now, native=native)
+        found = guard.judge(visit.client, visit.method, visit.path, lambda _: None, self.clock, now, native=native)
         verdict = ADMITTED
         if not isinstance(found, Refusal):
             counted = {hit.key for hit in visit.hits}  # by limits asked before that share its counter
             found = [hit for hit in found if hit.key not in counted]
             verdict = yield Step(found)
-        found = guard.settle(verdict, now) or found
+        if verdict.refused is not None:
+            found = guard.settle(verdict, now)
         if isinstance(found, Refusal):
             visit.refusal = self._refused(visit.client, found, visit.method, visit.path, now)
             return found
+        if len(visit.left) == len(visit.hits):
+            visit.left = [*visit.left, *verdict.left]
         visit.hits = [*visit.hits, *found]
         yield from self._admit(guard, visit, found, verdict, native, now)
         return None
@@ -345,7 +351,7 @@ class Middleware:
         self, visit: Visit, guard: Guard, pending: Pending, verdicts: Sequence[tuple[Hit, Verdict]], now: float
     ) -> None:
         for hit, verdict in verdicts:
-            refused = guard.settle(verdict, now)
+            refused = guard.settle(verdict, now) if verdict.refused else None
             if refused is None or hit.limit not in pending.users:
                 continue  # a limit of the client is full now: that is the next request's matter
             if hit.limit.dry_run:
@@ -361,12 +367,12 @@ class Middleware:
                 self.say("one client", logging.WARNING, ONE_CLIENT, {"client": client.key})
         return refusal
 
-    def answer(self, refusal: Refusal, client: Client, method: str, path: str, native: object) -> Answer:
-        """Give the answer to a refused request."""
+    def answer(self, refusal: Refusal, client: Client, method: str, path: str, native: object, accept: str) -> Answer:
+        """Give the answer to a refused request; `accept` is the header of that name."""
         answers, own = self.answers, None
         if answers.has_own:
             own = answers.own(refusal, Request(client, method, path, native, self._header_of))
-        return own or answers.usual(refusal, self._header_of(native, "accept"))
+        return own or answers.usual(refusal, accept)
 
     def close(self) -> None:
         """Close what is open; the next request opens it again."""

@@ -15,6 +15,9 @@ been counted: the window takes it out of the run it joined, which may leave a li
 what it has not refilled since, because it may have been full all the while.
 
 A cost of 0 only asks: it is refused where a cost of 1 would be, and counts nothing.
+
+What is left is told as a number and the seconds until there is more: until the oldest run that holds a request leaves,
+or until the next whole token is back; 0 seconds if nothing is used.
 """
 
 from dataclasses import dataclass
@@ -23,6 +26,8 @@ from functools import lru_cache
 from limits import parse_many
 
 from appguard.errors import ConfigError
+
+Left = tuple[int, float]  # what may still be had at once, and in how many seconds there is more
 
 RUNS_PER_WINDOW = 10
 TOLERANCE = 1e-6  # seconds a bucket's token may come early: sums of floats are not exact
@@ -66,10 +71,11 @@ def parse_rate(text: str, burst: int = 0) -> Rate:
 class SlidingWindow:
     """The requests of one key under one rate; see the module's theory of operation."""
 
-    __slots__ = ("_amount", "_opened", "_runs", "_total", "_window")
+    __slots__ = ("_amount", "_open_for", "_opened", "_runs", "_total", "_window")
 
     def __init__(self, rate: Rate) -> None:
         self._amount = rate.amount
+        self._open_for = rate.window / RUNS_PER_WINDOW
         self._window = rate.window
         self._runs: list[tuple[float, int]] = []
         self._opened = 0.0
@@ -93,18 +99,40 @@ class SlidingWindow:
                 return last + window - now
         return window  # more than the whole amount: never
 
+    def take(self, now: float, cost: int = 1) -> Left | None:
+        """Count one request and give what is left, None if it has to wait; in one call, as most requests are."""
+        runs, total = self._runs, self._total + cost
+        if runs and cost and total <= self._amount and now - self._opened < self._open_for:
+            oldest, number = runs[0]
+            if number and oldest + self._window > now:
+                last, number = runs[-1]
+                runs[-1] = (now if now > last else last, number + cost)
+                self._total = total
+                return self._amount - total, (oldest if len(runs) > 1 else runs[-1][0]) + self._window - now
+        return take(self, now, cost)
+
     def add(self, now: float, cost: int = 1) -> None:
         """Count one request."""
         runs = self._runs
-        if runs and now - self._opened < self._window / RUNS_PER_WINDOW:
+        if runs and now - self._opened < self._open_for:
             last, number = runs[-1]
-            runs[-1] = (max(now, last), number + cost)
+            runs[-1] = (now if now > last else last, number + cost)
         else:
             while runs and runs[0][0] + self._window <= now:
                 self._total -= runs.pop(0)[1]
             runs.append((now, cost))
             self._opened = now
         self._total += cost
+
+    def left(self, now: float) -> Left:
+        """Give what is left."""
+        runs, window = self._runs, self._window
+        while runs and runs[0][0] + window <= now:
+            self._total -= runs.pop(0)[1]
+        for last, number in runs:
+            if number:
+                return self._amount - self._total, last + window - now
+        return self._amount, 0.0
 
     def give_back(self, at: float, now: float, cost: int) -> None:
         """Take out a request that was counted at `at`."""
@@ -136,10 +164,35 @@ class TokenBucket:
         wait = max(self._full_at - now, 0.0) - (self._burst - (cost or 1)) * self._interval
         return wait if wait > TOLERANCE else 0.0
 
+    def take(self, now: float, cost: int = 1) -> Left | None:
+        """Count one request and give what is left, None if it has to wait."""
+        return take(self, now, cost)
+
     def add(self, now: float, cost: int = 1) -> None:
         """Count one request."""
         self._full_at = max(self._full_at, now) + cost * self._interval
 
+    def left(self, now: float) -> Left:
+        """Give what is left."""
+        return tokens_left(self._full_at - now, self._burst, self._interval)
+
     def give_back(self, at: float, now: float, cost: int) -> None:
         """Put back what the tokens taken at `at` have not been refilled since."""
         self._full_at -= max(0.0, cost * self._interval - (now - at))
+
+
+def take(counter: SlidingWindow | TokenBucket, now: float, cost: int) -> Left | None:
+    """Count one request and give what is left, None if it has to wait."""
+    if counter.wait(now, cost) > 0.0:
+        return None
+    if cost:
+        counter.add(now, cost)
+    return counter.left(now)
+
+
+def tokens_left(full_in: float, burst: int, interval: float) -> Left:
+    """Give what is left in a bucket that is full in so many seconds and gets a token back in each interval."""
+    if full_in <= TOLERANCE:
+        return burst, 0.0
+    left = max(0, int(burst - (full_in - TOLERANCE) / interval))
+    return left, full_in - (burst - left - 1) * interval

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Unpack
 
 from appguard.answers import Answer
 from appguard.config import AppOptions, app_config
-from appguard.environ import client_of, exchange_of, header_of, is_preflight, path_of
+from appguard.environ import client_of, exchange_of, header_of, is_preflight, path_of, text_of
 from appguard.guard import Refusal
 from appguard.middleware import VISIT, Middleware, Visit
 from appguard.report import NOTES
+
+WHOLE = (list, tuple)  # bodies that are made when they are given
+ENDED: "WSGIEnvironment" = {"REQUEST_METHOD": "GET"}  # in place of the environ of a request that is over
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -35,7 +38,7 @@ class AppGuard:
             )
         self.application = application
         config = app_config(options)
-        self._middleware = Middleware(config, header_of) if config.enabled else None
+        self._middleware = Middleware(config, header_of, _Visit) if config.enabled else None
         self._started = False
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
@@ -52,35 +55,35 @@ class AppGuard:
         is_counted = method != "OPTIONS" or not is_preflight(environ)
         visit = middleware.decide(client, method, path, middleware.monotonic(), is_counted=is_counted, native=environ)
         if isinstance(visit, Refusal):
-            return _refuse(middleware.answer(visit, client, method, path, environ), environ, start_response)
+            answer = middleware.answer(visit, client, method, path, environ, text_of(environ, "HTTP_ACCEPT"))
+            return _refuse(answer, environ, start_response)
+        assert isinstance(visit, _Visit)
+        visit.begin(environ, start_response)
         environ[VISIT] = visit
         environ[NOTES] = visit.notes
-        return self._pass(_Passed(visit, environ, start_response))
+        try:
+            body = self.application(environ, visit.start_response)
+        except Exception:
+            visit.finish(visit.status or 500)
+            raise
+        if visit.refused is None and (type(body) in WHOLE or isinstance(body, environ.get("wsgi.file_wrapper", tuple))):
+            visit.finish(visit.status)
+            return body
+        return _Body(body, visit)
 
     def close(self) -> None:
         """Close what the requests have opened; another request opens it again."""
         if self._middleware is not None:
             self._middleware.close()
 
-    def _pass(self, passed: "_Passed") -> Iterable[bytes]:
-        try:
-            body = self.application(passed.environ, passed.start_response)
-        except Exception:
-            passed.finish(passed.status or 500)
-            raise
-        if passed.refused is None and isinstance(body, (list, tuple, passed.environ.get("wsgi.file_wrapper", list))):
-            passed.finish(passed.status)
-            return body
-        return _Body(body, passed)
 
+class _Visit(Visit):
+    """A request that was let in, and the answer to it on its way out."""
 
-class _Passed:
-    """The answer to a request that was let in, on its way out."""
+    __slots__ = ("environ", "refused", "status", "to")
 
-    __slots__ = ("environ", "refused", "status", "to", "visit")
-
-    def __init__(self, visit: Visit, environ: "WSGIEnvironment", to: "StartResponse") -> None:
-        self.visit = visit
+    def begin(self, environ: "WSGIEnvironment", to: "StartResponse") -> None:
+        """Take what begins the answer."""
         self.environ = environ
         self.to = to
         self.status = 0
@@ -89,48 +92,51 @@ class _Passed:
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: object = None, /
     ) -> Callable[[bytes], object]:
-        """Hand the beginning of an answer on, and see what it says; answer a refusal instead if that is the outcome."""
-        visit = self.visit
+        """Hand the beginning of an answer on with what is left, and see what it says; a refusal replaces it."""
         self.status = int(status[:3])
-        if visit.notes or self.status in (401, 403):
-            self.record()
-        if visit.pending:
-            visit.middleware.settle(visit, self.status)
-        if visit.refusal is not None and self.refused is None:
-            answer = visit.middleware.answer(visit.refusal, visit.client, visit.method, visit.path, self.environ)
+        if self.notes or self.status in (401, 403):
+            self.tell()
+        if self.pending:
+            self.middleware.settle(self, self.status)
+        if self.refusal is not None and self.refused is None:
+            environ, accept = self.environ, text_of(self.environ, "HTTP_ACCEPT")
+            answer = self.middleware.answer(self.refusal, self.client, self.method, self.path, environ, accept)
             self.refused = list(_refuse(answer, self.environ, self.to))
         if self.refused is not None:
             return lambda _data: None
+        if self.left:
+            told = self.middleware.answers.fields.passed(self.hits, self.left, self.middleware.clock)
+            headers = [*headers, *told]
         return self.to(status, headers, exc_info) if exc_info else self.to(status, headers)  # type: ignore[arg-type]
 
-    def record(self) -> None:
+    def tell(self) -> None:
         """Tell of the answer, once."""
-        visit = self.visit
-        if visit.outcome is None:
-            visit.record(exchange_of(self.environ, visit.client, visit.path, self.status))
+        if self.outcome is None:
+            self.record(exchange_of(self.environ, self.client, self.path, self.status))
 
     def finish(self, status: int) -> None:
         """Note what was reported without an answer, after it, or before an exception."""
-        if self.visit.notes:
-            self.record()
-        if self.visit.pending:
-            self.visit.middleware.settle(self.visit, status)
+        if self.notes:
+            self.tell()
+        if self.pending:
+            self.middleware.settle(self, status)
+        self.environ = ENDED  # or each would keep the other until the collector of garbage comes
 
 
 class _Body:
     """A body that may be made while it is read; what is replaced by a refusal is closed unread."""
 
-    def __init__(self, body: Iterable[bytes], passed: _Passed) -> None:
+    def __init__(self, body: Iterable[bytes], visit: _Visit) -> None:
         self._body = body
-        self._passed = passed
+        self._visit = visit
 
     def __iter__(self) -> Iterator[bytes]:
-        for part in self._body if self._passed.refused is None else ():
-            if self._passed.refused is not None:  # an app that starts its answer while its body is read
+        for part in self._body if self._visit.refused is None else ():
+            if self._visit.refused is not None:  # an app that starts its answer while its body is read
                 break
             yield part
-        yield from self._passed.refused or ()
-        self._passed.finish(self._passed.status)
+        yield from self._visit.refused or ()
+        self._visit.finish(self._visit.status)
 
     def close(self) -> None:
         close: Callable[[], None] | None = getattr(self._body, "close", None)
@@ -138,7 +144,7 @@ class _Body:
             if close is not None:
                 close()
         finally:
-            self._passed.finish(self._passed.status)
+            self._visit.finish(self._visit.status)
 
 
 def _refuse(answer: Answer, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:

@@ -35,7 +35,7 @@ async def run(app: ASGIApp, sent: list[Message], received: asyncio.Queue[Message
 
 
 def test_every_message_is_handed_on_at_once_and_as_it_is() -> None:
-    """The server gets the very objects the app sent, each before the app goes on."""
+    """The server gets the very objects the app sent, each before the app goes on; the start, with what is left."""
     messages: list[Message] = [
         {"type": "http.response.early_hint", "links": []},
         {"type": "http.response.start", "status": 200, "headers": [], "trailers": True},
@@ -51,7 +51,11 @@ def test_every_message_is_handed_on_at_once_and_as_it_is() -> None:
             assert len(sent) == number
 
     asyncio.run(run(guarded(app), sent))
+    told = sent.pop(1)
+    start = messages.pop(1)
     assert [id(message) for message in sent] == [id(message) for message in messages]
+    assert {**told, "headers": []} == start
+    assert [name for name, _ in told["headers"]] == [b"ratelimit-policy", b"ratelimit"]
 
 
 def test_a_stream_is_not_buffered_and_begins_once() -> None:

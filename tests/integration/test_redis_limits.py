@@ -12,7 +12,7 @@ from flask import Flask
 from hypothesis import given, settings
 
 from appguard.flask import AppGuard
-from appguard.limit import ADMITTED, Hit, Limit, Verdict
+from appguard.limit import Hit, Limit, Verdict
 from appguard.stores.redis import RedisStore
 from appguard.stores.redis_commands import Script
 from appguard.wsgi import AppGuard as WsgiAppGuard
@@ -76,9 +76,12 @@ def test_scripts_count_as_the_pure_model(server: RedisServer, store: RedisStore)
             set_now(now)
             hits = hits_of(example, keys, is_reserved=is_reserved)
             verdict = store.check(hits)
-            refused, wait = model.check(hits, now)
+            refused, wait, left = model.check(hits, now)
             assert (verdict.refused is None) == (refused is None)
             assert wait <= verdict.wait <= wait + 0.001
+            assert [number for number, _ in verdict.left] == [number for number, _ in left]
+            for (_, told), (_, reset) in zip(verdict.left, left, strict=True):
+                assert reset <= told <= reset + 0.001
             if is_reserved and verdict.refused is None:
                 returning = sorted([*returning, (now + after * UNIT, hits, verdict, now)], key=lambda each: each[0])
 
@@ -126,7 +129,7 @@ def test_other_algorithm_is_another_counter(store: RedisStore) -> None:
     for limit in (Limit("2/hour", name="login"), Limit("2/hour", name="login", burst=2)) * 2:
         assert limit.fixed is not None
         hit = Hit(f"203.0.113.5 {limit.counter(limit.fixed)}", limit)
-        assert store.check([hit]) is ADMITTED
+        assert store.check([hit]).refused is None
 
 
 def test_one_call_for_all_limits(server: RedisServer, store: RedisStore) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from appguard.limit import ADMITTED, Hit, Limit
+from appguard.limit import Hit, Limit
 from appguard.stores import counter_table
 from appguard.stores.counter_table import BOOT, RUNS, WAYS
 from appguard.stores.local import LocalStore
@@ -40,7 +40,7 @@ def counters(directory: Path | None, app: str = "shop", sets: int = 64) -> Gener
 def admitted(directory: Path | None, app: str = "shop") -> int:
     """Give how many of twenty requests new counters admit."""
     with counters(directory, app) as made:
-        return sum(made.check(HIT) is ADMITTED for _ in range(20))
+        return sum(made.check(HIT).refused is None for _ in range(20))
 
 
 def file_in(directory: Path) -> Path:
@@ -54,7 +54,7 @@ def test_table_outlives_its_processes_and_is_private(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
     with counters(tmp_path / "c") as made:
         assert not (tmp_path / "c").exists()  # constructing opens nothing
-        assert made.check(HIT) is ADMITTED
+        assert made.check(HIT).refused is None
     assert admitted(tmp_path / "c") == 4
     assert (tmp_path / "c").stat().st_mode & 0o777 == 0o700
     assert file_in(tmp_path / "c").stat().st_mode & 0o777 == 0o600
@@ -116,7 +116,7 @@ def test_removed_table_is_found_missing(tmp_path: Path) -> None:
     now = [1000.0]
     one, other = (LocalCounters("shop", tmp_path / "c", lambda: now[0]) for _ in range(2))
     for each in (one, other):
-        assert each.check(HIT) is ADMITTED
+        assert each.check(HIT).refused is None
     file_in(tmp_path / "c").unlink()
     now[0] += 1.1
     assert [each.check(HIT).refused is None for each in (one, other) * 3] == [True] * 5 + [False]
@@ -183,7 +183,7 @@ def test_stores_of_one_app_share_by_default(tmp_path: Path) -> None:
     """Two `local://` stores of one app count together, another app's does not; closing may be repeated."""
     with LocalStore(tmp_path, app="shop") as one, LocalStore(tmp_path, app="shop") as two, LocalStore(tmp_path) as blog:
         assert [store.check(HIT).refused is None for store in (one, two) * 3] == [True] * 5 + [False]
-        assert blog.check(HIT) is ADMITTED
+        assert blog.check(HIT).refused is None
         one.close()
         one.close()
         assert one.check(HIT).refused == HIT[0]
@@ -198,11 +198,11 @@ def test_full_disk_is_no_failure(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, hard))
         now = [1000.0]
         made = LocalCounters("shop", tmp_path / "c", lambda: now[0])
-        alone = sum(made.check(HIT) is ADMITTED for _ in range(20))
+        alone = sum(made.check(HIT).refused is None for _ in range(20))
         size = file_in(tmp_path / "c").stat().st_size
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         now[0] += 1.1
-        return [alone, size, sum(made.check(HIT) is ADMITTED for _ in range(20))]
+        return [alone, size, sum(made.check(HIT).refused is None for _ in range(20))]
 
     with forked(act) as child:
         assert child.answer() == [5, 0, 5]
@@ -267,11 +267,11 @@ def was_killed_at(number: int, directory: Path, begin: str) -> bool:
         mine.check(HIT)
         os._exit(0)
     is_killed = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-    left = sum(mine.check(HIT) is ADMITTED for _ in range(20))
+    left = sum(mine.check(HIT).refused is None for _ in range(20))
     most = 5 - before
     assert most - 1 <= left <= (most if is_killed else most - 1)
     now[0] += 60.0
-    assert sum(mine.check(HIT) is ADMITTED for _ in range(20)) == 5
+    assert sum(mine.check(HIT).refused is None for _ in range(20)) == 5
     mine.close_table()
     file_in(directory).unlink()
     return is_killed

@@ -33,7 +33,8 @@ def follow(
         set_now(now)
         hits = hits_of(example, keys, is_reserved=is_reserved)
         verdict = counters.check(hits)
-        assert (verdict.refused and verdict.refused.key, verdict.wait) == model.check(hits, now)
+        told = (verdict.refused and verdict.refused.key, verdict.wait, list(verdict.left))
+        assert told == model.check(hits, now)
         if is_reserved and verdict.refused is None:
             returning.append((now + after * UNIT, hits, verdict, now))
             returning.sort(key=lambda each: each[0])

@@ -51,7 +51,7 @@ def asked(middleware: Middleware) -> int:
 
 def only_hit(guard: Guard, method: str, path: str) -> Hit:
     """Give the one hit of a request."""
-    found = guard.judge(ALICE, method, path, lambda _address: None, 0.0, 0.0)
+    found = guard.judge(ALICE, method, path, lambda _address: None, lambda: 0.0, 0.0)
     assert not isinstance(found, Refusal)
     return found[0]
 
@@ -103,7 +103,7 @@ def test_refusal_of_an_outcome_is_remembered_for_a_second() -> None:
     hit = only_hit(guard, "POST", "/login")
     assert guard.settle(Verdict(hit, 3600.0), 0.0) is not None
     for now, is_refused in ((0.9, True), (1.0, False)):
-        found = guard.judge(ALICE, "POST", "/login", lambda _address: None, 0.0, now)
+        found = guard.judge(ALICE, "POST", "/login", lambda _address: None, lambda: 0.0, now)
         assert isinstance(found, Refusal) is is_refused
 
 
@@ -114,5 +114,5 @@ def test_costly_request_is_no_reason_to_refuse_a_cheap_one() -> None:
     hit = only_hit(guard, "GET", "/search")
     guard.settle(Verdict(hit, 60.0), 0.0)
     for path, is_refused in (("/search", True), ("/", False)):
-        found = guard.judge(ALICE, "GET", path, lambda _address: None, 0.0, 1.0)
+        found = guard.judge(ALICE, "GET", path, lambda _address: None, lambda: 0.0, 1.0)
         assert isinstance(found, Refusal) is is_refused

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from appguard.address import Address, Client, NetworkSet, parse_address, parse_network
 from appguard.ban import Ban
 from appguard.guard import DENY_MOST, Guard, Refusal, SeenCredentials
-from appguard.limit import ADMITTED, Hit, Limit, Verdict
+from appguard.limit import Hit, Limit, Verdict
 from appguard.stores.memory import MemoryCounters
 
 WALL = 1_800_000_000.0
@@ -48,15 +48,15 @@ def limits_of(found: Refusal | Sequence[Hit]) -> list[str]:
 
 def judge(guard: Guard, client: Client = CLIENT, method: str = "GET", path: str = "/") -> Refusal | Sequence[Hit]:
     """Ask about one request of somebody who is not banned."""
-    return guard.judge(client, method, path, nobody, WALL, 0.0)
+    return guard.judge(client, method, path, nobody, lambda: WALL, 0.0)
 
 
 def test_ban_is_a_403_with_the_rest_of_its_time() -> None:
     """A banned client is refused for as long as its ban lasts, or for ever."""
-    found = Guard().judge(CLIENT, "GET", "/", banned(WALL + 60), WALL, 0.0)
+    found = Guard().judge(CLIENT, "GET", "/", banned(WALL + 60), lambda: WALL, 0.0)
     assert isinstance(found, Refusal)
     assert (found.status, found.wait, found.limit) == (403, 60.0, None)
-    forever = Guard().judge(CLIENT, "GET", "/", banned(None), WALL, 0.0)
+    forever = Guard().judge(CLIENT, "GET", "/", banned(None), lambda: WALL, 0.0)
     assert isinstance(forever, Refusal)
     assert forever.wait is None
     assert forever.ban is not None
@@ -67,7 +67,7 @@ def test_safelist_comes_before_ban_and_limit() -> None:
     limit = Limit("1/minute")
     safe = Guard([limit], NetworkSet([parse_network("203.0.113.0/24")]))
     safe.settle(Verdict(Hit("203.0.113.5 1/minute", limit), 60), 0.0)
-    assert safe.judge(CLIENT, "GET", "/", banned(None), WALL, 0.0) == ()
+    assert safe.judge(CLIENT, "GET", "/", banned(None), lambda: WALL, 0.0) == ()
     assert judge(safe) == ()
 
 
@@ -75,14 +75,14 @@ def test_ban_comes_before_limit_and_before_exempt_paths() -> None:
     """A ban holds on every path, for preflights too, and costs no counter."""
     guard = Guard([Limit("1/minute")], exempt_paths=["/healthz"])
     for path, is_counted in (("/", True), ("/healthz", True), ("/", False)):
-        found = guard.judge(CLIENT, "GET", path, banned(None), WALL, 0.0, is_counted=is_counted)
+        found = guard.judge(CLIENT, "GET", path, banned(None), lambda: WALL, 0.0, is_counted=is_counted)
         assert isinstance(found, Refusal)
         assert found.status == 403
 
 
 def test_unknown_client_has_no_key() -> None:
     """Whom we do not know is not counted with all the others we do not know."""
-    assert Guard([Limit("1/minute")]).judge(UNKNOWN, "GET", "/", banned(None), WALL, 0.0) == ()
+    assert Guard([Limit("1/minute")]).judge(UNKNOWN, "GET", "/", banned(None), lambda: WALL, 0.0) == ()
 
 
 def test_exempt_paths_and_preflights_are_not_counted() -> None:
@@ -92,7 +92,7 @@ def test_exempt_paths_and_preflights_are_not_counted() -> None:
         assert judge(guard, path=path) == ()
     for path in ("/", "/healthz/x", "/healthzz", "/staticx"):
         assert limits_of(judge(guard, path=path)) == ["1/minute"]
-    assert guard.judge(CLIENT, "OPTIONS", "/", nobody, WALL, 0.0, is_counted=False) == ()
+    assert guard.judge(CLIENT, "OPTIONS", "/", nobody, lambda: WALL, 0.0, is_counted=False) == ()
 
 
 def test_every_limit_that_fits_is_counted_in_one_go() -> None:
@@ -122,13 +122,12 @@ def test_settled_refusal_is_answered_from_memory_until_its_time() -> None:
     """After the counters refused, the same key is refused without asking them, and then asked about again."""
     limit = Limit("1/minute")
     guard = Guard([limit])
-    assert guard.settle(ADMITTED, 10.0) is None
     refusal = guard.settle(Verdict(Hit("203.0.113.5 1/minute", limit), 30.0), 10.0)
     assert refusal == Refusal(429, 30.0, limit=limit, rate=limit.fixed)
-    found = guard.judge(CLIENT, "GET", "/", nobody, WALL, 39.0)
+    found = guard.judge(CLIENT, "GET", "/", nobody, lambda: WALL, 39.0)
     assert found == Refusal(429, 1.0, limit=limit, rate=limit.fixed)
-    assert limits_of(guard.judge(OTHER, "GET", "/", nobody, WALL, 39.0)) == ["1/minute"]
-    assert limits_of(guard.judge(CLIENT, "GET", "/", nobody, WALL, 40.0)) == ["1/minute"]
+    assert limits_of(guard.judge(OTHER, "GET", "/", nobody, lambda: WALL, 39.0)) == ["1/minute"]
+    assert limits_of(guard.judge(CLIENT, "GET", "/", nobody, lambda: WALL, 40.0)) == ["1/minute"]
 
 
 def test_long_refusal_is_asked_about_again_every_minute() -> None:
@@ -138,9 +137,9 @@ def test_long_refusal_is_asked_about_again_every_minute() -> None:
     refusal = guard.settle(Verdict(Hit("203.0.113.5 1/day", limit), 86_400.0), 0.0)
     assert refusal is not None
     assert refusal.wait == 86_400.0
-    found = guard.judge(CLIENT, "GET", "/", nobody, WALL, DENY_MOST - 1)
+    found = guard.judge(CLIENT, "GET", "/", nobody, lambda: WALL, DENY_MOST - 1)
     assert found == Refusal(429, 86_401.0 - DENY_MOST, limit=limit, rate=limit.fixed)
-    assert limits_of(guard.judge(CLIENT, "GET", "/", nobody, WALL, DENY_MOST)) == ["1/day"]
+    assert limits_of(guard.judge(CLIENT, "GET", "/", nobody, lambda: WALL, DENY_MOST)) == ["1/day"]
 
 
 requests = st.lists(
@@ -159,13 +158,15 @@ def test_deny_cache_decides_as_the_counters_would(
     cached_counters, plain_counters = (MemoryCounters(lambda: now[0]) for _ in range(2))
     for client, path, later in requests:
         now[0] += later * UNIT
-        hits = plain.judge(client, "GET", path, nobody, WALL, now[0])
+        hits = plain.judge(client, "GET", path, nobody, lambda: WALL, now[0])
         assert not isinstance(hits, Refusal)
         is_admitted = plain_counters.check(hits).refused is None
-        found = cached.judge(client, "GET", path, nobody, WALL, now[0])
+        found = cached.judge(client, "GET", path, nobody, lambda: WALL, now[0])
         if not isinstance(found, Refusal):
-            refusal = cached.settle(cached_counters.check(found), now[0])
-            assert (refusal is None) == is_admitted
+            verdict = cached_counters.check(found)
+            assert (verdict.refused is None) == is_admitted
+            if verdict.refused is not None:
+                cached.settle(verdict, now[0])
         else:
             assert not is_admitted
             assert found.wait is not None
@@ -180,7 +181,7 @@ def test_attackers_fill_no_memory() -> None:
     try:
         for number in range(40_000):
             key = f"2001:db8:{number:x}::/64"
-            guard.judge(Client(CLIENT.address, key), "GET", "/" + "x" * 100, nobody, WALL, 0.0)
+            guard.judge(Client(CLIENT.address, key), "GET", "/" + "x" * 100, nobody, lambda: WALL, 0.0)
             guard.settle(Verdict(Hit(f"{key} 1/minute", limit), 60.0), 0.0)
         kept, _ = tracemalloc.get_traced_memory()
     finally:

@@ -111,6 +111,9 @@ def _record(visit: Visit, request: HttpRequest, response: HttpResponseBase) -> N
 def _answer(visit: Visit, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     """Give the app's answer, or the refusal by a limit at its view or of a user."""
     if visit.refusal is None:
+        middleware = visit.middleware
+        for name, value in middleware.answers.fields.passed(visit.hits, visit.left, middleware.clock):
+            response.headers[name] = value
         return response
     response.close()
     return _refused(visit.middleware, visit.refusal, visit.client, request)
@@ -121,5 +124,6 @@ def _header_of(request: object, name: str) -> str:
 
 
 def _refused(middleware: Middleware, refusal: Refusal, client: Client, request: HttpRequest) -> HttpResponse:
-    found = middleware.answer(refusal, client, request.method or "", request.path_info, request)
+    accept = header_of(request.META, "accept")
+    found = middleware.answer(refusal, client, request.method or "", request.path_info, request, accept)
     return HttpResponse(found.body, status=found.status, headers=dict(found.headers))

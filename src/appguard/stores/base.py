@@ -22,8 +22,11 @@ RUNTIME_DIRECTORY = Path("/run/appguard")  # where a daemon publishes its bans
 class Counters(Protocol):
     """Counts hits against limits, all or nothing: if one limit refuses, none is counted.
 
-    Whoever remembers refusals forgets them when `resets` changes.
+    Whoever remembers refusals forgets them when `resets` changes. `is_immediate`: `check` asks nobody outside this
+    host, so that an event loop may call it.
     """
+
+    is_immediate: bool
 
     @property
     def resets(self) -> int:

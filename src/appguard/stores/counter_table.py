@@ -4,15 +4,17 @@ Theory of operation. The file holds slots, each the runs of one key under one li
 is), 16 slots to a set. A key's keyed hash names its set and is its tag there; the key of the hash is random and stands
 in the file's header, so nobody outside can choose addresses that fall into one set. A slot is
 
-    opened, window, amount, burst, 11 times, 11 counts        (8 bytes each)
+    opened, stale, total, newest, window, amount, burst, 11 times, 11 counts        (8 bytes each)
 
 and its runs go round: the newest is the one with the latest time, the next place holds the oldest or nothing. With a
-burst the slot is a token bucket, whose only state, the time it is full again, stands in place of `opened`. Whoever
-reads or writes slots holds the lock (flock: the kernel frees it when its holder dies, however it dies). Every step of a
-write is one aligned word, and after every step the slot is valid, at worst without the request being counted; a slot
-changes hands by losing its tag first and getting the new one last. So a process killed in the middle leaves nothing
-to repair. Times are CLOCK_MONOTONIC, which all processes of one boot share; the header names the boot, and a file of an
-earlier one is emptied.
+burst the slot is a token bucket, whose only state, the time it is full again, stands in place of `opened`. `total`,
+`stale` and `newest` are there to be quick: no less than what the runs come to, until when no run but the newest leaves,
+and the place of that one; they are worked out anew when a run opens or leaves. Whoever reads or writes slots holds the
+lock (flock: the kernel frees it when its holder dies, however it dies). Every step of a write is one aligned word, and
+after every step the slot is valid, at worst without the request being counted; a slot changes hands by losing its tag
+first and getting the new one last. So a process killed in the middle leaves nothing to repair. Times are
+CLOCK_MONOTONIC, which all processes of one boot share; the header names the boot, and a file of an earlier one is
+emptied.
 
 The file is reserved in full when it is made (a page that a full disk cannot give would kill the process that touches
 it) and is never shortened while it is mapped. It lies in a directory that nobody else may enter; what somebody else
@@ -31,9 +33,8 @@ from hashlib import blake2b
 from math import inf
 from pathlib import Path
 from struct import Struct
-from typing import NamedTuple
 
-from appguard.rate import RUNS_PER_WINDOW, TOLERANCE, Rate
+from appguard.rate import RUNS_PER_WINDOW, TOLERANCE, Left, Rate, tokens_left
 
 if sys.platform != "win32":
     import fcntl
@@ -41,10 +42,11 @@ if sys.platform != "win32":
 SETS = 4096
 WAYS = 16
 RUNS = RUNS_PER_WINDOW + 1
-SLOT = Struct(f"2d2Q{RUNS}d{RUNS}Q")
+SLOT = Struct(f"2d2Qd2Q{RUNS}d{RUNS}Q")
+HEAD = Struct("2d2Q")
 RUN_TIMES = Struct(f"{RUNS}d")
 RUN_COUNTS = Struct(f"{RUNS}Q")
-OPENED, WINDOW, AMOUNT, BURST, TIMES, COUNTS = 0, 1, 2, 3, 4, 4 + RUNS  # places of the words in a slot
+OPENED, STALE, TOTAL, NEWEST, WINDOW, AMOUNT, BURST, TIMES, COUNTS = *range(8), 7 + RUNS  # places of words in a slot
 WORDS = SLOT.size // 8
 HEADER = Struct("32s36s32s")  # what it is, boot, secret
 RESETS = 16  # the place of a word that every reset raises, behind the header
@@ -54,13 +56,19 @@ PLACES_MOST = 8192
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-class Place(NamedTuple):
-    """Where a key belongs: its tag, as bytes and as a number, the hash of its client, the first slot of its set."""
+class Place:
+    """Where a key belongs: its tag, as bytes and as a number, the hash of its client, the first slot of its set.
 
-    tag: bytes
-    number: int
-    client: int
-    first: int
+    `slot` is where it was found last, which may be another key's by now.
+    """
+
+    __slots__ = ("client", "first", "number", "slot", "tag")
+
+    def __init__(self, tag: bytes, client: int, first: int) -> None:
+        self.tag = tag
+        self.number = int.from_bytes(tag, sys.byteorder)
+        self.client = client
+        self.first = self.slot = first
 
 
 class CounterTable:
@@ -78,7 +86,7 @@ class CounterTable:
 
     def map(self) -> None:
         """Make the file a table of this boot if it is none, and map it; raise `OSError`."""
-        boot, kind = BOOT.read_bytes().strip(), f"appguard-counters 2 {self._sets}".encode().ljust(32)
+        boot, kind = BOOT.read_bytes().strip(), f"appguard-counters 3 {self._sets}".encode().ljust(32)
         header = os.pread(self._file, HEADER.size, 0)
         if os.fstat(self._file).st_size < self.size or not header.startswith(kind + boot):
             header = HEADER.pack(kind, boot, os.urandom(32))
@@ -156,7 +164,7 @@ class CounterTable:
             tag = digest[:8] if any(digest[:8]) else b"\1" * 8  # nothing but zeros is an empty slot
             client = int.from_bytes(self._hash(key.partition(" ")[0])[:8], sys.byteorder)
             first = int.from_bytes(digest[8:], sys.byteorder) % self._sets * WAYS
-            place = self._places[key] = Place(tag, int.from_bytes(tag, sys.byteorder), client, first)
+            place = self._places[key] = Place(tag, client, first)
         return place
 
     def _hash(self, text: str) -> bytes:
@@ -164,12 +172,20 @@ class CounterTable:
 
     def find(self, place: Place) -> int:
         """Give the slot of a key, -1 if it has none."""
+        slot = place.slot
+        if self._tags[slot] == place.number:
+            return slot
         at = TAGS_AT + 8 * place.first
         found = self._map.find(place.tag, at, at + 8 * WAYS)
+        if found < 0:
+            return -1
         if found % 8 == 0:
-            return (found - TAGS_AT) // 8
-        ways = range(place.first, place.first + WAYS)  # across two tags, or not at all
-        return -1 if found < 0 else next((slot for slot in ways if self._tags[slot] == place.number), -1)
+            slot = (found - TAGS_AT) // 8
+        else:  # across two tags
+            ways = range(place.first, place.first + WAYS)
+            slot = next((slot for slot in ways if self._tags[slot] == place.number), -1)
+        place.slot = max(slot, place.first)
+        return slot
 
     def wait(self, slot: int, rate: Rate, now: float, cost: int = 1) -> float:
         """Give the seconds until a request of the slot's key is admitted; 0 if it is now."""
@@ -179,37 +195,63 @@ class CounterTable:
             full_at = self._seconds[slot * WORDS + OPENED]
             wait = max(full_at - now, 0.0) - (rate.burst - (cost or 1)) * (rate.window / rate.amount)
             return wait if wait > TOLERANCE else 0.0
-        begin = self._slots_at + slot * SLOT.size
-        counts = RUN_COUNTS.unpack_from(self._map, begin + 8 * COUNTS)
-        over = sum(counts) + (cost or 1) - rate.amount
-        if over <= 0:  # even with the runs that have left
+        if self._numbers[slot * WORDS + TOTAL] + (cost or 1) <= rate.amount:  # even with runs that have left
             return 0.0
-        window, runs = rate.window, list[tuple[float, int]]()
-        for last, count in zip(RUN_TIMES.unpack_from(self._map, begin + 8 * TIMES), counts, strict=True):
-            if last + window > now:
-                runs.append((last, count))
-            else:
-                over -= count
-        return _wait_for(over, sorted(runs), window, now) if over > 0 else 0.0
+        runs = self._runs(slot, rate.window, now)
+        over = sum(count for _, count in runs) + (cost or 1) - rate.amount
+        return _wait_for(over, sorted(runs), rate.window, now) if over > 0 else 0.0
 
-    def add(self, slot: int, rate: Rate, now: float, cost: int = 1) -> None:
-        """Count one request."""
-        seconds, numbers, begin = self._seconds, self._numbers, slot * WORDS
+    def _runs(self, slot: int, window: float, now: float) -> Sequence[tuple[float, int]]:
+        """Give the runs that have not left."""
+        begin = self._slots_at + slot * SLOT.size
+        times = RUN_TIMES.unpack_from(self._map, begin + 8 * TIMES)
+        counts = RUN_COUNTS.unpack_from(self._map, begin + 8 * COUNTS)
+        return [run for run in zip(times, counts, strict=True) if run[0] + window > now]
+
+    def add(self, slot: int, rate: Rate, now: float, cost: int = 1) -> Left:
+        """Count one request that is admitted; give what is left then."""
+        seconds, numbers, begin, window = self._seconds, self._numbers, slot * WORDS, rate.window
         if rate.burst:
-            seconds[begin + OPENED] = max(seconds[begin + OPENED], now) + cost * (rate.window / rate.amount)
-            return
-        times = RUN_TIMES.unpack_from(self._map, self._slots_at + 8 * (begin + TIMES))
-        newest = times.index(max(times))
-        if now - seconds[begin + OPENED] >= rate.window / RUNS_PER_WINDOW:
-            oldest = (newest + 1) % RUNS
-            if times[oldest] + rate.window <= now:
-                numbers[begin + COUNTS + oldest] = 0
-                seconds[begin + TIMES + oldest] = now
-                numbers[begin + COUNTS + oldest] = cost
-                seconds[begin + OPENED] = now
-                return
+            interval = window / rate.amount
+            seconds[begin + OPENED] = full_at = max(seconds[begin + OPENED], now) + cost * interval
+            return tokens_left(full_at - now, rate.burst, interval)
+        opened, stale, total, newest = HEAD.unpack_from(self._map, self._slots_at + 8 * begin)
+        if now >= stale or now - opened >= window / RUNS_PER_WINDOW or total + cost > rate.amount:
+            stale, total, newest = self._tidy(slot, window, now)
+        total += cost
+        numbers[begin + TOTAL] = total  # first: it is never too small
         numbers[begin + COUNTS + newest] += cost
         seconds[begin + TIMES + newest] = now
+        return rate.amount - total, min(stale - now, window)
+
+    def _tidy(self, slot: int, window: float, now: float) -> tuple[float, int, int]:
+        """Open a run if it is time, and work out what is kept to be quick: `stale`, `total`, `newest`."""
+        seconds, numbers, begin = self._seconds, self._numbers, slot * WORDS
+        times = RUN_TIMES.unpack_from(self._map, self._slots_at + 8 * (begin + TIMES))
+        newest = times.index(max(times))
+        oldest = (newest + 1) % RUNS
+        if now - seconds[begin + OPENED] >= window / RUNS_PER_WINDOW and times[oldest] + window <= now:
+            numbers[begin + COUNTS + oldest] = 0
+            seconds[begin + TIMES + oldest] = now
+            numbers[begin + NEWEST] = newest = oldest  # before `opened`, or a request might join a run that has left
+            seconds[begin + OPENED] = now
+        else:
+            numbers[begin + NEWEST] = newest
+        counts = RUN_COUNTS.unpack_from(self._map, self._slots_at + 8 * (begin + COUNTS))
+        others = [place for place in range(RUNS) if place != newest and counts[place] and times[place] + window > now]
+        total = counts[newest] + sum(counts[place] for place in others)
+        stale = min((times[place] for place in others), default=inf) + window
+        numbers[begin + TOTAL] = total
+        seconds[begin + STALE] = stale
+        return stale, total, newest
+
+    def left(self, slot: int, rate: Rate, now: float) -> Left:
+        """Give what is left of a key."""
+        if rate.burst:
+            return tokens_left(self._seconds[slot * WORDS + OPENED] - now, rate.burst, rate.window / rate.amount)
+        runs = [run for run in self._runs(slot, rate.window, now) if run[1]]
+        reset = min(runs)[0] + rate.window - now if runs else 0.0
+        return rate.amount - sum(count for _, count in runs), reset
 
     def give_back(self, slot: int, rate: Rate, at: float, now: float, cost: int) -> None:
         """Take out a request that was counted at `at`."""
@@ -224,6 +266,7 @@ class CounterTable:
         joined = min((time for time in times if time >= at), default=None)
         if joined is not None:
             place = begin + COUNTS + times.index(joined)
+            self._seconds[begin + STALE] = -inf
             self._numbers[place] -= min(cost, self._numbers[place])
 
     def take(self, place: Place, rate: Rate, now: float) -> int:
@@ -232,10 +275,12 @@ class CounterTable:
         if slot >= 0:
             self._tags[slot] = 0
             amount = min(rate.amount, AMOUNT_MOST)
-            nothing = (-inf, rate.window, amount, min(rate.burst, AMOUNT_MOST), *(-inf,) * RUNS, *(0,) * RUNS)
+            burst = min(rate.burst, AMOUNT_MOST)
+            nothing = (-inf, -inf, 0, 0, rate.window, amount, burst, *(-inf,) * RUNS, *(0,) * RUNS)
             SLOT.pack_into(self._map, self._slots_at + slot * SLOT.size, *nothing)
             self._clients[slot] = place.client
             self._tags[slot] = place.number
+            place.slot = slot
         return slot
 
     def _room(self, first: int, now: float) -> int:

@@ -29,6 +29,7 @@ from limits.strategies import (
 from appguard.errors import ConfigError
 from appguard.fork import in_every_child
 from appguard.limit import ADMITTED, Hit, Verdict
+from appguard.rate import Left
 from appguard.stores.breaker import Breaker
 from appguard.stores.memory import MemoryCounters
 
@@ -72,6 +73,8 @@ def parse_uri(uri: str) -> tuple[str, str]:
 
 class LimitsCounters:
     """Counters of one app in a storage of `limits`. Constructing opens nothing; raise `ConfigError` for a wrong URI."""
+
+    is_immediate = False
 
     def __init__(
         self, uri: str, app: str, on_store_error: str = "local", monotonic: Callable[[], float] = time.monotonic
@@ -169,10 +172,12 @@ class LimitsCounters:
                 verdict = max(verdict, Verdict(hit, wait), key=lambda verdict: verdict.wait)
         if verdict.refused is not None:
             return verdict
+        left: list[Left] = []
         for hit, item, identifier in known:
             if hit.cost and not limiter.hit(item, identifier, cost=hit.cost):
                 return Verdict(hit, _wait(limiter, item, identifier))
-        return ADMITTED
+            left.append(_left(limiter, item, identifier))
+        return Verdict(left=left)
 
     def _identifier(self, key: str) -> str:
         data = f"{self._app}\0{key}".encode(errors="surrogatepass")
@@ -186,6 +191,12 @@ class LimitsCounters:
         if self._on_store_error == "local" or not hits:
             return self._local.check(hits)
         return ADMITTED if self._on_store_error == "open" else Verdict(hits[0], CLOSED_WAIT)
+
+
+def _left(limiter: RateLimiter, item: RateLimitItem, identifier: str) -> Left:
+    """Give what is left, and the seconds until the strategy counts anew."""
+    stats = limiter.get_window_stats(item, identifier)
+    return max(0, stats.remaining), max(0.0, stats.reset_time - time.time())
 
 
 def _wait(limiter: RateLimiter, item: RateLimitItem, identifier: str) -> float:

@@ -14,6 +14,7 @@ from threading import Lock
 
 from appguard.fork import in_every_child
 from appguard.limit import ADMITTED, Hit, Verdict
+from appguard.rate import Left
 from appguard.stores.counter_table import SETS, CounterTable, open_table
 from appguard.stores.memory import MemoryCounters
 
@@ -28,6 +29,8 @@ class LocalCounters:
 
     `directory` is where the table lies, None for the user's own; `monotonic` gives the seconds of CLOCK_MONOTONIC.
     """
+
+    is_immediate = True
 
     def __init__(
         self,
@@ -55,6 +58,8 @@ class LocalCounters:
 
     def check(self, hits: Sequence[Hit]) -> Verdict:
         """Count one request under every hit, or say which limit refuses it the longest."""
+        if not hits:
+            return ADMITTED
         with self._table_lock:
             table = self._shared
             if table is None or self._table_clock() >= self._look_at_table:
@@ -166,31 +171,30 @@ def _count(table: CounterTable, hits: Sequence[Hit], now: float) -> Verdict:
             refused, longest = hit, wait
     if refused is not None:
         return Verdict(refused, longest)
+    left: list[Left] = []
     is_moved = False
     for hit, slot in zip(hits, slots, strict=True):
-        if not hit.cost:
-            continue
-        if slot < 0 or is_moved:  # another key of this request may just have taken the slot
-            place = table.place(hit.key)
-            slot, is_moved = table.find(place), True
-            slot = table.take(place, hit.rate, now) if slot < 0 else slot
-        if slot >= 0:
-            table.add(slot, hit.rate, now, hit.cost)
-    return Verdict(time=now) if hits and hits[-1].is_reserved else ADMITTED
+        if hit.cost and (slot < 0 or is_moved):  # another key of this request may just have taken the slot
+            slot, is_moved = table.find(table.place(hit.key)), True
+        left.append(_add(table, slot, hit, now))
+    return Verdict(None, 0.0, now, left)
 
 
 def _count_one(table: CounterTable, hit: Hit, now: float) -> Verdict:
     """Do the same for one hit, as most requests have, with less ado."""
-    place, rate, cost = table.place(hit.key), hit.rate, hit.cost
-    slot = table.find(place)
-    wait = table.wait(slot, rate, now, cost) if slot >= 0 else _wait_of_new(hit)
-    if wait > 0.0:
-        return Verdict(hit, wait)
-    if cost:
-        slot = table.take(place, rate, now) if slot < 0 else slot
-        if slot >= 0:
-            table.add(slot, rate, now, cost)
-    return Verdict(time=now) if hit.is_reserved else ADMITTED
+    slot = table.find(table.place(hit.key))
+    wait = table.wait(slot, hit.rate, now, hit.cost) if slot >= 0 else _wait_of_new(hit)
+    return Verdict(hit, wait) if wait > 0.0 else Verdict(None, 0.0, now, (_add(table, slot, hit, now),))
+
+
+def _add(table: CounterTable, slot: int, hit: Hit, now: float) -> Left:
+    """Count an admitted hit, whose slot this is (-1: none yet); give what is left then."""
+    rate, cost = hit.rate, hit.cost
+    if cost and slot < 0:
+        slot = table.take(table.place(hit.key), rate, now)
+    if slot < 0:  # nothing is counted for it, or there is no room
+        return rate.most, 0.0
+    return table.add(slot, rate, now, cost) if cost else table.left(slot, rate, now)
 
 
 def _wait_of_new(hit: Hit) -> float:

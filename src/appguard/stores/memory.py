@@ -33,6 +33,8 @@ EXPIRED_AT_ONCE = 5_000
 class MemoryCounters:
     """Counters of one process; `monotonic` gives seconds that never step back."""
 
+    is_immediate = True
+
     def __init__(self, monotonic: Callable[[], float] = time.monotonic, keys_most: int = KEYS_MOST) -> None:
         self._monotonic = monotonic
         self._keys_most = keys_most
@@ -48,6 +50,8 @@ class MemoryCounters:
         """Count one request under every hit, or say which limit refuses it the longest."""
         if len(hits) == 1:
             return self._check_one(hits[0])
+        if not hits:
+            return ADMITTED
         now = self._monotonic()
         refused: Hit | None = None
         longest = 0.0
@@ -64,20 +68,27 @@ class MemoryCounters:
                 if hit.cost:
                     counter.add(now, hit.cost)
                     self._keep(hit.key, counter, now)
-        return Verdict(time=now) if hits and hits[-1].is_reserved else ADMITTED
+            left = [counter.left(now) for counter in found]
+        return Verdict(None, 0.0, now, left)
 
     def _check_one(self, hit: Hit) -> Verdict:
         """Do the same for one hit, as most requests have, in half the time."""
         key, cost, now = hit.key, hit.cost, self._monotonic()
         with self._counters_lock:
-            counter = self._counters.get(key) or hit.rate.counter()
-            wait = counter.wait(now, cost)
-            if wait > 0.0:
-                return Verdict(hit, wait)
-            if cost:
-                counter.add(now, cost)
-                self._keep(key, counter, now)
-        return Verdict(time=now) if hit.is_reserved else ADMITTED
+            counters = self._counters
+            counter = counters.get(key)
+            is_new = counter is None
+            counter = counter or hit.rate.counter()
+            left = counter.take(now, cost)
+            if left is None:
+                return Verdict(hit, counter.wait(now, cost))
+            if is_new:
+                if cost:
+                    self._keep(key, counter, now)
+            else:
+                del counters[key]
+                counters[key] = counter  # the dictionary is in the order of the latest request
+            return Verdict(None, 0.0, now, (left,))
 
     async def check_async(self, hits: Sequence[Hit]) -> Verdict:
         """Do what `check` does; it never blocks."""
@@ -107,7 +118,7 @@ class MemoryCounters:
         known = self._counters.pop(key, None)
         if known is None and len(self._counters) >= self._keys_most and not self._make_room(now):
             return
-        self._counters[key] = counter  # last: the dictionary is in the order of the latest request
+        self._counters[key] = counter  # the dictionary is in the order of the latest request
 
     def _make_room(self, now: float) -> bool:
         for _ in range(EVICTION_TRIES):

@@ -79,7 +79,7 @@ class ShieldedCommands:
     async def execute_command(self, *arguments: object) -> Any:
         """Send one command and give its reply."""
         async with self._turns:
-            call = asyncio.create_task(self._client.execute_command(*arguments))
+            call = asyncio.ensure_future(self._client.execute_command(*arguments))
             self._calls.add(call)
             call.add_done_callback(self._ended)
             return await asyncio.shield(call)

@@ -5,14 +5,15 @@ timeouts), so every connection made here has an explicit timeout and no retries.
 RESP2: redis-py's own shaping of them differs between its versions and protocols.
 
 redis-py finds the master of a Sentinel and the shards of a Cluster. A request waits for that, and for the handshakes of
-TLS, no longer than it may (`redis_bounded`). Who works on the keys of one hash tag only (the ban set) gets a connection
-to the one server that holds them, and asks for another when it fails: a server that is not the master of those keys
-says so.
+TLS, no longer than it may (`redis_wire`; for a Cluster, whose calls redis-py sends itself, `redis_bounded`). Who works
+on the keys of one hash tag only (the ban set) gets a connection to the one server that holds them, and asks for another
+when it fails: a server that is not the master of those keys says so.
 """
 
 import ssl
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, cast
 
@@ -30,8 +31,8 @@ from redis.retry import Retry
 from appguard.stores.redis_bounded import BoundedCommands, ShieldedCommands
 from appguard.stores.redis_commands import AsyncCommands, Commands
 from appguard.stores.redis_uri import RedisUri, Secret
+from appguard.stores.redis_wire import DirectCommands, PipelinedCommands
 
-CONNECTIONS_MOST = 64
 STEP = 1.0  # seconds one step of finding a server may take
 # A name for CLIENT LIST instead of the library's own words, which roles would have to allow. Its answer also takes the
 # tickets of TLS 1.3 off the connection, which redis-py else mistakes for an answer that nobody has asked for.
@@ -64,11 +65,10 @@ class Credentials(CredentialProvider):
 
 def connect(uri: RedisUri, timeout: float) -> Commands:
     """Give a client for threads, whose every wait is at most `timeout` seconds. Connects at its first command."""
-    if uri.kind == "sentinel":
-        return BoundedCommands(lambda: _SentinelClient(uri, STEP), timeout)
     if uri.kind == "cluster":
         return BoundedCommands(lambda: _ClusterClient(uri), timeout)
-    return BoundedCommands(lambda: _single(uri, STEP), timeout) if uri.has_tls else _single(uri, timeout)
+    client = _SentinelClient(uri, STEP) if uri.kind == "sentinel" else _single(uri, STEP)
+    return DirectCommands(partial(_new_connection, client), timeout, client.close)
 
 
 def connect_to(uri: RedisUri, timeout: float, key: str) -> Commands:
@@ -88,11 +88,16 @@ def connect_to(uri: RedisUri, timeout: float, key: str) -> Commands:
 
 def connect_async(uri: RedisUri, timeout: float) -> AsyncCommands:
     """Give a client for one event loop, whose caller is the one to stop waiting after `timeout` seconds."""
-    if uri.kind == "sentinel":
-        return ShieldedCommands(_AsyncSentinelClient(uri))
     if uri.kind == "cluster":
         return ShieldedCommands(_AsyncClusterClient(uri))
-    return ShieldedCommands(_async_single(uri, STEP)) if uri.has_tls else _async_single(uri, timeout)
+    client = _AsyncSentinelClient(uri) if uri.kind == "sentinel" else _async_single(uri)
+    return PipelinedCommands(_new_connection(client), timeout, client.aclose)
+
+
+def _new_connection(client: Any) -> Any:
+    """Make a connection to where a client of redis-py would go."""
+    pool = client.connection_pool
+    return pool.connection_class(**pool.connection_kwargs)
 
 
 class _SentinelClient:
@@ -103,6 +108,7 @@ class _SentinelClient:
         options: dict[str, Any] = {**_login(uri), **_tls(uri), **_times(timeout), "db": uri.database}
         self._sentinel = _Sentinel(uri.hosts, sentinel_kwargs=sentinel_options, **options)
         self._client = _plain(self._sentinel.master_for(uri.service))
+        self.connection_pool = self._client.connection_pool
 
     def execute_command(self, *arguments: object) -> Any:
         return self._client.execute_command(*arguments)
@@ -113,16 +119,14 @@ class _SentinelClient:
 
 
 class _AsyncSentinelClient:
-    """The same, awaited."""
+    """The same on an event loop: it gives the connections, others send commands on them."""
 
     def __init__(self, uri: RedisUri) -> None:
         sentinel_options = {**_login_of(uri.sentinel_user, uri.sentinel_password), **_tls(uri), **_times_async(STEP)}
         options: dict[str, Any] = {**_login(uri), **_tls(uri), **_times_async(STEP), "db": uri.database}
         self._sentinel = _AsyncSentinel(uri.hosts, sentinel_kwargs=sentinel_options, **options)
-        self._client = _plain(self._sentinel.master_for(uri.service))
-
-    async def execute_command(self, *arguments: object) -> Any:
-        return await self._client.execute_command(*arguments)
+        self._client = self._sentinel.master_for(uri.service)
+        self.connection_pool = self._client.connection_pool
 
     async def aclose(self) -> None:
         for client in (self._client, *self._sentinel.sentinels):
@@ -184,13 +188,11 @@ def _single(uri: RedisUri, timeout: float) -> Commands:
     return cast("Commands", _plain(redis.Redis(**options)))
 
 
-def _async_single(uri: RedisUri, timeout: float) -> AsyncCommands:
-    kinds: dict[str, Any] = {"unix": redis.asyncio.UnixDomainSocketConnection}
-    kind = kinds.get(uri.kind, redis.asyncio.SSLConnection if uri.has_tls else redis.asyncio.Connection)
-    tls = {name: value for name, value in _tls(uri).items() if name != "ssl"}  # said by the class
-    options: dict[str, Any] = {"connection_class": kind, **_place(uri), **_login(uri), **tls, **_times_async(timeout)}
-    pool: Any = redis.asyncio.BlockingConnectionPool(max_connections=CONNECTIONS_MOST, timeout=timeout, **options)
-    return cast("AsyncCommands", _plain(redis.asyncio.Redis.from_pool(pool)))
+def _async_single(uri: RedisUri) -> Any:
+    options: dict[str, Any] = {**_place(uri), **_login(uri), **_tls(uri), **_times_async(STEP)}
+    if uri.kind == "unix":
+        options["unix_socket_path"] = options.pop("path")
+    return redis.asyncio.Redis(**options)
 
 
 def _plain(client: Any) -> Any:

@@ -11,21 +11,26 @@ from collections.abc import Callable, Sequence
 from itertools import chain, groupby
 from urllib.parse import quote
 
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
+from appguard.fork import in_every_child
 from appguard.limit import ADMITTED, Hit, Verdict
 from appguard.stores.breaker import Breaker
 from appguard.stores.memory import MemoryCounters
 from appguard.stores.redis_commands import AsyncCommands, Commands, Script
 from appguard.stores.redis_connection import connect, connect_async, connect_to
 from appguard.stores.redis_uri import parse_redis_uri
+from appguard.stores.redis_wire import DirectCommands, PipelinedCommands, packed
 
 BUDGET = 0.04  # seconds; with the rest of a request it stays below 60 ms
+CALLS_MOST = 8192  # calls that are remembered
 CLOSED_WAIT = 1.0  # seconds a refused client is told to wait while the store is down
 
 
 class RedisCounters:
     """Counters shared by all processes that use the same Redis and app name."""
+
+    is_immediate = False
 
     def __init__(
         self, uri: str, app: str, on_store_error: str = "local", monotonic: Callable[[], float] = time.monotonic
@@ -38,21 +43,23 @@ class RedisCounters:
         self._count = Script("count")
         self._give_back = Script("give_back")
         self.resets = 0
+        self._calls: dict[str, tuple[Sequence[Hit], bytes]] = {}
         self._client: Commands | None = None
-        self._async_client: AsyncCommands | None = None
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._async_clients: dict[asyncio.AbstractEventLoop, AsyncCommands] = {}
+        self._parents: object = None
+        in_every_child(self, RedisCounters._leave_parents)
+
+    def _leave_parents(self) -> None:
+        """Leave a forked process's parent its event loops: whoever closes here what belongs to one closes it there."""
+        self._parents, self._async_clients = self._async_clients, {}
 
     def check(self, hits: Sequence[Hit]) -> Verdict:
         """Count one request under every hit, or say which limit refuses it the longest."""
-        if not self._breaker.may_ask():
+        if not hits or not self._breaker.may_ask():
             return self._without_redis(hits)
-        client, verdict = self._client_of_threads(), ADMITTED
+        client = self._client_of_threads()
         try:
-            for part in self._parts(hits):
-                reply = self._count.call(client, self._counter_keys(part), _arguments(part))
-                verdict = _verdict(reply, part, verdict)
-                if verdict.refused is not None:
-                    break
+            verdict = self._ask(client, hits) if isinstance(client, DirectCommands) else self._ask_parts(client, hits)
         except (RedisError, OSError) as error:
             self._breaker.failed(error)
             return self._without_redis(hits)
@@ -61,21 +68,64 @@ class RedisCounters:
 
     async def check_async(self, hits: Sequence[Hit]) -> Verdict:
         """Do what `check` does without blocking the event loop."""
-        if not self._breaker.may_ask():
+        if not hits or not self._breaker.may_ask():
             return self._without_redis(hits)
         client = self._client_of_loop()
-        verdict = ADMITTED
         try:
-            async with asyncio.timeout(BUDGET):
-                for part in self._parts(hits):
-                    reply = await self._count.call_async(client, self._counter_keys(part), _arguments(part))
-                    verdict = _verdict(reply, part, verdict)
-                    if verdict.refused is not None:
-                        break
+            if isinstance(client, PipelinedCommands):
+                verdict = await self._ask_async(client, hits)
+            else:
+                verdict = await self._ask_parts_async(client, hits)
         except (RedisError, OSError) as error:  # TimeoutError is an OSError
             self._breaker.failed(error)
             return self._without_redis(hits)
         self._breaker.worked()
+        return verdict
+
+    def _call(self, hits: Sequence[Hit]) -> bytes:
+        """Give the call that counts hits as it goes over the wire; a client's are the same again and again."""
+        key = hits[0].key
+        known = self._calls.get(key)
+        if known is not None and known[0] is hits:
+            return known[1]
+        call = packed(self._count.by_digest(self._counter_keys(hits), _arguments(hits)))
+        if len(self._calls) >= CALLS_MOST:
+            self._calls.clear()
+        self._calls[key] = hits, call
+        return call
+
+    def _ask(self, client: DirectCommands, hits: Sequence[Hit]) -> Verdict:
+        try:
+            reply = client.send(self._call(hits))
+        except NoScriptError:
+            reply = client.execute_command(*self._count.by_text(self._counter_keys(hits), _arguments(hits)))
+        return _verdict(reply, hits, ADMITTED)
+
+    async def _ask_async(self, client: PipelinedCommands, hits: Sequence[Hit]) -> Verdict:
+        try:
+            reply = await client.send(self._call(hits))
+        except NoScriptError:
+            async with asyncio.timeout(BUDGET / 2):
+                reply = await client.execute_command(*self._count.by_text(self._counter_keys(hits), _arguments(hits)))
+        return _verdict(reply, hits, ADMITTED)
+
+    def _ask_parts(self, client: Commands, hits: Sequence[Hit]) -> Verdict:
+        verdict = ADMITTED
+        for part in _parts(hits):
+            reply = self._count.call(client, self._counter_keys(part), _arguments(part))
+            verdict = _verdict(reply, part, verdict)
+            if verdict.refused is not None:
+                break
+        return verdict
+
+    async def _ask_parts_async(self, client: AsyncCommands, hits: Sequence[Hit]) -> Verdict:
+        verdict = ADMITTED
+        async with asyncio.timeout(BUDGET):
+            for part in _parts(hits):
+                reply = await self._count.call_async(client, self._counter_keys(part), _arguments(part))
+                verdict = _verdict(reply, part, verdict)
+                if verdict.refused is not None:
+                    break
         return verdict
 
     def give_back(self, hits: Sequence[Hit], time: float) -> None:
@@ -85,7 +135,7 @@ class RedisCounters:
         elif self._breaker.may_ask():
             client = self._client_of_threads()
             try:
-                for part in self._parts(hits):
+                for part in self._parts_of(hits):
                     self._give_back.call(client, self._counter_keys(part), [int(-time), *_arguments(part)])
             except (RedisError, OSError) as error:
                 self._breaker.failed(error)
@@ -100,7 +150,7 @@ class RedisCounters:
             client = self._client_of_loop()
             try:
                 async with asyncio.timeout(BUDGET):
-                    for part in self._parts(hits):
+                    for part in self._parts_of(hits):
                         keys, arguments = self._counter_keys(part), [int(-time), *_arguments(part)]
                         await self._give_back.call_async(client, keys, arguments)
             except (RedisError, OSError) as error:  # TimeoutError is an OSError
@@ -128,8 +178,8 @@ class RedisCounters:
 
     async def close_connections(self) -> None:
         """Close the connections of the running event loop."""
-        client, self._async_client = self._async_client, None
-        if client is not None and self._loop is asyncio.get_running_loop():
+        client = self._async_clients.pop(asyncio.get_running_loop(), None)
+        if client is not None:
             await client.aclose()
 
     def _client_of_threads(self) -> Commands:
@@ -139,23 +189,20 @@ class RedisCounters:
 
     def _client_of_loop(self) -> AsyncCommands:
         loop = asyncio.get_running_loop()
-        if self._async_client is None or self._loop is not loop:
-            self._async_client, self._loop = connect_async(self._counters_uri, BUDGET), loop
-        return self._async_client
+        client = self._async_clients.get(loop)
+        if client is None:
+            for ended in [each for each in self._async_clients if each.is_closed()]:
+                del self._async_clients[ended]
+            client = self._async_clients[loop] = connect_async(self._counters_uri, BUDGET)
+        return client
 
     def _without_redis(self, hits: Sequence[Hit]) -> Verdict:
-        if self._on_store_error == "local":
+        if self._on_store_error == "local" or not hits:
             return self._local.check(hits)
         return ADMITTED if self._on_store_error == "open" else Verdict(hits[0], CLOSED_WAIT)
 
-    def _parts(self, hits: Sequence[Hit]) -> list[Sequence[Hit]]:
-        """Give what one call can count: all, but in a Cluster, where every client has a shard, the hits of one client.
-
-        There what the parts before a refusal counted stays counted.
-        """
-        if self._counters_uri.kind != "cluster":
-            return [hits]
-        return [tuple(part) for _, part in groupby(hits, lambda hit: hit.key.partition(" ")[0])]
+    def _parts_of(self, hits: Sequence[Hit]) -> list[Sequence[Hit]]:
+        return _parts(hits) if self._counters_uri.kind == "cluster" else [hits]
 
     def _counter_keys(self, hits: Sequence[Hit]) -> list[str]:
         keys: list[str] = []
@@ -163,6 +210,14 @@ class RedisCounters:
             client, _, limit = hit.key.partition(" ")
             keys.append(f"{self._prefix}{{{_word(client, ':/')}}}:{limit}")
         return keys
+
+
+def _parts(hits: Sequence[Hit]) -> list[Sequence[Hit]]:
+    """Give what one call can count in a Cluster, where every client has a shard: the hits of one client.
+
+    What the parts before a refusal counted stays counted.
+    """
+    return [tuple(part) for _, part in groupby(hits, lambda hit: hit.key.partition(" ")[0])]
 
 
 def _arguments(hits: Sequence[Hit]) -> list[object]:
@@ -175,8 +230,9 @@ def _verdict(reply: Sequence[int], hits: Sequence[Hit], before: Verdict) -> Verd
     """Give the verdict after a call; `before` is that of the calls before it."""
     if reply[0]:
         return Verdict(hits[reply[0] - 1], reply[1] / 1000)
+    left = [(reply[place], reply[place + 1] / 1000) for place in range(2, len(reply), 2)]
     # The server's time is kept below zero: what was reserved in this process has one above it.
-    return Verdict(time=-float(reply[1])) if hits[-1].is_reserved else before
+    return Verdict(None, 0.0, -float(reply[1]), [*before.left, *left] if before.left else left)
 
 
 def _word(text: str, safe: str = "") -> str:

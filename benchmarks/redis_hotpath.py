@@ -1,0 +1,281 @@
+"""What does AppGuard leave of an app's requests a second behind a real server, counting in Redis or on this host?
+
+wrk with 64 connections asks, in short turns so that all see the same machine: FastAPI on uvicorn, bare and with three
+limits counted in a Redis of its own and told in the answers, and with every request refused; and Flask on gunicorn with
+four workers, bare and counting in the table of `local://`. Of each the median of its ratios to the bare app of the same
+turn counts, and the CPU time per request of the server's processes. Then it asks Redis how many commands the refused
+requests cost, and checks that the workers let in exactly the amount. Last, in this process: the CPU time of the call to
+the store alone, with 64 callers at once. Prints a table and writes JSON.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from http.client import HTTPConnection
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from appguard import AppGuard
+from appguard.limit import Hit, Limit
+from appguard.stores.redis import RedisStore
+from benchmarks.middleware_cost import bare, receive, scope, send
+from tests.lab import Process, free_port, running, wait_until
+from tests.redis_server import RedisServer, redis_server
+
+RESULT = Path(__file__).parent / "results/redis_hotpath.json"
+CONNECTIONS = 64
+EXACT = 1_000  # what the four workers may let in together
+TICKS = os.sysconf("SC_CLK_TCK")
+APPS = """
+import os
+from pathlib import Path
+from fastapi import FastAPI
+from flask import Flask
+from appguard import AppGuard, Limit
+from appguard.wsgi import AppGuard as WsgiAppGuard
+
+store = os.environ.get("STORE", "memory://")
+options = {"store": store, "event_log": str(Path(__file__).with_name("events")), "exempt_paths": ["/ready"]}
+limits = [Limit("1000000000/minute", name=name) for name in ("minute", "second", "third")]
+
+bare = FastAPI()
+
+@bare.get("/")
+async def home():
+    return {"hello": "world"}
+
+passed = AppGuard(bare, name="passed", limits=limits, **options)
+refused = AppGuard(bare, name="refused", limits=["1/hour"], **options)
+
+bare_flask = Flask("bare")
+bare_flask.add_url_rule("/", "home", lambda: {"hello": "world"})
+local_flask = WsgiAppGuard(bare_flask.wsgi_app, name="local", limits=limits[:1], **options)
+exact_flask = WsgiAppGuard(bare_flask.wsgi_app, name="exact", limits=[os.environ.get("EXACT", "1/hour")], **options)
+"""
+WRK_REPORT = """
+function done(summary, latency, requests)
+    io.write(string.format('report {"requests": %d, "refused": %d, "microseconds": %d, "p99_ms": %f}\\n',
+        summary.requests, summary.errors.status, summary.duration, latency:percentile(99) / 1000))
+end
+"""
+
+
+@dataclass(slots=True)
+class Server:
+    """A server of one app, and what was measured of it in each turn."""
+
+    name: str
+    port: int
+    process: Process
+    bare: str = ""  # the name of the server it is compared with
+    rates: list[float] = field(default_factory=lambda: list[float]())
+    cpu: list[float] = field(default_factory=lambda: list[float]())  # microseconds per request
+    p99: list[float] = field(default_factory=lambda: list[float]())  # milliseconds
+
+
+def children(pid: int) -> list[int]:
+    """Give a process and all its descendants."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(each for child in listed for each in children(int(child)))]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Give the CPU time that a process and its descendants have used."""
+    total = 0
+    for each in children(pid):
+        fields = Path(f"/proc/{each}/stat").read_text().rpartition(")")[2].split()
+        total += int(fields[11]) + int(fields[12])
+    return total / TICKS
+
+
+def answers(port: int) -> bool:
+    """Say whether a server answers: gunicorn listens before its workers have begun."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/ready")
+        return connection.getresponse().status > 0
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+@contextmanager
+def served(directory: Path, name: str, app: str, store: str, *, workers: int = 0, bare: str = "") -> Generator[Server]:
+    """Serve an app: by gunicorn if it has workers, else by uvicorn."""
+    port = free_port()
+    if workers:
+        words = ["gunicorn", "--log-level=error", "--threads=2", "-k", "gthread", "-w", str(workers)]
+        words += ["-b", f"127.0.0.1:{port}", f"apps:{app}"]
+    else:
+        words = [
+            "uvicorn",
+            "--log-level=error",
+            "--no-access-log",
+            "--no-proxy-headers",
+            f"--port={port}",
+            f"apps:{app}",
+        ]
+    environment = {"STORE": store, "EXACT": f"{EXACT}/hour", "XDG_RUNTIME_DIR": str(directory)}  # where tables lie
+    process = Process(name, [sys.executable, "-m", *words], directory=directory, environment=environment)
+    with running(process):
+        wait_until(lambda: answers(port), 60, process.output)
+        yield Server(name, port, process, bare)
+
+
+def wrk(server: Server, script: Path, seconds: int, connections: int = CONNECTIONS) -> dict[str, float]:
+    """Ask for a page as fast as it is answered; give wrk's report."""
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", f"-s{script}", f"http://127.0.0.1:{server.port}/"]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found: dict[str, float] = json.loads(output.partition("report ")[2])
+    return found
+
+
+def turn(server: Server, script: Path, seconds: int) -> dict[str, float]:
+    """Measure one turn of a server."""
+    before = cpu_seconds(server.process.pid)
+    report = wrk(server, script, seconds)
+    used = cpu_seconds(server.process.pid) - before
+    assert report["requests"], f"{server.name} does not answer:\n{server.process.output()}"
+    server.rates.append(report["requests"] / report["microseconds"] * 1e6)
+    server.cpu.append(used / report["requests"] * 1e6)
+    server.p99.append(report["p99_ms"])
+    return report
+
+
+def script_calls(redis: RedisServer) -> int:
+    """Give how many scripts the Redis has run."""
+    found = re.findall(rb"cmdstat_(?:evalsha|eval):calls=(\d+)", redis.command("INFO", "commandstats"))
+    return sum(map(int, found))
+
+
+async def calling(call: Callable[[], Awaitable[object]], times: int) -> float:
+    """Give the CPU microseconds of a call when 64 callers make it again and again, at best."""
+
+    async def caller(number: int) -> None:
+        for _ in range(number):
+            await call()
+
+    await caller(100)
+    best = float("inf")
+    for _ in range(10):
+        begun = time.process_time()
+        await asyncio.gather(*(caller(times // CONNECTIONS) for _ in range(CONNECTIONS)))
+        best = min(best, (time.process_time() - begun) / times * 1e6)
+    return best
+
+
+async def in_process(uri: str, directory: Path, times: int = 6_400) -> dict[str, float]:
+    """Give the CPU microseconds of a request under three limits in Redis: of the store call, and of the whole guard."""
+    limits = [Limit("1000000000/minute", name=name) for name in ("one", "two", "three")]
+    store = RedisStore(uri, "alone", directory=directory)
+    hits = tuple(Hit(f"203.0.113.5 {limit.name}", limit) for limit in limits)
+    guarded = AppGuard(bare, name="guarded", limits=limits, store=uri, event_log=str(directory / "events"))
+    one = scope()
+    try:
+        call = await calling(lambda: store.check_async(hits), times)
+        alone = await calling(lambda: bare(dict(one), receive, send), times)
+        whole = await calling(lambda: guarded(dict(one), receive, send), times)
+    finally:
+        await store.close_async()
+        middleware = guarded._middleware  # pyright: ignore[reportPrivateUsage]
+        assert middleware is not None
+        await middleware.close_async()
+    return {"store_call_us": call, "guard_us": whole - alone}
+
+
+def rows(servers: list[Server]) -> list[dict[str, object]]:
+    """Print the table and give its rows."""
+    by_name = {server.name: server for server in servers}
+    found: list[dict[str, object]] = []
+    print(f"{'':<34}{'requests/s':>12}{'of bare':>9}{'CPU us':>9}{'added':>8}{'p99 ms':>8}")
+    for server in servers:
+        bare = by_name[server.bare or server.name]
+        ratio = statistics.median(mine / its for mine, its in zip(server.rates, bare.rates, strict=True))
+        added = statistics.median(mine - its for mine, its in zip(server.cpu, bare.cpu, strict=True))
+        rate, cpu, p99 = (statistics.median(each) for each in (server.rates, server.cpu, server.p99))
+        print(f"  {server.name:<32}{rate:12.0f}{ratio:9.2f}{cpu:9.1f}{added:8.1f}{p99:8.1f}")
+        row = {"name": server.name, "rate": rate, "of_bare": ratio, "cpu_us": cpu, "added_us": added, "p99_ms": p99}
+        found.append({**row, "rates": server.rates})
+    return found
+
+
+def measure(directory: Path, turns: int, seconds: int) -> dict[str, object]:
+    """Measure all, print and give what was found."""
+    (directory / "apps.py").write_text(APPS)
+    script = directory / "report.lua"
+    script.write_text(WRK_REPORT)
+    with ExitStack() as stack:
+        redis, other_redis = (stack.enter_context(redis_server(directory)) for _ in range(2))
+        local = f"local://{directory}"
+        fastapi = [
+            stack.enter_context(served(directory, "uvicorn + FastAPI", "bare", redis.uri)),
+            stack.enter_context(
+                served(directory, "  3 limits in Redis, told", "passed", redis.uri, bare="uvicorn + FastAPI")
+            ),
+            stack.enter_context(
+                served(directory, "  everything refused", "refused", other_redis.uri, bare="uvicorn + FastAPI")
+            ),
+        ]
+        flask = [
+            stack.enter_context(served(directory, "gunicorn + Flask, 4 workers", "bare_flask", local, workers=4)),
+            stack.enter_context(
+                served(
+                    directory, "  a limit in local://, told", "local_flask", local, workers=4,
+                    bare="gunicorn + Flask, 4 workers",
+                )
+            ),
+        ]  # fmt: skip
+        refusing, refused, commands = fastapi[2], 0, 0
+        for server in (*fastapi, *flask):
+            wrk(server, script, 1)
+        for _ in range(turns):
+            for server in (*fastapi, *flask):
+                before = script_calls(other_redis)
+                report = turn(server, script, seconds)
+                if server is refusing:
+                    refused += int(report["refused"])
+                    commands += script_calls(other_redis) - before
+        found = rows([*fastapi, *flask])
+        print(f"  {refused} requests refused, which cost {commands} commands of Redis (INFO commandstats)")
+        print(
+            "  "
+            + re.sub(r"(?m)^(?!cmdstat_eval).*\n?", "", other_redis.command("INFO", "commandstats").decode()).strip()
+        )
+        exact = stack.enter_context(served(directory, "exact", "exact_flask", local, workers=4))
+        report = wrk(exact, script, 2)
+        let_in = int(report["requests"] - report["refused"])
+        print(f"  four workers let in {let_in} of {int(report['requests'])} requests; the limit is {EXACT}")
+        own = asyncio.run(in_process(redis.uri, directory))
+        print(
+            f"  in process, CPU us: the whole guard {own['guard_us']:.1f}, of which the call {own['store_call_us']:.1f}"
+        )
+    return {"rows": found, "refused": refused, "commands": commands, "let_in": let_in, **own}
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=2, help="of a turn")
+    parser.add_argument("--output", type=Path, default=RESULT)
+    arguments = parser.parse_args()
+    with TemporaryDirectory() as directory:
+        found = measure(Path(directory), arguments.turns, arguments.seconds)
+    host = {"kernel": platform.release(), "python": platform.python_version(), "cpus": os.cpu_count()}
+    arguments.output.parent.mkdir(exist_ok=True)
+    arguments.output.write_text(json.dumps({"host": host, **found}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""The header fields that tell a client of its limits, in refusals and in the answers to what was let in.
+
+They are the two fields of draft-ietf-httpapi-ratelimit-headers-10, the older `X-RateLimit-*`, both or none. The draft
+may still change; its names stand here and nowhere else. Of several limits the one with least left is told. Limits of
+outcomes are not told: they would tell how many guesses are left.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+from appguard.limit import Hit
+from appguard.rate import TOLERANCE, Left, Rate
+
+HEADERS = ("draft", "legacy", "both", "none")
+POLICY, STATE = "ratelimit-policy", "ratelimit"
+RAW_STATE = STATE.encode()
+MEMO_MOST = 1024
+
+Fields = list[tuple[str, str]]
+RawFields = list[tuple[bytes, bytes]]
+
+
+class _Policy:
+    """What is told of one limit at every request: its policy, and how its state begins."""
+
+    __slots__ = ("amount", "field", "raw_field", "raw_state", "state")
+
+    def __init__(self, name: str, rate: Rate) -> None:
+        quoted = _quoted(name)
+        self.amount = rate.amount
+        self.field = (POLICY, f"{quoted};q={rate.amount};w={math.ceil(rate.window)}")
+        self.state = f"{quoted};r="
+        self.raw_field = (POLICY.encode(), self.field[1].encode())
+        self.raw_state = self.state.encode()
+
+
+class RateFields:
+    """The fields of one app; `headers` is one of `HEADERS`."""
+
+    def __init__(self, headers: str) -> None:
+        self._has_draft = headers in ("draft", "both")
+        self.has_legacy = headers in ("legacy", "both")
+        self.has_any = self._has_draft or self.has_legacy
+        self._policies: dict[tuple[str, str], _Policy] = {}
+
+    def refused(self, name: str, rate: Rate, seconds: int, now: int) -> Fields:
+        """Give the fields of a refusal by a limit for so many seconds; `now` is Unix seconds."""
+        return self._fields(self._policy(name, rate), 0, seconds, lambda: now)
+
+    def passed(self, hits: Sequence[Hit], left: Sequence[Left], wall: Callable[[], float]) -> Fields:
+        """Give the fields of an answer to a request, from its hits and what they left; `wall` gives Unix seconds."""
+        if not left:
+            return []
+        hit, number, reset = _least(hits, left)
+        if not hit.limit.counts_requests:
+            return []
+        return self._fields(self._policy(hit.limit.name, hit.rate), number, math.ceil(reset - TOLERANCE), wall)
+
+    def passed_raw(self, hits: Sequence[Hit], left: Sequence[Left], wall: Callable[[], float]) -> RawFields:
+        """Give the same as ASGI wants them."""
+        if self.has_legacy:
+            return [(name.encode(), value.encode()) for name, value in self.passed(hits, left, wall)]
+        hit, number, reset = (hits[0], *left[0]) if len(left) == 1 else _least(hits, left)
+        limit = hit.limit
+        if not limit.counts_requests:
+            return []
+        policy = self._policies.get((limit.name, hit.rate.text)) or self._policy(limit.name, hit.rate)
+        return [policy.raw_field, (RAW_STATE, b"%b%d;t=%d" % (policy.raw_state, number, math.ceil(reset - TOLERANCE)))]
+
+    def _policy(self, name: str, rate: Rate) -> _Policy:
+        policy = self._policies.get((name, rate.text))
+        if policy is None:
+            if len(self._policies) >= MEMO_MOST:
+                self._policies.clear()
+            policy = self._policies[name, rate.text] = _Policy(name, rate)
+        return policy
+
+    def _fields(self, policy: _Policy, number: int, seconds: int, wall: Callable[[], float]) -> Fields:
+        fields: Fields = []
+        if self._has_draft:
+            fields = [policy.field, (STATE, f"{policy.state}{number};t={seconds}")]
+        if self.has_legacy:
+            fields += [("x-ratelimit-limit", str(policy.amount)), ("x-ratelimit-remaining", str(number))]
+            fields.append(("x-ratelimit-reset", str(int(wall()) + seconds)))
+        return fields
+
+
+def _least(hits: Sequence[Hit], left: Sequence[Left]) -> tuple[Hit, int, float]:
+    """Give the limit of requests that has least left; one of outcomes if there is no other."""
+    found, (least, reset) = hits[0], left[0]
+    for hit, (number, seconds) in zip(hits, left, strict=False):
+        if number < least and hit.limit.counts_requests:  # those of outcomes come last
+            found, least, reset = hit, number, seconds
+    return found, least, reset
+
+
+def _quoted(text: str) -> str:
+    """Write a string of RFC 9651: printable ASCII in double quotes."""
+    printable = "".join(letter if " " <= letter <= "~" else "?" for letter in text)
+    return '"' + printable.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -1,0 +1,286 @@
+"""Calls to one Redis server on connections of our own: on an event loop pipelined, by threads each in one trip.
+
+redis-py connects, logs in and finds the master; a call through it costs an app ten times what a call costs here. So
+what stands here takes over the connected socket and does only this: write commands, read their replies (by hiredis),
+in their order. Whoever calls waits at most `seconds`; a connection that is still being made goes on being made, for
+the next caller. A call that nobody waits for any more may still be carried out. What a server answers after that is
+dropped; one that is silent for `SILENCE` is left. A connection that fails is made anew by the next call, not by a
+repetition of this one: it may have been counted.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
+from typing import Any, cast
+
+import hiredis
+from hiredis import ProtocolError, Reader
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
+
+from appguard.fork import in_every_child
+
+SILENCE = 1.0  # seconds without a word from a server that owes an answer
+OPENING_MOST = 16  # connections that threads make at the same time
+CHUNK = 65536
+
+
+# Its own type is for tuples of one.
+_pack = cast("Callable[[tuple[object, ...]], bytes]", hiredis.pack_command)  # pyright: ignore[reportUnknownMemberType]
+
+
+def packed(command: tuple[object, ...]) -> bytes:
+    """Give a command as it goes over the wire."""
+    return _pack(command)
+
+
+def _error_of(text: str) -> ResponseError:
+    """Give a server's error as redis-py would."""
+    if text.startswith("NOSCRIPT"):
+        return NoScriptError(text)
+    return ReadOnlyError(text) if "READONLY" in text else ResponseError(text)
+
+
+def _new_reader() -> Reader:
+    return Reader(protocolError=ProtocolError, replyError=_error_of)
+
+
+class PipelinedCommands(asyncio.Protocol):
+    """The calls of one event loop on one connection; all that one turn of the loop makes go out in one write.
+
+    `connection` is one of redis-py's, not yet connected; `close` closes what it needs for that.
+    """
+
+    def __init__(self, connection: Any, seconds: float, close: Callable[[], Awaitable[None]]) -> None:
+        self._connection = connection
+        self._seconds = seconds
+        self._close = close
+        self._loop = asyncio.get_running_loop()
+        self._opening: asyncio.Task[None] | None = None
+        self._transport: asyncio.WriteTransport | None = None
+        self._streams: asyncio.BaseProtocol | None = None  # redis-py's own end of the connection
+        self._reader = _new_reader()
+        self._calls: list[tuple[bytes, asyncio.Future[Any]]] = []  # of this turn of the loop
+        self._unsent: list[tuple[bytes, asyncio.Future[Any]]] = []  # while the connection is being made
+        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._heard = 0.0
+
+    def execute_command(self, *arguments: object) -> asyncio.Future[Any]:
+        """Send one command and give its reply."""
+        return self.send(packed(arguments))
+
+    def send(self, call: bytes) -> asyncio.Future[Any]:
+        """Send one command as it goes over the wire; raise `TimeoutError` or an error of redis-py's family."""
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        if not self._calls:
+            self._loop.call_soon(self._flush)
+        self._calls.append((call, answer))
+        return answer
+
+    def _flush(self) -> None:
+        calls, self._calls = self._calls, []
+        self._loop.call_later(self._seconds, self._expire, calls)
+        if self._transport is not None:
+            self._write(calls)
+            return
+        self._unsent += calls
+        if self._opening is None:
+            self._opening = self._loop.create_task(self._open())
+
+    def _write(self, calls: Iterable[tuple[bytes, asyncio.Future[Any]]]) -> None:
+        assert self._transport is not None
+        if not self._waiting:
+            self._heard = self._loop.time()
+        self._waiting += [answer for _, answer in calls]
+        self._transport.write(b"".join([call for call, _ in calls]))
+
+    def _expire(self, calls: Iterable[tuple[bytes, asyncio.Future[Any]]]) -> None:
+        late = [answer for _, answer in calls if not answer.done()]
+        for answer in late:
+            answer.set_exception(TimeoutError(f"no answer within {self._seconds} s"))
+        if late and self._waiting and self._loop.time() - self._heard > SILENCE:
+            self._abort()
+
+    async def _open(self) -> None:
+        connection = self._connection
+        try:
+            await connection.disconnect(nowait=True)  # what is left of the one before
+            await connection.connect()
+        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+            _fail(self._unsent, error)
+            self._unsent = []
+        else:
+            transport = connection._writer.transport  # redis-py has no other way to it
+            self._streams = transport.get_protocol()
+            self._reader = _new_reader()
+            transport.set_protocol(self)
+            self._transport = transport
+            calls, self._unsent = self._unsent, []
+            self._write([call for call in calls if not call[1].done()])
+        finally:
+            self._opening = None
+
+    def data_received(self, data: bytes) -> None:
+        """Hand out the replies, in the order of the calls."""
+        self._heard = self._loop.time()
+        waiting, gets = self._waiting, self._reader.gets
+        try:
+            self._reader.feed(data)
+            while (reply := gets()) is not False:
+                answer = waiting.popleft()
+                if not isinstance(reply, Exception):
+                    if not answer.done():
+                        answer.set_result(reply)
+                    continue
+                if not answer.done():
+                    answer.set_exception(reply)
+                if isinstance(reply, ReadOnlyError):  # it is no master any more
+                    self._abort()
+        except (ProtocolError, IndexError):  # not Redis, or an answer nobody has asked for
+            self._abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Let all who wait for an answer know that there will be none."""
+        self._transport = None
+        streams, self._streams = self._streams, None
+        if isinstance(streams, asyncio.Protocol):
+            streams.connection_lost(exc)
+        waiting, self._waiting = self._waiting, deque()
+        error = RedisConnectionError(f"the connection was lost: {exc or 'closed'}")
+        _fail([(b"", answer) for answer in waiting], error)
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def aclose(self) -> None:
+        """Close the connection; the next call opens it again."""
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.gather(self._opening, return_exceptions=True)
+        await self._connection.disconnect()
+        await self._close()
+
+
+def _fail(calls: Iterable[tuple[bytes, asyncio.Future[Any]]], error: Exception) -> None:
+    for _, answer in calls:
+        if not answer.done():
+            answer.set_exception(error)
+
+
+class DirectCommands:
+    """The calls of threads, each a write and its reply on a connection that no other has meanwhile.
+
+    `new_connection` gives one of redis-py's, not yet connected; `close` closes what it needs for that. It is connected
+    on a thread of ours, because that may take many steps; who waits for it leaves in time.
+    """
+
+    def __init__(self, new_connection: Callable[[], Any], seconds: float, close: Callable[[], None]) -> None:
+        self._new_connection = new_connection
+        self._seconds = seconds
+        self._close = close
+        self._renew()
+        in_every_child(self, DirectCommands._renew)
+
+    def _renew(self) -> None:
+        """Begin anew in a forked child, whose parent goes on with the connections."""
+        self._lock = Lock()
+        self._idle: list[_Link] = []
+        self._threads: ThreadPoolExecutor | None = None
+
+    def execute_command(self, *arguments: object) -> Any:
+        """Send one command and give its reply."""
+        return self.send(packed(arguments))
+
+    def send(self, call: bytes) -> Any:
+        """Send one command as it goes over the wire; raise `TimeoutError` or an error of redis-py's family."""
+        end = time.monotonic() + self._seconds
+        try:
+            link = self._idle.pop()
+        except IndexError:
+            link = self._opened()
+        try:
+            reply = link.ask(call, end)
+        except BaseException:
+            link.close()
+            self._leave_idle()  # to the same server, which has just failed
+            raise
+        if isinstance(reply, ReadOnlyError):  # it is no master any more
+            link.close()
+            self._leave_idle()
+        else:
+            self._idle.append(link)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def _opened(self) -> "_Link":
+        with self._lock:
+            if self._threads is None:
+                self._threads = ThreadPoolExecutor(OPENING_MOST, "appguard-redis")
+            opening = self._threads.submit(self._open)
+        try:
+            return opening.result(self._seconds)
+        except TimeoutError:
+            if not opening.cancel():
+                opening.add_done_callback(self._keep)
+            raise
+
+    def _open(self) -> "_Link":
+        connection = self._new_connection()
+        connection.connect()
+        return _Link(connection, self._seconds)
+
+    def _keep(self, opened: "Future[_Link]") -> None:
+        """Keep for the next call what nobody waits for any more."""
+        if not opened.cancelled() and opened.exception() is None:
+            self._idle.append(opened.result())
+
+    def _leave_idle(self) -> None:
+        while self._idle:
+            try:
+                self._idle.pop().close()
+            except IndexError:  # another thread was quicker
+                return
+
+    def close(self) -> None:
+        """Close the connections that are not in use."""
+        with self._lock:
+            threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.shutdown()
+        self._leave_idle()
+        self._close()
+
+
+class _Link:
+    """One connection for one thread at a time."""
+
+    def __init__(self, connection: Any, seconds: float) -> None:
+        self._connection = connection
+        self._socket = connection._sock  # redis-py has no other way to it
+        self._socket.settimeout(seconds)
+        self._reader = _new_reader()
+
+    def ask(self, call: bytes, end: float) -> Any:
+        """Send one command and give its reply, an error as it is; raise `OSError` or redis-py's `ConnectionError`."""
+        self._socket.sendall(call)
+        while True:
+            data = self._socket.recv(CHUNK)
+            if not data:
+                raise RedisConnectionError("the connection was closed by the server")
+            self._reader.feed(data)
+            try:
+                reply = self._reader.gets()
+            except ProtocolError as error:
+                raise RedisConnectionError(f"this is no Redis: {error}") from error
+            if reply is not False:
+                return reply
+            if time.monotonic() >= end:
+                raise TimeoutError("no whole answer in time")
+
+    def close(self) -> None:
+        self._connection.disconnect()
