@@ -1,8 +1,9 @@
 """How fast are fail2ban's own filters here, compared with fail2ban-regex on the same lines in the same run?
 
 Both sides count processor time, without what a log of one line takes. Ours is blocks of lines in, events out: the lines
-that may match are searched for, then read by the filter; `filter alone` is without the first of these. fail2ban-regex
-runs as installed and with the log's date pattern given. Ends with an error if the numbers of failures differ.
+that may match are searched for, then read by the filter; `alone` is without the first of these. fail2ban-regex runs as
+installed and with the log's date pattern given; `appguard regex`, which says of every line what each regex makes of it,
+as it does, without. Ends with an error if the numbers of failures differ.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import re
 import resource
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -27,6 +29,8 @@ from benchmarks.synthetic_logs import BEGIN, USERS, client, lines, offender
 
 RESULT = Path(__file__).parent / "results/regex_filters.json"
 BLOCK = 1 << 18  # bytes
+FAIL2BAN = "fail2ban-regex"
+TOOL = (sys.executable, "-m", "appguard", "regex")
 COUNTED = re.compile(r"Lines: \d+ lines, \d+ ignored, (\d+) matched")
 
 
@@ -112,23 +116,23 @@ def cut(log: Sequence[bytes]) -> Iterator[bytes]:
         yield b"\n".join(log[first : first + per_block]) + b"\n"
 
 
-def theirs(name: str, log: Sequence[bytes], options: Sequence[str]) -> tuple[float, int]:
-    """Give the same of fail2ban-regex."""
+def told(log: Sequence[bytes], command: Sequence[str], name: str) -> tuple[float, int]:
+    """Give the same of a command that is given a log and the name of a filter."""
     with tempfile.TemporaryDirectory() as directory:
         whole, one = Path(directory) / "whole.log", Path(directory) / "one.log"
         whole.write_bytes(b"\n".join(log) + b"\n")
         one.write_bytes(log[0] + b"\n")
-        start, _ = processor_time([*options, str(one), name])
-        seconds, said = processor_time([*options, str(whole), name])
+        start, _ = processor_time([*command, str(one), name])
+        seconds, said = processor_time([*command, str(whole), name])
     counted = COUNTED.search(said)
     assert counted, said[-500:]
     return seconds - start, int(counted[1])
 
 
-def processor_time(arguments: Sequence[str]) -> tuple[float, str]:
-    """Run fail2ban-regex; give its seconds of processor time and what it says."""
+def processor_time(command: Sequence[str]) -> tuple[float, str]:
+    """Run a command; give its seconds of processor time and what it says."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    said = subprocess.run(["fail2ban-regex", *arguments], capture_output=True, text=True, check=False).stdout
+    said = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, said
 
@@ -136,12 +140,14 @@ def processor_time(arguments: Sequence[str]) -> tuple[float, str]:
 def measure(name: str, hostile: float, count: int, rounds: int) -> dict[str, float]:
     """Give lines per second of both sides, taken in turns, and how many times as fast ours is."""
     log = [line.encode() for line in written(name, count, hostile)]
-    taken: dict[str, list[tuple[float, int]]] = {"ours": [], "filter_alone": [], "fail2ban": [], "fail2ban_tuned": []}
+    sides = ("ours", "filter_alone", "tool", "fail2ban", "fail2ban_tuned")
+    taken: dict[str, list[tuple[float, int]]] = {side: [] for side in sides}
     for _ in range(rounds):
         taken["ours"].append(ours(name, log, sieved=True))
-        taken["fail2ban"].append(theirs(name, log, ()))
+        taken["fail2ban"].append(told(log, [FAIL2BAN], name))
         taken["filter_alone"].append(ours(name, log, sieved=False))
-        taken["fail2ban_tuned"].append(theirs(name, log, ("-d", DATES[name])))
+        taken["fail2ban_tuned"].append(told(log, [FAIL2BAN, "-d", DATES[name]], name))
+        taken["tool"].append(told(log, TOOL, f"fail2ban:{name}"))
     counts = {side: {found for _, found in each} for side, each in taken.items()}
     assert len(set[int]().union(*counts.values())) == 1, f"{name}: the numbers of failures differ: {counts}"
     seconds = {side: statistics.median(each for each, _ in times) for side, times in taken.items()}
@@ -153,6 +159,8 @@ def measure(name: str, hostile: float, count: int, rounds: int) -> dict[str, flo
         "times_fail2ban": seconds["fail2ban"] / seconds["ours"],
         "times_fail2ban_tuned": seconds["fail2ban_tuned"] / seconds["ours"],
         "alone_times_fail2ban_tuned": seconds["fail2ban_tuned"] / seconds["filter_alone"],
+        "tool_times_fail2ban": seconds["fail2ban"] / seconds["tool"],
+        "tool_times_fail2ban_tuned": seconds["fail2ban_tuned"] / seconds["tool"],
     }
 
 
@@ -164,14 +172,15 @@ def main() -> None:
     chosen = parser.parse_args()
     cases = [("sshd", 0.1), ("sshd", 1.0), *((name, share) for name in MADE for share in (0.1, 1.0))]
     results: dict[str, dict[str, float]] = {}
-    print(f"{'':<24}{'lines/s':>10}{'fail2ban':>10}{'tuned':>10}{'times':>8}{'tuned':>8}{'alone':>8}")
+    heads = ("times", "tuned", "alone", "tool", "tuned")
+    print(f"{'':<24}{'lines/s':>10}{'fail2ban':>10}{'tuned':>10}" + "".join(f"{head:>8}" for head in heads))
     for name, hostile in cases:
         found = results[f"{name} {hostile:.0%}"] = measure(name, hostile, chosen.lines, chosen.rounds)
         speeds = (found[f"{side}_lines_per_second"] for side in ("ours", "fail2ban", "fail2ban_tuned"))
-        ratios = (found["times_fail2ban"], found["times_fail2ban_tuned"], found["alone_times_fail2ban_tuned"])
-        told = "".join(f"{each:>10,.0f}" for each in speeds) + "".join(f"{each:>8.1f}" for each in ratios)
-        print(f"{name + f' {hostile:.0%}':<24}{told}", flush=True)
-    version = subprocess.run(["fail2ban-regex", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+        ratios = (each for side, each in found.items() if "times_fail2ban" in side)
+        row = "".join(f"{each:>10,.0f}" for each in speeds) + "".join(f"{each:>8.1f}" for each in ratios)
+        print(f"{name + f' {hostile:.0%}':<24}{row}", flush=True)
+    version = subprocess.run([FAIL2BAN, "--version"], capture_output=True, text=True, check=True).stdout.strip()
     host = {"python": platform.python_version(), "cpus": os.cpu_count(), "fail2ban": version}
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps({"host": host, "filters": results}, indent=2) + "\n")

@@ -4,6 +4,8 @@
 as many as there are lines.
 """
 
+import base64
+import hashlib
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -31,6 +33,7 @@ PAGES = (
 PROBES = ("/wp-login.php", "/.env", "/.git/HEAD", "/old/backup.zip", "/phpinfo.php", "/cgi-bin/test", "/api/{}/../x")
 USERS = ("root", "admin", "backup", "oracle", "guest", "deploy", "www")
 STAFF = ("ines", "jonas", "mira", "tarik")
+KEYS = {user: base64.b64encode(hashlib.sha256(user.encode()).digest()).decode().rstrip("=") for user in STAFF}
 
 
 def client(chance: random.Random) -> str:
@@ -65,7 +68,7 @@ def sshd_line(chance: random.Random, number: int, hostile: float, *, fresh: bool
         user, who = chance.choice(STAFF), client(chance)
         return head + chance.choice(
             (
-                f"Accepted publickey for {user} from {who} port {port} ssh2: ED25519 SHA256:{number:043x}\n",
+                f"Accepted publickey for {user} from {who} port {port} ssh2: ED25519 SHA256:{KEYS[user]}\n",
                 f"pam_unix(sshd:session): session opened for user {user}(uid=1004) by (uid=0)\n",
                 f"pam_unix(sshd:session): session closed for user {user}\n",
                 f"Starting session: command for {user} from {who} port {port} id 0\n",

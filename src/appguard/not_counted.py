@@ -8,6 +8,7 @@ from dataclasses import replace
 from appguard.address import NetworkSet, parse_network
 from appguard.event import LOGIN_SUCCESS, REQUEST, Event
 from appguard.filters.base import Filter
+from appguard.filters.data_file import DataFilter
 from appguard.filters.regex import RegexFilter
 from appguard.jail import Jail
 from appguard.jail_paths import holding
@@ -17,9 +18,9 @@ from appguard.pipeline import AHEAD_MOST
 
 def why_no_event(chosen: Filter, line: bytes, time: float) -> str:
     """Say why a filter that has just read this line, and no other, found no event in it."""
+    if isinstance(chosen, RegexFilter | DataFilter) and chosen.patience.skipped:
+        return f"it takes the regexes of the filter {chosen.name} too long: such lines are skipped"
     if isinstance(chosen, RegexFilter):
-        if chosen.skipped:
-            return f"it takes the regexes of the filter {chosen.name} too long: such lines are skipped"
         options = chosen.options
         if options.ignoreregex and RegexFilter("", replace(options, ignoreregex=())).match(line, time) is not None:
             return f"an ignoreregex of the filter {chosen.name} matches it"

@@ -114,7 +114,7 @@ def test_every_line_tells_what_it_would_if_all_regexes_were_tried() -> None:
             assert (None if found is None else found[0]) == expected, (chosen.name, line)
         telling += expected is not None
     assert telling > 1000
-    assert not any(each.skipped for each in opened())
+    assert not any(each.patience.skipped for each in opened())
 
 
 @pytest.mark.parametrize("search", [by_re, by_hyperscan, None])

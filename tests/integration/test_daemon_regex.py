@@ -64,6 +64,42 @@ def test_a_client_known_by_name_is_banned_by_its_address(place: Place) -> None:
         run("umount", "/etc/hosts")
 
 
+SLOW = {
+    "regex": "filter = 'regex'\nfailregex = '^(?:x|x|xx)*y from <HOST>$'\n",
+    "data file": 'filter = "{}/slow.toml"\n',
+}
+SLOW_FILE = "[[line]]\nkind = 'authn_login_fail'\nregex = '(?:x|x|xx)*y from (?P<address>[0-9.]+)'\n"
+HOSTILE = 300  # lines
+
+
+@pytest.mark.parametrize("kind", SLOW)
+def test_a_catastrophic_regex_stops_nobody(place: Place, kind: str) -> None:
+    """Lines that a user's regex would take years for are skipped and reported; its jail and another go on banning."""
+    slow, other = place.logs / "slow.log", place.logs / "other.log"
+    slow.touch()
+    other.touch()
+    (place.logs / "slow.toml").write_text(SLOW_FILE)
+    jail = '[jails.{}]\nsource = "{}"\nmaxretry = 1\n{}\n'
+    other_filter = "filter = 'regex'\nfailregex = '^failed from <HOST>$'\n"
+    place.configure(
+        jail.format("slow", slow, SLOW[kind].format(place.logs)) + jail.format("other", other, other_filter)
+    )
+    with running_daemon(place) as daemon:
+        append(slow, *["x" * 100 + "!y from 192.0.2.66"] * HOSTILE)
+        begin = time.monotonic()
+        append(other, "failed from 203.0.113.9")
+        daemon.wait_for("[other] Ban 203.0.113.9")
+        banned_at = next(each.time for each in daemon.lines() if "[other] Ban 203.0.113.9" in each.text)
+        print(f"{kind}: banned {banned_at - begin:.3f} s behind {HOSTILE} lines that would each take for ever")
+        append(slow, "xxy from 203.0.113.5")
+        daemon.wait_for("[slow] Ban 203.0.113.5")
+        daemon.wait_for("a line takes too long for its regexes and is skipped")
+        said = {each["name"]: each["complaint"] for each in place.ask("status")["sources"]}
+        assert f"{HOSTILE} lines were skipped: they take too long for its regexes" in said[str(slow)]
+        assert "skipped" not in said[str(other)]
+        assert f"{HOSTILE} lines were skipped" in place.run("status").stdout
+
+
 def test_a_wrong_regex_is_said_at_the_start(place: Place) -> None:
     """The daemon does not start with half its jails: it says which jail and what is wrong."""
     place.configure(f"[jails.app]\nsource = \"{place.logs}/app.log\"\nfilter = 'regex'\nfailregex = '('\n")

@@ -1,16 +1,20 @@
 """Filters that are data: ours are whole, a user's own is read, and a wrong one is refused with the reason."""
 
+import time
 from pathlib import Path
 
 import pytest
 
+from appguard.cli.regex_warnings import filter_warnings
 from appguard.config_jails import JailConfig
 from appguard.errors import ConfigError
 from appguard.event import LOGIN_FAIL
-from appguard.filters.data_file import DATA, DataFilter
+from appguard.filters.data_file import DATA, LINEAR, DataFilter
+from appguard.filters.expression import LINE_SECONDS
 from appguard.filters.open import FILTERS, open_filter, warnings_of
 from appguard.jail import Jail
 from appguard.members import filter_of
+from appguard.sources.base import LINE_MOST
 from tests.filtering import told
 
 SHOP = r"""
@@ -82,6 +86,43 @@ def test_a_wrong_file_is_refused_with_the_reason(tmp_path: Path, old: str, new: 
     with pytest.raises(ConfigError, match=message) as raised:
         open_filter(str(file))
     assert str(raised.value).startswith(f"{file}: ")
+
+
+CATASTROPHIC = (r"(?:\w+\s?)*", "(?:a|a)*b", r"(?:.*\n)*=", "(?i)(x+x+)+y", ".*.*.*.*.*=")
+
+
+@pytest.mark.parametrize("part", CATASTROPHIC)
+@pytest.mark.parametrize("where", ["head", "line"])
+def test_a_catastrophic_regex_of_a_user_costs_its_budget(tmp_path: Path, part: str, where: str) -> None:
+    """No line takes longer than a few milliseconds, and the tool warns of the regex beforehand."""
+    file = tmp_path / "slow.toml"
+    lines = (
+        f"[[line]]\nkind = 'authn_login_fail'\nregex = '{part if where == 'line' else ''}: from (?P<address>[0-9.]+)'\n"
+    )
+    file.write_text((f"head = '{part}'\n" if where == "head" else "") + lines)
+    made = open_filter(str(file))
+    assert isinstance(made, DataFilter)
+    begin = time.process_time()
+    for piece in (b"a", b"a ", b"x", b"\n", b" "):
+        for length in (40, 200, LINE_MOST):
+            assert made.match((piece * LINE_MOST)[:length] + b"!", 0.0) is None
+    assert time.process_time() - begin < 15 * 10 * LINE_SECONDS  # of a machine that does other things too
+    assert any("not proven linear" in each for each in filter_warnings(made))
+    assert made.patience.skipped == 0 or "skipped" in made.complaint
+
+
+def test_ours_are_read_without_a_limit_of_time(tmp_path: Path) -> None:
+    """A client cannot have its failure skipped: our own regexes are quick by themselves; a copy of one is a user's."""
+    made, line = open_filter("sshd"), "Failed password for " + " from 1.1.1.1 port 1" * 300 + " from 203.0.113.5 port 1"
+    assert isinstance(made, DataFilter)
+    assert all(each.costs_like == LINEAR for each in made.regexes)
+    event = told(made, line.encode(), 0.0)
+    assert event is not None
+    assert event.address.text == "203.0.113.5"
+    (tmp_path / "sshd.toml").write_bytes((DATA / "sshd.toml").read_bytes())
+    copied = open_filter(str(tmp_path / "sshd.toml"))
+    assert isinstance(copied, DataFilter)
+    assert not any(each.costs_like == LINEAR for each in copied.regexes)
 
 
 def test_a_file_that_is_not_there_is_named() -> None:

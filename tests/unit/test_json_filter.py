@@ -1,6 +1,7 @@
 """The filter for JSON logs: its options, and that no field is taken for another."""
 
 import json
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,8 @@ from appguard.errors import ConfigError
 from appguard.event import ACCESS_FAIL, LOGIN_FAIL, PROBE
 from appguard.filters.json_fields import JsonFilter
 from appguard.filters.open import open_filter
+from appguard.sieve import Sieve
+from appguard.sources.base import LINE_MOST
 from tests.filtering import told
 from tests.strategies import hostile_text
 
@@ -33,6 +36,37 @@ def test_any_values_are_an_event_or_nothing(
             record = {"client": client, "ts": time, "user": user, "event": name, "status": status}
             found = made.match(json.dumps(record).encode(), 0.0)
             assert found is None or found.to_line().isascii()
+
+
+ODD = {"address": ["a/b", 'client "é"'], "where": {"k\\": ["x", "login/failed"], "n": [5, "é"]}}
+SHORT = {'"': '\\"', "\\": "\\\\", "/": "\\/"}
+
+
+@st.composite
+def written(draw: st.DrawFn, value: object) -> str:
+    """Write JSON as any writer may: each letter as it is or as an escape."""
+    if isinstance(value, dict):
+        pairs = cast("dict[str, object]", value).items()
+        return "{" + ",".join([f"{draw(written(key))}:{draw(written(each))}" for key, each in pairs]) + "}"
+    if not isinstance(value, str):
+        return json.dumps(value)
+    ways = (
+        (f"\\u{ord(each):04x}", SHORT.get(each, each), each if each not in '"\\' else SHORT[each]) for each in value
+    )
+    return '"' + "".join([draw(st.sampled_from(each)) for each in ways]) + '"'
+
+
+@given(data=st.data(), value=st.sampled_from(["x", "login/failed", "y"]), number=st.sampled_from([5, 5.0, "é", 6]))
+def test_every_event_has_what_stage_one_looks_for(data: st.DataObject, value: str, number: object) -> None:
+    """However a writer writes its JSON, no line that is an event is left out, and one without the value is."""
+    made = JsonFilter("json", ODD)
+    record: dict[str, object] = {"k\\": value, "n": number, "a/b": {'client "é"': "203.0.113.5"}}
+    line = data.draw(written(record)).encode()
+    is_event = value != "y" and number != 6
+    assert (made.match(line, 0.0) is not None) == is_event
+    candidates = Sieve(made.needs, LINE_MOST).candidates(line + b"\n")
+    assert candidates == [line] or not is_event
+    assert Sieve(made.needs, LINE_MOST).candidates(b'{"level":"info"}\n') == []
 
 
 @given(user=hostile_text)

@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appguard.errors import ConfigError
-from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, PROBE, time_text
+from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, PROBE, REQUEST, time_text
 from appguard.filters.log_format import LogFormatFilter
+from appguard.sieve import Sieve
 from appguard.sources.base import LINE_MOST
 from tests.strategies import hostile_text
 
@@ -93,6 +94,19 @@ def test_nothing_a_client_sends_forges_or_hides_a_failure(
     assert (event.kind, event.address.text, event.path) == (LOGIN_FAIL, "203.0.113.5", "/login")
     assert time_text(event.time) == "2026-11-20T09:11:02.000000Z"
     assert made.match(line_of(name, texts, status="200"), 0.0) is None
+    line = line_of(name, texts)
+    assert Sieve(made.needs, LINE_MOST).candidates(line + b"\n") == [line]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_stage_one_leaves_out_what_tells_of_nothing(name: str) -> None:
+    """A line whose status tells of nothing is not looked at, unless a jail counts any request."""
+    texts = dict.fromkeys(("remote_user", "http_host", "http_referer", "http_user_agent"), "-")
+    line = line_of(name, texts | {"request_uri": "/x", "request": "GET /x HTTP/1.1"}, status="200")
+    assert Sieve(LogFormatFilter(name, FORMATS[name]).needs, LINE_MOST).candidates(line + b"\n") == []
+    of_all = LogFormatFilter(name, FORMATS[name], [REQUEST])
+    assert Sieve(of_all.needs, LINE_MOST).candidates(line + b"\n") == [line]
+    assert of_all.match(line, 0.0) is not None
 
 
 @pytest.mark.parametrize("name", ["combined", "tabs", "json"])
@@ -113,6 +127,8 @@ def test_limit_req_is_a_refusal_whatever_the_status() -> None:
     event = made.match(b'203.0.113.5 REJECTED 503 "GET / HTTP/1.1"', 7.0)
     assert event is not None
     assert (event.kind, event.time) == (LIMIT_EXCEEDED, 7.0)
+    for status, candidates in ((b"REJECTED", 1), (b"PASSED", 0)):
+        assert len(Sieve(made.needs, LINE_MOST).candidates(b'203.0.113.5 %s 503 "GET /"\n' % status)) == candidates
     assert made.match(b'203.0.113.5 PASSED 503 "GET / HTTP/1.1"', 7.0) is None
     assert made.match(b'203.0.113.5 - 503 "GET / HTTP/1.1"', 7.0) is None
 

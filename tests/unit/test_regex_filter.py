@@ -224,6 +224,29 @@ def test_a_login_takes_back_what_waits() -> None:
     assert told(connection_filter(), *begin, "h app[1]: asked bob") == [("203.0.113.5", 4, "bob")]
 
 
+TOLD = (
+    "open from 203.0.113.{}",
+    "asked u{}",
+    "failed",
+    "accepted u{}",
+    "closed 203.0.113.{}",
+    "refused 203.0.113.{}",
+    "ended 203.0.113.{}",
+)
+
+
+@given(lines=st.lists(st.tuples(st.sampled_from(TOLD), st.integers(1, 3), st.integers(1, 2)), max_size=60))
+def test_an_event_is_what_is_found(lines: list[tuple[str, int, int]]) -> None:
+    """The quick way from a line to its event, and the way that tells all of it, agree over any lines of connections."""
+    regexes = (*connection_filter().options.failregex, "^refused <HOST>$", "^<F-MLFFORGET>ended</F-MLFFORGET> <HOST>$")
+    quick, whole = filter_of(*regexes, **CONNECTION), filter_of(*regexes, **CONNECTION)
+    for text, connection, number in [*((text, 9, 9) for text in TOLD * 3), *lines]:
+        line = f"h app[{connection}]: {text.format(number)}"
+        hit, event = whole.find(line.encode(), NOW), event_of(quick, line)
+        expected = hit and (hit.id, hit.time, hit.groups.get("user", ""))
+        assert (event and (event.address.text, event.time, event.user)) == expected, line
+
+
 def test_connections_are_forgotten() -> None:
     """After five minutes, and the oldest first when there are too many."""
     chosen = connection_filter()
@@ -328,7 +351,7 @@ def test_a_catastrophic_regex_costs_its_budget(pattern: str, caplog: pytest.LogC
                 begin = time.process_time()
                 assert chosen.match((piece * LINE_MOST)[:length] + b"!:[=y!", NOW) is None
                 assert time.process_time() - begin < 10 * LINE_SECONDS  # of a machine that does other things too
-    assert len(caplog.messages) == (1 if chosen.skipped else 0)
+    assert len(caplog.messages) == (1 if chosen.patience.skipped else 0)
 
 
 def test_a_catastrophic_datepattern_costs_its_budget() -> None:
@@ -337,7 +360,7 @@ def test_a_catastrophic_datepattern_costs_its_budget() -> None:
     begin = time.process_time()
     assert chosen.match(b"x" * 4000 + b"!y2026 z", NOW) is None
     assert time.process_time() - begin < 10 * LINE_SECONDS
-    assert chosen.skipped == 1
+    assert chosen.patience.skipped == 1
 
 
 def test_a_line_that_takes_too_long_is_skipped(caplog: pytest.LogCaptureFixture) -> None:
@@ -346,7 +369,7 @@ def test_a_line_that_takes_too_long_is_skipped(caplog: pytest.LogCaptureFixture)
     with caplog.at_level(logging.WARNING, "appguard"):
         for _ in range(3):
             assert chosen.match(b"x" * 100 + b"!y", NOW) is None
-    assert chosen.skipped == 3
-    assert "3 lines were skipped" in chosen.complaint
+    assert chosen.patience.skipped == 3
+    assert "3 lines were skipped" in chosen.patience.complaint
     assert len(caplog.messages) == 1
     assert addresses(chosen, "from 203.0.113.5") == ["203.0.113.5"]

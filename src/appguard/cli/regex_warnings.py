@@ -8,6 +8,7 @@ from appguard.ban import Ban
 from appguard.config import CONFIG_FILE, daemon_config
 from appguard.errors import ConfigError, RefusedForSafety
 from appguard.filters.base import Filter
+from appguard.filters.data_file import DataFilter
 from appguard.filters.forgery import VICTIM, forged, unanchored
 from appguard.filters.linear import degree_of
 from appguard.filters.open import warnings_of
@@ -38,9 +39,9 @@ def judge_of(config: Path | None) -> tuple[Judge, str]:
 def filter_warnings(made: Filter) -> Iterator[str]:
     """Say what is dangerous in a filter, whatever the lines are."""
     yield from warnings_of(made)
-    if not isinstance(made, RegexFilter):
+    if not isinstance(made, RegexFilter | DataFilter):
         return
-    loose = unanchored(made)
+    loose = unanchored(made) if isinstance(made, RegexFilter) else ()
     if loose:
         yield (
             f"not anchored: failregex {_ranges(loose)}: also matches within a text that a client chose, who could have"
@@ -54,17 +55,26 @@ def filter_warnings(made: Filter) -> Iterator[str]:
         )
 
 
-def _not_linear(made: RegexFilter) -> str:
-    families = {
+def _regexes_of(made: RegexFilter | DataFilter) -> dict[str, Sequence[str]]:
+    """Give the regexes of a filter, written so that they can be judged, by what they are called in it."""
+    if isinstance(made, DataFilter):
+        head, *lines = (each.costs_like for each in made.regexes)
+        return {"head": (head,), "regex": lines}
+    return {
         "prefregex": (made.prefregex,) if made.prefregex else (),
         "failregex": made.failregexes,
         "ignoreregex": made.ignoreregexes,
     }
+
+
+def _not_linear(made: RegexFilter | DataFilter) -> str:
     slow = {
         name: [number for number, pattern in enumerate(patterns, start=1) if not _is_usual(degree_of(pattern))]
-        for name, patterns in families.items()
+        for name, patterns in _regexes_of(made).items()
     }
-    return ", ".join(name if name == "prefregex" else f"{name} {_ranges(each)}" for name, each in slow.items() if each)
+    return ", ".join(
+        name if name in ("prefregex", "head") else f"{name} {_ranges(each)}" for name, each in slow.items() if each
+    )
 
 
 def _is_usual(degree: float | None) -> bool:
@@ -84,14 +94,12 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 def run_warnings(made: Filter, examples: Sequence[tuple[bytes, float]]) -> Iterator[str]:
     """Say what came up while lines were read; `examples` are some that matched, and when they were written."""
-    if not isinstance(made, RegexFilter):
-        return
-    line = forged(made, examples)
+    line = forged(made, examples) if isinstance(made, RegexFilter) else ""
     if line:
         yield f"a client can have another banned: this line, which a client could cause, would ban {VICTIM}: {line}"
-    if made.skipped:
-        yield f"{made.skipped} lines took longer than 5 ms and were skipped"
-    if made.coloured:
+    if isinstance(made, RegexFilter | DataFilter) and made.patience.skipped:
+        yield f"{made.patience.skipped} lines took longer than 5 ms and were skipped"
+    if isinstance(made, RegexFilter) and made.coloured:
         yield f"{made.coloured} lines have colours in them, which are left out"
 
 

@@ -10,7 +10,7 @@ takes back what waits, unless it had been tried with another user name before.
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from appguard.filters.expression import Groups
 
@@ -32,9 +32,25 @@ class Connection:
     has_failed: bool  # one of them is a failure that lacks only its address
 
 
-class Joined(NamedTuple):
-    """A failure with all that its connection told: how many lines led to it, and the user names tried."""
+class Tells(Protocol):
+    """A line that was read."""
 
+    def groups(self) -> Groups:
+        """Give what it told."""
+        ...
+
+
+class Begun(NamedTuple):
+    """A connection of which one line is known: a failure, which has counted."""
+
+    seen: float
+    line: Tells
+
+
+class Joined(NamedTuple):
+    """A failure with all that its connection told: of whom, how many lines led to it, and the user names tried."""
+
+    id: str
     groups: Mapping[str, str]
     attempts: int
     users: tuple[str, ...]
@@ -44,36 +60,52 @@ class Connections:
     """The connections of one filter, bounded in number and time."""
 
     def __init__(self) -> None:
-        self._connections = OrderedDict[str, Connection]()  # in the order of the latest line
+        self._connections = OrderedDict[str, Connection | Begun]()  # in the order of the latest line
+
+    def __contains__(self, name: str) -> bool:
+        """Say whether something may be known of a connection."""
+        return name in self._connections
+
+    def begin(self, name: str, time: float, line: Tells) -> None:
+        """Keep the first line of a connection, a failure that says all of itself and counts at once."""
+        self._keep(name, Begun(time, line))
 
     def join(self, groups: Groups, time: float) -> Joined | None:
         """Add what a line told; give the failure it leads to, if it does."""
         name = groups["mlfid"]
-        connection = self._connections.pop(name, None)
-        if connection is None or time - connection.seen > KEPT_SECONDS:
-            connection = Connection(time, groups, [], 0, False)
+        known = self._connections.pop(name, None)
+        has_second_user = False
+        if known is None or time - known.seen > KEPT_SECONDS:
+            connection = _first(groups, time)
         else:
+            connection = known if isinstance(known, Connection) else _first(known.line.groups(), time)
             connection.seen = time
             connection.groups = _added(connection.groups, groups)
-        has_second_user = _names_user(connection, groups) and len(connection.users) > 1
-        if groups.get("mlfforget") is None:
+            has_second_user = _names_user(connection, groups) and len(connection.users) > 1
+        if "mlfforget" not in groups:
             self._keep(name, connection)
-        if groups.get("mlfgained") is not None and not has_second_user:
+        if "mlfgained" in groups and not has_second_user:
             connection.waiting, connection.has_failed = 0, False
             return None
         connection.waiting += 1
-        if has_second_user or groups.get("nofail") is None:
+        if has_second_user or "nofail" not in groups:
             connection.has_failed = True
-        if not connection.has_failed or not id_of(connection.groups):
+        id_ = id_of(connection.groups) if connection.has_failed else ""
+        if not id_:
             return None
         attempts, connection.waiting, connection.has_failed = connection.waiting, 0, False
-        return Joined(connection.groups, attempts, tuple(connection.users))
+        return Joined(id_, connection.groups, attempts, tuple(connection.users))
 
-    def _keep(self, name: str, connection: Connection) -> None:
+    def _keep(self, name: str, connection: Connection | Begun) -> None:
         """Keep a connection as the latest, and no more of them than there may be."""
         if len(self._connections) >= CONNECTIONS_MOST:
             self._connections.popitem(last=False)
         self._connections[name] = connection
+
+
+def _first(groups: Groups, time: float) -> Connection:
+    user = groups.get("user")
+    return Connection(time, groups, [user] if user else [], 0, False)
 
 
 def id_of(groups: Mapping[str, str]) -> str:
@@ -99,7 +131,7 @@ def _added(known: Groups, groups: Groups) -> Groups:
 
 def _names_user(connection: Connection, groups: Groups) -> bool:
     """Say whether a line named a user not named before, and remember the name."""
-    named = groups.get("user", "")
+    named = groups.get("user")
     if not named or named in connection.users or len(connection.users) >= USERS_MOST:
         return False
     connection.users.append(named)

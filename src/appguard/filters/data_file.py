@@ -11,9 +11,10 @@ r"""Filters that are data: a TOML file of regular expressions, our own in `data/
 Theory of operation. `head`, then one `regex` behind it must fit the whole line, from its first character to its last:
 nothing is searched for, so nothing that a client has written into the middle of a line is taken for the line. Where a
 text that a client chose stands before the address, the greedy `.*` and the fixed end of the line put the boundary where
-the program put it. The regular expressions are linear: possessive (`++`) wherever the next character says where a field
-ends. A line with `cut = true` is for those that were cut off at their end, and fits only a line so long. Colours of a
-terminal are taken out before. A group is a field of `fields.py`; a line without a time was written now.
+the program put it. Our own regular expressions are linear: possessive (`++`) wherever the next character says where a
+field ends. A user's have a budget, as all regexes of others (`expression.py`). A line with `cut = true` is for those
+that were cut off at their end, and fits only a line so long. Colours of a terminal are taken out before. A group is a
+field of `fields.py`; a line without a time was written now.
 """
 
 import re
@@ -27,8 +28,11 @@ from typing import cast
 from appguard.errors import ConfigError
 from appguard.event import Event
 from appguard.filters.base import Told, is_ipv4
+from appguard.filters.expression import Expression, OverBudget
 from appguard.filters.fields import BY_STATUS, FIELDS, check_kind, event_of, may_be_cut, rest_of
 from appguard.filters.literals import literals_of
+from appguard.filters.patience import Patience
+from appguard.filters.tags import pieces_of, with_local_flags
 from appguard.filters.times import check_forms, seconds_of
 
 DATA = Path(__file__).with_name("data")
@@ -37,6 +41,7 @@ FLAGS = re.DOTALL | re.ASCII
 KEYS = {"description": str, "time": list, "warnings": list, "head": str, "line": list}
 MORE = {"status", "method", "path", "request", "count"}  # groups with more than is told in brief
 LINE_KEYS = {"kind": str, "regex": str, "cut": bool}
+LINEAR = "^"  # costs as little as our own regular expressions do
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,31 +49,31 @@ class Form:
     """One form of line: the kind of event it tells of, and the rest of the line behind the head."""
 
     kind: str
-    regex: re.Pattern[str]
+    regex: Expression
     is_cut: bool = False
 
-    def is_brief(self, head: re.Pattern[str]) -> bool:
+    def is_brief(self, head: Expression) -> bool:
         """Say whether its event is told in brief: of one kind, with its time in the head and nothing jails look at."""
-        more = MORE & (set(self.regex.groupindex) | set(head.groupindex))
-        is_usual = "address" in self.regex.groupindex and "time" not in self.regex.groupindex
-        return is_usual and not more and "address" not in head.groupindex and self.kind != BY_STATUS
+        is_usual = "address" in self.regex.groups - head.groups and "time" not in self.regex.groups
+        return is_usual and not MORE & (self.regex.groups | head.groups) and self.kind != BY_STATUS
 
 
 class DataFilter:
     """Reads lines by regular expressions."""
 
-    def __init__(self, name: str, head: str, forms: Sequence[Form], time_forms: Sequence[str] = ()) -> None:
+    def __init__(self, name: str, head: Expression, forms: Sequence[Form], time_forms: Sequence[str] = ()) -> None:
         self.name = name
+        self.patience = Patience(name)
         self.description = ""
         self.warnings: tuple[str, ...] = ()
         self.rest = ""
-        self._head = compiled(head)
+        self._head = head
         self._forms = tuple(form for form in forms if not form.is_cut)
         self._cut = tuple(form for form in forms if form.is_cut)
         self._time_forms = tuple(time_forms)
         self._whats = [(form.kind, 0) if form.is_brief(self._head) else None for form in self._forms]
         self._when = lru_cache(maxsize=1024)(self._seconds)
-        of_head = literals_of(head, FLAGS)
+        of_head = literals_of(head.pattern, FLAGS)
         self.needs = tuple((*of_head, *literals_of(form.regex.pattern, FLAGS)) for form in self._forms)
 
     def match(self, line: bytes, time: float) -> Event | None:
@@ -76,13 +81,22 @@ class DataFilter:
         text = line.decode(errors="replace")
         if "\x1b" in text:
             text = COLOUR.sub("", text)
-        head = self._head.match(text)
+        try:
+            return self._event(text, time, may_be_cut(line))
+        except OverBudget:
+            self.patience.skip()
+            return None
+
+    def _event(self, text: str, time: float, may_be_cut: bool) -> Event | None:
+        budget = self.patience.budget()
+        head = self._head.match(text, budget)
         if head is None:
             return None
-        for form in (*self._forms, *self._cut) if may_be_cut(line) else self._forms:
-            found = form.regex.fullmatch(text, head.end())
+        begin = head.span()[1]
+        for form in (*self._forms, *self._cut) if may_be_cut else self._forms:
+            found = form.regex.fullmatch(text, begin, budget)
             if found is not None:
-                fields = head.groupdict() | found.groupdict()
+                fields = {**head.groupdict(), **found.groupdict()}
                 told = self._told(fields, time)
                 return event_of(form.kind, told, fields, rest=self.rest, is_cut=form.is_cut)
         return None
@@ -94,18 +108,36 @@ class DataFilter:
     def _brief(self, line: bytes, now: float) -> Told:
         if may_be_cut(line) or not line.isascii() or b"\x1b" in line:
             return None
-        text = line.decode()
-        head = self._head.match(text)
+        try:
+            return self._read_brief(line, line.decode(), now)
+        except OverBudget:
+            self.patience.skip()
+            return ()
+
+    def _read_brief(self, line: bytes, text: str, now: float) -> Told:
+        budget = self.patience.budget()
+        head = self._head.match(text, budget)
         if head is None:
             return ()
+        begin = head.span()[1]
         for form, what in zip(self._forms, self._whats, strict=True):
-            found = form.regex.fullmatch(text, head.end())
+            found = form.regex.fullmatch(text, begin, budget)
             if found is not None:
-                told, address = self._told(head.groupdict(), now), found["address"] if what else None
+                told, address = self._told(head.groupdict(), now), found.groupdict()["address"] if what else None
                 if what is None or told is None or not address or not is_ipv4(address):
                     return None
                 return what, address, told, "", (), line
         return ()
+
+    @property
+    def complaint(self) -> str:
+        """Say what is wrong with the filter, as its log shows; empty if nothing is."""
+        return self.patience.complaint
+
+    @property
+    def regexes(self) -> tuple[Expression, ...]:
+        """Give the regular expressions: that of the head, then those of the lines."""
+        return (self._head, *(form.regex for form in (*self._forms, *self._cut)))
 
     def _told(self, fields: Mapping[str, str | None], now: float) -> float | None:
         text = fields.get("time")
@@ -115,13 +147,12 @@ class DataFilter:
         return seconds_of(text, self._time_forms, now)
 
 
-def compiled(regex: str) -> re.Pattern[str]:
-    """Compile one of our regular expressions; raise `ConfigError`."""
-    try:
-        found = re.compile(regex, FLAGS)
-    except (re.error, OverflowError, RecursionError) as error:
-        raise ConfigError(f"regex {regex!r}: {error}") from error
-    unknown = set(found.groupindex) - set(FIELDS)
+def compiled(regex: str, end: str = "", *, is_ours: bool = False) -> Expression:
+    """Compile a regular expression that matches up to `end`; raise `ConfigError`."""
+    any_char = "".join(r"[\s\S]" if piece == "." else piece for piece in pieces_of(regex))  # as `DOTALL` has it
+    judged = LINEAR if is_ours else with_local_flags(rf"\A(?:{any_char}){end}")
+    found = Expression(regex, FLAGS, judged)
+    unknown = found.groups - set(FIELDS)
     if unknown:
         raise ConfigError(f"regex {regex!r}: group {min(unknown)!r}: expected one of {', '.join(FIELDS)}")
     return found
@@ -138,17 +169,19 @@ def read_table(file: Path) -> dict[str, object]:
         raise ConfigError(f"{file}: not valid TOML: {error}") from error
 
 
-def data_filter(name: str, table: Mapping[str, object], kinds: Collection[str] = ()) -> DataFilter:
-    """Make the filter that a table says; raise `ConfigError`."""
+def data_filter(
+    name: str, table: Mapping[str, object], kinds: Collection[str] = (), *, is_ours: bool = False
+) -> DataFilter:
+    """Make the filter that a table says; raise `ConfigError`. What `is_ours` is known to be quick."""
     check_keys(table, KEYS)
     times = _texts(table, "time")
     check_forms(times)
-    head = str(table.get("head", ""))
-    forms = [_form(each) for each in cast("list[object]", table.get("line", []))]
+    head = compiled(str(table.get("head", "")), is_ours=is_ours)
+    forms = [_form(each, is_ours=is_ours) for each in cast("list[object]", table.get("line", []))]
     if not forms:
         raise ConfigError("[[line]] is missing: give at least one regex and the kind of event it tells of")
     for form in forms:
-        _refuse_what_cannot_work(compiled(head), form, times)
+        _refuse_what_cannot_work(head, form, times)
     made = DataFilter(name, head, forms, times)
     made.rest = rest_of(kinds)
     made.description, made.warnings = str(table.get("description", "")), _texts(table, "warnings")
@@ -171,18 +204,19 @@ def _texts(table: Mapping[str, object], key: str) -> tuple[str, ...]:
     return tuple(map(str, found))
 
 
-def _form(table: object) -> Form:
+def _form(table: object, *, is_ours: bool) -> Form:
     if not isinstance(table, Mapping):
         raise ConfigError(f"line = {table!r}: expected a table with kind and regex")
     found = cast("Mapping[str, object]", table)
     check_keys(found, LINE_KEYS)
     if "regex" not in found:
         raise ConfigError("[[line]]: regex is missing")
-    return Form(check_kind(found.get("kind")), compiled(str(found["regex"])), bool(found.get("cut", False)))
+    regex = compiled(str(found["regex"]), r"\Z", is_ours=is_ours)
+    return Form(check_kind(found.get("kind")), regex, bool(found.get("cut", False)))
 
 
-def _refuse_what_cannot_work(head: re.Pattern[str], form: Form, times: Sequence[str]) -> None:
-    groups = [*head.groupindex, *form.regex.groupindex]
+def _refuse_what_cannot_work(head: Expression, form: Form, times: Sequence[str]) -> None:
+    groups = head.groups | form.regex.groups
     if "address" not in groups:
         raise ConfigError(f"regex {form.regex.pattern!r}: no group (?P<address>...): an event is somebody's")
     if "time" in groups and not times:

@@ -8,15 +8,18 @@ a second) teaches this for nothing, and is left alone for most of its lines.
 
 import re
 from collections.abc import Sequence
-from functools import cached_property
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 import regex
 
-from appguard.filters.linear import width
+from appguard.filters.linear import is_anchored, width
 from appguard.filters.parse_tree import LOOKS, Node, parse
 
 KNOWN_MOST = 1024
+BRACKET = ("\\[", "(?<!\\w)\\[")  # as access logs have it before the date
+TO_BRACKET = "^[^[]*"
+UP_TO_BRACKET = (*(TO_BRACKET + each for each in BRACKET), "^[^\\[]*\\[")
 LENGTHS_MOST = 4  # of beginnings
 BEHIND_MOST = 12  # characters behind a date, to find where no match can go on
 REACH_LEAST, REACH_MOST = 2, 8  # characters that a look-around or a `$` sees
@@ -27,15 +30,15 @@ Found = TypeVar("Found")
 
 
 class DateMemo(Generic[Found]):
-    """What one anchored regex found in beginnings of lines; `reach` is what `reach_of` says of it."""
+    """What one anchored regex found in beginnings of lines."""
 
-    def __init__(self, expression: str, reach: int) -> None:
+    def __init__(self, expression: str) -> None:
         self._expression = expression
-        self._reach = reach
         self._known: dict[str, Found] = {}
         self._lengths: tuple[int, ...] = ()
         self._hits = 0
         self._misses = 0
+        self._behind = 0
 
     def find(self, text: str) -> Found | None:
         """Give what was found in a line that began likewise."""
@@ -51,7 +54,7 @@ class DateMemo(Generic[Found]):
         self._misses += 1
         if self._misses > LEARNT_MOST + self._hits and self._misses % LEARNT_MOST:
             return
-        length = self._length(text, end)
+        length = decided_length(self._expression, text, end, end + self._behind)
         if length is None or (length not in self._lengths and len(self._lengths) >= LENGTHS_MOST):
             return
         if len(self._known) >= KNOWN_MOST:
@@ -60,22 +63,46 @@ class DateMemo(Generic[Found]):
             self._hits = self._misses = 0
         if length not in self._lengths:
             self._lengths = (*self._lengths, length)
+        self._behind = length - end
         self._known[text[:length]] = found
 
-    def _length(self, text: str, end: int) -> int | None:
-        """Give how much of a line decides what is found in it, None if that is too much to be worth it."""
-        for length in range(end + 1, min(end + BEHIND_MOST, len(text) - self._reach)):
-            try:
-                goes_on = self._partial.fullmatch(text[:length], partial=True, timeout=LEARN_SECONDS)
-            except TimeoutError:
-                return None
-            if goes_on is None:
-                return length - 1 + self._reach
-        return None
 
-    @cached_property
-    def _partial(self) -> "regex.Pattern[str]":
-        return regex.compile(self._expression, regex.VERSION0 | regex.IGNORECASE)
+def decided_length(expression: str, text: str, end: int, guess: int) -> int | None:
+    """Give how much of a line decides what an anchored regex finds in it, in a match that ends at `end`.
+
+    None if that is too much to be worth it. A guess that is right saves most of the work.
+    """
+    reach, partial = _decider(expression)
+    if reach is None:
+        return None
+    least, most = end + 1, min(end + BEHIND_MOST, len(text) - reach)
+    guessed = guess + 1 - reach
+    for length in (*([guessed] if least <= guessed < most else ()), *range(least, most)):
+        try:
+            goes_on = partial.fullmatch(text[:length], partial=True, timeout=LEARN_SECONDS)
+        except TimeoutError:
+            return None
+        if goes_on is None:
+            return int(length - 1 + reach)
+    return None
+
+
+@lru_cache(maxsize=64)
+def _decider(expression: str) -> "tuple[int | None, regex.Pattern[str]]":
+    return reach_of(expression), regex.compile(expression, regex.VERSION0 | regex.IGNORECASE)
+
+
+def piece_of(expression: str, text: str, end: int, guess: int) -> tuple[int, int] | None:
+    """Give the piece of a line that decides what a regex finds in all lines that differ in digits only.
+
+    None if that is not known. What stands before the piece takes all digits alike, and ends in one place only.
+    """
+    if expression.startswith(BRACKET) and text.count("[") == 1:
+        expression = TO_BRACKET + expression
+    last = decided_length(expression, text, end, guess)
+    if last is None:
+        return None
+    return (text.find("[") + 1 if expression.startswith(UP_TO_BRACKET) else 0), last
 
 
 def reach_of(expression: str) -> int | None:
@@ -84,7 +111,7 @@ def reach_of(expression: str) -> int | None:
         tree = parse(expression)
     except (RecursionError, re.error):
         return None
-    if tree.has_flags or not tree.nodes or tree.nodes[0].at != "AT_BEGINNING":
+    if tree.has_flags or not is_anchored(expression):
         return None
     reach = max(REACH_LEAST, _seen(tree.nodes))
     return int(reach) if reach <= REACH_MOST else None

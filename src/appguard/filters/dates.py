@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from appguard.filters.date_fields import seconds_of, with_groups
-from appguard.filters.date_memo import DateMemo, reach_of
-from appguard.filters.expression import Budget, Expression, Found, compiled
+from appguard.filters.date_memo import DateMemo, piece_of, reach_of
+from appguard.filters.expression import Budget, Expression, Found, OverBudget, compiled, quickest
 
 LONG_EPOCH = r"(?P<epoch>[0-9]{10,11}(?:\.[0-9]{1,9}|[0-9]{3}(?:[0-9]{3})?)?)"
 EPOCH = r"(?P<epoch>[0-9]{10,11}(?:\.[0-9]{1,9})?)"
@@ -80,7 +80,7 @@ class DatePattern:
         self.expressions = tuple(map(_regex, wanted))
         self.is_cut_between_words = all(map(_is_between_words, wanted))
         reach = reach_of(self.expressions[0]) if wanted else None
-        self._memo = None if reach is None else DateMemo[FoundDate](self.expressions[0], reach)
+        self._memo = None if reach is None else DateMemo[FoundDate](self.expressions[0])
         self._searches = tuple(map(_search_of, wanted, self.expressions))
         self._told: dict[tuple[int, tuple[str | None, ...], float], float | None] = {}
 
@@ -99,6 +99,30 @@ class DatePattern:
                 self._memo.learn(text, match.span()[1], found)
             return found
         return None
+
+    def decided_by(self, text: str, found: FoundDate | None, last: int = 0) -> tuple[int, int] | None:
+        """Give the piece of a line that decides its date in all lines that differ from it in digits only.
+
+        Those are lines for which `is_only_from` holds. None if there is no such piece. `last` is a guess of its end.
+        """
+        if found is None:
+            return 0, 0
+        return piece_of(self.expressions[found.search], text, found.match.span()[1], last)
+
+    def searches_before(self, found: FoundDate | None) -> int:
+        """Give how many formats were looked for in vain before a date was found."""
+        return len(self._searches) if found is None else found.search
+
+    def is_only_from(self, number: int, text: str) -> bool:
+        """Say whether a line has no date of the first so many formats; also no if that takes too long to say."""
+        budget = Budget()
+        try:
+            for search in self._searches[:number]:
+                if search(text, budget) is not None:
+                    return False
+        except OverBudget:
+            return False
+        return True
 
     def seconds(self, found: FoundDate, time: float) -> float | None:
         """Give the Unix time of a date, None if there is no such time; `time` is about when the line was written."""
@@ -122,8 +146,8 @@ def _search_of(pattern: str, expression: str) -> Search:
         plain = _with_plain_dates(expression)
         compiled(plain, re.IGNORECASE)  # it is none if the pattern refers to a group of a known format
         return Expression(expression, re.IGNORECASE, plain).search
-    own = compiled(expression, re.IGNORECASE)
-    return lambda text, budget: own.search(text)
+    own = quickest(compiled(expression, re.IGNORECASE))
+    return lambda text, budget: own(text)
 
 
 def _with_plain_dates(expression: str) -> str:

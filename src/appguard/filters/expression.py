@@ -10,7 +10,7 @@ the daemon stopped.
 import re
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from math import factorial, inf, pow
 from typing import Protocol
@@ -18,7 +18,8 @@ from typing import Protocol
 import regex
 
 from appguard.errors import ConfigError
-from appguard.filters.linear import MANY, bound_of
+from appguard.filters.linear import MANY, bound_of, is_anchored
+from appguard.filters.parse_tree import has_flags, parse
 from appguard.filters.tags import plain_name
 
 LINE_SECONDS = 0.005  # that no line may cost more than
@@ -48,6 +49,11 @@ class Found(Protocol):
         """Give where the match and all groups stand, -1 for a group that took no part."""
         ...
 
+    @property
+    def string(self) -> str:
+        """Give the text that was searched."""
+        ...
+
     def groups(self) -> tuple[str | None, ...]:
         """Give all groups."""
         ...
@@ -57,14 +63,30 @@ class Found(Protocol):
         ...
 
 
+class Allowance(Protocol):
+    """What all lines together may still take for searches with a time limit."""
+
+    def seconds(self) -> float:
+        """Give how long one search may take now."""
+        ...
+
+    def spend(self, seconds: float) -> None:
+        """Note how long one took."""
+        ...
+
+
 class Budget:
-    """What is left for one line, or for as much as `lines` may cost."""
+    """What is left for one line, or for as much as `lines` may cost; `allowance` is shared with others."""
 
-    __slots__ = ("seconds", "steps")
+    __slots__ = ("allowance", "seconds", "steps")
 
-    def __init__(self, lines: int = 1) -> None:
+    def __init__(self, lines: int = 1, allowance: Allowance | None = None) -> None:
         self.steps: float = lines * STEPS
         self.seconds = lines * TIMED_SECONDS
+        self.allowance = allowance
+
+
+Timed = Callable[["regex.Pattern[str]", float], Found | None]  # searches within seconds
 
 
 class Expression:
@@ -75,7 +97,7 @@ class Expression:
 
     def __init__(self, pattern: str, flags: int = 0, costs_like: str = "") -> None:
         self.pattern = pattern
-        self._costs_like = costs_like or pattern
+        self.costs_like = costs_like or pattern
         self._flags = flags
         self._plain = compiled(pattern, flags)
         self.groups = frozenset(self._plain.groupindex)
@@ -85,7 +107,11 @@ class Expression:
 
     @cached_property
     def _cost(self) -> "_Cost":
-        return _Cost(self._costs_like)
+        return _Cost(self.costs_like)
+
+    @cached_property
+    def _quick(self) -> Callable[[str], re.Match[str] | None]:
+        return quickest(self._plain)
 
     @cached_property
     def _free_length(self) -> int:
@@ -94,8 +120,18 @@ class Expression:
         return next(lengths, COUNTED_MOST) - 1
 
     @cached_property
+    def _steps_of(self) -> Sequence[float]:
+        """The steps that texts of each length may take; none where they depend on what is in a text."""
+        return [] if self._cost.lone else [self._cost.most(length) for length in range(COUNTED_MOST)]
+
+    @cached_property
     def _timed(self) -> "regex.Pattern[str] | None":
-        same = {re.MULTILINE: regex.MULTILINE, re.IGNORECASE: regex.IGNORECASE}
+        same = {
+            re.MULTILINE: regex.MULTILINE,
+            re.IGNORECASE: regex.IGNORECASE,
+            re.DOTALL: regex.DOTALL,
+            re.ASCII: regex.ASCII,
+        }
         chosen = sum(theirs for ours, theirs in same.items() if self._flags & ours)
         try:
             return regex.compile(self.pattern, regex.VERSION0 | chosen)
@@ -104,24 +140,46 @@ class Expression:
 
     def search(self, text: str, budget: Budget) -> Found | None:
         """Find the first match; raise `OverBudget`."""
-        if len(text) > self._free_length:
-            steps = self._cost.steps(text)
-            if steps > budget.steps:
-                return self._search_timed(text, budget)
-            budget.steps -= steps
-        return self._plain.search(text)
+        if len(text) > self._free_length and not self._is_affordable(text, budget):
+            return self._within_time(lambda timed, seconds: timed.search(text, timeout=seconds), budget)
+        return self._quick(text)
 
-    def _search_timed(self, text: str, budget: Budget) -> Found | None:
-        timed = self._timed
-        if timed is None or budget.seconds <= 0:
+    def match(self, text: str, budget: Budget) -> Found | None:
+        """Match the beginning of a text; raise `OverBudget`."""
+        if len(text) > self._free_length and not self._is_affordable(text, budget):
+            return self._within_time(lambda timed, seconds: timed.match(text, timeout=seconds), budget)
+        return self._plain.match(text)
+
+    def fullmatch(self, text: str, begin: int, budget: Budget) -> Found | None:
+        """Match a text from a place to its end; raise `OverBudget`."""
+        if len(text) > self._free_length and not self._is_affordable(text, budget):
+            return self._within_time(lambda timed, seconds: timed.fullmatch(text, begin, timeout=seconds), budget)
+        return self._plain.fullmatch(text, begin)
+
+    def _is_affordable(self, text: str, budget: Budget) -> bool:
+        """Say whether the budget has the steps that `re` may take at worst, and take them."""
+        steps_of, length = self._steps_of, len(text)
+        steps = steps_of[length] if length < len(steps_of) else self._cost.steps(text)
+        if steps > budget.steps:
+            return False
+        budget.steps -= steps
+        return True
+
+    def _within_time(self, search: Timed, budget: Budget) -> Found | None:
+        timed, allowance = self._timed, budget.allowance
+        seconds = budget.seconds if allowance is None else min(budget.seconds, allowance.seconds())
+        if timed is None or seconds <= 0:
             raise OverBudget
         begin = time.thread_time()  # a busy machine must not make us skip lines
         try:
-            return timed.search(text, timeout=budget.seconds)
+            return search(timed, seconds)
         except TimeoutError as error:
             raise OverBudget from error
         finally:
-            budget.seconds -= time.thread_time() - begin
+            took = time.thread_time() - begin
+            budget.seconds -= took
+            if allowance is not None:
+                allowance.spend(took)
 
     def spans_of(self, found: Found) -> Spans:
         """Give where the groups that took part stand, an alternative (`<F-ALT_USER>`) under the name it stands for."""
@@ -144,7 +202,7 @@ class _Cost:
     def __init__(self, pattern: str) -> None:
         bound = bound_of(pattern)
         self._degree, self._share = _shared(bound.degree)
-        self._lone, (self._lone_degree, self._lone_share) = bound.lone, _shared(bound.lone_degree)
+        self.lone, (self._lone_degree, self._lone_share) = bound.lone, _shared(bound.lone_degree)
 
     def most(self, length: int) -> float:
         """Bound a search of any text of a length."""
@@ -152,7 +210,7 @@ class _Cost:
 
     def steps(self, text: str) -> float:
         """Bound a search of a text: n characters part into d pieces in about n**d / d! ways."""
-        for lone in self._lone:
+        for lone in self.lone:
             first = text.find(lone)
             if first >= 0 and text.find(lone, first + 1) >= 0:
                 return self.most(len(text))
@@ -169,6 +227,13 @@ def _name_alternatives(spans: Spans) -> None:
         span = spans.pop(name)
         if meant and (meant[1] not in spans or spans[meant[1]][0] == spans[meant[1]][1]):
             spans[meant[1]] = span
+
+
+def quickest(pattern: re.Pattern[str]) -> Callable[[str], re.Match[str] | None]:
+    """Give the quickest way to search for a regex: `re` looks for an anchored one at every character, in vain."""
+    if pattern.flags & re.MULTILINE or not is_anchored(pattern.pattern) or has_flags(parse(pattern.pattern)):
+        return pattern.search
+    return pattern.match
 
 
 def compiled(pattern: str, flags: int = 0) -> re.Pattern[str]:

@@ -10,18 +10,21 @@ writer has let a client write JSON, and readers disagree on which of the two cou
 """
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import cast
 
 from appguard.address import parse_hop
 from appguard.errors import ConfigError
 from appguard.event import LOGIN_FAIL, Event
 from appguard.filters.fields import BY_STATUS, FIELDS, NO_TIME, check_kind, event_of, rest_of
-from appguard.filters.literals import Literals
+from appguard.filters.literals import ANY, LENGTH_MOST, SHORTEST, Literals
 from appguard.filters.times import seconds_of
 
 KEYS = (*FIELDS, "kind", "where")
 TIME_FORMS = ("iso", "epoch", "clf", "ctime", "syslog")
+ESCAPED = re.compile(r"[^ !#-.0-\[\]-~]")  # what JSON may write otherwise than as it is or with `ESCAPE`
+ESCAPE = r"\u00"  # begins what may stand for any character of ASCII
 Path = tuple[str, ...]
 
 
@@ -31,7 +34,6 @@ class JsonFilter:
     def __init__(self, name: str, options: Mapping[str, object], kinds: Collection[str] = ()) -> None:
         """Check the options; raise `ConfigError`."""
         self.name = name
-        self.needs: Sequence[Sequence[Literals]] = ()  # JSON may write any letter as an escape
         self._rest = rest_of(kinds)
         unknown = set(options) - set(KEYS)
         if unknown:
@@ -44,6 +46,17 @@ class JsonFilter:
         self._kind = check_kind(options.get("kind", BY_STATUS if "status" in self._paths else LOGIN_FAIL))
         if self._kind == BY_STATUS and "status" not in self._paths:
             raise ConfigError("json: kind = 'by_status' needs status, the field that says how it was answered")
+        self.needs: Sequence[Sequence[Literals]] = (tuple(filter(None, map(_written, self._needed()))),)
+
+    def _needed(self) -> Iterator[Sequence[str]]:
+        """Give texts of which a line that is an event has one: each key without which it is none, and values."""
+        paths = [self._paths[field] for field in ("address", "time") if field in self._paths]
+        for key in sorted({key for path in (*paths, *(path for path, _ in self._where)) for key in path}):
+            yield (key,)
+        for _, values in self._where:
+            texts = [value for value in values if isinstance(value, str)]
+            if len(texts) == len(values):  # a number may be written in many ways
+                yield texts
 
     def match(self, line: bytes, time: float) -> Event | None:
         """Give the event of a line."""
@@ -58,6 +71,13 @@ class JsonFilter:
         told = seconds_of(fields["time"], TIME_FORMS, time) if "time" in fields else time
         event = event_of(self._kind, told, fields, rest=self._rest)
         return event if event is not None and _object(line, strict=True) is not None else None
+
+
+def _written(texts: Sequence[str]) -> Literals:
+    """Give the literals of a line in which one of some texts stands as JSON: as it is, or with an escape in it."""
+    parts = (ESCAPED.split(text) for text in texts)
+    longest = {max(('"' + "\n".join(part) + '"').split("\n"), key=len)[:LENGTH_MOST] for part in parts}
+    return Literals(frozenset({*longest, ESCAPE})) if min(map(len, longest)) >= SHORTEST else ANY
 
 
 def _path(field: str, value: object) -> Path:

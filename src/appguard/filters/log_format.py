@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from appguard.errors import ConfigError
 from appguard.event import LIMIT_EXCEEDED, Event
 from appguard.filters.fields import BY_STATUS, NO_TIME, event_of, may_be_cut, rest_of
-from appguard.filters.literals import Literals, literals_of
+from appguard.filters.literals import literals_of
 from appguard.filters.log_format_text import Piece, read_format
+from appguard.filters.nginx import TELLING
 from appguard.filters.nginx_json import REFUSED, unescaped
 from appguard.filters.times import seconds_of
 
@@ -103,7 +104,7 @@ class LogFormatFilter:
         regexes = _Regexes(list(_segments(pieces)))
         self.warnings = (*regexes.warnings, *(() if "(?P<time>" in regexes.whole else (NO_TIME,)))
         self._line = re.compile(regexes.whole, re.DOTALL)
-        self.needs: Sequence[Sequence[Literals]] = (literals_of(regexes.whole, re.DOTALL),)
+        self.needs = tuple(literals_of(each, re.DOTALL) for each in regexes.telling(is_any=bool(self._rest)))
         self._cut = tuple(re.compile(each, re.DOTALL) for each in reversed(regexes.cut))
 
     def match(self, line: bytes, time: float) -> Event | None:
@@ -184,6 +185,15 @@ class _Regexes:
             needed = len(self.whole) if len(self._named) > before else needed
         self.whole = self.whole[:needed]  # what stands behind the last field is not looked at
 
+    def telling(self, *, is_any: bool) -> Iterator[str]:
+        """Give regular expressions of which a line that tells of something, and was not cut off, matches one."""
+        if is_any:
+            yield self.whole
+            return
+        yield _only(self.whole, "status", *map(str, TELLING))
+        if "limited" in self._named:
+            yield _only(self.whole, "limited", REFUSED)
+
     def _add(self, segment: Segment) -> None:
         self.whole += "".join(map(self._own, segment.left))
         if segment.texts:
@@ -217,3 +227,8 @@ class _Regexes:
             return f"(?:{regex})"
         self._named.add(field)
         return f"(?P<{field}>{regex})"
+
+
+def _only(regex: str, field: str, *values: str) -> str:
+    """Give a regular expression for the lines in which a field of nginx's own has one of some values."""
+    return re.sub(rf"\(\?P<{field}>[^()]*\)", f"(?P<{field}>{'|'.join(values)})", regex)

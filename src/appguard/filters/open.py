@@ -31,7 +31,7 @@ def read_filter(name: str, file: Path, kinds: Collection[str] = ()) -> Filter:
             return _json_filter(name, table["json"], kinds)
         if "log_format" in table:
             return LogFormatFilter(name, str(table["log_format"]), kinds)
-        return data_filter(name, table, kinds)
+        return data_filter(name, table, kinds, is_ours=file.parent == DATA)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from error
 

@@ -25,6 +25,8 @@ from appguard.filters.expression import Budget, Expression, Groups, OverBudget
 from appguard.filters.last_lines import LastLines, Line
 from appguard.filters.literals import Literals, cut_anywhere, cut_between_words, literals_of, with_text
 from appguard.filters.options import FilterOptions
+from appguard.filters.patience import Patience
+from appguard.filters.shapes import Read, Shapes
 from appguard.filters.tags import expand, has_flag_within, plain_name
 
 COLOUR_AS_TEXT = "#033["  # as syslog writes it; the raw byte is for who searches the log to heed
@@ -70,7 +72,7 @@ class RegexFilter:
         self.ignoreregexes = tuple(each.pattern for each in self._ignored)
         _check_ids(self._prefix, self._failures)
         self.warnings = tuple(_warnings(options))
-        self.skipped = 0  # lines that took too long
+        self.patience = Patience(name)
         self.undated = 0  # lines that tell of a failure and no time, in a log that should tell it
         self.coloured = 0  # lines with colours in them
         self._connections = Connections()
@@ -94,53 +96,98 @@ class RegexFilter:
     @property
     def complaint(self) -> str:
         """Say what is wrong with the filter, as its log shows; empty if nothing is."""
-        slow = f"{self.skipped} lines were skipped: they take too long for its regexes" if self.skipped else ""
         undated = f"{self.undated} lines tell no time that it can read: they count as of now" if self.undated else ""
-        return "; ".join(filter(None, (slow, undated)))
+        return "; ".join(filter(None, (self.patience.complaint, undated)))
 
     @cached_property
     def _cascade(self) -> Cascade:
         return Cascade(self._prefix, self._failures, self._ignored, _flags(self.options))
 
+    @cached_property
+    def _shapes(self) -> Shapes:
+        patterns = [each.pattern for each in (*self._prefix, *self._failures, *self._ignored)]
+        return Shapes(patterns if self.options.maxlines == 1 else None, self.dates)
+
     def match(self, line: bytes, time: float) -> Event | Named | None:
         """Give the event of a line; most lines are of none."""
-        hit = self.find(line, time)
-        return None if hit is None else self.event_of(hit)
+        read = self._shapes.read(line)
+        if read is not None and read.shape.is_settled:
+            shape, text, date = read
+            connection = shape.connection and text[shape.connection]
+            if not connection or connection not in self._connections:
+                if shape.who is None:
+                    return None
+                address = _address_of(text[shape.who])
+                if address is not None:
+                    seconds = self._seconds(date, time)
+                    if connection and not shape.forgets:
+                        self._connections.begin(connection, seconds, read)
+                    return Event(self._kind, seconds, address, 1, "", text[shape.user])
+        captured = self._searched(line, time) if read is None else self._remembered(read, time)
+        joined = None if captured is None else self._joined(*captured)
+        if captured is None or joined is None:
+            return None
+        address = _address_of(joined.id)
+        if address is not None:
+            return self._event(captured[1], joined.groups.get("user", ""), address)
+        return self.event_of(_hit(joined, captured[1]))
 
     def find(self, line: bytes, time: float) -> Hit | None:
         """Give the failure a line tells of."""
-        captured = self.captured(line, time)
-        if captured is None:
-            return None
-        groups, seconds = captured
-        joined = self._connections.join(groups, seconds) if groups.get("mlfid") else _alone(groups)
-        return None if joined is None else _hit_of(joined, seconds)
+        return self._found(self.captured(line, time))
+
+    def read(self, line: bytes) -> Read | None:
+        """Read a line whose like has been searched before, without searching it."""
+        return self._shapes.read(line)
+
+    def find_in(self, read: Read, time: float) -> Hit | None:
+        """Give the failure that such a line tells of."""
+        return self._found(self._remembered(read, time))
+
+    def _found(self, captured: tuple[Groups, float] | None) -> Hit | None:
+        joined = None if captured is None else self._joined(*captured)
+        return None if captured is None or joined is None else _hit(joined, captured[1])
+
+    def _joined(self, groups: Groups, seconds: float) -> Joined | None:
+        """Give the failure that groups lead to, together with other lines of their connection."""
+        return self._connections.join(groups, seconds) if groups.get("mlfid") else _alone(groups)
 
     def captured(self, line: bytes, time: float) -> tuple[Groups, float] | None:
         """Give what the regexes captured in a line, before lines are joined, and when that was."""
+        read = self._shapes.read(line)
+        return self._searched(line, time) if read is None else self._remembered(read, time)
+
+    def _remembered(self, read: Read, time: float) -> tuple[Groups, float] | None:
+        return None if read.shape.groups is None else (read.groups(), self._seconds(read.date, time))
+
+    def _seconds(self, date: FoundDate | None, time: float) -> float:
+        """Give the time of a line by its date, if that tells one."""
+        seconds = None if date is None else self.dates.seconds(date, time)
+        self.undated += seconds is None and bool(self.dates.expressions)
+        return time if seconds is None else seconds
+
+    def _searched(self, line: bytes, time: float) -> tuple[Groups, float] | None:
         text = line.decode(errors="replace").replace("\n", " ").rstrip("\r")
         if "\x1b" in text or "#033" in text:
             text = self._without_colours(text)
-        budget = Budget()
+        budget = self.patience.budget()
         try:
             date = self.dates.find(text, budget)
             if self.options.maxlines > 1:
                 return self._captured_in_lines(Line(_without(text, date), date), time, budget)
-            told = self._cascade.find(line, text, None if date is None else date.place, budget)
+            rest = _without(text, date)
+            told = self._cascade.search(rest + "\n", budget)
         except OverBudget:
-            self._skip()
+            self.patience.skip()
             return None
+        self._shapes.learn(line, date, None if told is None else told.spans)
         if told is None:
             return None
-        seconds = None if date is None else self.dates.seconds(date, time)
-        self.undated += seconds is None and bool(self.dates.expressions)
-        text = _without(text, date)
-        groups = {name: text[start:end] for name, (start, end) in told.spans.items()}
-        return groups, time if seconds is None else seconds
+        return {name: rest[start:end] for name, (start, end) in told.spans.items()}, self._seconds(date, time)
 
     def _captured_in_lines(self, line: Line, time: float, budget: Budget) -> tuple[Groups, float] | None:
         text = self._last_lines.add(line)
-        told, _ = self._cascade.search(text, budget)
+        told = self._cascade.search(text, budget)
         if told is None:
             return None
         groups = {name: text[start:end] for name, (start, end) in told.spans.items()}
@@ -150,15 +197,15 @@ class RegexFilter:
 
     def event_of(self, hit: Hit) -> Event | Named | None:
         """Give the event of a failure, or what makes it once the addresses of its host name are known."""
-        address = _address_of(hit.id)
+        address, user = _address_of(hit.id), hit.groups.get("user", "")
         if address is not None:
-            return self._event(hit, address)
+            return self._event(hit.time, user, address)
         if LETTER.search(hit.id) and self.options.usedns not in WITHOUT_NAMES:
-            return Named(hit.id, partial(self._event, hit))
+            return Named(hit.id, partial(self._event, hit.time, user))
         return None
 
-    def _event(self, hit: Hit, address: Address) -> Event:
-        return Event(self._kind, hit.time, address, user=hit.groups.get("user", ""))
+    def _event(self, seconds: float, user: str, address: Address) -> Event:
+        return Event(self._kind, seconds, address, 1, "", user)
 
     def _without_colours(self, text: str) -> str:
         plain = COLOUR.sub("", text)
@@ -167,11 +214,6 @@ class RegexFilter:
             if self.coloured == 1:
                 log.info("filter %s: the log has colours in it; they are left out", self.name)
         return plain
-
-    def _skip(self) -> None:
-        self.skipped += 1
-        if self.skipped == 1:
-            log.warning("filter %s: a line takes too long for its regexes and is skipped, as all such lines", self.name)
 
 
 def _without(text: str, date: FoundDate | None) -> str:
@@ -223,14 +265,12 @@ def _warnings(options: FilterOptions) -> Iterable[str]:
 
 
 def _alone(groups: Groups) -> Joined | None:
-    if groups.get("nofail") is not None:
-        return None
-    return Joined(groups, 1, (groups["user"],) if groups.get("user") else ())
+    id_ = id_of(groups) if groups.get("nofail") is None else ""
+    return Joined(id_, groups, 1, (groups["user"],) if groups.get("user") else ()) if id_ else None
 
 
-def _hit_of(joined: Joined, seconds: float) -> Hit | None:
-    id_ = id_of(joined.groups)
-    return Hit(id_, seconds, joined.attempts, joined.groups, joined.users) if id_ else None
+def _hit(joined: Joined, seconds: float) -> Hit:
+    return Hit(joined.id, seconds, joined.attempts, joined.groups, joined.users)
 
 
 @lru_cache(maxsize=8192)

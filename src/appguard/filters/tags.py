@@ -7,6 +7,7 @@ which `plain_name` takes off again. An inline flag in the middle holds from ther
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from functools import lru_cache
 
 H = "[0-9A-Fa-f]{1,4}"
@@ -81,16 +82,13 @@ def with_local_flags(pattern: str) -> str:
     """Write each inline flag that is not at the beginning so that it holds to the end of its group."""
     written: list[str] = []
     open_flags: list[list[str]] = [[]]  # by group, outermost first
-    position = 0
-    while position < len(pattern):
-        piece = _piece(pattern, position)
+    for number, piece in enumerate(pieces_of(pattern)):
         flags = FLAGS.fullmatch(piece)
-        if flags and position:
+        if flags and number:
             open_flags[-1].append(f"(?{flags['flags']}:")
             written.append(open_flags[-1][-1])
         else:
             written.append(_closed(piece, open_flags))
-        position += len(piece)
     written.append(")" * len(open_flags[0]) if len(open_flags) == 1 else "")
     return "".join(written)
 
@@ -106,6 +104,15 @@ def _closed(piece: str, open_flags: list[list[str]]) -> str:
         open_flags.pop()
         return f"{ends})"
     return piece
+
+
+def pieces_of(pattern: str) -> Iterator[str]:
+    """Give the pieces that each mean something as a whole."""
+    position = 0
+    while position < len(pattern):
+        piece = _piece(pattern, position)
+        yield piece
+        position += len(piece)
 
 
 def _piece(pattern: str, position: int) -> str:

@@ -15,18 +15,19 @@ from dataclasses import dataclass, field
 from appguard.event import Event
 from appguard.filters.base import Filter, Named
 from appguard.filters.cascade import without
+from appguard.filters.choice import Choice
 from appguard.filters.dates import FoundDate
 from appguard.filters.expression import Budget, Expression, Found, OverBudget
-from appguard.filters.head import beginnings_of
 from appguard.filters.last_lines import LastLines, Line
-from appguard.filters.literals import literals_of
 from appguard.filters.regex import COLOUR, Hit, RegexFilter
+from appguard.filters.shapes import SHAPES_MOST, Read, Shape
 from appguard.filters.tags import plain_name
 
 LINES = 20  # whose cost all expressions of a line may have: more than the filter, which stops at the first
 SEARCHED_AT_START = 0
 DIGITS = str.maketrans("0123456789", "0" * 10)
 FORMS_MOST = 1_000
+NO_LINE = Line("", None)
 STRPTIME = {"epoch": "{EPOCH}", "tai": "TAI64N"}
 
 
@@ -117,17 +118,15 @@ class Trial:
 
     def _add_searched(self, line: bytes, time: float) -> Told | None:
         assert isinstance(self.filter, RegexFilter)
-        found = self._searches.search(line)
-        hit = self.filter.find(line, time) if self._may_fail(found) else None
+        read = self.filter.read(line)
+        if read is None:
+            date, found = self._searches.search(line)
+            hit = self.filter.find(line, time)
+        else:
+            date, found = self._searches.search_in(read, line)
+            hit = self.filter.find_in(read, time)
         told = None if hit is None else _told_of_hit(self.filter, hit)
-        if found.date:
-            self.dates[found.date] += 1
-        for tally in self.prefixes if found.has_prefix else ():
-            tally.hits += 1
-        for number in found.ignores:
-            self.ignores[number].hits += 1
-        for number in () if found.ignores else found.failures:
-            self._count(self.failures[number], told)
+        self._note(date, found, told)
         lines, sort = (self._searches.take(found) if hit else [line]), self.matched
         if hit is None and not found.is_waiting:
             lines, sort = ([line], self.ignored) if found.failures else ([], self.missed)
@@ -137,9 +136,16 @@ class Trial:
             self.missed.add(each)
         return told
 
-    def _may_fail(self, found: "_Seen") -> bool:
-        """Say whether the filter need be asked: not where none of its failregexes matched."""
-        return bool(found.failures) or found.is_unknown or self._searches.keeps_lines
+    def _note(self, date: str, found: "_Seen", told: Told | None) -> None:
+        """Count what the expressions found in a line that tells of this."""
+        if date:
+            self.dates[date] += 1
+        for tally in self.prefixes if found.has_prefix else ():
+            tally.hits += 1
+        for number in found.ignores:
+            self.ignores[number].hits += 1
+        for number in () if found.ignores else found.failures:
+            self._count(self.failures[number], told)
 
     def _count(self, tally: Tally, told: Told | None) -> None:
         tally.hits += 1
@@ -149,40 +155,14 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What the expressions of a filter found in a line: the form of its date, and the numbers of those that matched."""
+    """What the expressions of a filter found in a line: the numbers of those that matched, and what the first found."""
 
-    date: str = ""
     has_prefix: bool = False
     failures: Sequence[int] = ()
     ignores: Sequence[int] = ()
     match: Found | None = None
+    is_waiting: bool = False  # it is a failure of somebody whom another line of its connection names
     is_unknown: bool = False  # it took too long to find out
-
-    @property
-    def is_waiting(self) -> bool:
-        """Say whether the line is a failure of somebody whom another line of its connection names."""
-        if self.match is None or self.ignores:
-            return False
-        groups = {plain_name(name) for name, value in self.match.groupdict().items() if value is not None}
-        return not groups & {"nofail", "mlfgained"}
-
-
-class _Search:
-    """One expression, not asked where its first characters or a text that it needs are missing."""
-
-    def __init__(self, pattern: str, flags: int) -> None:
-        self._expression = Expression(pattern, flags)
-        self._beginnings = () if flags else beginnings_of(pattern)
-        needed = next((each.texts for each in literals_of(pattern, flags) if not each.folded), frozenset[str]())
-        self._needed = tuple(needed)
-
-    def search(self, text: str, budget: Budget) -> Found | None:
-        """Find the first match; raise `OverBudget`."""
-        if self._beginnings and not text.startswith(self._beginnings):
-            return None
-        if self._needed and not any(each in text for each in self._needed):
-            return None
-        return self._expression.search(text, budget)
 
 
 class _Searches:
@@ -192,21 +172,33 @@ class _Searches:
         flags = re.MULTILINE if made.options.maxlines > 1 else 0
         self._dates = made.dates
         self._prefix = Expression(made.prefregex, flags) if made.prefregex else None
-        self._failures = [_Search(each, flags) for each in made.failregexes]
+        failures = [Expression(each, flags) for each in made.failregexes]
+        self._numbers = {each: number for number, each in enumerate(failures)}
+        self._choice = Choice(failures, flags)
         self._ignores = [Expression(each, flags) for each in made.ignoreregexes]
         self._most = made.options.maxlines
+        self._known: dict[int, tuple[Shape, _Seen]] = {}
         self._default_dates = not made.options.datepattern
         self._last_lines = LastLines(self._most)
         self._forms: dict[tuple[object, ...], str] = {}
+        self._last_form: tuple[FoundDate | None, str] = (None, "")
         self._open: list[tuple[Line, bytes]] = []  # lines that may yet become part of a failure
 
-    @property
-    def keeps_lines(self) -> bool:
-        """Say whether lines before the last are searched too."""
-        return self._most > 1
+    def search_in(self, read: Read, line: bytes) -> tuple[str, _Seen]:
+        """Do as `search`, of a line whose like may be known."""
+        known = self._known.get(id(read.shape))
+        if known is not None:
+            self._open.append((NO_LINE, line))
+            return self._form_of(read.date), known[1]
+        form, seen = self.search(line)
+        if len(self._known) >= SHAPES_MOST:
+            self._known.clear()
+        if not seen.is_unknown:
+            self._known[id(read.shape)] = read.shape, seen
+        return form, seen
 
-    def search(self, line: bytes) -> _Seen:
-        """Search a line and what is kept of those before it."""
+    def search(self, line: bytes) -> tuple[str, _Seen]:
+        """Search a line and what is kept of those before it; give the form of its date too."""
         text = line.decode(errors="replace").replace("\n", " ").rstrip("\r")
         if "\x1b" in text or "#033" in text:
             text = COLOUR.sub("", text)
@@ -215,23 +207,25 @@ class _Searches:
             date = self._dates.find(text, budget)
             rest = without(text, None if date is None else date.place)
             self._open.append((Line(rest, date), line))
-            found = self._expressions(self._last_lines.add(self._open[-1][0]), budget)
+            seen = self._expressions(self._last_lines.add(self._open[-1][0]), budget)
         except OverBudget:
-            self._open.append((Line("", None), line))
-            return _Seen(is_unknown=True)
-        return _Seen(self._form_of(text, date) if date else "", *found)
+            self._open.append((NO_LINE, line))
+            return "", _Seen(is_unknown=True)
+        return self._form_of(date), seen
 
-    def _expressions(self, text: str, budget: Budget) -> tuple[bool, list[int], list[int], Found | None]:
+    def _expressions(self, text: str, budget: Budget) -> _Seen:
         if self._prefix is not None:
             prefix = self._prefix.search(text, budget)
             if prefix is None:
-                return False, [], [], None
+                return _Seen()
             content = next((each for name, each in prefix.groupdict().items() if plain_name(name) == "content"), None)
             text = (text.removesuffix("\n") if content is None else content) + "\n"
-        found = {number: match for number, each in enumerate(self._failures) if (match := each.search(text, budget))}
-        failures = list(found)
+        found = {each: match for each in self._choice.of(text) if (match := each.search(text, budget))}
+        failures = [self._numbers[each] for each in found]
         ignores = [number for number, each in enumerate(self._ignores) if failures and each.search(text, budget)]
-        return self._prefix is not None, failures, ignores, found[failures[0]] if failures else None
+        first = next(iter(found.values()), None)
+        is_waiting = first is not None and not ignores and _may_wait(first)
+        return _Seen(self._prefix is not None, failures, ignores, first, is_waiting)
 
     def take(self, seen: _Seen) -> list[bytes]:
         """Give the lines that a failure is made of, and forget them."""
@@ -255,18 +249,22 @@ class _Searches:
         lines, self._open = [line for _, line in self._open], []
         return lines
 
-    def _form_of(self, text: str, date: FoundDate) -> str:
+    def _form_of(self, date: FoundDate | None) -> str:
         """Give a date's form; dates that look alike have one, but for which of two numbers is the day."""
-        found = text[slice(*date.place)]
+        if date is None or date is self._last_form[0]:
+            return self._last_form[1] if date else ""
+        found = date.match.string[slice(*date.place)]
         key = (date.search, found.translate(DIGITS), found[:2] > "12", found[3:5] > "12")
         if key not in self._forms:
             if len(self._forms) >= FORMS_MOST:
                 self._forms.clear()
-            self._forms[key] = self._written(text, date)
+            self._forms[key] = self._written(date)
+        self._last_form = date, self._forms[key]
         return self._forms[key]
 
-    def _written(self, text: str, date: FoundDate) -> str:
+    def _written(self, date: FoundDate) -> str:
         """Write a date's form as a `datepattern` would: each part that means something as its directive."""
+        text = date.match.string
         parts = [
             (*date.match.span(name), STRPTIME.get(letter, f"%{letter}"))
             for name, value in date.match.groupdict().items()
@@ -278,6 +276,12 @@ class _Searches:
             position = end
         is_at_start = self._default_dates and date.search == SEARCHED_AT_START
         return ("{^LN-BEG}" if is_at_start else "") + written + text[position:end_of_date].replace("%", "%%")
+
+
+def _may_wait(found: Found) -> bool:
+    """Say whether what a failregex found is a failure, if of nobody that is known yet."""
+    groups = {plain_name(name) for name, value in found.groupdict().items() if value is not None}
+    return not groups & {"nofail", "mlfgained"}
 
 
 def _told_of(event: Event | Named) -> Told:
