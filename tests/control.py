@@ -15,12 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from appguard.address import network_text, parse_network
+from appguard.address import Network, network_text, parse_network
 from appguard.ban import Ban
+from appguard.ban_log import BanEvent
 from appguard.control import serve
 from appguard.errors import FirewallError, RefusedForSafety
 from appguard.explained import Explanation
 from appguard.following import Following
+from appguard.safelisted import Safelisted, SharedSafelist
 from appguard.status import (
     BanRecord,
     DaemonStatus,
@@ -49,6 +51,7 @@ class DictionaryDaemon:
         self.enforcing = True
         self.version = 0
         self.told = MemoryBanSet()
+        self.safelist = SharedSafelist()
         self.following = Following(self.told)
 
     def status(self) -> DaemonStatus:
@@ -134,6 +137,27 @@ class DictionaryDaemon:
             raise FirewallError("nft: Operation not permitted")
         self.enforcing = on
         self.following.switch(on)
+
+    def safelisted(self) -> Sequence[Safelisted]:
+        """Give what is on the safelist."""
+        return self.safelist.in_force(time.time())
+
+    async def add_to_safelist(
+        self, network: Network, seconds: float | None, reason: str
+    ) -> tuple[Safelisted, Sequence[Ban]]:
+        """Put a network on the safelist, and lift its own ban."""
+        entry = self.safelist.add(network, seconds, reason, "here", time.time())
+        lifted = await self.unban(entry.key)
+        return entry, [] if lifted is None else [lifted]
+
+    async def remove_from_safelist(self, network: Network) -> Safelisted | None:
+        """Take a network off the safelist."""
+        return self.safelist.remove(network, "here", time.time())
+
+    async def events(self, since: int) -> tuple[Sequence[BanEvent], int]:
+        """Have no events."""
+        del since
+        return (), 0
 
     async def explain(self, what: str, origin: str) -> Explanation:
         """Repeat what is asked."""

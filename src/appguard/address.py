@@ -225,6 +225,10 @@ class NetworkSet:
     """A set of networks that answers whether it holds an address."""
 
     def __init__(self, networks: Iterable[Network] = ()) -> None:
+        self.learn(networks)
+
+    def learn(self, networks: Iterable[Network]) -> None:
+        """Hold these networks, and no others, from now on."""
         self._map: NetworkMap[bool] = NetworkMap((network, True) for network in networks)
 
     def __contains__(self, address: Address) -> bool:

@@ -22,6 +22,7 @@ _UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "mo"
 DURATION_MOST = 100 * _UNITS["y"]
 REASON_MOST = 256
 EVIDENCE_MOST = 10
+HOST_MOST = 64  # characters of the name of a host
 EVIDENCE_TEXT_MOST = 256  # characters of a line kept as evidence: strangers choose how long lines are
 
 
@@ -46,7 +47,7 @@ class Ban:
 
     `automatic` tells a jail's decision from a person's. `version` is given by the ban set. `failures` and `evidence`
     say what led to it; `via` the proxies the attacker came through. `ports` is the canonical text of the ports it is
-    about, empty for all (`ports.py`).
+    about, empty for all (`ports.py`). `host` is where it was decided.
     """
 
     network: Network
@@ -60,6 +61,7 @@ class Ban:
     automatic: bool = False
     version: int = 0
     ports: str = ""
+    host: str = field(default="", compare=False)
     where: str = field(init=False, repr=False, compare=False)  # the canonical text of the network
     key: str = field(init=False, repr=False, compare=False)  # the same, and the ports: what the ban is known by
 
@@ -110,23 +112,24 @@ class Ban:
 class Fact:
     """What is true of one network, and of some of its ports alone or of all, since `version`: banned, or lifted (None).
 
-    `ports` are those of the ban, or of the ban that was lifted.
+    `ports` are those of the ban, or of the ban that was lifted; `host` is where that was decided, if it is known.
     """
 
     network: Network
     version: int
     ban: Ban | None
     ports: str = ""
+    host: str = field(default="", compare=False)
 
     @classmethod
     def of(cls, ban: Ban) -> "Fact":
         """Give the fact that this ban was put in force."""
-        return cls(ban.network, ban.version, ban, ban.ports)
+        return cls(ban.network, ban.version, ban, ban.ports, ban.host)
 
     @classmethod
-    def lifting(cls, ban: Ban, version: int) -> "Fact":
+    def lifting(cls, ban: Ban, version: int, host: str = "") -> "Fact":
         """Give the fact that this ban was lifted."""
-        return cls(ban.network, version, None, ban.ports)
+        return cls(ban.network, version, None, ban.ports, host)
 
     @property
     def key(self) -> str:

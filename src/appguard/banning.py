@@ -3,16 +3,18 @@
 In this order: is the address let off (`ignorecommand`)? Would the judge refuse it? How long, after so many earlier bans
 and so many this minute? Is it a dry run? Then the ban set is told, and of a new ban also the jails that count bans
 (`source = "bans"`) and the escalation of its jail, which may lead to further bans. Only the first step waits, and only
-that ban waits for it. All is called on the daemon's event loop.
+that ban waits for it. Where the fleet counts (`scope = "fleet"`), the judge is asked before it is told of
+a failure, and what follows from a ban follows on the host that told the last one. All is called on the daemon's loop.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from typing import Protocol
 
-from appguard.address import parse_address
-from appguard.ban import PERMANENT, Ban, is_host
+from appguard.address import network_text, parse_address
+from appguard.ban import PERMANENT, Ban, Fact, is_host
 from appguard.ban_rate import BanRate, capped
 from appguard.bantime import History, bantime_of
 from appguard.errors import RefusedForSafety
@@ -22,7 +24,7 @@ from appguard.exemption import Exemption, NoAnswer, check_of
 from appguard.jail import Jail
 from appguard.jail_window import JailWindow
 from appguard.judge import Judge
-from appguard.pipeline import Outcome, count
+from appguard.pipeline import Outcome, Shared, count
 from appguard.stores.memory import MemoryBanSet
 
 HISTORY_SWEEP = 600.0  # seconds
@@ -42,11 +44,25 @@ class _Bench:
         self.exemption = Exemption(check_of(jail.ignorecommand)) if jail.ignorecommand else None
 
 
+class FleetCounting(Protocol):
+    """Has the fleet count failures. `complaint` says why it cannot now; nothing if it can."""
+
+    @property
+    def complaint(self) -> str:
+        """Say why it cannot count now."""
+        ...
+
+    def share(self, shared: Shared, offer: Ban | None) -> bool:
+        """Have a failure counted that may lead to a ban; say whether that will be answered with `enacted`."""
+        ...
+
+
 class Banning:
     """The decisions of all jails. `on_late` is given what a ban that had to wait led to.
 
-    `on_ban` is told of each ban put in force, a dry run's too, and whether it is another one, not one prolonged;
-    `on_refused` of each that the judge refuses, and why.
+    `counting` counts for the jails of the fleet; without it, or while it cannot, this host counts alone. `on_ban` is
+    told of each ban put in force, a dry run's too, and whether it is another one, not one prolonged; `on_refused` of
+    each that the judge refuses, and why.
 
     A ban of a jail in `dry_run` is in no ban set that anybody enforces. `totals` are the bans each jail ever made.
     """
@@ -60,6 +76,7 @@ class Banning:
         on_late: Callable[[Outcome], None],
         on_ban: Callable[[Ban, bool], None] = lambda ban, is_new: None,
         on_refused: Callable[[Ban, str], None] = lambda ban, why: None,
+        counting: FleetCounting | None = None,
     ) -> None:
         self.history = History()
         self.totals = dict.fromkeys(windows, 0)
@@ -69,6 +86,7 @@ class Banning:
         self._on_late = on_late
         self._on_ban = on_ban
         self._on_refused = on_refused
+        self._counting = counting
         self._benches: dict[str, _Bench] = {}
         for name, window in windows.items():
             if window.jail.dry_run:
@@ -84,6 +102,62 @@ class Banning:
         """Decide the bans of an outcome; what that touches is added to it."""
         for ban in outcome.bans:
             self._take(ban, outcome)
+        self._share(outcome)
+
+    def _share(self, outcome: Outcome) -> None:
+        while outcome.shared:  # a jail that counts bans may add to them meanwhile
+            shared, outcome.shared = outcome.shared, []
+            for each in shared:
+                self._take_shared(each, outcome)
+
+    def _take_shared(self, shared: Shared, outcome: Outcome) -> None:
+        offer = self._offer(shared.offer) if shared.offer is not None else None
+        is_refused = offer is None and shared.offer is not None
+        if is_refused or self._counting is None or not self._counting.share(shared, offer):
+            for ban in shared.bans:
+                self._take(ban, outcome)
+
+    def _offer(self, ban: Ban) -> Ban | None:
+        """Give the ban that the fleet may put in force, with its end; None if it may not."""
+        bench = self._benches[ban.jail]
+        try:
+            self._judge.check(ban)
+        except RefusedForSafety:
+            return None  # said when this host's own count refuses it
+        ban = self._lasting(bench, ban)
+        return capped(ban) if bench.rate.is_over(self._clock()) else ban
+
+    def enacted(self, ban: Ban, is_new: bool) -> Outcome:
+        """Take what the fleet has put in force because of a failure told by this host; say what follows.
+
+        It is not new if this host had banned by itself, while the fleet did not answer.
+        """
+        bench, outcome = self._benches[ban.jail], Outcome()
+        is_new = is_new and not bench.history.in_force(ban.jail, ban.where, ban.start)
+        if bench.jail.dry_run:
+            bench.bans.ban(ban)
+        bench.history.note(ban)
+        self._on_ban(ban, is_new)
+        if is_new:
+            self._count_rate(bench, self._clock())
+            self._say_banned(bench, ban, outcome)
+        outcome.touched.setdefault(ban.jail, set()).update(self._windows[ban.jail].forget_network(ban.where))
+        return outcome
+
+    def learn(self, facts: Iterable[Fact]) -> Outcome:
+        """Take what other hosts have decided: what led to a ban by the whole fleet does not count again."""
+        outcome = Outcome()
+        shared = {name: bench for name, bench in self._benches.items() if bench.jail.is_shared}
+        for fact in facts if shared else ():
+            ban = fact.ban
+            if ban is None:
+                for name, bench in shared.items():
+                    bench.history.end(name, network_text(fact.network), self._clock())
+            elif ban.automatic and ban.jail in shared and ban.host != shared[ban.jail].bans.host:
+                shared[ban.jail].history.note(ban)
+                gone = self._windows[ban.jail].forget_network(ban.where)
+                outcome.touched.setdefault(ban.jail, set()).update(gone)
+        return outcome
 
     def _take(self, ban: Ban, outcome: Outcome) -> None:
         exemption = self._benches[ban.jail].exemption
@@ -149,21 +223,32 @@ class Banning:
         if kept is None or not is_new:
             log.info("[%s] %s already banned%s", ban.jail, ban.key, dry)
             return
+        self._say_banned(bench, kept, outcome)
+
+    def _say_banned(self, bench: _Bench, ban: Ban, outcome: Outcome) -> None:
         self.totals[ban.jail] += 1
-        log.warning("[%s] Ban %s%s", kept.jail, kept.key, dry)
-        self._follow_up(bench, kept, outcome)
+        log.warning("[%s] Ban %s%s", ban.jail, ban.key, " (dry run)" if bench.jail.dry_run else "")
+        self._follow_up(bench, ban, outcome)
 
     def _sized(self, bench: _Bench, ban: Ban, *, is_new: bool) -> Ban | None:
         """Give the ban with its end; None if it is of a network while there are too many bans."""
-        bantime = bantime_of(bench.jail, bench.history.earlier(bench.jail, ban.where, ban.start))
-        if bench.jail.bantime_increment:
-            ban = replace(ban, end=None if bantime == PERMANENT else ban.start + bantime)
-        now = self._clock()
-        before = bench.rate.alarm
-        is_over = bench.rate.count(now) if is_new else bench.rate.is_over(now)
-        if bench.rate.alarm and not before:
-            log.error("[%s] %s", ban.jail, bench.rate.alarm)
+        ban, now = self._lasting(bench, ban), self._clock()
+        is_over = self._count_rate(bench, now) if is_new else bench.rate.is_over(now)
         return capped(ban) if is_over else ban
+
+    def _lasting(self, bench: _Bench, ban: Ban) -> Ban:
+        if not bench.jail.bantime_increment:
+            return ban
+        bantime = bantime_of(bench.jail, bench.history.earlier(bench.jail, ban.where, ban.start))
+        return replace(ban, end=None if bantime == PERMANENT else ban.start + bantime)
+
+    def _count_rate(self, bench: _Bench, now: float) -> bool:
+        """Count a ban; say whether they are too many, and log when they begin to be."""
+        before = bench.rate.alarm
+        is_over = bench.rate.count(now)
+        if bench.rate.alarm and not before:
+            log.error("[%s] %s", bench.jail.name, bench.rate.alarm)
+        return is_over
 
     def _follow_up(self, bench: _Bench, ban: Ban, outcome: Outcome) -> None:
         if ban.jail not in self._listeners and not bench.jail.dry_run and is_host(ban.network):
@@ -171,6 +256,7 @@ class Banning:
             for window in self._listeners.values():
                 for further in count(window, event, f"[{ban.jail}] Ban {ban.key}", outcome):
                     self._take(further, outcome)
+            self._share(outcome)
         wider = bench.escalation.note(ban) if bench.escalation else None
         if wider is not None:
             self._enact(wider, outcome)
@@ -205,7 +291,10 @@ class Banning:
 
     def alarm(self, jail: str) -> str:
         """Say what is wrong with a jail; nothing if nothing is."""
-        return self._benches[jail].rate.alarm
+        bench = self._benches[jail]
+        complaint = self._counting.complaint if bench.jail.is_shared and self._counting is not None else ""
+        alone = f"this host counts alone: Redis: {complaint}" if complaint else ""
+        return "; ".join(filter(None, (bench.rate.alarm, alone)))
 
     def outlook(self, jail: str, network: str, now: float) -> tuple[int, float]:
         """Give how many earlier bans of a network count for a jail, and the seconds another would last at least."""

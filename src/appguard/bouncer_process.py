@@ -18,7 +18,7 @@ from appguard.firewalls.base import Firewall
 from appguard.firewalls.open import kinds_of, open_firewall
 from appguard.followed_bans import Answer, FollowedBans, ask
 from appguard.held import HoldMark
-from appguard.judge import Judge
+from appguard.judge import Judge, Protections
 from appguard.notify import keep_alive, notify, until_signal
 from appguard.store_hosts import StoreHosts
 
@@ -34,7 +34,8 @@ class BouncerProcess:
     def __init__(self, config: DaemonConfig, socket: Path) -> None:
         self._socket = socket
         self._bans = FollowedBans()
-        judge = Judge(safelist=config.safelist, proxies=config.trusted_proxies.networks)
+        proxies, self._protections = config.trusted_proxies.networks, Protections()
+        judge = Judge(safelist=config.safelist, proxies=proxies, protections=self._protections)
         mark = HoldMark(socket)
         read_facts = StoreHosts(config.store).facts
         self._bouncer = Bouncer(
@@ -86,6 +87,8 @@ class BouncerProcess:
 
     async def _take(self, answer: Answer) -> None:
         self._bans.take(answer)
+        if answer.protected is not None:
+            self._protections.let_in, self._protections.others = answer.protected
         if answer.enforcing:
             self._bouncer.release()
         else:

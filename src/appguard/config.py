@@ -168,9 +168,9 @@ def ban_status(value: object) -> int:
 
 
 def _refuse_of_the_daemon(jail: Jail) -> None:
-    """Refuse what would do nothing in an app: it needs all bans of the host, or may wait."""
+    """Refuse what would do nothing in an app: it needs all bans of the host or of a fleet, or may wait."""
     settings: dict[str, object] = {"escalate": jail.escalate, "ignorecommand": jail.ignorecommand}
-    settings |= {"events = 'guard_ban'": BAN in jail.events}
+    settings |= {"events = 'guard_ban'": BAN in jail.events, "scope = 'fleet'": jail.is_shared}
     for name, is_set in settings.items():
         if is_set:
             raise ConfigError(f"jail {jail.name}: {name}: only a jail of the daemon can: write it in appguard.toml")
@@ -345,6 +345,7 @@ def daemon_config(path: Path) -> DaemonConfig:
     runtime = cast("Path", top["runtime_directory"])
     jails = cast("tuple[JailConfig, ...]", tuple(tables["jails"].values()))
     check_peers({each.jail.name: (each.sources, each.peers) for each in jails})
+    _refuse_to_share(path, str(top["store"]), jails)
     return DaemonConfig(
         store=str(top["store"]),
         safelist=safelist,
@@ -355,3 +356,11 @@ def daemon_config(path: Path) -> DaemonConfig:
         firewall=tables["firewall"],
         control_socket=cast("Path", tables["control"].get("socket", control_socket(runtime))),
     )
+
+
+def _refuse_to_share(path: Path, store: str, jails: Sequence[JailConfig]) -> None:
+    """Refuse jails that hosts count for together where they share nothing."""
+    shared = [each.jail.name for each in jails if each.jail.is_shared]
+    if shared and not store.startswith("redis"):
+        needed = "scope = 'fleet' needs a store that the hosts share: store = 'redis://...'"
+        raise ConfigError(f"{path}: [jails.{shared[0]}]: {needed}")

@@ -9,6 +9,11 @@
     DELETE /v1/bans/{what}      an address, a network or a ban's ref; [?jail=] only this jail's -> BanRecord
     PUT    /v1/enforce          {"on": bool} -> the same
     POST   /v1/explain          {"what", "origin"}, a line or address, and the line's file -> Explanation
+    GET    /v1/safelist         {"entries": [SafelistRecord...]}, what was put on it beside the settings
+    POST   /v1/safelist         {"address", "for", "reason"} -> {"entry", "lifted": [BanRecord...]}
+    DELETE /v1/safelist/{what}  exactly this network -> SafelistRecord
+    GET    /v1/events?since=    {"events": [BanEvent...], "cursor"}; of a negative number the last so many; [&wait=1]
+                                waits for one if there is none
 
 Every other answer is {"error": "..."}: 400 bad input, 403 not permitted, 404 no such jail or ban, 409 refused for
 safety, 413 too long, 429 too many followers of one user, 500 the daemon's own trouble. To follow, ask again and again
@@ -20,12 +25,13 @@ the socket has mode 0660 and the daemon's own group. To change anything a peer m
 import asyncio
 import grp
 import logging
+import re
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -34,12 +40,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from appguard.ban import Ban
+from appguard.address import network_text, parse_network
+from appguard.ban import PERMANENT, Ban, parse_duration
 from appguard.control_socket import Peer, serve_on
+from appguard.controlled import Controlled
 from appguard.errors import AddressError, AppGuardError, ConfigError, RefusedForSafety
-from appguard.explained import Explanation
-from appguard.following import Following
-from appguard.status import BanRecord, DaemonStatus, FactRecord, JailStatus
+from appguard.following import WAIT
+from appguard.status import BanRecord, FactRecord, SafelistRecord
 
 ADMIN_GROUP = "appguard-admin"
 BODY_MOST = 64 * 1024
@@ -48,67 +55,6 @@ FOLLOWERS_PER_USER = 8  # of the connections of one user: the others are for ver
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
-
-
-class Controlled(Protocol):
-    """What the control API needs of the daemon. All is called on the daemon's event loop."""
-
-    @property
-    def following(self) -> Following:
-        """Give what tells followers of the ban set."""
-        ...
-
-    def status(self) -> DaemonStatus:
-        """Say how the daemon is. Reads memory only."""
-        ...
-
-    def jail_status(self, name: str) -> JailStatus | None:
-        """Say how one jail is; None if there is no such jail. Reads memory only."""
-        ...
-
-    def bans(self) -> Sequence[Ban]:
-        """Give the bans in force, in a sequence that does not change afterwards. Reads memory only."""
-        ...
-
-    def record(self, ban: Ban) -> BanRecord:
-        """Give the record of a ban, with who enforces it. Reads memory only."""
-        ...
-
-    async def ban(self, ban: Ban, *, force: bool) -> Ban:
-        """Put a ban in force and give it as kept; if it is automatic and one in force outlasts it, give that one.
-
-        Raise `RefusedForSafety` (which `force` overrides on this host), `ConfigError` or `AddressError`.
-        """
-        ...
-
-    async def confirm(self, what: str) -> Ban | None:
-        """Give a ban by force, named by its network, the length that was asked for, and give it; None if none waits.
-
-        Raise `AddressError`.
-        """
-        ...
-
-    async def settled(self) -> str:
-        """Enforce what is new now; say why it is not enforced, nothing if it is."""
-        ...
-
-    async def unban(self, what: str, jail: str | None = None) -> Ban | None:
-        """Lift one ban, named by its address, network or ref, of one jail only if one is named.
-
-        Give it, None if there is none. Raise `AddressError`.
-        """
-        ...
-
-    async def enforce(self, on: bool) -> None:
-        """Begin or stop to enforce bans in the firewall. May be repeated. Raise `FirewallError`."""
-        ...
-
-    async def explain(self, what: str, origin: str) -> Explanation:
-        """Say what would become of a line (of the file `origin`), or what is known of an address. Changes nothing.
-
-        Raise `ConfigError`.
-        """
-        ...
 
 
 def admin_group_id() -> int | None:
@@ -138,6 +84,10 @@ def _application(controlled: Controlled, admin_gid: Callable[[], int | None]) ->
         Route("/v1/confirm", endpoints.confirm, methods=["POST"]),
         Route("/v1/enforce", endpoints.enforce, methods=["PUT"]),
         Route("/v1/explain", endpoints.explain, methods=["POST"]),
+        Route("/v1/safelist", endpoints.safelist),
+        Route("/v1/safelist", endpoints.add_to_safelist, methods=["POST"]),
+        Route("/v1/safelist/{what:path}", endpoints.remove_from_safelist, methods=["DELETE"]),
+        Route("/v1/events", endpoints.events),
     ]
     return Starlette(routes=routes, exception_handlers=dict.fromkeys(_STATUS_OF, _refusal) | {Exception: _unexpected})
 
@@ -162,6 +112,12 @@ class _EnforceOrder(msgspec.Struct, forbid_unknown_fields=True):
 class _ExplainOrder(msgspec.Struct, forbid_unknown_fields=True):
     what: str
     origin: str = ""
+
+
+class _SafelistOrder(msgspec.Struct, forbid_unknown_fields=True):
+    address: str
+    reason: str
+    lasts: float | str = msgspec.field(name="for", default=PERMANENT)
 
 
 class _Endpoints:
@@ -201,7 +157,9 @@ class _Endpoints:
         with self._place(peer.uid):
             cursor = request.query_params["follow"]
             news = await _unless_gone(request, self._controlled.following.news(cursor, peer.pid))
-        head = {"cursor": news.cursor, "whole": news.whole, "enforcing": news.enforcing}
+        head: dict[str, object] = {"cursor": news.cursor, "whole": news.whole, "enforcing": news.enforcing}
+        if news.protected is not None:
+            head["protected"] = [[(network_text(net), what) for net, what in part] for part in news.protected]
         opening = msgspec.json.encode(head)[:-1] + b',"facts":['
         return StreamingResponse(_pieces(opening, news.facts, FactRecord.of), media_type="application/json")
 
@@ -263,6 +221,53 @@ class _Endpoints:
         """Explain a line or an address; whoever may look may ask."""
         order = msgspec.json.decode(await _body(request), type=_ExplainOrder)
         return _json(await self._controlled.explain(order.what, order.origin))
+
+    async def safelist(self, _request: Request) -> Response:
+        """Answer what was put on the safelist."""
+        return _json({"entries": [SafelistRecord.of(entry) for entry in self._controlled.safelisted()]})
+
+    async def add_to_safelist(self, request: Request) -> Response:
+        """Put a network on the safelist."""
+        body = await _body(request)
+        peer = self._admin(request)
+        order = msgspec.json.decode(body, type=_SafelistOrder)
+        network, seconds = parse_network(order.address), parse_duration(order.lasts, "for")
+        logger.info("uid %d puts %s on the safelist", peer.uid, network)
+        until = None if seconds == PERMANENT else seconds
+        entry, lifted = await self._controlled.add_to_safelist(network, until, order.reason)
+        await self._controlled.settled()
+        return _json({"entry": SafelistRecord.of(entry), "lifted": [BanRecord.of(ban) for ban in lifted]})
+
+    async def remove_from_safelist(self, request: Request) -> Response:
+        """Take a network off the safelist."""
+        peer = self._admin(request)
+        network = parse_network(request.path_params["what"])
+        logger.info("uid %d takes %s off the safelist", peer.uid, network)
+        removed = await self._controlled.remove_from_safelist(network)
+        if removed is None:
+            raise HTTPException(404, f"not on the safelist beside the settings: {network_text(network)}")
+        return _json(SafelistRecord.of(removed))
+
+    async def events(self, request: Request) -> Response:
+        """Answer what became of bans."""
+        await _body(request)
+        peer: Peer = request.state.peer
+        since = request.query_params.get("since", "0")
+        if not re.fullmatch(r"-?[0-9]{1,15}", since):
+            raise HTTPException(400, f"since = {since!r}: expected the cursor of an event, a number")
+        found, newest = await self._controlled.events(int(since))
+        if not found and "wait" in request.query_params:
+            with self._place(peer.uid):
+                await _unless_gone(request, self._moved())
+            found, newest = await self._controlled.events(int(since))
+        cursor = found[-1].cursor if found else min(int(since), newest) if int(since) >= 0 else newest
+        opening = msgspec.json.encode({"cursor": cursor})[:-1] + b',"events":['
+        return StreamingResponse(_pieces(opening, found, lambda event: event), media_type="application/json")
+
+    async def _moved(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(WAIT):
+                await self._controlled.following.moved()
 
     def _admin(self, request: Request) -> Peer:
         peer: Peer = request.state.peer

@@ -10,12 +10,13 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from appguard.address import Grouping, network_text, parse_address, parse_network
+from appguard import explain, orders
+from appguard.address import Grouping
 from appguard.ban import Ban, Fact
+from appguard.ban_log import BanLog
 from appguard.banning import Banning
 from appguard.bouncer import Bouncer
 from appguard.bouncer_apart import APART, BouncerApart
@@ -23,29 +24,30 @@ from appguard.bouncers import Bouncers
 from appguard.config import CONFIG_FILE, DaemonConfig, daemon_config
 from appguard.control import serve
 from appguard.engine import judge_of, routes_of, safelist_of, windows_of
-from appguard.errors import AddressError, AppGuardError, ConfigError, FirewallError
-from appguard.explain import Explainer, Parts
-from appguard.explained import Explanation
+from appguard.errors import AppGuardError
 from appguard.firewalls.open import kinds_of, open_firewall
+from appguard.fleet import Fleet
 from appguard.following import Following
 from appguard.footing import StderrHandler, allow_many_files, collect_seldom, make_directories
 from appguard.held import HoldMark
 from appguard.host import administrators
+from appguard.judge import Protected, Protections
 from appguard.members import ban_set_of, open_source, sources_of
 from appguard.names import Addresses, Names
 from appguard.notify import keep_alive, notify, until_signal
+from appguard.orders import Orders
 from appguard.overview import Overview
 from appguard.pipeline import Outcome, Pipeline, Unresolved
 from appguard.saving import Saving
 from appguard.sources.base import Chunk, Source
 from appguard.state import Batch, State
-from appguard.status import BanRecord, DaemonStatus, JailStatus
 from appguard.store_hosts import StoreHosts
 from appguard.stores.local import Publisher
 from appguard.trials import Trials
 from appguard.trouble import Trouble
 from appguard.turns import give_way
 
+NEWS = 3_600.0  # seconds before its start from which on bans are news to a daemon
 TICK = 1.0  # seconds between looks for ended bans
 VANISHED = 30 * 86_400.0  # seconds after which the position in a log that is gone is dropped, and a lift
 PURGE_EVERY = 86_400.0
@@ -68,41 +70,64 @@ class Daemon:
         self._bans = ban_set_of(config.store, clock, self._on_change)
         self._publisher = Publisher(config.runtime_directory)
         self._windows = windows_of(config.jails, self._grouping.key)
-        self._pipeline = Pipeline(routes_of(config.jails, self._windows), safelist_of(config))
+        self._safelist = safelist_of(config)
+        self._pipeline = Pipeline(routes_of(config.jails, self._windows), self._safelist)
         self._names = Names()
-        self._judge = judge_of(config, self._facts, administrators())
+        self._protections = Protections()
+        self._judge = judge_of(config, self._facts, administrators(), self._protections)
         self._trials = Trials(self._judge)
-        self._banning = Banning(self._windows, self._bans, self._judge, clock, self._note_late)
-        self.following = Following(self._bans, clock)
+        self._fleet = Fleet(config, self._bans, clock, self._state, self._protect)
+        self._banning = Banning(
+            self._windows, self._bans, self._judge, clock, self._note_late, counting=self._fleet.counting
+        )
+        self._ban_log = BanLog(config.state_directory, self._started - NEWS)
+        self._following = Following(self._bans, clock)
         self._bouncers = Bouncers([self._new_bouncer(kind) for kind in kinds_of(config.firewall)])
         self._sources: dict[str, Source] = {}
         self._overview = Overview(
-            config.jails, self._windows, self._banning, self._sources, self._bouncers, self.bans, self._pipeline
+            config.jails, self._windows, self._banning, self._sources, self._bouncers, self._current, self._pipeline
         )
-        self._explainer = Explainer(self._parts())
         self._saving = Saving(self._windows, self._banning.totals, self._write)
+        self._orders = self._new_orders()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cursor, self._purge_at = 0, 0.0
         self._is_restored = False
         self._trouble = Trouble()
 
-    def _parts(self) -> Parts:
-        return Parts(
+    def _new_orders(self) -> Orders:
+        explaining = explain.Parts(
             self._config.jails,
             self._windows,
             self._banning,
             self._bans,
             self._judge,
-            safelist_of(self._config),
+            self._safelist,
             self._grouping.key,
-            self.record,
+            lambda ban: self._orders.record(ban),
             is_enforcing=lambda: not any(each.is_held for each in self._bouncers.status),
         )
+        parts = orders.Parts(
+            self._bans,
+            self._banning,
+            self._judge,
+            self._trials,
+            self._bouncers,
+            self._overview,
+            self._fleet,
+            self._ban_log,
+            self._grouping,
+            self._state,
+            self._mark,
+            self._clock,
+            self._note_late,
+        )
+        return Orders(parts, explain.Explainer(explaining), self._following)
 
     def _new_bouncer(self, kind: str) -> Bouncer | BouncerApart:
         if kind == APART:
-            return BouncerApart(self.following, self._clock)
-        firewall, judge = open_firewall(kind, self._config.firewall), judge_of(self._config, self._facts)
+            return BouncerApart(self._following, self._clock)
+        firewall = open_firewall(kind, self._config.firewall)
+        judge = judge_of(self._config, self._facts, protections=self._protections)
         facts, off = self._store_hosts.facts, self._mark.is_set
         return Bouncer(self._bans, firewall, judge, self._clock, read_facts=facts, is_switched_off=off)
 
@@ -112,6 +137,7 @@ class Daemon:
         make_directories({self._config.runtime_directory: 0o755, self._config.control_socket.parent: 0o750})
         self._loop = asyncio.get_running_loop()
         self._restore()
+        self._fleet.start(self._banning.enacted, self._take)
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._bouncers.run())
@@ -120,13 +146,14 @@ class Daemon:
                 tasks.create_task(self._tick())
                 tasks.create_task(keep_alive())
                 await self._restore_bans()
-                tasks.create_task(serve(self, self._config.control_socket))
+                tasks.create_task(serve(self._orders, self._config.control_socket))
                 notify("READY=1")
-                log.info("AppGuard daemon is up: %d jails, %d bans", len(self._windows), len(self.bans()))
+                log.info("AppGuard daemon is up: %d jails, %d bans", len(self._windows), len(self._current()))
         finally:
             self._loop = None
             self._names.close()
             self._note(self._banning.settle())
+            self._fleet.close()
             self._bans.close()
             self._saving.now()
             self._publisher.close()
@@ -139,6 +166,8 @@ class Daemon:
 
     def _restore(self) -> None:
         self._state.open()
+        self._trouble.attempt("events", self._ban_log.open)
+        self._fleet.restore(self._facts)
         self._purge()
         self._bans.restore_lifts(self._state.lifts())
         self._bans.begin_restore()
@@ -151,7 +180,7 @@ class Daemon:
             window.total_failed, self._banning.totals[name] = self._state.totals(name)
         self._look_at_mark()
         if self._state.setting("enforce") == "off":
-            self._hold_or_release(on=False)
+            self._orders.hold_or_release(on=False)
         for each in self._config.jails:
             for name, origin in sources_of(each).items():
                 if name not in self._sources:
@@ -178,7 +207,7 @@ class Daemon:
             gc.enable()
         self._bans.end_restore()
         self._bouncers.end_restore()
-        self._trouble.attempt("published bans", lambda: self._publisher.unveil(len(self.bans())))
+        self._trouble.attempt("published bans", lambda: self._publisher.unveil(len(self._current())))
         self._is_restored = True
         self._spread()
 
@@ -229,10 +258,11 @@ class Daemon:
             self._bouncers.wake()
         elif changes.facts:
             self._cursor = changes.cursor
-            self._pipeline.learn(changes.facts)
-            self._bouncers.wake()
-            self.following.tell()
-            self._saving.batch.facts.extend(fact for fact in changes.facts if id(fact.ban) not in saved)
+            self._learn(changes.facts)
+            news = [fact for fact in changes.facts if id(fact.ban) not in saved]
+            self._ban_log.learn(fact for fact in changes.facts if id(fact.ban) in saved)
+            self._trouble.attempt("events", lambda: self._ban_log.write(news))
+            self._saving.batch.facts.extend(news)
             facts = self._bans.for_apps(changes.facts)
             self._trouble.attempt("published bans", lambda: self._publisher.publish(facts, self._bans.bans_for_apps))
         self._saving.soon()
@@ -245,10 +275,30 @@ class Daemon:
         facts = [*gone, *self._bans.lifted(), *map(Fact.of, snapshot.bans)]
         self._saving.batch.facts = facts
         self._cursor = snapshot.cursor
-        self._pipeline.learn(facts)
-        self._bouncers.wake()
-        self.following.tell()
+        self._learn(facts)
+        self._trouble.attempt("events", lambda: self._ban_log.write(facts))
         self._trouble.attempt("published bans", lambda: self._publisher.publish_all(self._bans.bans_for_apps()))
+
+    def _learn(self, facts: Sequence[Fact]) -> None:
+        """Tell who acts on them what became true of networks."""
+        self._pipeline.learn(facts)
+        self._note(self._banning.learn(facts))
+        for fact in facts:
+            if fact.ban is not None and self._fleet.is_own(fact.network) and self._bans.unban(fact.network, fact.ports):
+                log.warning("[%s] Unban %s: it is an address of this host", fact.ban.jail, fact.key)
+                asyncio.get_running_loop().call_soon(self._spread)
+        self._bouncers.wake()
+        self._following.tell()
+
+    def _protect(self, let_in: Protected, others: Protected) -> None:
+        """Take what no ban may meet beside what the settings say."""
+        self._protections.let_in, self._protections.others = let_in, others
+        self._judge.update(self._facts, administrators())
+        self._safelist.learn([*safelist_of(self._config), *(network for network, _ in (*let_in, *others))])
+        self._following.protect(let_in, others)
+
+    def _current(self) -> Sequence[Ban]:
+        return self._bans.snapshot().bans
 
     def _write(self, batch: Batch) -> bool:
         return self._trouble.attempt("state", lambda: self._state.save(batch))
@@ -262,6 +312,7 @@ class Daemon:
             for name, window in self._windows.items():
                 self._saving.touch(name, window.sweep(self._clock()))
             self._banning.tick()
+            self._fleet.tick()
             self._note(Outcome())
             if "published bans" in self._trouble:
                 self._trouble.attempt("published bans", lambda: self._publisher.publish_all(self._bans.bans_for_apps()))
@@ -277,7 +328,7 @@ class Daemon:
         if self._mark.is_set() and self._state.setting("enforce") != "off":
             self._state.set_setting("enforce", "off")
             log.warning("enforcement was switched off while the daemon did not answer; it stays off")
-            self._hold_or_release(on=False)
+            self._orders.hold_or_release(on=False)
 
     def _look_at_host(self) -> None:
         """Take what is new of this host: a neighbour on a link, for one, is counted alone, not with its /64."""
@@ -286,103 +337,8 @@ class Daemon:
         if facts != self._facts:
             self._facts = facts
             self._grouping.learn(facts.on_link)
+            self._fleet.learn(facts)
             self._overview.learn(facts)
-
-    # What the control API asks; see `control.Controlled`.
-
-    def bans(self) -> Sequence[Ban]:
-        """Give the bans in force."""
-        return self._bans.snapshot().bans
-
-    def status(self) -> DaemonStatus:
-        """Say how the daemon is."""
-        complaint = f", not answering: {self._bans.complaint}" if self._bans.complaint else ""
-        return self._overview.daemon(self._started, self._bans.name + complaint)
-
-    def jail_status(self, name: str) -> JailStatus | None:
-        """Say how one jail is."""
-        return self._overview.jail(name)
-
-    def record(self, ban: Ban) -> BanRecord:
-        """Give the record of a ban, with who enforces it."""
-        return replace(self._overview.ban(ban), unconfirmed=ban.key in self._trials)
-
-    async def ban(self, ban: Ban, *, force: bool) -> Ban:
-        """Put a person's ban in force."""
-        if ban.network.version == 6 and ban.network.prefixlen == 128:
-            ban = replace(ban, network=parse_network(self._grouping.key(parse_address(ban.where))))
-        self._judge.check(ban, force=force)
-        if force:
-            self._bouncers.force(ban.network)
-            ban = self._trials.on_trial(ban, self._clock())
-        return self._put(ban)
-
-    def _put(self, ban: Ban) -> Ban:
-        kept = self._bans.ban(ban)
-        if kept is None:
-            return self._outlasting(ban)
-        self._banning.totals[ban.jail] = self._banning.totals.get(ban.jail, 0) + 1
-        log.warning("[%s] Ban %s", kept.jail, kept.key)
-        self._spread()
-        return kept
-
-    async def confirm(self, what: str) -> Ban | None:
-        """Give a ban by force the length that was asked for."""
-        ban = self._trials.take(network_text(parse_network(what)))
-        return self._put(ban) if ban is not None and self._bans.holds(ban) else None
-
-    def _outlasting(self, ban: Ban) -> Ban:
-        found = next((each for each in self.bans() if each.key == ban.key), None)
-        if found is None:
-            raise ConfigError(f"{ban.key}: the ban would already have ended")
-        return found
-
-    async def settled(self) -> str:
-        """Enforce what is new now; say why it is not enforced, nothing if it is."""
-        try:
-            await self._bouncers.settle()
-        except FirewallError as error:
-            return str(error)
-        return "enforcement is off" if any(each.is_held for each in self._bouncers.status) else ""
-
-    async def unban(self, what: str, jail: str | None = None) -> Ban | None:
-        """Lift a ban; of a network all there are, whichever ports they are about."""
-        found = (ban for ban in self._found(what) if jail in (None, ban.jail))
-        for ban in (lifted := [ban for ban in found if self._bans.unban(ban.network, ban.ports)]):
-            log.warning("[%s] Unban %s", ban.jail, ban.key)
-            self._trials.take(ban.key)
-            self._note(Outcome(self._banning.lift(ban)))
-        self._spread()
-        return next(iter(lifted), None)
-
-    def _found(self, what: str) -> list[Ban]:
-        """Find bans by their network, an address (the bans of its /64 too), or a ref."""
-        try:
-            wheres = {network_text(parse_network(what))}
-            if "/" not in what:
-                wheres.add(self._grouping.key(parse_address(what)))
-        except AddressError:
-            return [ban for ban in self.bans() if ban.ref == what.upper()]
-        return [ban for ban in self.bans() if ban.where in wheres]
-
-    async def enforce(self, on: bool) -> None:
-        """Begin or stop to enforce."""
-        self._state.set_setting("enforce", "on" if on else "off")
-        if on:
-            self._mark.clear()
-        self._hold_or_release(on)
-        await self._bouncers.settle()
-
-    async def explain(self, what: str, origin: str) -> Explanation:
-        """Say what would become of a line, or what is known of an address."""
-        return await self._explainer.explain(what, origin, self._clock())
-
-    def _hold_or_release(self, on: bool) -> None:
-        self.following.switch(on)
-        if on:
-            self._bouncers.release()
-        else:
-            self._bouncers.hold()
 
 
 def main(path: Path | None = None) -> int:

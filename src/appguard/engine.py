@@ -15,7 +15,7 @@ from appguard.config_sources import SOCKET_SOURCES
 from appguard.filters.base import Filter
 from appguard.host import HostFacts
 from appguard.jail_window import JailWindow
-from appguard.judge import Judge
+from appguard.judge import Judge, Protections
 from appguard.members import filter_of, sources_of, user_ids_of, wanted_kinds, wanted_statuses
 from appguard.pipeline import Route
 from appguard.sources.siblings import rotated_from, unpacked
@@ -50,9 +50,18 @@ def safelist_of(config: DaemonConfig) -> NetworkSet:
     return NetworkSet([*config.safelist, *config.trusted_proxies.networks])
 
 
-def judge_of(config: DaemonConfig, facts: HostFacts, administrators: Sequence[Address] = ()) -> Judge:
-    """Give the last judge of bans; `administrators` are the addresses some are logged in from."""
-    judge = Judge(facts, safelist=config.safelist, proxies=config.trusted_proxies.networks)
+def judge_of(
+    config: DaemonConfig,
+    facts: HostFacts,
+    administrators: Sequence[Address] = (),
+    protections: Protections | None = None,
+) -> Judge:
+    """Give the last judge of bans; `administrators` are the addresses some are logged in from.
+
+    `protections` is what it respects beside settings and facts.
+    """
+    proxies = config.trusted_proxies.networks
+    judge = Judge(facts, safelist=config.safelist, proxies=proxies, protections=protections)
     judge.update(facts, administrators)
     return judge
 

@@ -18,9 +18,10 @@ from urllib.parse import quote
 
 import msgspec
 
-from appguard.address import Network
+from appguard.address import Network, parse_network
 from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST, JAIL_NAME, REASON_MOST, Ban, Fact
 from appguard.errors import AddressError, StoreError
+from appguard.judge import Protected
 from appguard.ports import parse_key
 from appguard.status import BanRecord, FactRecord
 from appguard.stores.memory import MemoryBanSet
@@ -36,12 +37,16 @@ log = logging.getLogger("appguard.bouncer")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The facts after a cursor, or with `whole` all bans; whether to enforce them; and the cursor to ask with next."""
+    """The facts after a cursor, or with `whole` all bans; whether to enforce them; and the cursor to ask with next.
+
+    `protected` is what is let in beside the settings, and what other hosts let in; None if that has not changed.
+    """
 
     cursor: str
     whole: bool
     enforcing: bool
     facts: tuple[Fact, ...]
+    protected: tuple[Protected, Protected] | None = None
 
 
 class FollowedBans(MemoryBanSet):
@@ -116,6 +121,7 @@ class _Envelope(msgspec.Struct):
     whole: bool
     enforcing: bool
     facts: list[msgspec.Raw]
+    protected: tuple[list[tuple[str, str]], list[tuple[str, str]]] | None = None
 
 
 def read_answer(body: bytes) -> Answer:
@@ -130,7 +136,16 @@ def read_answer(body: bytes) -> Answer:
     known = tuple(fact for fact in facts if fact is not None)
     if len(known) < len(facts):
         log.error("%d of %d facts told by the daemon are none and are left out", len(facts) - len(known), len(facts))
-    return Answer(found.cursor, found.whole, found.enforcing, known)
+    protected = None if found.protected is None else (_pairs(found.protected[0]), _pairs(found.protected[1]))
+    return Answer(found.cursor, found.whole, found.enforcing, known, protected)
+
+
+def _pairs(listed: Iterable[tuple[str, str]]) -> Protected:
+    """Read networks, each with what it is; raise `StoreError`."""
+    try:
+        return tuple([(parse_network(network), what) for network, what in listed])
+    except AddressError as error:
+        raise StoreError(f"the daemon's answer is not understood: {error}; is it another version?") from error
 
 
 def read_fact(record: bytes) -> Fact | None:

@@ -1,10 +1,11 @@
 """What the followers of the ban set are told: all bans first, then every change, at once.
 
 Theory of operation. A cursor names one life of the daemon, a place in the history of its ban set, and how often
-enforcement was switched. Who asks with the newest cursor waits until there is something newer, but not longer than
-`WAIT`; who asks with an older one of this life is told the facts after it; who asks with any other text is told all
-bans. A follower asks with a cursor only when it has done all it was told up to there. So the daemon knows what has
-been done without another message, and a follower that was away, or lost an answer, misses nothing.
+enforcement was switched, or what is let in changed. Who asks with the newest cursor waits until there is something
+newer, but not longer than `WAIT`; who asks with an older one of this life is told the facts after it; who asks with any
+other text is told all bans.
+A follower asks with a cursor only when it has done all it was told up to there. So the daemon knows what has been done
+without another message, and a follower that was away, or lost an answer, misses nothing.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from appguard.ban import Fact
+from appguard.judge import Protected
 from appguard.stores.base import BanSet
 
 WAIT = 25.0  # seconds; less than a connection to the control socket may live
@@ -23,12 +25,16 @@ _CURSOR = re.compile(r"([0-9a-f]{16})-([0-9]{1,18})-([0-9]{1,9})")
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What a follower is told: the facts after its cursor, or with `whole` all bans in force, and the next cursor."""
+    """What a follower is told: the facts after its cursor, or with `whole` all bans in force, and the next cursor.
+
+    `protected` is what else is let in, here and on other hosts; None if the follower knows that.
+    """
 
     cursor: str
     whole: bool
     enforcing: bool
     facts: tuple[Fact, ...]
+    protected: tuple[Protected, Protected] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,7 @@ class Following:
         self._waiting: list[int] = []
         self._last: Asked | None = None
         self._is_closed = False
+        self._protected: tuple[Protected, Protected] = ((), ())
         self.enforcing = True
 
     @property
@@ -70,6 +77,17 @@ class Following:
         self.enforcing = on
         self._switches += 1
         self.tell()
+
+    def protect(self, let_in: Protected, others: Protected) -> None:
+        """Tell followers what is let in beside the settings, and what other hosts of the fleet let in."""
+        self._protected = (let_in, others)
+        self._switches += 1
+        self.tell()
+
+    async def moved(self) -> None:
+        """Wait until the ban set has changed, or nobody may wait any more."""
+        if not self._is_closed:
+            await self._changed.wait()
 
     async def done(self) -> None:
         """Wait until a follower has done the last switch."""
@@ -114,10 +132,11 @@ class Following:
         place = self._place(cursor)
         changes = self._ban_set.follow(place[0]) if place else None
         if changes is not None:
-            return News(self._cursor(changes.cursor), False, self.enforcing, changes.facts)
+            protected = self._protected if place and place[1] != self._switches else None
+            return News(self._cursor(changes.cursor), False, self.enforcing, changes.facts, protected)
         snapshot = self._ban_set.snapshot()
         facts = tuple(map(Fact.of, snapshot.bans))
-        return News(self._cursor(snapshot.cursor), True, self.enforcing, facts)
+        return News(self._cursor(snapshot.cursor), True, self.enforcing, facts, self._protected)
 
     def _place(self, cursor: str) -> tuple[int, int] | None:
         found = _CURSOR.fullmatch(cursor)

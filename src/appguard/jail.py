@@ -22,6 +22,7 @@ from appguard.ports import ports_text
 DISTINCT = ("path", "user", "user_agent", "address")
 BANS_PER_MINUTE = 200
 ESCALATE_TO = "/24,/48"
+HOST, FLEET = "host", "fleet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +31,10 @@ class Jail:
 
     Counted are events of the kinds `events`, if given only with one of the `statuses` and on one of the `paths`, never
     on `exempt_paths` nor from the `safelist`. `distinct` counts different values of a field instead of events. A jail
-    by user bans every address that the failures of that user came from. Its bans are about `ports` of `protocol` alone:
-    numbers, ranges such as `"8000-8010"` and names such as `"ssh"`, of `"tcp"`, `"udp"` or, if none is named, both;
-    without either they are about everything. Raise `ConfigError` for a value that cannot be.
+    by user bans every address that the failures of that user came from. With `scope` "fleet" all hosts of a store count
+    together. Its bans are about `ports` of `protocol` alone: numbers, ranges such as `"8000-8010"` and names such as
+    `"ssh"`, of `"tcp"`, `"udp"` or, if none is named, both; without either they are about everything. Raise
+    `ConfigError` for a value that cannot be.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Jail:
     escalate: int = 0
     escalate_to: str = ESCALATE_TO
     ignorecommand: str = ""
+    scope: str = HOST
     ports: Sequence[int | str] = ()
     protocol: Sequence[str] = ()
 
@@ -81,11 +84,25 @@ class Jail:
             raise ConfigError(f"jail {self.name}: distinct = {self.distinct!r}: there is one {self.key} per key")
         if self.escalate and self.key != ADDRESS:
             raise ConfigError(f"jail {self.name}: escalate: only a jail with key = 'address' grows to networks")
+        if self.is_shared:
+            self._check_shared()
         given = [name for name in _INCREMENTS if getattr(self, name) != _DEFAULTS[name]]
         if given and not self.bantime_increment:
             raise ConfigError(f"jail {self.name}: {given[0]} means nothing without bantime_increment = true")
         if self.bantime_increment and self.bantime == PERMANENT:
             raise ConfigError(f"jail {self.name}: bantime_increment: a bantime of -1 cannot grow")
+
+    def _check_shared(self) -> None:
+        """Check what cannot be where the fleet counts: it bans in the same moment."""
+        if self.ignorecommand:
+            raise ConfigError(f"jail {self.name}: ignorecommand: with scope = 'fleet' nobody can be asked before a ban")
+        if self.maxretry > RUNS_MOST:
+            raise ConfigError(f"jail {self.name}: maxretry = {self.maxretry}: with scope = 'fleet' at most {RUNS_MOST}")
+
+    @property
+    def is_shared(self) -> bool:
+        """Say whether all hosts of a fleet count for this jail together."""
+        return self.scope == FLEET
 
     @property
     def is_by_user(self) -> bool:
@@ -165,6 +182,12 @@ def _paths(value: object, what: str) -> object:
 
 def _key(value: object, what: str) -> object:
     check_key(str(value), what)
+    return value
+
+
+def _scope(value: object, what: str) -> object:
+    if value not in (HOST, FLEET):
+        raise ConfigError(f"{what} = {value!r}: expected 'host' (this host counts alone) or 'fleet' (all together)")
     return value
 
 
@@ -250,6 +273,7 @@ _CHECKS: dict[str, Callable[[object, str], object]] = {
     "ignorecommand": _target,
     "ports": _ports,
     "protocol": _texts,
+    "scope": _scope,
 }
 _INCREMENTS = ("bantime_factor", "bantime_multipliers", "bantime_maxtime", "bantime_rndtime", "bantime_overalljails")
 _DEFAULTS: dict[str, object] = {field.name: field.default for field in fields(Jail)}

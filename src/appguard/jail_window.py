@@ -62,6 +62,7 @@ class JailWindow:
     ) -> None:
         self.jail = jail
         self.total_failed = 0
+        self.is_shared = jail.is_shared
         self.findtime = float(jail.findtime)
         self.oldest = max(self.findtime, LATE_MOST)
         self.dropped: tuple[str, ...] = ()
@@ -78,8 +79,9 @@ class JailWindow:
         self._looks_at = watching(jail.paths, jail.exempt_paths)
         self._safelist = NetworkSet(map(parse_network, jail.safelist)) if jail.safelist else None
         self._value_of = _VALUE_OF.get(jail.distinct)
-        self._keeps_first = self._value_of is None and jail.key not in (USER, PAIR) and jail.maxretry > 1
-        self.takes_briefs = self._is_by_address and self._value_of is None
+        is_plain = self._value_of is None and not self.is_shared  # and what the fleet counts is told one by one
+        self._keeps_first = is_plain and jail.key not in (USER, PAIR) and jail.maxretry > 1
+        self.takes_briefs = is_plain and self._is_by_address
         self._keys_most = keys_most
         self._bytes_most = bytes_most
         self._cost = 0
@@ -112,7 +114,9 @@ class JailWindow:
 
     def clears(self, event: Event) -> bool:
         """Say whether the event ends what is counted for its user: who could log in was no attacker on that name."""
-        return event.kind == LOGIN_SUCCESS and self.jail.key in (USER, PAIR) and self.key(event) in self._counted
+        if event.kind != LOGIN_SUCCESS or self.jail.key not in (USER, PAIR):
+            return False
+        return self.is_shared or self.key(event) in self._counted
 
     def record(self, event: Event, evidence: str = "") -> tuple[Ban, ...]:
         """Count an event; give the bans it leads to. Events that do not count are ignored."""
@@ -126,7 +130,7 @@ class JailWindow:
         self.total_failed += event.count
         if event.count == 1 and self._keeps_first and isinstance(evidence, bytes):
             return self._add_one(key, event.kind, event.time, evidence, event.via)
-        value = "" if self._value_of is None else digest(self._value_of(event))
+        value = self.value(event)
         network = self._group(event.address) if self._is_by_user else ""
         counted = self._take(key)
         counted.add(event.time, event.count, evidence, value, network)
@@ -174,7 +178,9 @@ class JailWindow:
     def _judge(self, key: str, counted: Counted, kind: str, time: float, via: tuple[str, ...]) -> tuple[Ban, ...]:
         """Put back what is counted for a key, or give the bans it leads to."""
         if counted.total >= self._maxretry:
-            return tuple(self._ban(network, counted, kind, time, via) for network in self._networks(key, counted))
+            why, lines, total = self.why(kind, counted.total), counted.evidence, counted.total
+            networks = self._networks(key, counted)
+            return tuple(self._ban(network, time, via, why, lines, total) for network in networks)
         self._keep(key, counted)
         if self._cost > self._bytes_most or len(self._counted) > self._keys_most:
             self._make_room()
@@ -225,22 +231,35 @@ class JailWindow:
             return tuple(parse_network(text) for text in counted.addresses)
         return (network_of(key),)
 
-    def _ban(self, network: Network, counted: Counted, kind: str, time: float, via: tuple[str, ...]) -> Ban:
+    def why(self, kind: str, total: object) -> str:
+        """Give the reason of a ban for so many events, of which the last was of this kind."""
+        what = self.jail.distinct
+        counted = f"{kind} with {total} different {what} values" if what else f"{total} x {kind}"
+        return f"{counted} in {self.findtime:g} s"
+
+    def offer(self, key: str, event: Event) -> Ban:
+        """Give the ban that an event just counted leads to if the fleet has counted enough; it has no reason yet."""
+        counted = self._counted.get(key)
+        network = parse_network(self._group(event.address)) if self._is_by_user else network_of(key)
+        lines = counted.evidence if isinstance(counted, Counted) else ()
+        return self._ban(network, event.time, event.via, "", lines, 0)
+
+    def value(self, event: Event) -> str:
+        """Give the digest of what a distinct jail counts; empty where events are counted."""
+        return "" if self._value_of is None else digest(self._value_of(event))
+
+    def _ban(
+        self,
+        network: Network,
+        time: float,
+        via: tuple[str, ...],
+        why: str,
+        lines: tuple[str, ...],
+        total: int,
+    ) -> Ban:
         end = None if self._bantime == PERMANENT else time + self._bantime
-        different = f" with {counted.total} different {self.jail.distinct} values" if self.jail.distinct else ""
-        times = "" if self.jail.distinct else f"{counted.total} x "
-        return Ban(
-            network,
-            self.jail.name,
-            time,
-            end,
-            f"{times}{kind}{different} in {self.findtime:g} s",
-            counted.total,
-            counted.evidence,
-            via,
-            automatic=True,
-            ports=self._ports,
-        )
+        name, ports = self.jail.name, self._ports
+        return Ban(network, name, time, end, why, total, lines, via, automatic=True, ports=ports)
 
     def forget(self, key: str) -> None:
         """Drop what is counted for a key: its ban was lifted by a person, its user has logged in, or it is banned."""

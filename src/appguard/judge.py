@@ -2,10 +2,11 @@
 
 Never banned, whatever is asked: loopback, link-local, multicast and unspecified addresses; networks wider than a /8
 (IPv4) or /16 (IPv6); and what lies inside a network that is always let in (safelist, trusted proxies, this host's own
-addresses, gateways, resolvers, hosts of the store), because the firewall lets it in before it looks for bans. Banned
-only when forced: a network that holds one of those (all of it but those is shut out then), one wider than a /16 (IPv4)
-or /32 (IPv6), an address an administrator is logged in from, and an IPv6 network of unrelated hosts (on this host's
-links, NAT64), where single hosts are banned. Nothing here does I/O; the bouncer keeps the facts fresh.
+addresses, gateways, resolvers, hosts of the store), because the firewall lets it in before it looks for bans, or that
+another host of the fleet lets in. Banned only when forced: a network that holds one of those (all of it but those is
+shut out then), one wider than a /16 (IPv4) or /32 (IPv6), an address an administrator is logged in from, and an IPv6
+network of unrelated hosts (on this host's links, NAT64), where single hosts are banned. Nothing here does I/O; the
+bouncer keeps the facts fresh.
 """
 
 from bisect import bisect_left
@@ -19,6 +20,9 @@ from appguard.host import HostFacts
 
 WIDEST = {4: 16, 6: 32}
 WIDEST_FORCED = {4: 8, 6: 16}
+
+Protected = Sequence[tuple[Network, str]]  # networks, each with what it is
+_Learnt = tuple[HostFacts, Sequence[Address], Protected, Protected]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +49,44 @@ _SPECIAL = tuple(
 )
 
 
+@dataclass(slots=True)
+class Protections:
+    """What is let in beside settings and facts, and what other hosts of the fleet let in; judges share it.
+
+    They take what is new in it with their next `update`.
+    """
+
+    let_in: Protected = ()
+    others: Protected = ()
+
+
 class Judge:
     """Says which bans are refused. `facts` and administrators may be given later, with `update`."""
 
     def __init__(
-        self, facts: HostFacts | None = None, *, safelist: Iterable[Network] = (), proxies: Iterable[Network] = ()
+        self,
+        facts: HostFacts | None = None,
+        *,
+        safelist: Iterable[Network] = (),
+        proxies: Iterable[Network] = (),
+        protections: Protections | None = None,
     ) -> None:
+        self._protections = protections or Protections()
         self._configured = (
             *(_Known(network, "on the safelist") for network in safelist),
             *(_Known(network, "a trusted proxy") for network in proxies),
         )
-        self._learn(facts or HostFacts(), ())
+        self._learnt = self._to_learn(facts or HostFacts(), ())
+        self._learn(*self._learnt)
 
-    def _learn(self, facts: HostFacts, administrators: tuple[Address, ...]) -> None:
-        self._learnt = (facts, administrators)
+    def _to_learn(self, facts: HostFacts, administrators: Sequence[Address]) -> _Learnt:
+        return facts, tuple(administrators), self._protections.let_in, self._protections.others
+
+    def _learn(self, facts: HostFacts, administrators: Sequence[Address], let_in: Protected, others: Protected) -> None:
+        self._others = tuple(_Known(network, what) for network, what in others)
         self._let_in = (
             *self._configured,
+            *(_Known(network, what) for network, what in let_in),
             *(_Known(network, "an address of this host") for network in facts.own),
             *(_Known(parse_network(address.text), "a gateway of this host") for address in facts.gateways),
             *(_Known(parse_network(address.text), "a resolver of this host") for address in facts.resolvers),
@@ -76,13 +102,19 @@ class Judge:
             for network in networks
             if network.version == 6
         )
-        self._all = _Networks(known.network for known in (*_SPECIAL, *self._let_in, *self._sessions, *self._crowds))
+        known = (*_SPECIAL, *self._let_in, *self._others, *self._sessions, *self._crowds)
+        self._all = _Networks(each.network for each in known)
 
     def update(self, facts: HostFacts, administrators: Sequence[Address] = ()) -> bool:
-        """Take fresh facts, and the addresses administrators are logged in from; say whether anything changed."""
-        if (facts, tuple(administrators)) == self._learnt:
+        """Take fresh facts, the addresses administrators are logged in from, and the protections.
+
+        Say whether anything changed.
+        """
+        learnt = self._to_learn(facts, administrators)
+        if learnt == self._learnt:
             return False
-        self._learn(facts, tuple(administrators))
+        self._learnt = learnt
+        self._learn(*learnt)
         return True
 
     @property
@@ -110,9 +142,12 @@ class Judge:
                     f"{_told(network, known)}; that is always let in, so a ban would do nothing"
                     " (settings: safelist, trusted_proxies)"
                 )
+        for known in self._others:
+            if _covers(known.network, network):
+                raise RefusedForSafety(f"{_told(network, known)}; no host of the fleet bans it")
 
     def _check_unless_forced(self, network: Network) -> None:
-        for known in (*self._let_in, *self._sessions):
+        for known in (*self._let_in, *self._others, *self._sessions):
             if network.overlaps(known.network):
                 raise RefusedForSafety(f"{_told(network, known)}; ban narrower networks, or use --force")
         for known in () if network.prefixlen == network.max_prefixlen else self._crowds:

@@ -36,17 +36,33 @@ class Unresolved:
     line: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """An event of a jail for which the fleet counts: `offer` is the ban it leads to if the fleet has counted enough.
+
+    `bans` are what this host's own count leads to. Without an offer the fleet is to forget what it has counted for the
+    key: its user has logged in.
+    """
+
+    window: JailWindow
+    key: str
+    event: Event
+    offer: Ban | None = None
+    bans: tuple[Ban, ...] = ()
+
+
 @dataclass(slots=True)
 class Outcome:
-    """What a chunk led to: the keys whose counted events changed, by jail, the bans, and what waits for addresses.
+    """What a chunk led to: the keys whose counted events changed, by jail, and the bans.
 
-    `untimely` is the number of events that some jail did not count because they were too old, or in the future, and
-    `last_untimely` the last of these.
+    `unresolved` waits for addresses, `shared` is for the fleet to count. `untimely` is the number of events that some
+    jail did not count because they were too old, or in the future, and `last_untimely` the last of these.
     """
 
     touched: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
     bans: list[Ban] = field(default_factory=list[Ban])
     unresolved: list[Unresolved] = field(default_factory=list[Unresolved])
+    shared: list[Shared] = field(default_factory=list[Shared])
     untimely: int = field(default=0, compare=False)
     last_untimely: Event | None = field(default=None, compare=False)
 
@@ -205,11 +221,12 @@ class _Turn:
             return
         key = window.counted_key(event, may_count=event.kind != LOGIN_SUCCESS)  # the lane has asked
         if key:
-            bans = _count(window, key, event, line, self.outcome, self.found)
-            self.outcome.bans += (replace(ban, via=(*ban.via, *route.behind)) for ban in bans)
+            self.outcome.bans += _count(window, key, event, line, self.outcome, self.found, route.behind)
         elif window.clears(event):
             window.forget(window.key(event))
             self._touched(window).add(window.key(event))
+            if window.is_shared:
+                self.outcome.shared.append(Shared(window, window.key(event), event))
 
     def count_gathered(self, gathered: Iterable[tuple[Route, list[Brief]]], told: Sequence[Told]) -> None:
         """Count what was gathered of what lines told in brief, and make the bans in the order of the lines."""
@@ -247,7 +264,13 @@ def count(window: JailWindow, event: Event, evidence: str, outcome: Outcome) -> 
 
 
 def _count(
-    window: JailWindow, key: str, event: Event, evidence: str | bytes, outcome: Outcome, found: Found
+    window: JailWindow,
+    key: str,
+    event: Event,
+    evidence: str | bytes,
+    outcome: Outcome,
+    found: Found,
+    behind: tuple[str, ...] = (),
 ) -> tuple[Ban, ...]:
     found.note(window, (event.address,))
     bans = window.add(key, event, evidence)
@@ -255,7 +278,16 @@ def _count(
     touched.add(key)
     if window.dropped:
         touched.update(window.dropped)
-    return bans
+    bans = tuple(_behind(ban, behind) for ban in bans)
+    if not window.is_shared:
+        return bans
+    offer = bans[0] if bans else _behind(window.offer(key, event), behind)
+    outcome.shared.append(Shared(window, key, event, offer, bans))
+    return ()
+
+
+def _behind(ban: Ban, behind: tuple[str, ...]) -> Ban:
+    return replace(ban, via=(*ban.via, *behind)) if behind else ban
 
 
 def failures_of(window: JailWindow, keys: set[str]) -> dict[tuple[str, str], tuple[Failure, ...]]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Self, cast
 
 from appguard.ban import Ban, Fact
+from appguard.safelisted import Safelisted
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ class BanRecord:
 
     `end` None is for ever, `ref` is what a shut-out person can quote, `enforced_by` who shuts the client out.
     `not_enforced` says, of a ban just made, why the firewall does not hold it. One by force that is `unconfirmed` ends
-    within a minute unless it is confirmed.
+    within a minute unless it is confirmed. `host` is where it was decided, as far as that is known.
     """
 
     network: str
@@ -168,6 +169,7 @@ class BanRecord:
     not_enforced: str = ""
     unconfirmed: bool = False
     ports: str = ""
+    host: str = ""
 
     @classmethod
     def of(cls, ban: Ban, enforced_by: Sequence[str] = ()) -> Self:
@@ -185,10 +187,31 @@ class BanRecord:
             ban.automatic,
             enforced_by,
             ports=ban.ports,
+            host=ban.host,
         )
 
     @classmethod
     def from_json(cls, record: Mapping[str, object]) -> Self:
+        """Read what the control socket gave; raise TypeError if it is something else."""
+        return cls(**cast("dict[str, Any]", record))
+
+
+@dataclass(frozen=True, slots=True)
+class SafelistRecord:
+    """One entry of the safelist that was made beside the settings, on `host`; `until` None is for ever."""
+
+    network: str
+    until: float | None
+    reason: str
+    host: str
+
+    @classmethod
+    def of(cls, entry: Safelisted) -> Self:
+        """Make the record of an entry."""
+        return cls(entry.key, entry.until, entry.reason, entry.host)
+
+    @classmethod
+    def from_json(cls, record: object) -> Self:
         """Read what the control socket gave; raise TypeError if it is something else."""
         return cls(**cast("dict[str, Any]", record))
 

@@ -98,6 +98,7 @@ def test_everything_speaks_json(path: Path, daemon: DictionaryDaemon) -> None:
         "enforced_by": ["kernel", "app"],
         "not_enforced": "",
         "unconfirmed": False,
+        "host": "",
     }
     assert reply("list") == {"bans": [record]}
     assert reply("list", "--jail", "login") == {"bans": []}
@@ -200,3 +201,26 @@ def test_a_list_written_in_pieces_is_whole(path: Path, daemon: DictionaryDaemon,
     status, reply = ask(path, "GET", "/v1/bans")
     assert status == 200
     assert [record["network"] for record in cast("list[dict[str, object]]", reply["bans"])] == list(daemon.kept)
+
+
+def test_safelist(path: Path, daemon: DictionaryDaemon) -> None:
+    """What is put on the safelist lifts its ban, is listed with its reason, and goes; wrong input is said in words."""
+    assert run(path, "ban", "203.0.113.5").returncode == 0
+    added = run(path, "safelist", "add", "203.0.113.5", "--for", "1d", "--reason", "a scanner of ours\x1b[2J")
+    assert added.returncode == 0, added.stderr
+    assert added.stdout == "203.0.113.5 is on the safelist for 1d\nLifted the ban of 203.0.113.5 (jail manual)\n"
+    assert daemon.kept == {}
+    run(path, "safelist", "add", "2001:db8::/32", "--for", "-1", "--reason", "ours too")
+    listed = run(path, "safelist", "list").stdout.splitlines()
+    assert listed[0].split("  ")[0] == "ADDRESS"
+    assert [line.split()[0] for line in listed[1:]] == ["2001:db8::/32", "203.0.113.5"]
+    assert "for ever" in listed[1]
+    assert "a scanner of ours?[2J" in listed[2]
+    assert run(path, "safelist", "remove", "203.0.113.5").returncode == 0
+    gone = run(path, "safelist", "remove", "203.0.113.5")
+    assert (gone.returncode, "not on the safelist" in gone.stderr) == (1, True)
+    for wrong, word in ((("x",), "x"), (("203.0.113.5", "--for", "soon"), "soon"), (("0.0.0.0/1",), "wider than a /8")):
+        refused = run(path, "safelist", "add", *wrong, "--reason", "none")
+        assert refused.returncode == 2
+        assert word in refused.stderr
+    assert run(path, "safelist", "add", "203.0.113.5").returncode == 2  # without a reason

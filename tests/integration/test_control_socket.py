@@ -279,3 +279,16 @@ def test_a_socket_that_cannot_be_made_is_a_clear_error(
         asyncio.run(serve(daemon, open_tmp_path / name))
     assert str(open_tmp_path / name) in str(caught.value)
     assert (open_tmp_path / "file").read_text() == "keep me"
+
+
+@needs_users
+def test_only_administrators_change_the_safelist(path: Path, daemon: DictionaryDaemon) -> None:
+    """Who may read sees the safelist and the events, and changes nothing."""
+    stranger = User(STRANGER, groups=(DAEMON_GID,))
+    order = '{"address": "203.0.113.5", "reason": "mine"}'
+    assert ask(path, "GET", "/v1/safelist", user=stranger) == (200, {"entries": []})
+    assert ask(path, "GET", "/v1/events", user=stranger) == (200, {"cursor": 0, "events": []})
+    assert ask(path, "POST", "/v1/safelist", order, user=stranger)[0] == 403
+    assert ask(path, "DELETE", "/v1/safelist/203.0.113.5", user=stranger)[0] == 403
+    assert ask(path, "GET", "/v1/events?since=x")[0] == 400
+    assert list(daemon.safelist) == []

@@ -2,33 +2,17 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.daemon import Place, running_daemon, web_jail
-from tests.lab import Process, wait_until
-from tests.machine import Machine
-from tests.netns import joined, run
+from tests.fleet_hosts import Host, two_hosts
+from tests.lab import wait_until
+from tests.netns import run
 from tests.redis_server import RedisServer
 from tests.replicas import bans_kept
 
 pytestmark = pytest.mark.lab
-
-
-@dataclass(frozen=True, slots=True)
-class Host:
-    """A host of the fleet: its machine, its daemon's directories and its daemon."""
-
-    machine: Machine
-    place: Place
-    daemon: Process
-
-    def drops(self, address: str) -> bool:
-        """Say whether this host's kernel shuts an address out."""
-        return address in self.machine.run("nft", "list", "ruleset")
 
 
 @pytest.fixture
@@ -43,21 +27,8 @@ def server(open_tmp_path: Path) -> Iterator[RedisServer]:
 @pytest.fixture
 def fleet(open_tmp_path: Path, server: RedisServer) -> Iterator[tuple[Host, Host]]:
     """Give two hosts whose daemons share a Redis on a third machine, the lab's own."""
-    with ExitStack() as stack:
-        machines = [
-            stack.enter_context(joined(name, [f"192.0.2.{at}/30"], [f"192.0.2.{at + 1}/30"]))
-            for name, at in (("alpha", 1), ("beta", 5))
-        ]
-        hosts: list[Host] = []
-        for machine, gateway in zip(machines, ("192.0.2.1", "192.0.2.5"), strict=True):
-            root = open_tmp_path / machine.name
-            root.mkdir()
-            place = Place(root)
-            place.configure(web_jail(place), f'store = "redis://{gateway}:{server.port}/0"')
-            with machine:
-                daemon = stack.enter_context(running_daemon(place))
-            hosts.append(Host(machine, place, daemon))
-        yield hosts[0], hosts[1]
+    with two_hosts(open_tmp_path, server) as hosts:
+        yield hosts
 
 
 def test_failure_on_one_host_is_dropped_on_the_other(fleet: tuple[Host, Host]) -> None:

@@ -1,6 +1,7 @@
 """The roles of `contrib/redis/appguard.acl` on a real server: each can do what it must, and nothing else."""
 
 import asyncio
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,7 +9,13 @@ import pytest
 
 from appguard.address import parse_address, parse_network
 from appguard.ban import Ban
+from appguard.event import LOGIN_FAIL, Event
+from appguard.jail import Jail
 from appguard.limit import Hit, Limit
+from appguard.protection import write_protection
+from appguard.safelisted import Safelisted
+from appguard.stores.fleet_failures import Decided, Failed, FleetFailures
+from appguard.stores.fleet_roster import FleetRoster
 from appguard.stores.redis import RedisStore
 from appguard.stores.redis_bans import RedisBanSet
 from tests.lab import wait_until
@@ -22,12 +29,14 @@ CONNECTING = {"select", "client|setname", "cluster|slots", "time"} | ALWAYS
 READING = {"hget", "hscan", "xread", "xrange", "xrevrange", "xlen"}
 MAY = {
     "app": CONNECTING | READING | {"eval", "evalsha", "get", "set"},
-    "daemon": CONNECTING | READING | {"eval", "evalsha", "hset", "hsetnx", "hdel", "xadd"},
+    "daemon": CONNECTING | READING | {"eval", "evalsha", "get", "set", "hgetall", "hset", "hsetnx", "hdel", "xadd"},
     "admin": CONNECTING
     | (READING - {"xread"})
     | {"scan", "type", "ttl", "get", "hgetall", "hlen", "memory|usage", "del", "unlink", "info", "ping"},
 }
 MINE, OTHERS = "appguard:l:shop:{192.0.2.1}:5/minute", "appguard:l:blog:{192.0.2.1}:5/minute"
+COUNTED, LET_OFF = "appguard:d:{main}:failures:login:203.0.113.5", "appguard:d:{main}:safelist"
+MINE_NOT = "appguard:x:{main}"
 BAN = "1 0 0 {}"
 SCRIPT = "return redis.call(unpack(ARGV))"
 TABLE: dict[tuple[str, ...], set[str]] = {  # command: who may
@@ -48,6 +57,14 @@ TABLE: dict[tuple[str, ...], set[str]] = {  # command: who may
     ("EVAL", SCRIPT, "1", OTHERS, "SET", OTHERS, "x"): set(),
     ("EVAL", SCRIPT, "0", "HSET", FACTS, ATTACKER, BAN): {"daemon"},
     ("EVAL", SCRIPT, "0", "XADD", CHANGES, "*", "a", "b"): {"daemon"},
+    ("SET", COUNTED, "x"): {"daemon"},
+    ("GET", COUNTED): {"daemon", "admin"},
+    ("DEL", COUNTED): {"admin"},
+    ("HSET", LET_OFF, ATTACKER, "x"): {"daemon"},
+    ("HGETALL", LET_OFF): {"daemon", "admin"},
+    ("EVAL", SCRIPT, "0", "SET", COUNTED, "x"): {"daemon"},
+    ("EVAL", SCRIPT, "0", "HSET", LET_OFF, ATTACKER, "x"): {"daemon"},
+    ("EVAL", SCRIPT, "0", "SET", MINE_NOT, "x"): set(),
     ("SET", "session:1", "x"): set(),
     ("GET", "session:1"): set(),
     ("SCAN", "0"): {"admin"},
@@ -110,10 +127,33 @@ def test_roles_can_do_their_work(roles: RolesServer, tmp_path: Path) -> None:
             admin.reset("192.0.2.1")
             assert app.check(hit("192.0.2.1")).refused is None
             assert daemon.complaint == app.complaint == ""
+            share_everything(roles, daemon)
         finally:
             daemon.close()
     denied = [entry[5] for entry in roles.client("root").execute_command("ACL", "LOG")]
     assert denied == []
+
+
+def share_everything(roles: RolesServer, bans: RedisBanSet) -> None:
+    """With the role of the daemon count a failure that bans, and tell what is protected."""
+    decided: list[Decided] = []
+    learnt: list[list[Safelisted]] = []
+    failures = FleetFailures(roles.uri("daemon"), bans, lambda sent, found: decided.extend(found))
+    roster = FleetRoster(roles.uri("daemon"), "one", lambda: bans.offset, lambda hosts, found: learnt.append(found))
+    jail, now = Jail("login", maxretry=1, scope="fleet"), time.time()
+    network = parse_network("203.0.113.9")
+    try:
+        failures.start()
+        roster.tell(write_protection("one", [(network, "its own")]))
+        roster.put((Safelisted(network, now + 60, "ours", "one", int(now * 1_000_000)),))
+        roster.start()
+        event = Event(LOGIN_FAIL, now, parse_address(ATTACKER))
+        failures.put(Failed(jail, ATTACKER, event, Ban(parse_network(ATTACKER), "login", now, now + 600)))
+        wait_until(lambda: decided, 5, lambda: failures.complaint)
+        wait_until(lambda: any(learnt), 5, lambda: roster.complaint)
+    finally:
+        failures.close()
+        roster.close()
 
 
 def test_hostile_app_cannot_ban(roles: RolesServer, tmp_path: Path) -> None:

@@ -303,6 +303,8 @@ def test_control_socket_stands_beside_the_runtime_directory(tmp_path: Path) -> N
         ("[jails.x]\nfindtime = [1]", "[jails.x]: jail x: findtime = [1]: expected a duration"),
         ("[jails.x]\nevents = 'login'", "[jails.x]: jail x: events = ['login']: expected some of authn_login_fail"),
         ("[jails.x]\nevents = [5]", "[jails.x]: events = [5]: expected a text"),
+        ("[jails.x]\nsource = 'bans'\nscope = 'fleet'", "[jails.x]: scope = 'fleet' needs a store that the hosts"),
+        ("[jails.x]\nsource = 'bans'\nscope = 'both'", "[jails.x]: jail x: scope = 'both': expected 'host'"),
         ("x =", "not valid TOML: "),
         ("store = 'a'\nstore = 'b'", "not valid TOML: "),
     ],

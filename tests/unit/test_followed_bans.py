@@ -1,12 +1,17 @@
 """What the bouncer apart takes from the daemon, and what it leaves out: the daemon's answer is input from outside."""
 
+import asyncio
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
+from appguard.address import network_text, parse_network
 from appguard.errors import StoreError
 from appguard.followed_bans import FollowedBans, read_answer, read_fact
+from appguard.following import Following, News
+from appguard.stores.memory import MemoryBanSet
 
 GOOD: dict[str, Any] = {
     "network": "203.0.113.5",
@@ -106,3 +111,40 @@ def test_the_daemon_is_always_right() -> None:
     assert bans.snapshot().bans == ()
     changes = bans.follow(cursor)
     assert changes is not None and [(fact.key, fact.ban) for fact in changes.facts] == [("203.0.113.5", None)]
+
+
+def test_what_is_protected_is_told_once() -> None:
+    """A new follower is told what else is let in; who knows it is not told again, until it changes."""
+
+    async def told() -> list[bytes]:
+        following = Following(MemoryBanSet())
+        following.protect((), [(parse_network("192.0.2.1"), "an address of web-2")])
+        first = await following.news("", 1)
+        following.tell()
+        following.protect((), ())
+        second = await following.news(first.cursor, 1)
+        following.close()
+        third = await following.news(second.cursor, 1)
+        return [msgspec.json.encode(_head(news)) for news in (first, second, third)]
+
+    first, second, third = [read_answer(body) for body in asyncio.run(told())]
+    assert first.protected is not None
+    assert [(str(network), what) for network, what in first.protected[1]] == [("192.0.2.1/32", "an address of web-2")]
+    assert second.protected == ((), ())
+    assert third.protected is None
+    assert not third.whole
+
+
+def test_protections_that_are_none_are_an_error() -> None:
+    """An answer with something that is no network is no answer: everything stays as it was."""
+    body = b'{"cursor":"c","whole":true,"enforcing":true,"facts":[],"protected":[[["x","y"]],[]]}'
+    with pytest.raises(StoreError, match="not understood"):
+        read_answer(body)
+
+
+def _head(news: News) -> dict[str, object]:
+    """Write an answer as the control API does."""
+    head: dict[str, object] = {"cursor": news.cursor, "whole": news.whole, "enforcing": news.enforcing, "facts": []}
+    if news.protected is not None:
+        head["protected"] = [[(network_text(net), what) for net, what in part] for part in news.protected]
+    return head

@@ -323,3 +323,18 @@ def test_wrong_setting_is_named(options: dict[str, object], complaint: str) -> N
     with pytest.raises(ConfigError) as caught:
         Jail(**({"name": "login"} | options))  # type: ignore[arg-type]  # wrong on purpose
     assert str(caught.value).startswith(complaint)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"scope": "everywhere"}, "expected 'host' .* or 'fleet'"),
+        ({"scope": "fleet", "ignorecommand": "shop.bans:is_customer"}, "nobody can be asked before a ban"),
+        ({"scope": "fleet", "maxretry": RUNS_MOST + 1}, f"at most {RUNS_MOST}"),
+    ],
+)
+def test_what_a_fleet_cannot_count_is_refused(options: dict[str, object], word: str) -> None:
+    """A jail of a fleet says in words what it cannot have; each host counts alone unless it says otherwise."""
+    with pytest.raises(ConfigError, match=word):
+        Jail("login", **options)  # type: ignore[arg-type]  # what is wrong is the point
+    assert not Jail("login").is_shared

@@ -10,7 +10,7 @@ from appguard.address import Network, parse_address, parse_network
 from appguard.ban import Ban
 from appguard.errors import RefusedForSafety
 from appguard.host import HostFacts
-from appguard.judge import Judge
+from appguard.judge import Judge, Protections
 
 FACTS = HostFacts(
     own=tuple(map(parse_network, ("198.51.100.1", "2001:db8:a::1"))),
@@ -169,3 +169,27 @@ def test_every_overlap_with_the_safelist_is_found(safelist: list[Network], banne
             judge.check(Ban(banned, "test", 0.0, None))
     else:
         judge.check(Ban(banned, "test", 0.0, None))
+
+
+def test_judges_of_a_fleet_take_what_is_protected() -> None:
+    """What other hosts let in is refused by whoever asks, is not let in here, and may be banned when they are gone."""
+    protections = Protections()
+    judge = Judge(FACTS, protections=protections)
+    other, wide = ban("203.0.113.7"), ban("203.0.113.0/24")
+    judge.check(other)
+    protections.let_in = ((parse_network("203.0.113.9"), "on the safelist"),)
+    protections.others = ((parse_network("203.0.113.7"), "an address of web-2"),)
+    assert judge.update(FACTS)
+    assert not judge.update(FACTS)
+    with pytest.raises(RefusedForSafety, match=r"203\.0\.113\.7 is an address of web-2; no host of the fleet bans it"):
+        judge.check(other, force=True)
+    with pytest.raises(RefusedForSafety, match="always let in"):
+        judge.check(ban("203.0.113.9"))
+    with pytest.raises(RefusedForSafety, match="ban narrower networks"):
+        judge.check(wide)
+    judge.check(wide, force=True)
+    assert parse_network("203.0.113.9") in judge.let_in
+    assert parse_network("203.0.113.7") not in judge.let_in
+    protections.let_in = protections.others = ()
+    assert judge.update(FACTS)
+    judge.check(other)

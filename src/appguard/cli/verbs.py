@@ -3,6 +3,7 @@
 import click
 
 from appguard.cli.change import ban, confirm, enforce, unban
+from appguard.cli.events import events
 from appguard.cli.explain import explain
 from appguard.cli.import_fail2ban import import_fail2ban
 from appguard.cli.look import list_, status
@@ -10,6 +11,7 @@ from appguard.cli.regex import regex
 from appguard.cli.replay import replay
 from appguard.cli.reset import reset
 from appguard.cli.run import bouncer, daemon
+from appguard.cli.safelist import safelist
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,6 +29,8 @@ for verb in (
     unban,
     list_,
     enforce,
+    safelist,
+    events,
     regex,
     replay,
     explain,

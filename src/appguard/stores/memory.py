@@ -131,10 +131,14 @@ class MemoryCounters:
 
 
 class MemoryBanSet:
-    """Bans of one process; `clock` gives Unix seconds. `complaint` says what is wrong with a set that is shared."""
+    """Bans of one process; `clock` gives Unix seconds. `complaint` says what is wrong with a set that is shared.
+
+    What is decided here is noted as decided on `host`.
+    """
 
     name = "local://"
     complaint = ""
+    host = ""
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -164,7 +168,7 @@ class MemoryBanSet:
             ban = ban.starting(now)
             if not ban.in_force(now) or not supersedes(ban, self._table.same(ban), now):
                 return None
-            kept = replace(ban, version=self._next_version(now))
+            kept = replace(ban, version=self._next_version(now), host=ban.host or self.host)
             self._make(Fact.of(kept))
             return kept
 
@@ -175,7 +179,7 @@ class MemoryBanSet:
             ban = self._table.exact(network, ports)
             if ban is None or not ban.in_force(now):
                 return None
-            self._make(Fact.lifting(ban, self._next_version(now)))
+            self._make(Fact.lifting(ban, self._next_version(now), self.host))
             return ban
 
     def holds(self, ban: Ban) -> bool:

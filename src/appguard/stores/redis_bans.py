@@ -126,6 +126,20 @@ class RedisBanSet(RecordedReplica):
         self._own.difference_update(ban.key for ban in ended)
         return ended
 
+    @property
+    def offset(self) -> float:
+        """Give Redis TIME minus this clock, in seconds."""
+        return self._offset
+
+    def adopt(self, fact: Fact) -> bool:
+        """Take what Redis has decided for this process as its own; say whether that was news."""
+        self._own.add(fact.key)
+        self._untold.expect(fact)
+        if self.merge(fact):
+            return True
+        self._untold.heard((fact,))
+        return False
+
     # Life of the threads.
 
     def start(self) -> None:

@@ -10,7 +10,16 @@ import socket
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
-from appguard.ban import DURATION_MOST, EVIDENCE_MOST, EVIDENCE_TEXT_MOST, JAIL_NAME, REASON_MOST, Ban, Fact
+from appguard.ban import (
+    DURATION_MOST,
+    EVIDENCE_MOST,
+    EVIDENCE_TEXT_MOST,
+    HOST_MOST,
+    JAIL_NAME,
+    REASON_MOST,
+    Ban,
+    Fact,
+)
 from appguard.errors import AddressError
 from appguard.ports import parse_key
 
@@ -33,7 +42,7 @@ def fields_of(fact: Fact, offset: float, how: str) -> list[object]:
     ban = fact.ban
     ends = -1.0 if ban is None else 0.0 if ban.end is None else (ban.end + offset) * 1000
     is_automatic = int(ban is not None and ban.automatic)
-    return [fact.key, fact.version, f"{ends:.0f}", how, is_automatic, _details(ban)]
+    return [fact.key, fact.version, f"{ends:.0f}", how, is_automatic, _details(ban, fact.host)]
 
 
 def record_of(fields: Sequence[object]) -> bytes:
@@ -42,9 +51,9 @@ def record_of(fields: Sequence[object]) -> bytes:
     return f"{version} {ends} {is_automatic} {details}".encode()
 
 
-def _details(ban: Ban | None) -> str:
+def _details(ban: Ban | None, host: str) -> str:
     if ban is None:
-        return "{}"
+        return json.dumps({"host": host[:HOST_MOST]}, separators=(",", ":")) if host else "{}"
     details: dict[str, object] = {
         "start": ban.start,
         "jail": ban.jail,
@@ -53,6 +62,8 @@ def _details(ban: Ban | None) -> str:
         "evidence": [text[:EVIDENCE_TEXT_MOST] for text in ban.evidence[:EVIDENCE_MOST]],
         "via": list(ban.via[:VIA_MOST]),
     }
+    if ban.host:
+        details["host"] = ban.host[:HOST_MOST]
     told = {
         name: value for name, value in details.items() if value or name == "start"
     }  # half of most records would say nothing
@@ -96,9 +107,10 @@ def _parse(network: str, record: str, offset: float) -> Fact | None:
     version, ends, (where, ports) = int(version_text), int(ends_text), parse_key(network)
     if not 0 < version < VERSION_MOST:
         return None
-    if ends == -1:
-        return Fact(where, version, None, ports)
     found = cast("dict[str, object]", json.loads(details))
+    host = _text(found.get("host"), HOST_MOST)
+    if ends == -1:
+        return Fact(where, version, None, ports, host)
     end = None if ends == 0 else ends / 1000 - offset
     jail, start = found.get("jail"), _number(found.get("start"))
     if not isinstance(jail, str) or not JAIL_NAME.fullmatch(jail) or start is None:
@@ -117,6 +129,7 @@ def _parse(network: str, record: str, offset: float) -> Fact | None:
         automatic == "1",
         version,
         ports,
+        host,
     )
     return Fact.of(ban)
 

@@ -72,6 +72,11 @@ class Untold:
             if kept is not None:
                 self._unheard[fact.key] = (kept, time.monotonic() + HEARD_WITHIN)
 
+    def expect(self, fact: Fact) -> None:
+        """Note that a fact which Redis has made must come back with the stream."""
+        with self._changed:
+            self._unheard[fact.key] = (fact, time.monotonic() + HEARD_WITHIN)
+
     def heard(self, facts: Sequence[Fact]) -> None:
         """Note what the stream brought: whatever is not newer need not be told any more."""
         with self._changed:

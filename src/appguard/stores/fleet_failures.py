@@ -1,0 +1,239 @@
+"""Has Redis count the failures of all hosts together, and ban in the same call (`fail.lua`).
+
+Theory of operation. Failures wait here by jail; one thread takes up to `TOLD_AT_ONCE` of one jail and tells them in one
+call, under a number that it uses once. If the connection is cut before the answer came, the same batch goes again under
+the same number, and Redis answers as before without counting. What waits longer than its jail's findtime is dropped,
+and of more than `MOST` the oldest: this host has counted it as well, so an outage makes hosts count alone, no more.
+A daemon that is killed tells the lines again that it reads again, some milliseconds of a log at most.
+"""
+
+import json
+import logging
+import secrets
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import blake2b
+from threading import Condition
+
+import msgspec
+
+from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST, HOST_MOST, Ban
+from appguard.event import Event
+from appguard.jail import Jail
+from appguard.jail_key import PAIR, USER
+from appguard.stores.redis_bans import STREAM_MOST, RedisBanSet
+from appguard.stores.redis_commands import Commands, Script
+from appguard.stores.redis_records import VIA_MOST, parse_record
+from appguard.stores.redis_thread import RedisThread
+from appguard.stores.redis_uri import parse_redis_uri
+
+TOLD_AT_ONCE = 100
+MOST = 100_000
+WAIT = 1.0  # seconds
+EVERYWHERE = " on all hosts"
+TOTAL = "\0"  # stands for what Redis has counted
+
+log = logging.getLogger("appguard.stores")
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A failure for the fleet to count: under which key, and the ban it leads to if that is enough.
+
+    `value` is what a distinct jail counts. `why` is the reason of that ban, with `TOTAL` for the number. `is_enough` if
+    this host has counted enough by itself. Without an offer all that is counted for the key is forgotten.
+    """
+
+    jail: Jail
+    key: str
+    event: Event
+    offer: Ban | None = None
+    value: str = ""
+    why: str = ""
+    is_enough: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A ban that Redis has put in force because of a failure told by this host; `is_new` unless it prolongs one."""
+
+    ban: Ban
+    is_new: bool
+
+
+class FleetFailures:
+    """Tells failures to the Redis of a ban set. `on_decided` is called from its thread, with every answer.
+
+    `put` may be called from any thread and never waits.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        bans: RedisBanSet,
+        on_decided: Callable[[Sequence[Failed], Sequence[Decided]], None],
+        name: str = "main",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._bans = bans
+        self._on_decided = on_decided
+        self._clock = clock
+        self._keys = f"appguard:b:{{{name}}}:facts", f"appguard:b:{{{name}}}:changes"
+        self._own = f"appguard:d:{{{name}}}"
+        self._life = secrets.token_hex(8)
+        self._number = 0
+        self._sending: list[Failed] = []
+        self._waiting: OrderedDict[str, deque[Failed]] = OrderedDict()
+        self._changed = Condition()
+        self.script = Script("fail")
+        self._thread = RedisThread(parse_redis_uri(uri), self._keys[0], "count failures together", self._counting)
+        self.waiting = 0
+        self.dropped = 0
+
+    @property
+    def complaint(self) -> str:
+        """Say why Redis does not count; nothing if it does."""
+        return self._thread.complaint
+
+    def start(self) -> None:
+        """Start telling."""
+        self._thread.start()
+
+    def close(self, patience: float = 1.0) -> None:
+        """Tell what waits, if Redis answers, and stop."""
+        until = time.monotonic() + patience
+        with self._changed:
+            while (self.waiting or self._sending) and not self.complaint and time.monotonic() < until:
+                self._changed.wait(until - time.monotonic())
+        self._thread.stop.set()
+        with self._changed:
+            self._changed.notify_all()
+        self._thread.close()
+
+    def put(self, failed: Failed) -> None:
+        """Have a failure counted."""
+        with self._changed:
+            self._waiting.setdefault(failed.jail.name, deque()).append(failed)
+            self.waiting += 1
+            if self.waiting > MOST:
+                self._drop()
+            self._changed.notify_all()
+
+    def _drop(self) -> None:
+        name, oldest = next(iter(self._waiting.items()))
+        oldest.popleft()
+        self.waiting -= 1
+        if not self.dropped:
+            log.warning("more than %d failures wait for Redis: the oldest are counted on this host alone", MOST)
+        self.dropped += 1
+        if not oldest:
+            del self._waiting[name]
+
+    def forget(self, network: str) -> None:
+        """Tell nothing that waits about a network: its ban was lifted by a person."""
+        with self._changed:
+            for name, waiting in list(self._waiting.items()):
+                kept = deque(each for each in waiting if each.offer is None or each.offer.key != network)
+                self.waiting -= len(waiting) - len(kept)
+                self._waiting[name] = kept
+                if not kept:
+                    del self._waiting[name]
+
+    def _take(self) -> list[Failed]:
+        """Give the next failures of one jail, after waiting for one."""
+        with self._changed:
+            if not self._waiting:
+                self._changed.wait(WAIT)
+            if not self._waiting:
+                return []
+            name, waiting = self._waiting.popitem(last=False)
+            taken = [waiting.popleft() for _ in range(min(TOLD_AT_ONCE, len(waiting)))]
+            if waiting:
+                self._waiting[name] = waiting
+            self.waiting -= len(taken)
+        oldest = self._clock() - float(taken[0].jail.findtime)
+        return [each for each in taken if each.event.time > oldest]
+
+    def _counting(self, client: Commands) -> None:
+        client.execute_command("TIME")
+        self._thread.works()
+        while not self._thread.stop.is_set():
+            if not self._sending:
+                self._sending = self._take()
+                self._number += 1
+            if self._sending:
+                answer = self._send(client, self._sending)
+                self._thread.works()
+                sent, self._sending = self._sending, []
+                self._on_decided(sent, self._read(sent, answer))
+                with self._changed:
+                    self._changed.notify_all()
+
+    def _send(self, client: Commands, batch: Sequence[Failed]) -> bytes:
+        jail = batch[0].jail
+        counters = {each.key: self._counter(each) for each in batch}
+        indexes = {key: number for number, key in enumerate(counters, 1)}
+        packed = msgspec.msgpack.encode(
+            [fields_of(each, indexes[each.key], self._bans.offset, self._bans.host) for each in batch]
+        )
+        keys = [*self._keys, f"{self._own}:batch:{self._life}", *counters.values()]
+        how = "dry" if jail.dry_run else "ban"
+        arguments = [STREAM_MOST, self._number, jail.maxretry, int(float(jail.findtime) * 1000), how, packed]
+        answer: bytes = self.script.call(client, keys, arguments)
+        return answer
+
+    def _counter(self, failed: Failed) -> str:
+        """Give the key of a counter; what users are called is not to be read there."""
+        is_secret = failed.jail.key in (USER, PAIR)
+        text = blake2b(failed.key.encode(errors="replace"), digest_size=16).hexdigest() if is_secret else failed.key
+        return f"{self._own}:failures:{failed.jail.name}:{text}"
+
+    def _read(self, batch: Sequence[Failed], answer: bytes) -> list[Decided]:
+        found = msgspec.msgpack.decode(answer, type=list[tuple[int, int, str, str]])
+        decided: list[Decided] = []
+        for number, how, network, record in found:
+            fact = parse_record(network.encode(), record.encode(), self._bans.offset) if record else None
+            if fact is not None and fact.ban is not None:
+                self._bans.adopt(fact)
+                decided.append(Decided(fact.ban, how == 1))
+            elif batch[number - 1].jail.dry_run:
+                decided.append(Decided(_as_if(batch[number - 1]), is_new=True))
+        return decided
+
+
+def _as_if(failed: Failed) -> Ban:
+    """Give the ban that a dry run would have led to."""
+    assert failed.offer is not None
+    why = failed.why.replace(TOTAL, str(failed.jail.maxretry)) + EVERYWHERE
+    return replace(failed.offer, reason=why, failures=failed.jail.maxretry)
+
+
+def fields_of(failed: Failed, index: int, offset: float, host: str) -> tuple[object, ...]:
+    """Give what `fail.lua` takes of a failure told by a host; `offset` is Redis TIME minus our clock."""
+    at, ban = round((failed.event.time + offset) * 1000), failed.offer
+    if ban is None:
+        return (index, at, 0, "", "", False, 0, False, "", "", "")
+    ends = 0 if ban.end is None else round((ban.end + offset) * 1000)
+    before, _, after = failed.why.partition(TOTAL)
+    details = {
+        "start": ban.start,
+        "jail": ban.jail,
+        "evidence": [text[:EVIDENCE_TEXT_MOST] for text in ban.evidence[-EVIDENCE_MOST:]],
+        "via": list(ban.via[:VIA_MOST]),
+        "host": host[:HOST_MOST],
+    }
+    return (
+        index,
+        at,
+        failed.event.count,
+        failed.value,
+        ban.key,
+        failed.jail.is_by_user,
+        ends,
+        failed.is_enough,
+        '{"failures":',
+        f',"reason":{json.dumps(before)[:-1]}',
+        f"{json.dumps(after + EVERYWHERE)[1:]},{json.dumps(details, separators=(',', ':'))[1:]}",
+    )

@@ -1,0 +1,152 @@
+"""What the hosts of a fleet tell each other through Redis: what each protects, and the safelist they share.
+
+Each daemon tells its record with a lease: a host that is gone protects for a day, so that a host that is repaired is
+not banned meanwhile, and one that was given away is not protected for ever. A small question every two seconds tells
+whether anything is new. What Redis has lost is told again by every daemon that knows it.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from threading import Event
+from typing import Any, cast
+
+from appguard.protection import Protection, parse_protection
+from appguard.safelisted import ENTRIES_MOST, Safelisted, parse_safelisted
+from appguard.stores.redis_commands import Commands, Script
+from appguard.stores.redis_thread import RedisThread
+from appguard.stores.redis_uri import parse_redis_uri
+
+LEASE = 86_400.0  # seconds for which a host that is gone protects
+TELL_EVERY = LEASE / 24
+READ_EVERY = LEASE / 4  # seconds after which the leases of the others are read again
+LOOK = 2.0  # seconds between questions
+HOSTS_MOST = 10_000
+
+
+class FleetRoster:
+    """Tells and learns. `on_learnt` is called from its thread with the other hosts by id, and the safelist."""
+
+    def __init__(
+        self,
+        uri: str,
+        own_id: str,
+        offset: Callable[[], float],
+        on_learnt: Callable[[dict[str, Protection], list[Safelisted]], None],
+        name: str = "main",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        prefix = f"appguard:d:{{{name}}}"
+        self._keys = f"{prefix}:hosts", f"{prefix}:safelist"
+        self._id = own_id
+        self._offset = offset  # gives Redis TIME minus this clock
+        self._on_learnt = on_learnt
+        self._clock = clock
+        self._own = ""
+        self._entries: dict[str, Safelisted] = {}
+        self._untold: dict[str, Safelisted] = {}
+        self._version = b""
+        self._tell_at = self._read_at = 0.0
+        self._woken = Event()
+        self._script = Script("share")
+        self._thread = RedisThread(parse_redis_uri(uri), self._keys[0], "share protections and safelist", self._sharing)
+
+    @property
+    def complaint(self) -> str:
+        """Say why Redis does not answer; nothing if it does."""
+        return self._thread.complaint
+
+    def start(self) -> None:
+        """Start telling and learning."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop. May be repeated."""
+        self._thread.stop.set()
+        self._woken.set()
+        self._thread.close()
+
+    def tell(self, own: str) -> None:
+        """Tell what this host protects, as `write_protection` writes it."""
+        if own != self._own:
+            self._own, self._tell_at = own, 0.0
+            self._woken.set()
+
+    def put(self, entries: Iterable[Safelisted]) -> None:
+        """Tell entries of the safelist."""
+        for entry in entries:
+            self._entries[entry.key] = entry
+            self._untold[entry.key] = entry
+        self._woken.set()
+
+    def _sharing(self, client: Commands) -> None:
+        while not self._thread.stop.is_set():
+            self._woken.clear()
+            is_at_once = self._ask(client)
+            self._thread.works()
+            if not is_at_once:
+                self._woken.wait(LOOK)
+
+    def _ask(self, client: Commands) -> bool:
+        """Tell and learn; say whether there is more to tell at once."""
+        now = time.monotonic()
+        is_due, own = now >= self._tell_at, self._own
+        untold = dict(self._untold)
+        version = b"" if now >= self._read_at else self._version
+        told = [part for entry in untold.values() for part in self._fields(entry)]
+        arguments = [version, self._id, int(LEASE * 1000), own if is_due else "", *told]
+        reply = cast("list[Any]", self._script.call(client, self._keys, arguments))
+        if is_due and own == self._own:
+            self._tell_at = now + TELL_EVERY
+        for key, entry in untold.items():
+            if self._untold.get(key) is entry:
+                del self._untold[key]
+        if len(reply) == 1:
+            return False
+        self._read_at = now + READ_EVERY
+        self._version = reply[0]
+        return self._learn(reply[1], reply[2])
+
+    def _learn(self, hosts: Sequence[bytes], safelist: Sequence[bytes]) -> bool:
+        """Take what all have told; say whether something that was told is lost."""
+        found = {key.decode(errors="replace"): value for key, value in zip(hosts[::2], hosts[1::2], strict=True)}
+        others = {key: self._protection(value) for key, value in found.items() if key not in (self._id, "version")}
+        entries = [self._entry(key, value) for key, value in zip(safelist[::2], safelist[1::2], strict=True)]
+        sound = [entry for entry in entries if entry is not None][:ENTRIES_MOST]
+        there = {entry.key: entry.version for entry in sound}
+        self._entries.update((e.key, e) for e in sound if e.version > self._version_of(e.key))
+        now = self._clock()
+        known = list(self._entries.items())  # another thread may add to them
+        for key in [key for key, each in known if each.is_over(now)]:
+            self._entries.pop(key, None)
+        lost = {key: each for key, each in known if each.version > there.get(key, 0) and not each.is_over(now)}
+        self._untold.update(lost)
+        if self._own and self._id not in found:
+            self._tell_at = 0.0
+        kept = list(others.items())[:HOSTS_MOST]
+        self._on_learnt({key: each for key, each in kept if each is not None}, sound)
+        return bool(lost) or self._tell_at == 0.0
+
+    def _version_of(self, key: str) -> int:
+        known = self._entries.get(key)
+        return 0 if known is None else known.version
+
+    def _protection(self, value: bytes) -> Protection | None:
+        until, _, record = value.decode(errors="replace").partition(" ")
+        if not until.isdecimal() or len(until) > 15:
+            return None
+        return parse_protection(record, int(until) / 1000 - self._offset())
+
+    def _fields(self, entry: Safelisted) -> list[object]:
+        until = 0 if entry.until is None else round((entry.until + self._offset()) * 1000)
+        return [entry.key, entry.version, until, entry.to_text()]
+
+    def _entry(self, key: bytes, value: bytes) -> Safelisted | None:
+        """Read an entry; its end is by the clock of whoever wrote it, which Redis knows by its own."""
+        _, _, rest = value.decode(errors="replace").partition(" ")
+        until, _, record = rest.partition(" ")
+        entry = parse_safelisted(key.decode(errors="replace"), record)
+        if entry is None or not until.isdecimal() or len(until) > 15:
+            return None
+        end = None if until == "0" else int(until) / 1000 - self._offset()
+        return replace(entry, until=end)

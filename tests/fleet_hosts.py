@@ -1,0 +1,53 @@
+"""Two hosts in namespaces of their own, with a daemon each, and one Redis between them on the lab's own network."""
+
+from collections.abc import Generator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.daemon import Place, running_daemon, web_jail
+from tests.lab import Process
+from tests.machine import Machine
+from tests.netns import joined
+from tests.redis_server import RedisServer
+
+ADDRESSES = {
+    "alpha": ("192.0.2.1", "192.0.2.2"),
+    "beta": ("192.0.2.5", "192.0.2.6"),
+}  # Redis as it sees it, and its own
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A host of the fleet: its machine, its daemon's directories and its daemon."""
+
+    machine: Machine
+    place: Place
+    daemon: Process
+
+    def drops(self, address: str) -> bool:
+        """Say whether this host's kernel shuts an address out."""
+        return address in self.machine.run("nft", "list", "ruleset").partition(" ban4 {")[2]
+
+    def bans_said(self, address: str) -> int:
+        """Give how often this host's daemon has said that it bans an address."""
+        return sum(line.text.endswith(f"] Ban {address}") for line in self.daemon.lines())
+
+
+@contextmanager
+def two_hosts(
+    root: Path, server: RedisServer, jail: Mapping[str, object] | None = None, more: str = ""
+) -> Generator[tuple[Host, Host]]:
+    """Give two hosts whose daemons share a Redis on a third machine; `jail` and `more` are settings of both."""
+    with ExitStack() as stack:
+        hosts: list[Host] = []
+        for name, (gateway, own) in ADDRESSES.items():
+            machine = stack.enter_context(joined(name, [f"{gateway}/30"], [f"{own}/30"]))
+            directory = root / name
+            directory.mkdir()
+            place = Place(directory)
+            place.configure(web_jail(place, jail), f'store = "redis://{gateway}:{server.port}/0"\n{more}')
+            with machine:
+                daemon = stack.enter_context(running_daemon(place))
+            hosts.append(Host(machine, place, daemon))
+        yield hosts[0], hosts[1]

@@ -1,0 +1,311 @@
+"""Failures told by several hosts to a real Redis: counted together, each once, and banned in the same call."""
+
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appguard.address import parse_address, parse_network
+from appguard.event import LOGIN_FAIL, LOGIN_SUCCESS, Event
+from appguard.jail import Jail
+from appguard.jail_window import JailWindow
+from appguard.stores.fleet_failures import TOTAL, Decided, Failed, FleetFailures
+from appguard.stores.redis_bans import RedisBanSet
+from appguard.stores.redis_commands import Script
+from tests.lab import wait_until
+from tests.redis_server import RedisServer, redis_server
+from tests.replicas import CHANGES, facts_kept
+
+ATTACKER, OTHER = "203.0.113.5", "203.0.113.6"
+FIVE = Jail("login", maxretry=5, findtime="10m", bantime="1h", scope="fleet")
+
+
+class Host:
+    """A host that counts along; its wall clock is off by `skew`."""
+
+    def __init__(self, uri: str, jail: Jail = FIVE, skew: float = 0.0) -> None:
+        self.skew = skew
+        self.window = JailWindow(jail, lambda address: address.text)
+        self.bans = RedisBanSet(uri, clock=self.now)
+        self.bans.host = f"web{skew:+.0f}"
+        self.failures = FleetFailures(uri, self.bans, self._note, clock=self.now)
+        self.decided: list[Decided] = []
+        self.answered = 0
+
+    def now(self) -> float:
+        """Tell the time as this host has it."""
+        return time.time() + self.skew
+
+    def _note(self, sent: Sequence[Failed], decided: Sequence[Decided]) -> None:
+        self.decided += decided
+        self.answered += len(sent)
+
+    def start(self) -> None:
+        """Begin to follow and to tell."""
+        assert self.bans.wait_synced(10)
+        self.failures.start()
+
+    def fail(self, address: str, times: int = 1, *, ago: float = 0.0, user: str = "", path: str = "") -> None:
+        """Tell failures and wait for the answers."""
+        until = self.answered + times
+        for _ in range(times):
+            event = Event(LOGIN_FAIL, self.now() - ago, parse_address(address), user=user, path=path)
+            self.put(event)
+        wait_until(lambda: self.answered >= until, 5, lambda: f"not answered: {self.failures.complaint}")
+
+    def put(self, event: Event) -> None:
+        """Count a failure here and have it counted by all."""
+        window = self.window
+        key = window.counted_key(event)
+        bans = window.add(key, event, "a line")
+        offer = bans[0] if bans else window.offer(key, event)
+        why = window.why(event.kind, TOTAL)
+        self.failures.put(Failed(window.jail, key, event, offer, window.value(event), why, bool(bans)))
+
+    def close(self) -> None:
+        """End."""
+        self.failures.close()
+        self.bans.close()
+
+
+@contextmanager
+def counting(uri: str, jail: Jail = FIVE, skews: Sequence[float] = (0.0, 0.0)) -> Generator[list[Host]]:
+    """Run hosts that count together for the length of the block."""
+    with ExitStack() as stack:
+        hosts = [Host(uri, jail, skew) for skew in skews]
+        for host in hosts:
+            stack.callback(host.close)
+            host.start()
+        yield hosts
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """Give a running server."""
+    with redis_server(tmp_path) as running:
+        yield running
+
+
+def changes(server: RedisServer) -> int:
+    """Give how many changes of the ban set Redis has told."""
+    return int(server.command("XLEN", CHANGES)[1:])
+
+
+def test_three_and_two_are_five(server: RedisServer) -> None:
+    """Three failures on one host and two on another are one ban, with who told the last one as its maker."""
+    with counting(server.uri) as (alpha, beta):
+        alpha.fail(ATTACKER, 3)
+        beta.fail(ATTACKER)
+        beta.fail(OTHER, 4)
+        assert not alpha.decided
+        assert not beta.decided
+        assert changes(server) == 0
+        beta.fail(ATTACKER)
+        assert [(each.ban.key, each.is_new) for each in beta.decided] == [(ATTACKER, True)]
+        ban = beta.decided[0].ban
+        assert ban.reason == "5 x authn_login_fail in 600 s on all hosts"
+        assert (ban.failures, ban.host) == (5, "web+0")
+        assert ban.evidence == ("a line", "a line")
+        assert ban.end is not None
+        assert ban.end - ban.start == pytest.approx(3600, abs=1)
+        wait_until(lambda: alpha.bans.get(parse_address(ATTACKER)), 5, "not told")
+        assert beta.bans.get(parse_address(ATTACKER)) is not None
+        assert not alpha.decided
+        assert changes(server) == 1
+
+
+def test_what_is_sent_again_counts_nothing(server: RedisServer) -> None:
+    """Connections cut before every answer: each batch goes again, and what is counted is what there was."""
+    with counting(server.uri, Jail("login", maxretry=200, findtime="10m", bantime="1h", scope="fleet")) as (
+        alpha,
+        beta,
+    ):
+        sent: list[int] = []
+
+        def cut(script: Script, times: int = 2) -> Script:
+            real = script.call
+
+            def call(client: Any, keys: Sequence[str], arguments: Sequence[object]) -> Any:
+                answer = real(client, keys, arguments)
+                sent.append(int(str(arguments[1])))
+                if sent.count(sent[-1]) <= times:
+                    server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                    raise ConnectionResetError("cut before the answer was read")
+                return answer
+
+            script.call = call  # type: ignore[method-assign]  # a network that fails when it hurts most
+            return script
+
+        cut(alpha.failures.script)
+        for _ in range(4):
+            alpha.fail(ATTACKER, 30)
+        assert any(sent.count(number) == 3 for number in sent)
+        beta.fail(ATTACKER, 79)
+        assert not (alpha.decided or beta.decided)
+        beta.fail(ATTACKER)
+        assert [each.ban.failures for each in beta.decided] == [200]
+        assert changes(server) == 1
+
+
+def test_a_lost_answer_still_tells_who_was_banned(server: RedisServer) -> None:
+    """Of a batch that is sent again the answer is the one that was lost, to the last byte."""
+    with counting(server.uri) as (alpha, _):
+        answers: list[bytes] = []
+        real = alpha.failures.script.call
+
+        def call(client: Any, keys: Sequence[str], arguments: Sequence[object]) -> Any:
+            answers.extend(real(client, keys, arguments) for _ in range(2))
+            return answers[-1]
+
+        alpha.failures.script.call = call  # type: ignore[method-assign]  # sends everything twice
+        for _ in range(5):
+            alpha.fail(ATTACKER)
+        assert answers[::2] == answers[1::2]
+        assert len(alpha.decided) == 1
+        assert changes(server) == 1
+
+
+def test_only_what_lies_within_findtime_counts(server: RedisServer) -> None:
+    """Old failures have left the window and late ones are weighed by their own time, by the clock of Redis."""
+    with counting(server.uri, skews=(300.0, -300.0)) as (alpha, beta):
+        beta.fail(ATTACKER, 2)
+        alpha.fail(ATTACKER, 2, ago=590)
+        beta.fail(OTHER, 4)
+        alpha.fail(OTHER, ago=5)
+        assert [each.ban.key for each in alpha.decided] == [OTHER]
+        assert not beta.decided
+        beta.fail(ATTACKER)
+        assert [each.ban.key for each in beta.decided] == [ATTACKER]
+
+
+def test_nobody_is_banned_again_for_what_was_forgiven(server: RedisServer) -> None:
+    """After a lift by a person only what happens later counts, also what comes late from another host."""
+    with counting(server.uri) as (alpha, beta):
+        began = time.time()
+        alpha.fail(ATTACKER, 5)
+        assert len(alpha.decided) == 1
+        assert alpha.bans.unban(parse_network(ATTACKER))
+        wait_until(lambda: changes(server) == 2, 5, "the lift was not told")
+        beta.fail(ATTACKER, 4, ago=time.time() - began + 1)
+        beta.fail(ATTACKER, 4)
+        assert not beta.decided
+        beta.fail(ATTACKER)
+        assert len(beta.decided) == 1
+
+
+def test_a_host_that_has_counted_enough_alone_bans_after_redis_forgot(server: RedisServer) -> None:
+    """Redis loses its counters: who fails often enough on one host is banned all the same, and once."""
+    with counting(server.uri) as (alpha, beta):
+        alpha.fail(ATTACKER, 4)
+        server.command("FLUSHALL")
+        alpha.fail(ATTACKER)
+        assert [each.ban.key for each in alpha.decided] == [ATTACKER]
+        beta.fail(ATTACKER)
+        assert not beta.decided
+        wait_until(lambda: ATTACKER in (facts_kept(server.uri) or {}), 5, "not kept")
+
+
+def test_all_addresses_of_a_user_are_banned(server: RedisServer) -> None:
+    """A jail by user bans every address that the user's failures came from, on whichever host."""
+    jail = Jail("login", maxretry=3, findtime="10m", bantime="1h", key="user", scope="fleet")
+    with counting(server.uri, jail) as (alpha, beta):
+        alpha.fail(ATTACKER, user="alice")
+        alpha.fail("203.0.113.9", user="bob")
+        beta.fail(OTHER, user="alice")
+        beta.fail("203.0.113.7", user="alice")
+        assert sorted(each.ban.key for each in beta.decided) == [ATTACKER, OTHER, "203.0.113.7"]
+        assert b"alice" not in server.command("KEYS", "*")
+
+
+def test_a_login_ends_what_was_counted_for_its_user(server: RedisServer) -> None:
+    """Who logs in on one host was no attacker: the failures told by another are forgotten."""
+    jail = Jail("login", maxretry=3, findtime="10m", bantime="1h", key="user", scope="fleet")
+    with counting(server.uri, jail) as (alpha, beta):
+        alpha.fail(ATTACKER, 2, user="alice")
+        success = Event(LOGIN_SUCCESS, time.time(), parse_address(OTHER), user="alice")
+        assert beta.window.clears(success)
+        beta.failures.put(Failed(jail, beta.window.key(success), success))
+        wait_until(lambda: beta.answered == 1, 5, "not answered")
+        alpha.window.forget("alice")
+        alpha.fail(ATTACKER, 2, user="alice")
+        assert not alpha.decided
+        alpha.fail(ATTACKER, user="alice")
+        assert len(alpha.decided) == 1
+
+
+def test_different_values_are_counted_once(server: RedisServer) -> None:
+    """A distinct jail counts different users, also where two hosts saw the same one."""
+    jail = Jail("spray", maxretry=3, findtime="10m", bantime="1h", distinct="user", scope="fleet")
+    with counting(server.uri, jail) as (alpha, beta):
+        for host in (alpha, beta):
+            for user in ("alice", "bob"):
+                host.fail(ATTACKER, user=user)
+        assert not (alpha.decided or beta.decided)
+        beta.fail(ATTACKER, user="carol")
+        assert [each.ban.reason for each in beta.decided] == [
+            "authn_login_fail with 3 different user values in 600 s on all hosts"
+        ]
+
+
+def test_a_dry_run_bans_nobody(server: RedisServer) -> None:
+    """A jail in dry run is told what all hosts have counted, and nothing is in the ban set."""
+    jail = Jail("login", maxretry=3, findtime="10m", bantime="1h", dry_run=True, scope="fleet")
+    with counting(server.uri, jail) as (alpha, beta):
+        alpha.fail(ATTACKER, 2)
+        beta.fail(ATTACKER)
+        assert [each.ban.key for each in beta.decided] == [ATTACKER]
+        assert changes(server) == 0
+
+
+def test_what_could_not_be_told_is_told_later(server: RedisServer) -> None:
+    """Redis is away while both hosts fail: they say so, and what they saw is counted together when it is back."""
+    with counting(server.uri) as (alpha, beta):
+        server.kill()
+        alpha.put(_failure())
+        wait_until(lambda: alpha.failures.complaint, 5, "no complaint")
+        for _ in range(2):
+            beta.put(_failure(OTHER))
+            alpha.put(_failure(OTHER))
+        server.start()
+        beta.fail(OTHER, 1)
+        wait_until(lambda: alpha.decided or beta.decided, 5, "not counted together")
+        assert {each.ban.key for each in (*alpha.decided, *beta.decided)} == {OTHER}
+        assert changes(server) == 1
+
+
+def _failure(address: str = ATTACKER) -> Event:
+    return Event(LOGIN_FAIL, time.time(), parse_address(address))
+
+
+@pytest.mark.parametrize("user", ["bans", "x}:y", "*", "a\r\nFLUSHALL", "facts batch", "\udcff", "a" * 300])
+def test_odd_user_names_do_no_harm(server: RedisServer, user: str) -> None:
+    """Whatever a user is called, only that user is counted, under a key that says nothing."""
+    jail = Jail("login", maxretry=3, findtime="10m", bantime="1h", key="user", distinct="address", scope="fleet")
+    with counting(server.uri, jail) as (alpha, beta):
+        for number, host in enumerate((alpha, beta, alpha)):
+            host.fail(f"203.0.113.{number}", user="alice")
+            if number < 2:
+                host.fail(f"203.0.113.{number + 10}", user=user)
+        banned = sorted(each.ban.key for each in alpha.decided)
+        assert banned == ["203.0.113.0", "203.0.113.1", "203.0.113.2"]
+        counter = b"appguard:d:{main}:failures:login:"
+        wait_until(lambda: server.command("KEYS", "*").count(counter) == 1, 5, "alice's is kept")
+        keys = server.command("KEYS", "*").split(b"\r\n")[2::2]
+        assert [len(key) for key in keys if key.startswith(counter)] == [len(counter) + 32]
+        assert {key.split(b":")[3] for key in keys} <= {b"failures", b"batch", b"facts", b"changes"}
+
+
+def test_a_jail_of_some_ports_bans_from_those(server: RedisServer) -> None:
+    """The ban of a jail with ports is about these, by user too, and says nothing of the others."""
+    jail = Jail("ssh", maxretry=2, findtime="10m", bantime="1h", key="user", ports=["ssh"], scope="fleet")
+    with counting(server.uri, jail) as (alpha, beta):
+        alpha.fail(ATTACKER, user="alice")
+        beta.fail(OTHER, user="alice")
+        keys = sorted(each.ban.key for each in beta.decided)
+        assert keys == [f"{ATTACKER} tcp+udp/22", f"{OTHER} tcp+udp/22"]
+        wait_until(lambda: len(alpha.bans.snapshot().bans) == 2, 5, "not told")
+        assert alpha.bans.get(parse_address(ATTACKER)) is None
+        assert [ban.key for ban in alpha.bans.ported(parse_address(ATTACKER))] == keys[:1]

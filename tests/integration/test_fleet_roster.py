@@ -1,0 +1,122 @@
+"""What hosts tell each other through a real Redis: whom each protects, and the safelist, through what Redis loses."""
+
+import time
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from appguard.address import parse_network
+from appguard.protection import Protection, write_protection
+from appguard.safelisted import Safelisted
+from appguard.stores.fleet_roster import LEASE, FleetRoster
+from tests.lab import wait_until
+from tests.redis_server import RedisServer, redis_server
+
+OWN = parse_network("192.0.2.1")
+HOSTS, SAFELIST = "appguard:d:{main}:hosts", "appguard:d:{main}:safelist"
+
+
+class Host:
+    """A host that tells and learns; its clock is off by `skew`."""
+
+    def __init__(self, uri: str, name: str, skew: float = 0.0) -> None:
+        self.name = name
+        self.skew = skew
+        self.others: dict[str, Protection] = {}
+        self.entries: dict[str, Safelisted] = {}
+        self.roster = FleetRoster(uri, name, lambda: -skew, self._learn, clock=lambda: time.time() + skew)
+
+    def _learn(self, others: dict[str, Protection], entries: list[Safelisted]) -> None:
+        self.others = others
+        self.entries = {entry.key: entry for entry in entries}
+
+    def protect(self, address: str) -> None:
+        """Tell that this host protects an address."""
+        self.roster.tell(write_protection(self.name, [(parse_network(address), "its own")]))
+
+    def let_off(self, address: str, version: int, seconds: float = 60.0, *, is_removed: bool = False) -> None:
+        """Put an address on the safelist or take it off."""
+        until = time.time() + self.skew + seconds
+        self.roster.put((Safelisted(parse_network(address), until, "ours", self.name, version, is_removed),))
+
+
+@contextmanager
+def hosts(uri: str, skew: float = 0.0) -> Generator[tuple[Host, Host]]:
+    """Run two hosts for the length of the block."""
+    with ExitStack() as stack:
+        made = Host(uri, "alpha"), Host(uri, "beta", skew)
+        for host in made:
+            stack.callback(host.roster.close)
+            host.protect(f"192.0.2.{len(host.name)}")
+            host.roster.start()
+        yield made
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """Give a running server."""
+    with redis_server(tmp_path) as running:
+        yield running
+
+
+def protected(host: Host) -> list[str]:
+    """Give what the other hosts protect."""
+    return sorted(str(network) for each in host.others.values() for network, _ in each.networks)
+
+
+def test_hosts_learn_of_each_other(server: RedisServer) -> None:
+    """Each learns what the other protects, until a day from now by its own clock, and what is new of it."""
+    with hosts(server.uri, skew=300.0) as (alpha, beta):
+        wait_until(lambda: protected(alpha) == ["192.0.2.4/32"], 10, "alpha has not learnt")
+        wait_until(lambda: protected(beta) == ["192.0.2.5/32"], 10, "beta has not learnt")
+        assert beta.others["alpha"].until == pytest.approx(time.time() + 300 + LEASE, abs=20)
+        beta.protect("192.0.2.9")
+        wait_until(lambda: protected(alpha) == ["192.0.2.9/32"], 10, "no news")
+
+
+def test_the_safelist_is_one(server: RedisServer) -> None:
+    """An entry made on one host is there on the other, ends at the same moment, and goes when either removes it."""
+    with hosts(server.uri, skew=300.0) as (alpha, beta):
+        alpha.let_off("203.0.113.5", 1)
+        wait_until(lambda: "203.0.113.5" in beta.entries, 10, "not told")
+        until = beta.entries["203.0.113.5"].until
+        assert until is not None
+        assert until == pytest.approx(time.time() + 300 + 60, abs=20)
+        beta.let_off("203.0.113.5", 2, is_removed=True)
+        alpha.let_off("203.0.113.5", 1)
+        wait_until(lambda: alpha.entries["203.0.113.5"].is_removed, 10, "not removed")
+
+
+def test_what_redis_loses_is_told_again(server: RedisServer) -> None:
+    """FLUSHALL, and a restart without data: protections and safelist, removals too, are whole again."""
+    with hosts(server.uri) as (alpha, beta):
+        alpha.let_off("203.0.113.5", 1)
+        beta.let_off("203.0.113.6", 1, is_removed=True)
+        wait_until(lambda: len(alpha.entries) == len(beta.entries) == 2, 10, "not told")
+        server.command("FLUSHALL")
+        wait_until(lambda: server.command("HLEN", HOSTS) == b":3\r\n", 10, "hosts are not told again")
+        wait_until(lambda: server.command("HLEN", SAFELIST) == b":2\r\n", 10, "the safelist is not told again")
+        server.kill()
+        wait_until(lambda: alpha.roster.complaint, 10, "no complaint")
+        alpha.let_off("203.0.113.7", 1)
+        server.start()
+        wait_until(lambda: len(beta.entries) == 3, 10, "not told when it is back")
+        wait_until(lambda: protected(beta) == ["192.0.2.5/32"], 10, "alpha is not protected any more")
+        assert beta.entries["203.0.113.6"].is_removed
+
+
+def test_a_host_that_is_gone_for_long_protects_no_more(server: RedisServer) -> None:
+    """A record whose lease is over goes with the next word of anybody; what is nonsense goes too."""
+    now = int(time.time() * 1000)
+    server.command("HSET", HOSTS, "gone", f"{now - 1} {write_protection('gone', [(OWN, 'its own')])}")
+    server.command("HSET", HOSTS, "there", f"{now + 60_000} {write_protection('there', [(OWN, 'its own')])}")
+    server.command("HSET", HOSTS, "odd", "nonsense")
+    server.command("HSET", SAFELIST, "192.0.2.7", f'1 {now - 1} [1,"","",1,false]')
+    with hosts(server.uri) as (alpha, _):
+        wait_until(lambda: "there" in alpha.others, 10, "has not learnt")
+        assert set(alpha.others) <= {"there", "beta"}
+        assert server.command("HEXISTS", HOSTS, "gone") == b":0\r\n"
+        assert server.command("HEXISTS", HOSTS, "odd") == b":0\r\n"
+        assert server.command("HLEN", SAFELIST) == b":0\r\n"
