@@ -1,6 +1,6 @@
 """How many failures a second does one Redis count for a fleet, in batches and singly, and what does it keep of them?
 
-Several processes send what daemons send (`fail.lua`), pipelined, for some seconds: failures of addresses drawn from a
+A process sends what daemons send (`fail.lua`), pipelined, for some seconds: failures of addresses drawn from a
 range, maxretry 5. "One by one" is the same with a batch of one. Redis' own time per failure is its CPU time in the run.
 The bans are checked: as many as there must be, if every failure was counted once. Prints a table and writes JSON.
 """
@@ -32,7 +32,7 @@ RESULT = Path(__file__).parent / "results/fleet_failures.json"
 JAIL = Jail("login", maxretry=5, findtime="10m", bantime="1h", scope="fleet")
 ADDRESSES = 100_000
 EVIDENCE = '203.0.113.5 - - [20/Nov/2026:09:11:02 +0000] "POST /login HTTP/1.1" 401 153 "-" "curl/8"'
-SENDERS = 2
+SENDERS = 1
 FACTS, CHANGES = "appguard:b:{main}:facts", "appguard:b:{main}:changes"
 
 
