@@ -8,17 +8,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from appguard.address import (
-    PRIVATE,
-    UNKNOWN_HEADER,
-    UNKNOWN_HOP,
-    UNKNOWN_PEER,
-    UNKNOWN_PROXY,
-    Client,
-    NetworkSet,
-    network_text,
-)
+from appguard.address import PRIVATE, NetworkSet, network_text
 from appguard.config import AppConfig
+from appguard.proxies import UNKNOWN_HEADER, UNKNOWN_HOP, UNKNOWN_PEER, UNKNOWN_PROXY, Client
 from appguard.stores.base import Store
 
 SILENT_PROXY = "silent"

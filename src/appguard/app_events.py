@@ -8,7 +8,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from appguard.address import Client
 from appguard.app_jails import AppJails
 from appguard.around import Around
 from appguard.ban import Ban
@@ -21,6 +20,7 @@ from appguard.limit import Limit
 from appguard.matching import hashed_user
 from appguard.metrics import Metrics
 from appguard.outcome import Outcome
+from appguard.proxies import Client
 from appguard.report import Note
 from appguard.request import authorization, basic_user
 from appguard.stores.base import Store

@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from inspect import getmro
 from typing import Any, Unpack, cast
 
-from appguard.address import Client, forwarded_for
 from appguard.answers import Answer
 from appguard.app_events import Exchange
 from appguard.config import AppOptions, app_config
 from appguard.errors import ConfigError
 from appguard.guard import Refusal
 from appguard.middleware import VISIT, Middleware, Visit
+from appguard.proxies import Client, forwarded_for
 from appguard.report import NOTES
 
 Scope = MutableMapping[str, Any]

@@ -4,10 +4,11 @@ import logging
 from collections.abc import Callable
 from functools import cached_property
 
-from appguard.address import UNKNOWN_HEADER, UNKNOWN_PEER, Client, ClientFinder, Grouping, Peer
+from appguard.address import Grouping
 from appguard.advice import ADVICE, REWRITTEN, SILENT_PROXY
 from appguard.config import AppConfig
 from appguard.host import read_host_facts
+from appguard.proxies import UNKNOWN_HEADER, UNKNOWN_PEER, Client, ClientFinder, Peer
 
 Say = Callable[..., None]  # (what, level, message, *args): logs it once for each `what`
 

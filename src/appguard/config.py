@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypedDict, cast
 
-from appguard.address import Network, Proxies
+from appguard.address import Network
 from appguard.answers import BAN_TEXT, OwnAnswer
 from appguard.ban import Ban
 from appguard.config_jails import JailConfig, read_jail
@@ -44,6 +44,7 @@ from appguard.errors import ConfigError
 from appguard.event import BAN, LOGIN_PATHS, Event
 from appguard.jail import Jail
 from appguard.limit import Limit
+from appguard.proxies import Proxies
 from appguard.rate_fields import HEADERS
 from appguard.traps import check_trap
 

@@ -10,9 +10,10 @@ from inspect import iscoroutinefunction
 from pathlib import Path
 from typing import cast
 
-from appguard.address import Network, Proxies, parse_network
+from appguard.address import Network, parse_network
 from appguard.errors import AppGuardError, ConfigError
 from appguard.limit import path_pattern
+from appguard.proxies import Proxies
 
 Check = Callable[[object], object]
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import cast
 
-from appguard.address import Client, forwarded_for
 from appguard.app_events import Exchange
 from appguard.middleware import Middleware
+from appguard.proxies import Client, forwarded_for
 
 PROXY_FIX = "werkzeug.proxy_fix.orig"  # what werkzeug's ProxyFix leaves behind when it has replaced the peer
 HEADERS = {"x-forwarded-for": "HTTP_X_FORWARDED_FOR", "forwarded": "HTTP_FORWARDED"}

@@ -11,11 +11,12 @@ from hashlib import blake2b
 from re import Pattern
 from typing import NamedTuple
 
-from appguard.address import Address, Client, NetworkSet
+from appguard.address import Address, NetworkSet
 from appguard.ban import Ban
 from appguard.limit import Hit, Limit, Verdict, normal_path, path_pattern
 from appguard.matching import Matching
 from appguard.outcome import Outcome, Pending
+from appguard.proxies import Client
 from appguard.rate import Rate
 from appguard.request import HeaderOf, Request
 from appguard.traps import Traps

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import TypeVar
 
-from appguard.address import Client
 from appguard.limit import Hit, Limit, normal_path, path_pattern
+from appguard.proxies import Client
 from appguard.rate import Rate, parse_rate
 from appguard.request import HeaderOf, Request, normal_user
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from weakref import WeakSet
 
-from appguard.address import Client, NetworkSet, network_text
+from appguard.address import NetworkSet, network_text
 from appguard.advice import ONE_CLIENT, TWICE, findings, is_private
 from appguard.answers import Answer, Answers
 from appguard.app_events import AppEvents, Exchange
@@ -27,6 +27,7 @@ from appguard.guard import Due, Guard, Refusal
 from appguard.jail import Jail
 from appguard.limit import ADMITTED, Hit, Limit, Verdict
 from appguard.outcome import Outcome, Pending, with_status
+from appguard.proxies import Client
 from appguard.rate import Left
 from appguard.report import Note
 from appguard.request import HeaderOf, Request

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from appguard.address import Client
+from appguard.proxies import Client
 
 USER_MOST = 256
 

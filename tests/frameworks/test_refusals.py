@@ -8,12 +8,13 @@ import pytest
 from fastapi import FastAPI, Request
 
 from appguard import AppGuard, Ban, Jail, report_auth_failure
-from appguard.address import Client, parse_address, parse_network
+from appguard.address import parse_address, parse_network
 from appguard.app_events import SUPPRESSED_SECONDS, Exchange
 from appguard.ban import Fact
 from appguard.config import app_config
 from appguard.guard import Refusal
 from appguard.middleware import Middleware
+from appguard.proxies import Client
 from appguard.report import Note
 from appguard.stores.local import Publisher
 from appguard.stores.memory import MemoryStore

@@ -13,7 +13,7 @@ from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from appguard.address import Address, ClientFinder, Proxies, forwarded_for, parse_address, parse_hop, parse_network
+from appguard.address import Address, parse_address, parse_network
 from appguard.ban import Fact
 from appguard.errors import AddressError, ConfigError, EventError, StoreError
 from appguard.event import Event, parse_line
@@ -25,6 +25,7 @@ from appguard.filters.fail2ban import parse_name, read_filter
 from appguard.filters.open import FILTERS, open_filter
 from appguard.firewalls.netlink import attributes, code_of, messages
 from appguard.followed_bans import read_answer
+from appguard.proxies import ClientFinder, Proxies, forwarded_for, parse_hop
 from appguard.sources.base import LINE_MOST
 from appguard.sources.generation import marks_text, parse_marks
 from appguard.sources.journal_entry import parse_entry

@@ -7,17 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appguard.address import (
-    Grouping,
-    Network,
-    NetworkMap,
-    NetworkSet,
-    network_text,
-    parse_address,
-    parse_hop,
-    parse_network,
-)
+from appguard.address import Grouping, Network, NetworkMap, NetworkSet, network_text, parse_address, parse_network
 from appguard.errors import AddressError
+from appguard.proxies import parse_hop
 from tests.strategies import any_v4, any_v6, near_networks, near_texts
 
 

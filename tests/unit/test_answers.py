@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from appguard import Ban, Limit
-from appguard.address import Client
 from appguard.answers import Answer, Answers
 from appguard.guard import Refusal
+from appguard.proxies import Client
 from appguard.request import Request
 
 LIMIT = Limit("5/minute")

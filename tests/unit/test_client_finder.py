@@ -7,19 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appguard.address import (
+from appguard.address import Grouping, parse_address, parse_network
+from appguard.proxies import (
     MOST_HOPS,
     UNKNOWN_HOP,
     UNKNOWN_PEER,
     UNKNOWN_PROXY,
     Client,
     ClientFinder,
-    Grouping,
     Proxies,
     forwarded_for,
-    parse_address,
     parse_hop,
-    parse_network,
 )
 
 NGINX = "10.0.0.1"

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from appguard.address import Proxies, parse_network
+from appguard.address import parse_network
 from appguard.config import AppConfig, DaemonConfig, app_config, daemon_config
 from appguard.errors import ConfigError
 from appguard.jail import Jail
 from appguard.limit import Limit
+from appguard.proxies import Proxies
 
 JAIL = """
 [jails.login]

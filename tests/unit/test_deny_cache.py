@@ -4,13 +4,14 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from appguard.address import Client, parse_address, parse_network
+from appguard.address import parse_address, parse_network
 from appguard.ban import Ban
 from appguard.config import app_config
 from appguard.guard import Guard, Refusal
 from appguard.limit import Hit, Limit, Verdict
 from appguard.middleware import Middleware, Visit
 from appguard.outcome import Outcome
+from appguard.proxies import Client
 from appguard.stores.memory import MemoryStore
 
 ALICE = Client(parse_address("203.0.113.5"), "203.0.113.5")

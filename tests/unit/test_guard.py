@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appguard.address import Address, Client, NetworkSet, parse_address, parse_network
+from appguard.address import Address, NetworkSet, parse_address, parse_network
 from appguard.ban import Ban
 from appguard.guard import DENY_MOST, Guard, Refusal, SeenCredentials
 from appguard.limit import Hit, Limit, Verdict
+from appguard.proxies import Client
 from appguard.stores.memory import MemoryCounters
 
 WALL = 1_800_000_000.0

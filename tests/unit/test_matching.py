@@ -7,11 +7,12 @@ from typing import cast
 import pytest
 from hypothesis import given
 
-from appguard.address import Client, parse_address
+from appguard.address import parse_address
 from appguard.config import app_config
 from appguard.errors import ConfigError
 from appguard.limit import Hit, Limit
 from appguard.matching import Matching
+from appguard.proxies import Client
 from appguard.request import Request, basic_user, normal_user
 from tests.strategies import hostile_text
 

@@ -8,8 +8,8 @@ from flask import request as flask_request
 from starlette.requests import HTTPConnection, Request
 from starlette.websockets import WebSocket
 
-from appguard.address import Client
 from appguard.app_events import Exchange
+from appguard.proxies import Client
 from appguard.report import NOTES, Note, report_auth_failure, report_auth_success
 
 

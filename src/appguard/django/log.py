@@ -8,9 +8,9 @@ import logging
 from collections.abc import Mapping
 from typing import cast
 
-from appguard.address import parse_hop
 from appguard.environ import text_of
 from appguard.event import TEXT_MOST, time_text
+from appguard.proxies import parse_hop
 
 
 class RequestFormatter(logging.Formatter):

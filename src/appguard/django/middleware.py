@@ -8,11 +8,11 @@ from django.core.signals import setting_changed
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
 
-from appguard.address import Client
 from appguard.django.settings import from_settings
 from appguard.environ import client_of, exchange_of, header_of, is_preflight
 from appguard.guard import Refusal
 from appguard.middleware import VISIT, Middleware, Visit
+from appguard.proxies import Client
 from appguard.report import NOTES
 
 Answering = Callable[[HttpRequest], HttpResponseBase] | Callable[[HttpRequest], Awaitable[HttpResponseBase]]

@@ -14,12 +14,12 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import cast
 
-from appguard.address import parse_hop
 from appguard.errors import ConfigError
 from appguard.event import LOGIN_FAIL, Event
 from appguard.filters.fields import BY_STATUS, FIELDS, NO_TIME, check_kind, event_of, rest_of
 from appguard.filters.literals import ANY, LENGTH_MOST, SHORTEST, Literals
 from appguard.filters.times import seconds_of
+from appguard.proxies import parse_hop
 
 KEYS = (*FIELDS, "kind", "where")
 TIME_FORMS = ("iso", "epoch", "clf", "ctime", "syslog")
