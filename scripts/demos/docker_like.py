@@ -148,10 +148,7 @@ class DockerLike(Sections[ContainedShop]):
             table = self.server.run("nft", "list", "table", "inet", name)
             hook = next(line.strip() for line in table.splitlines() if "hook prerouting" in line)
             self.note("kernel", f"table inet {name}: {hook.partition(';')[0]}")
-        counter = self.server.run("nft", "list", "counter", "inet", "appguard", "dropped")
-        counted = int(counter.split("packets")[1].split()[0])
-        require(counted > 0, "nftables counts dropped packets")
-        self.note("kernel", f"nft list counter inet appguard dropped: {counted} packets")
+        self.show_counters("login")
 
     def run(self) -> None:
         """Go through all sections."""

@@ -88,10 +88,7 @@ class OneServer(Sections[Shop]):
         """Show what nftables holds and counts."""
         self.timeline.section("What the kernel holds")
         table = self.server.run("nft", "list", "table", "inet", "appguard")
-        lines = [line.strip() for line in table.splitlines()]
-        counted = int(lines[lines.index("counter dropped {") + 1].split()[1])
-        require(counted > 0, "nftables counts dropped packets")
-        self.note("kernel", f"nft list counter inet appguard dropped: {counted} packets")
+        self.show_counters("login", "probe")
         for banned in (ATTACKER4, SCANNER4, BANNED6.removesuffix("/64")):
             element = next((part.strip() for part in table.replace(",", "\n").splitlines() if f"{banned} " in part), "")
             require("expires" in element, f"nftables holds {banned} and when it ends")

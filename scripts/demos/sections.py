@@ -127,6 +127,14 @@ class Sections(ABC, Generic[S]):
         require(status_of(daemon, "Uid") == str(users.daemon.uid), "the daemon has its own user")
         require(capabilities(daemon) == daemon_may, f"the daemon has {daemon_may}")
 
+    def show_counters(self, *jails: str) -> None:
+        """Show how many packets the kernel dropped for the bans of each jail."""
+        for jail in jails:
+            counter = self.shop.server.run("nft", "list", "counter", "inet", "appguard", f"jail_{jail}")
+            counted = int(counter.split("packets")[1].split()[0])
+            require(counted > 0, f"nftables counts packets dropped for the jail {jail}")
+            self.note("kernel", f"nft list counter inet appguard jail_{jail}: {counted} packets")
+
     def guess(
         self,
         visitor: Visitor,

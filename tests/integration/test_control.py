@@ -66,8 +66,8 @@ def test_ban_list_unban(path: Path, daemon: DictionaryDaemon) -> None:
     assert (kept.jail, kept.reason, kept.automatic) == ("abuse", "ticket 17", False)
     assert kept.end == pytest.approx(kept.start + 3600)
     header, line = run(path, "list").stdout.splitlines()
-    assert header.split() == ["ADDRESS", "JAIL", "ENDS", "IN", "FAILURES", "BLOCKED", "BY", "REASON", "REF"]
-    assert line.startswith("2001:db8:5::/64  abuse")
+    assert header.split() == ["ADDRESS", "PORTS", "JAIL", "ENDS", "IN", "FAILURES", "BLOCKED", "BY", "REASON", "REF"]
+    assert line.split()[:3] == ["2001:db8:5::/64", "all", "abuse"]
     assert line.endswith(f"ticket 17  {kept.ref}")
     assert run(path, "unban", "2001:db8:5::/64").stdout == "Lifted the ban of 2001:db8:5::/64 (jail abuse)\n"
     assert daemon.kept == {}
@@ -98,6 +98,7 @@ def test_everything_speaks_json(path: Path, daemon: DictionaryDaemon) -> None:
         "enforced_by": ["kernel", "app"],
         "not_enforced": "",
         "unconfirmed": False,
+        "ports": "",
         "host": "",
     }
     assert reply("list") == {"bans": [record]}

@@ -66,7 +66,8 @@ class Shapes:
     def __init__(self, patterns: Sequence[str] | None, dates: DatePattern) -> None:
         texts = None if patterns is None else texts_with_digits(patterns)
         self._is_of_use = texts is not None
-        self._texts = tuple((text.encode(), bytes([0x80 + at])) for at, text in enumerate(texts or ()))
+        known = [text.encode("ascii") for text in texts or () if text.isascii()]  # as all lines here are
+        self._texts = tuple((text, bytes([0x80 + at])) for at, text in enumerate(known))
         self._dates = dates
         self._known: dict[bytes, Shape] = {}
         self._known_dates: dict[str, tuple[FoundDate | None, Place | None]] = {"": (None, None)}
