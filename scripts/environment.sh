@@ -15,4 +15,6 @@ python_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2
 venv=$root/.venv
 if [ -n "${APPGUARD_PYTHON:-}" ]; then
   venv=$venv-$(python_version "$APPGUARD_PYTHON") || fail "APPGUARD_PYTHON=$APPGUARD_PYTHON is no Python that runs"
+  # Itself, not a script that chooses it: such a one works by files that the lab may hide.
+  APPGUARD_PYTHON=$("$APPGUARD_PYTHON" -c 'import sys; print(sys.executable)')
 fi

@@ -76,6 +76,6 @@ def test_what_is_found_leaves_room_for_the_bans(reader: Reader) -> None:
     reader.begin()
     wait_until(lambda: reader.lines[-1:] == [b"Ban %d" % (BANS - 1)], 10, lambda: str(reader.lines[-3:]))
     found = [int(line.split()[1]) for line in reader.lines if line.startswith(b"Found")]
-    assert found == list(range(len(found)))
+    assert found == sorted(set(found))
     assert BACKLOG_MOST <= len(found) < FOUND
     assert [line for line in reader.lines if line.startswith(b"Ban")] == [b"Ban %d" % n for n in range(BANS)]

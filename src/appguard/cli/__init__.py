@@ -7,7 +7,7 @@ daemon reachable.
 import io
 import sys
 
-EXTRA = ("click", "msgspec", "pyinotify", "starlette", "uvicorn")
+EXTRA = ("asyncore", "click", "hyperscan", "msgspec", "pyinotify", "regex", "starlette", "uvicorn")
 
 
 def main() -> int:
