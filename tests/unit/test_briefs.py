@@ -211,6 +211,16 @@ def test_common_lines_are_told_in_brief(name: str) -> None:
     assert all(made.briefs(lines, [NOW]))
 
 
+@pytest.mark.parametrize("inside", ["[", '{"a":'])
+def test_an_event_line_nested_too_deep_tells_nothing(inside: str) -> None:
+    """What an app of any user may write ends nobody who reads it, in brief or whole."""
+    begin = b'{"time":"2026-11-18T11:06:40.000000Z","event":"authn_login_fail","source_ip":"203.0.113.5","x":'
+    line = (begin + inside.encode() * LINE_MOST)[:LINE_MOST]
+    made = EventLogFilter([LOGIN_FAIL])
+    assert made.briefs([line], [NOW]) == [None]
+    assert made.match(line, NOW) is None
+
+
 JAILS = (
     Jail("probing", maxretry=3, findtime=20, bantime="1h", events=[PROBE, "authz_fail"], statuses=[403, 404]),
     Jail("logins", maxretry=2, findtime=30, bantime="2h"),
