@@ -213,6 +213,14 @@ def test_common_lines_are_told_in_brief(name: str) -> None:
     assert all(made.briefs(lines, [NOW]))
 
 
+def test_a_status_stands_behind_the_request() -> None:
+    """What a client has written like one at the end of its request is none, if the line ends there."""
+    line = b'203.0.113.5 - - [18/Nov/2026:11:06:40 +0000] "GET /x HTTP/1.1 404 "'
+    made = NginxFilter()
+    assert made.briefs([line], [NOW]) == [None]
+    assert made.match(line, NOW) is None
+
+
 def test_what_is_remembered_of_requests_is_short() -> None:
     """Many long requests and user names, each another, take no memory."""
     made = NginxFilter()

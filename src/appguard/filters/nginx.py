@@ -92,6 +92,8 @@ class NginxFilter:
         head, request, rest = parts
         if len(head) > ASKED_LENGTH or len(request) > ASKED_LENGTH:  # clients choose them: memory is for short ones
             return None
+        if len(rest) < STATUS_LENGTH:  # else a request that ends like one would be read with its status
+            return None
         client, _, user_and_time = head.partition(b" - ")
         login = _login(user_and_time)
         meaning = self._meaning(request + rest[:STATUS_LENGTH], login[0]) if login else None
