@@ -187,6 +187,14 @@ class Counted:
         return tuple(_text(line) for _, line in self._lines)
 
     @property
+    def first(self) -> First | None:
+        """Give the only event as it is kept where there is no other; None if there are more, or no line of it."""
+        if self.total != 1 or len(self._lines) != 1:
+            return None
+        time, line = self._lines[0]
+        return time, line if isinstance(line, bytes) else line.encode(errors="replace")
+
+    @property
     def addresses(self) -> tuple[str, ...]:
         """Give where a user's failures came from."""
         return () if self._addresses is None else tuple(value for _, value in self._addresses)

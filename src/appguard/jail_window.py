@@ -309,17 +309,28 @@ class JailWindow:
     def restore(self, saved: Iterable[tuple[str, Failure]]) -> set[str]:
         """Take back what was counted before a restart; give the keys there is no room or no use for any more."""
         texts: set[str] = set()
+        kept: dict[str, list[Failure]] = {}  # in the order of the latest
         for text, failure in saved:
             texts.add(text)
             key = saved_key(self.jail.key, text)
             if key:
-                counted = self._take(key)
-                counted.add(failure.time, failure.count, failure.evidence, failure.value, failure.network)
-                self._keep(key, counted)
-        for key in [key for key, known in self._counted.items() if isinstance(known, Counted) and not known.total]:
-            self.forget(key)
+                failures = kept.pop(key, [])
+                failures.append(failure)
+                kept[key] = failures
+        for key, failures in kept.items():
+            self._restore_key(key, failures)
         self._make_room()
         return texts - self._counted.keys()
+
+    def _restore_key(self, key: str, failures: Iterable[Failure]) -> None:
+        counted = self._take(key)
+        for failure in failures:
+            counted.add(failure.time, failure.count, failure.evidence, failure.value, failure.network)
+        first = counted.first if self._keeps_first else None
+        if first is not None:
+            self._keep_first(key, *first)
+        elif counted.total:
+            self._keep(key, counted)
 
     def __iter__(self) -> Iterator[tuple[str, Failure]]:
         for key in self._counted:

@@ -18,7 +18,7 @@ from appguard.ban import Fact
 from appguard.errors import AddressError, ConfigError, EventError, StoreError
 from appguard.event import Event, parse_line
 from appguard.fail2ban_jails import read_jails
-from appguard.filters.base import Filter, Named
+from appguard.filters.base import Filter, Named, TellsBriefly, TellsHost
 from appguard.filters.dates import DatePattern
 from appguard.filters.expression import Budget, OverBudget
 from appguard.filters.fail2ban import parse_name, read_filter
@@ -72,8 +72,13 @@ def _text(data: bytes) -> str:
 
 
 def read_with(made: Filter, line: bytes, time: float = NOW) -> None:
-    """Let a filter read a line of a source: within its bounds, without a line end."""
-    event = made.match(line.replace(b"\n", b" ")[:LINE_MOST], time)
+    """Let a filter read a line of a source in every way: within its bounds, without a line end."""
+    line = line.replace(b"\n", b" ")[:LINE_MOST]
+    if isinstance(made, TellsBriefly):
+        assert len(made.briefs([line], [time])) == 1
+    if isinstance(made, TellsHost):
+        assert len(made.hosts_of([line])) == 1
+    event = made.match(line, time)
     if isinstance(event, Named):
         event = event.event_of(parse_address("192.0.2.1"))
     if event is not None:

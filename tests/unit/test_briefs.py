@@ -1,5 +1,7 @@
 """Events told in brief: what is read and counted many lines at a time is what comes of reading them one by one."""
 
+import gc
+import tracemalloc
 from collections.abc import Sequence
 
 import pytest
@@ -209,6 +211,39 @@ def test_common_lines_are_told_in_brief(name: str) -> None:
         "sshd": [b"Nov 18 11:06:40 vm1 sshd[7]: Failed password for root from 203.0.113.5 port 7 ssh2"],
     }[name.partition(" ")[0]]
     assert all(made.briefs(lines, [NOW]))
+
+
+def test_a_status_stands_behind_the_request() -> None:
+    """What a client has written like one at the end of its request is none, if the line ends there."""
+    line = b'203.0.113.5 - - [18/Nov/2026:11:06:40 +0000] "GET /x HTTP/1.1 404 "'
+    made = NginxFilter()
+    assert made.briefs([line], [NOW]) == [None]
+    assert made.match(line, NOW) is None
+
+
+def test_what_is_remembered_of_requests_is_short() -> None:
+    """Many long requests and user names, each another, take no memory."""
+    made = NginxFilter()
+    tracemalloc.start()
+    try:
+        for number in range(300):
+            for user, path in (("-", "x" * 7_900), ("x" * 7_900, "")):
+                line = f'203.0.113.5 - {number}{user} [18/Nov/2026:11:06:40 +0000] "GET /{number}{path} HTTP/1.1" 404 1'
+                made.briefs([line.encode()], [NOW])
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("inside", ["[", '{"a":'])
+def test_an_event_line_nested_too_deep_tells_nothing(inside: str) -> None:
+    """What an app of any user may write ends nobody who reads it, in brief or whole."""
+    begin = b'{"time":"2026-11-18T11:06:40.000000Z","event":"authn_login_fail","source_ip":"203.0.113.5","x":'
+    line = (begin + inside.encode() * LINE_MOST)[:LINE_MOST]
+    made = EventLogFilter([LOGIN_FAIL])
+    assert made.briefs([line], [NOW]) == [None]
+    assert made.match(line, NOW) is None
 
 
 JAILS = (

@@ -250,6 +250,23 @@ def test_memory_of_addresses_heard_of_once_stays_below_its_ceiling(length: int) 
     assert 0.5 * window.cost < kept < 1.3 * most
 
 
+@pytest.mark.parametrize("maxretry", [5, 1000])
+def test_a_restart_forgets_no_address_heard_of_once(maxretry: int) -> None:
+    """What is restored takes no more room than it took before, and counts on as it did."""
+    jail = Jail("x", maxretry=maxretry, findtime="1d")
+    before, after = (JailWindow(jail, Grouping().key, bytes_most=700_000) for _ in range(2))
+    lines = [f"{number} caf\u00e9 {'x' * 100}".encode() + b"\xff" for number in range(1_500)]
+    for number, line in enumerate(lines):
+        before.add_briefs([((LOGIN_FAIL, 0), address_of(number).text, NOW + number, "", (), line)])
+    saved = list(before)
+    assert after.restore(saved) == set()
+    assert (list(after), after.currently_failed) == (saved, 1_500)
+    assert after.cost <= 1.02 * before.cost  # a byte that is no text has become a character
+    again = [((LOGIN_FAIL, 0), address_of(3).text, NOW + 2_000, "", (), b"again")] * (maxretry - 1)
+    (_, bans), (_, expected) = after.add_briefs(again), before.add_briefs(again)
+    assert [ban for _, ban in bans] == [ban for _, ban in expected]
+
+
 def address_of(number: int) -> Address:
     """Give one of many addresses, made anew: none that something else remembers."""
     text = f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"

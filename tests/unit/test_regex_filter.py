@@ -1,7 +1,9 @@
 """Filters in fail2ban's dialect: from a line to an event, over several lines, whatever the bytes are."""
 
+import gc
 import logging
 import time
+import tracemalloc
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import datetime
@@ -373,3 +375,16 @@ def test_a_line_that_takes_too_long_is_skipped(caplog: pytest.LogCaptureFixture)
     assert "3 lines were skipped" in chosen.patience.complaint
     assert len(caplog.messages) == 1
     assert addresses(chosen, "from 203.0.113.5") == ["203.0.113.5"]
+
+
+def test_what_is_remembered_of_clients_is_short() -> None:
+    """Many long names, each another, take no memory: none is an address."""
+    chosen = filter_of("^from <F-ID>.*</F-ID>$")
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            assert event_of(chosen, f"from {number}{'-' * 8_000}") is None
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 500_000
+    finally:
+        tracemalloc.stop()

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from appguard.event import Event
 from appguard.filters.digits import texts_with_digits
 from appguard.filters.options import options_of
 from appguard.filters.regex import RegexFilter
@@ -70,6 +71,15 @@ def test_a_digit_that_matters_only_where_the_date_was_cut_out() -> None:
     for digit in "3333444433":
         found = made.captured(b"x[09:00:00 %s 203.0.113.5" % digit.encode(), NOW)
         assert (found is not None) == (digit == "3")
+
+
+def test_colours_are_known_where_their_digits_matter() -> None:
+    """A line with colours is never remembered, also where a regex names a digit of theirs: all would be shifted."""
+    made = RegexFilter("x", options_of({"failregex": r"^x\d*[13]\d* user \S+ from <HOST>", "datepattern": "{NONE}"}))
+    for _ in range(3):
+        event = made.match(b"x1 user 192.0.2.1#033[0m#033[0m from 203.0.113.5", NOW)
+        assert isinstance(event, Event)
+        assert event.address.text == "203.0.113.5"
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 Theory of operation. Two questions that cost next to nothing sort the others out. Does the text begin as an anchored
 regex must (`head.py`)? The answer for a text's first characters is remembered, because log lines begin in few ways. And
 has it the rarest text that the regex needs (`literals.py`)? The order stays: the first regex that matches is the same.
-Texts with digits are not asked for: who sorts lines by their shape (`cascade.py`) must get one answer for each shape.
+Texts with digits are not asked for: who sorts lines by their shape (`shapes.py`) must get one answer for each shape.
 """
 
 import re

@@ -26,6 +26,8 @@ POINT = len("2026-11-20T09:11:02")
 ZONE = len("2026-11-20T09:11:02.123456")
 FITTING = TEXT_MOST + len('{"time":"2026-11-20T09:11:02.123456Z","event":"x","source_ip":"1.1.1.1","app":""}') - 1
 
+NOT_READ = (msgspec.DecodeError, ValueError, RecursionError)  # the last of a line that is nested too deep
+
 
 class Record(msgspec.Struct):
     """The fields of a line."""
@@ -61,7 +63,7 @@ class EventLogFilter:
             return None
         try:
             event = _event(self._decode(line))
-        except (msgspec.DecodeError, AddressError, ValueError):
+        except (*NOT_READ, AddressError):
             event = None
         if event is None:
             event = _parsed(line)
@@ -74,7 +76,7 @@ class EventLogFilter:
     def _brief(self, line: bytes) -> Told:
         try:
             found = self._decode(line)
-        except (msgspec.DecodeError, ValueError):
+        except NOT_READ:
             return None
         address, time = found.source_ip, _time(found.time)
         if time is None or not is_ipv4(address) or found.count != 1 or found.jail or not line.startswith(BEGIN):

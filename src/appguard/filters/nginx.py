@@ -31,7 +31,7 @@ LINE = re.compile(
 PLAIN = r"[!#-\[\]-~]"  # what a quoted value has without escapes, but blanks
 ASKED = re.compile(rf"[A-Z]+ {PLAIN}+ HTTP/[0-9.]+ [1-9][0-9]{{2}} ".encode())
 ASKED_MOST = 4096  # requests that are remembered
-ASKED_LENGTH = 256
+ASKED_LENGTH = 256  # bytes of one, and of what stands before it
 STATUS_LENGTH = len(" 404 ")
 TIME_LENGTH = len(" [20/Nov/2026:09:11:02 +0000] ")
 END_OF_PATH = re.compile("[?#]")
@@ -90,6 +90,10 @@ class NginxFilter:
         if len(parts) != 3:
             return None
         head, request, rest = parts
+        if len(head) > ASKED_LENGTH or len(request) > ASKED_LENGTH:  # clients choose them: memory is for short ones
+            return None
+        if len(rest) < STATUS_LENGTH:  # else a request that ends like one would be read with its status
+            return None
         client, _, user_and_time = head.partition(b" - ")
         login = _login(user_and_time)
         meaning = self._meaning(request + rest[:STATUS_LENGTH], login[0]) if login else None
@@ -101,7 +105,7 @@ class NginxFilter:
 
     def _meaning_of(self, asked: bytes, scheme: str) -> tuple[What | None, str] | None:
         """Say what a common request and its status mean, and which path it is for; None of any other request."""
-        if len(asked) > ASKED_LENGTH or not ASKED.fullmatch(asked):
+        if not ASKED.fullmatch(asked):
             return None
         method, target, _, status, _ = asked.decode().split(" ")
         path = path_of(target)

@@ -33,6 +33,7 @@ COLOUR_AS_TEXT = "#033["  # as syslog writes it; the raw byte is for who searche
 COLOUR = re.compile(r"(?:\x1b|#033)\[[0-9;]*[A-Za-z]")
 LEADING_ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 LETTER = re.compile("[A-Za-z]")
+ID_LENGTH = 64  # characters that an address may take
 WITHOUT_NAMES = ("no", "raw")
 
 log = logging.getLogger("appguard")
@@ -273,9 +274,13 @@ def _hit(joined: Joined, seconds: float) -> Hit:
     return Hit(joined.id, seconds, joined.attempts, joined.groups, joined.users)
 
 
-@lru_cache(maxsize=8192)
 def _address_of(id_: str) -> Address | None:
     """Give an address without what logs put around it: brackets, and zeros before its numbers."""
+    return _short_address_of(id_) if len(id_) <= ID_LENGTH else None  # clients choose names, which would fill the memo
+
+
+@lru_cache(maxsize=8192)
+def _short_address_of(id_: str) -> Address | None:
     text = id_.strip("[]")
     plain = LEADING_ZEROS.sub("", text) if "." in text and ":" not in text else text
     try:

@@ -22,7 +22,7 @@ SEEN_MOST = 32_768  # hashes of shapes
 DATES_MOST = 1024
 LENGTH_MOST = 400  # bytes of a line whose shape is remembered
 DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
-CHANGED = (b"\x1b", b"#000", b"\n")  # in the shape of a line that is changed before it is searched; the second is #033
+CHANGED = (b"\x1b", b"#000", b"\n")  # in a line that is changed before it is searched; the second is any like #033
 TRIAL, REST = 4096, 32_768  # lines: how many are counted, and how many not asked for where four in five were new
 
 Place = tuple[int, int]
@@ -122,7 +122,8 @@ class Shapes:
             self._rest = 0 if 4 * self._found > self._new else REST
             self._new = self._found = 0
         shape = self._shape_of(line)
-        if not self._was_seen(shape) or line.endswith(b"\r") or any(each in shape for each in CHANGED):
+        digits_alike = line.translate(DIGITS)
+        if not self._was_seen(shape) or line.endswith(b"\r") or any(each in digits_alike for each in CHANGED):
             return
         made = self._made(line.decode("ascii"), date, spans)
         if made is not None:
