@@ -17,7 +17,7 @@ from appguard.address import network_text, parse_network
 from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST, JAIL_NAME, REASON_MOST, Ban, Fact
 from appguard.bantime import Past
 from appguard.counted import Failure
-from appguard.ports import parse_key
+from appguard.ports import key_of, parse_key
 
 COUNT_MOST = 2**53
 VIA_MOST = 64
@@ -143,11 +143,12 @@ def read_lifts(connection: sqlite3.Connection) -> dict[str, int]:
     """Read the latest lifts with their versions, the oldest first."""
     rows = connection.execute("SELECT network, version FROM lift ORDER BY version DESC LIMIT ?", (LIFTS_MOST,))
     found: dict[str, int] = {}
-    for network, version in reversed(rows.fetchall()):
+    for key, version in reversed(rows.fetchall()):
         try:
-            found[network_text(parse_network(_text(network)))] = _count(version)
+            network, ports = parse_key(_text(key))
+            found[key_of(network_text(network), ports)] = _count(version)
         except ValueError as error:
-            _log.warning("the saved lift of %r is dropped: %s", network, error)
+            _log.warning("the saved lift of %r is dropped: %s", key, error)
     return found
 
 

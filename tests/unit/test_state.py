@@ -22,6 +22,7 @@ from appguard.bantime import Past
 from appguard.counted import Failure
 from appguard.errors import StateError
 from appguard.state import Batch, State
+from appguard.stores.memory import MemoryBanSet
 from tests.lab import User, has_user
 
 NOW = 1_800_000_000.0
@@ -185,6 +186,17 @@ def test_a_lift_is_kept_until_it_is_old(state: State) -> None:
     assert state.lifts() == {"2001:db8::/64": old + 10**8}
 
 
+def test_a_lift_of_some_ports_is_kept(state: State) -> None:
+    """What was lifted for some ports alone is known after a restart, so that it does not come back."""
+    ban = replace(ban_of("192.0.2.1", 5), ports="tcp/22")
+    state.save(Batch(facts=[put(ban), Fact.lifting(ban, 7)]))
+    assert reopened(state).lifts() == {"192.0.2.1 tcp/22": 7}
+    bans = MemoryBanSet()
+    bans.restore_lifts(state.lifts())
+    bans.restore([ban])
+    assert bans.snapshot().bans == ()
+
+
 def test_disk_is_given_back(state: State, tmp_path: Path) -> None:
     """After most of what was kept has gone, the file becomes small again."""
     text = "x" * 5000
@@ -315,6 +327,7 @@ from pathlib import Path
 from appguard.errors import StateError
 from appguard.counted import Failure
 from appguard.state import Batch, State
+from appguard.stores.memory import MemoryBanSet
 
 disk, state = Path(sys.argv[1]), State(Path(sys.argv[1]) / "state")
 
