@@ -27,7 +27,7 @@ class SharedCounting:
         self._failures = FleetFailures(store, bans, self._on_decided, clock=clock)
         self._host = bans.host
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pending: dict[int, Failed] = {}
+        self._pending: dict[int, list[Ban]] = {}  # by the id of a failure that waits for its answer: our own bans
         self._enacted: Enacted = lambda ban, is_new: Outcome()
         self._take: Callable[[Outcome], None] = lambda outcome: None
 
@@ -43,9 +43,11 @@ class SharedCounting:
         self._failures.start()
 
     def close(self) -> None:
-        """Tell what waits, and stop."""
+        """Tell what waits, and stop; what was not answered is decided here."""
         self._loop = None
         self._failures.close()
+        while self._pending:
+            self._take(Outcome(bans=self._pending.popitem()[1]))
 
     def share(self, shared: Shared, offer: Ban | None) -> bool:
         """Have a failure counted; say whether that will be answered."""
@@ -62,17 +64,20 @@ class SharedCounting:
         if self.complaint or self._loop is None:
             return False
         if shared.bans:
-            self._pending[id(failed)] = failed
-            self._loop.call_later(PATIENCE, self._overdue, failed, shared.bans)
+            self._pending[id(failed)] = list(shared.bans)
+            self._loop.call_later(PATIENCE, self._overdue, failed)
         return True
 
     def forget(self, network: str) -> None:
-        """Tell nothing more about a network whose ban was lifted by a person."""
+        """Tell nothing more about a network whose ban was lifted by a person, and do not ban it for what waits."""
         self._failures.forget(network)
+        for number, bans in self._pending.items():
+            self._pending[number] = [ban for ban in bans if ban.key != network]
 
-    def _overdue(self, failed: Failed, bans: Sequence[Ban]) -> None:
-        if self._pending.pop(id(failed), None) is not None:
-            self._take(Outcome(bans=list(bans)))
+    def _overdue(self, failed: Failed) -> None:
+        bans = self._pending.pop(id(failed), None)
+        if bans is not None:
+            self._take(Outcome(bans=bans))
 
     def _on_decided(self, sent: Sequence[Failed], decided: Sequence[Decided]) -> None:
         loop = self._loop

@@ -1,5 +1,6 @@
 """Failures told by several hosts to a real Redis: counted together, each once, and banned in the same call."""
 
+import asyncio
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,6 +13,8 @@ from appguard.address import parse_address, parse_network
 from appguard.event import LOGIN_FAIL, LOGIN_SUCCESS, Event
 from appguard.jail import Jail
 from appguard.jail_window import JailWindow
+from appguard.pipeline import Outcome, Shared
+from appguard.shared_counting import SharedCounting
 from appguard.stores.fleet_failures import TOTAL, Decided, Failed, FleetFailures
 from appguard.stores.redis_bans import RedisBanSet
 from appguard.stores.redis_commands import Script
@@ -309,3 +312,55 @@ def test_a_jail_of_some_ports_bans_from_those(server: RedisServer) -> None:
         wait_until(lambda: len(alpha.bans.snapshot().bans) == 2, 5, "not told")
         assert alpha.bans.get(parse_address(ATTACKER)) is None
         assert [ban.key for ban in alpha.bans.ported(parse_address(ATTACKER))] == keys[:1]
+
+
+class Waiting:
+    """One host's counting of a jail that bans at the first failure, while Redis takes no writes."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self.window = JailWindow(Jail("login", maxretry=1, scope="fleet"), lambda address: address.text)
+        self.bans = RedisBanSet(server.uri)
+        self.counting = SharedCounting(server.uri, self.bans, time.time)
+        self.banned: list[str] = []
+        self.counting.start(lambda ban, is_new: Outcome(bans=[ban]), self._take)
+        wait_until(lambda: not self.counting.complaint, 5, "not connected")
+        server.command("CLIENT", "PAUSE", "10000", "WRITE")
+
+    def _take(self, outcome: Outcome) -> None:
+        self.banned += [ban.key for ban in outcome.bans]
+
+    def fail(self, address: str) -> None:
+        """Have a failure counted that this host would ban for."""
+        event = Event(LOGIN_FAIL, time.time(), parse_address(address))
+        bans = self.window.add(address, event, "a line")
+        assert self.counting.share(Shared(self.window, address, event, bans[0], bans), bans[0])
+
+
+def test_what_is_lifted_while_redis_is_slow_stays_lifted(server: RedisServer) -> None:
+    """A person lifts a ban while the answer to another failure is awaited: the host does not ban again by itself."""
+
+    async def slow() -> None:
+        host = Waiting(server)
+        host.fail(ATTACKER)
+        host.fail(OTHER)
+        host.counting.forget(ATTACKER)
+        async with asyncio.timeout(5):
+            while not host.banned:
+                await asyncio.sleep(0.01)
+        assert host.banned == [OTHER]
+        server.command("CLIENT", "UNPAUSE")
+        host.counting.close()
+
+    asyncio.run(slow())
+
+
+def test_what_redis_has_not_answered_at_the_end_is_banned_here(server: RedisServer) -> None:
+    """A daemon that ends while Redis is slow makes the bans that it has counted enough for."""
+
+    async def end() -> None:
+        host = Waiting(server)
+        host.fail(ATTACKER)
+        host.counting.close()
+        assert host.banned == [ATTACKER]
+
+    asyncio.run(end())
