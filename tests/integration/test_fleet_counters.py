@@ -263,6 +263,45 @@ def test_a_dry_run_bans_nobody(server: RedisServer) -> None:
         assert changes(server) == 0
 
 
+def test_a_dry_run_by_user_names_every_address(server: RedisServer) -> None:
+    """All addresses that a user's failures came from would have been banned, each once."""
+    jail = Jail("login", maxretry=2, findtime="10m", bantime="1h", key="user", dry_run=True, scope="fleet")
+    with counting(server.uri, jail) as (alpha, beta):
+        alpha.fail(ATTACKER, user="alice")
+        beta.fail(OTHER, user="alice")
+        assert sorted(each.ban.key for each in beta.decided) == [ATTACKER, OTHER]
+
+
+def test_a_time_to_come_puts_no_failure_out_of_the_window(server: RedisServer) -> None:
+    """A host whose clock was just set ahead tells one failure of an hour from now: it counts, and so do the others."""
+    with counting(server.uri) as (alpha, beta):
+        alpha.fail(ATTACKER, ago=-3600)
+        beta.fail(ATTACKER, 3)
+        assert not beta.decided
+        beta.fail(ATTACKER)
+        assert [each.ban.key for each in beta.decided] == [ATTACKER]
+
+
+def test_a_redis_that_refuses_to_count_is_said_once(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Redis answers and takes no write: it is no news at every attempt, and the host knows that it counts alone."""
+    with counting(server.uri) as (alpha, _):
+        server.command("CONFIG", "SET", "min-replicas-to-write", "1")
+        alpha.put(_failure())
+        wait_until(lambda: alpha.failures.complaint, 5, "no complaint")
+        complaints: set[str] = set()
+        until = time.monotonic() + 1.5
+
+        def is_over() -> bool:
+            complaints.add(alpha.failures.complaint)
+            return time.monotonic() > until
+
+        wait_until(is_over, 5, "time stands still")
+        assert len(complaints) == 1
+        assert sum("count failures together" in record.getMessage() for record in caplog.records) == 1
+        server.command("CONFIG", "SET", "min-replicas-to-write", "0")
+        wait_until(lambda: alpha.answered == 1, 5, "not counted after all")
+
+
 def test_what_could_not_be_told_is_told_later(server: RedisServer) -> None:
     """Redis is away while both hosts fail: they say so, and what they saw is counted together when it is back."""
     with counting(server.uri) as (alpha, beta):

@@ -23,6 +23,7 @@ from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST, HOST_MOST, Ban
 from appguard.event import Event
 from appguard.jail import Jail
 from appguard.jail_key import PAIR, USER
+from appguard.ports import parse_key
 from appguard.stores.redis_bans import STREAM_MOST, RedisBanSet
 from appguard.stores.redis_commands import Commands, Script
 from appguard.stores.redis_records import VIA_MOST, parse_record
@@ -158,7 +159,8 @@ class FleetFailures:
 
     def _counting(self, client: Commands) -> None:
         client.execute_command("TIME")
-        self._thread.works()
+        if not self._sending:  # else it is the answer to these that shows whether Redis counts
+            self._thread.works()
         while not self._thread.stop.is_set():
             if not self._sending:
                 self._sending = self._take()
@@ -199,15 +201,16 @@ class FleetFailures:
                 self._bans.adopt(fact)
                 decided.append(Decided(fact.ban, how == 1))
             elif batch[number - 1].jail.dry_run:
-                decided.append(Decided(_as_if(batch[number - 1]), is_new=True))
+                decided.append(Decided(_as_if(batch[number - 1], network), is_new=True))
         return decided
 
 
-def _as_if(failed: Failed) -> Ban:
-    """Give the ban that a dry run would have led to."""
+def _as_if(failed: Failed, key: str) -> Ban:
+    """Give the ban of a network and ports that a dry run would have led to."""
     assert failed.offer is not None
     why = failed.why.replace(TOTAL, str(failed.jail.maxretry)) + EVERYWHERE
-    return replace(failed.offer, reason=why, failures=failed.jail.maxretry)
+    network, ports = parse_key(key)
+    return replace(failed.offer, network=network, ports=ports, reason=why, failures=failed.jail.maxretry)
 
 
 def fields_of(failed: Failed, index: int, offset: float, host: str) -> tuple[object, ...]:

@@ -11,7 +11,8 @@
 -- A batch sent again, because its answer was lost, counts nothing and is answered as before. A counter is a string of
 -- entries in the order of time: time, how many, and a tag of what is counted once and the network, where either matters.
 -- It is gone when its key is banned, and findtime after its last failure. What is older than a lift of the same network
--- does not count: nobody is banned again for what was forgiven.
+-- does not count: nobody is banned again for what was forgiven. A time to come is a clock that was just set, and counts
+-- as now: it would put all others out of the window.
 local ENTRIES_MOST = 256
 local FORMAT = '>dI4I2c0'
 local VERSION_MOST = 4503599627370496
@@ -137,6 +138,7 @@ local function fail(number, failure)
     counters[index] = ''
     return
   end
+  at = math.min(at, now)
   local before, packed, total = counters[index] or redis.call('GET', KEYS[3 + index]) or '', nil, nil
   if once == '' and not is_user then packed, total = append(before, at, count) end
   if not packed then
