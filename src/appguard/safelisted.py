@@ -78,9 +78,9 @@ class SharedSafelist:
         self._entries: dict[str, Safelisted] = {}
 
     def merge(self, entry: Safelisted) -> bool:
-        """Take an entry unless a newer one is known; say whether it was news."""
+        """Take an entry unless it or a newer one is known; say whether it was news, be it only another end."""
         known = self._entries.get(entry.key)
-        if known is not None and known.version >= entry.version:
+        if known is not None and (known.version > entry.version or known == entry):
             return False
         if known is None and len(self._entries) >= ENTRIES_MOST:
             return False

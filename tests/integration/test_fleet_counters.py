@@ -361,12 +361,15 @@ class Waiting:
         self.bans = RedisBanSet(server.uri)
         self.counting = SharedCounting(server.uri, self.bans, time.time)
         self.banned: list[str] = []
+        self.has_banned = asyncio.Event()
         self.counting.start(lambda ban, is_new: Outcome(bans=[ban]), self._take)
         wait_until(lambda: not self.counting.complaint, 5, "not connected")
         server.command("CLIENT", "PAUSE", "10000", "WRITE")
 
     def _take(self, outcome: Outcome) -> None:
         self.banned += [ban.key for ban in outcome.bans]
+        if self.banned:
+            self.has_banned.set()
 
     def fail(self, address: str) -> None:
         """Have a failure counted that this host would ban for."""
@@ -384,8 +387,7 @@ def test_what_is_lifted_while_redis_is_slow_stays_lifted(server: RedisServer) ->
         host.fail(OTHER)
         host.counting.forget(ATTACKER)
         async with asyncio.timeout(5):
-            while not host.banned:
-                await asyncio.sleep(0.01)
+            await host.has_banned.wait()
         assert host.banned == [OTHER]
         server.command("CLIENT", "UNPAUSE")
         host.counting.close()

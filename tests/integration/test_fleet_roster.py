@@ -26,7 +26,11 @@ class Host:
         self.skew = skew
         self.others: dict[str, Protection] = {}
         self.entries: dict[str, Safelisted] = {}
-        self.roster = FleetRoster(uri, name, lambda: -skew, self._learn, clock=lambda: time.time() + skew)
+        self.roster = FleetRoster(uri, name, lambda: -self.skew, self._learn, clock=self.now)
+
+    def now(self) -> float:
+        """Tell the time as this host has it."""
+        return time.time() + self.skew
 
     def _learn(self, others: dict[str, Protection], entries: list[Safelisted]) -> None:
         self.others = others
@@ -87,6 +91,37 @@ def test_the_safelist_is_one(server: RedisServer) -> None:
         beta.let_off("203.0.113.5", 2, is_removed=True)
         alpha.let_off("203.0.113.5", 1)
         wait_until(lambda: alpha.entries["203.0.113.5"].is_removed, 10, "not removed")
+
+
+def test_ends_move_with_the_clock(server: RedisServer) -> None:
+    """A host's clock is set a week ahead: protections and safelist end when they would have, not at once."""
+    with hosts(server.uri) as (alpha, beta):
+        alpha.let_off("203.0.113.5", 1)
+        wait_until(lambda: "203.0.113.5" in beta.entries and "alpha" in beta.others, 10, "not told")
+        beta.skew = 7 * 86_400.0
+        wait_until(lambda: beta.others["alpha"].until > beta.now(), 10, "alpha is not protected any more")
+        assert beta.others["alpha"].until == pytest.approx(beta.now() + LEASE, abs=20)
+        assert beta.entries["203.0.113.5"].until == pytest.approx(beta.now() + 60, abs=20)
+
+
+def test_what_a_failover_loses_is_missed(server: RedisServer) -> None:
+    """A server that took over has forgotten an entry and was told another: no host takes that for what it knows."""
+    with hosts(server.uri) as (alpha, beta):
+        wait_until(lambda: alpha.others and beta.others, 10, "have not learnt")
+        version = server.command("HGET", HOSTS, "version").decode().split()[1]
+        alpha.let_off("203.0.113.5", 1)
+        wait_until(lambda: "203.0.113.5" in beta.entries, 10, "not told")
+        alpha.roster.close()
+        beta.roster.close()
+        server.command("HDEL", SAFELIST, "203.0.113.5")
+        server.command("HSET", HOSTS, "version", version)
+        gamma = Host(server.uri, "gamma")
+        gamma.let_off("203.0.113.6", 1)
+        gamma.roster.start()
+        wait_until(lambda: "203.0.113.6" in gamma.entries, 10, "not told")
+        gamma.roster.close()
+        beta.roster.start()
+        wait_until(lambda: "203.0.113.6" in beta.entries, 10, "beta takes it that it knows all")
 
 
 def test_what_redis_loses_is_told_again(server: RedisServer) -> None:

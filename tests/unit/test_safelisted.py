@@ -1,6 +1,7 @@
 """What is put on the safelist while daemons run, and how hosts agree on it; and what a host tells that it protects."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -41,6 +42,15 @@ def test_what_was_removed_does_not_come_back() -> None:
     assert there.remove(NETWORK, "web-2", NOW) is None
     assert not here.purge(NOW + REMEMBERED - 301)
     assert here.purge(NOW + REMEMBERED)
+
+
+def test_an_end_moves_with_the_clock() -> None:
+    """The same entry told with another end is news: a clock was set since."""
+    entries = SharedSafelist()
+    entry = entries.add(NETWORK, 60, "ours", "web-1", NOW)
+    assert not entries.merge(entry)
+    assert entries.merge(replace(entry, until=NOW + 3660))
+    assert keys(entries, NOW + 3600) == ["192.0.2.0/24"]
 
 
 def test_entries_survive_a_restart() -> None:

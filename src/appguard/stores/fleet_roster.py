@@ -2,7 +2,8 @@
 
 Each daemon tells its record with a lease: a host that is gone protects for a day, so that a host that is repaired is
 not banned meanwhile, and one that was given away is not protected for ever. A small question every two seconds tells
-whether anything is new. What Redis has lost is told again by every daemon that knows it.
+whether anything is new. What Redis has lost is told again by every daemon that knows it. Ends are kept by this host's
+clock: when a clock was set, all is read anew.
 """
 
 import time
@@ -16,6 +17,7 @@ from appguard.safelisted import ENTRIES_MOST, Safelisted, parse_safelisted
 from appguard.stores.redis_commands import Commands, Script
 from appguard.stores.redis_thread import RedisThread
 from appguard.stores.redis_uri import parse_redis_uri
+from appguard.stores.replica import END_TOLERANCE
 
 LEASE = 86_400.0  # seconds for which a host that is gone protects
 TELL_EVERY = LEASE / 24
@@ -43,10 +45,11 @@ class FleetRoster:
         self._on_learnt = on_learnt
         self._clock = clock
         self._own = ""
+        self._told: str = ""  # of it what Redis has
         self._entries: dict[str, Safelisted] = {}
         self._untold: dict[str, Safelisted] = {}
         self._version = b""
-        self._tell_at = self._read_at = 0.0
+        self._tell_at = self._read_at = self._read_offset = 0.0
         self._woken = Event()
         self._script = Script("share")
         self._thread = RedisThread(parse_redis_uri(uri), self._keys[0], "share protections and safelist", self._sharing)
@@ -68,9 +71,8 @@ class FleetRoster:
 
     def tell(self, own: str) -> None:
         """Tell what this host protects, as `write_protection` writes it."""
-        if own != self._own:
-            self._own, self._tell_at = own, 0.0
-            self._woken.set()
+        self._own = own
+        self._woken.set()
 
     def put(self, entries: Iterable[Safelisted]) -> None:
         """Tell entries of the safelist."""
@@ -90,20 +92,22 @@ class FleetRoster:
     def _ask(self, client: Commands) -> bool:
         """Tell and learn; say whether there is more to tell at once."""
         now = time.monotonic()
-        is_due, own = now >= self._tell_at, self._own
+        own, offset = self._own, self._offset()
+        is_due = now >= self._tell_at or own != self._told
         untold = dict(self._untold)
-        version = b"" if now >= self._read_at else self._version
+        is_clock_set = abs(offset - self._read_offset) >= END_TOLERANCE
+        version = b"" if now >= self._read_at or is_clock_set else self._version
         told = [part for entry in untold.values() for part in self._fields(entry)]
         arguments = [version, self._id, int(LEASE * 1000), own if is_due else "", *told]
         reply = cast("list[Any]", self._script.call(client, self._keys, arguments))
-        if is_due and own == self._own:
-            self._tell_at = now + TELL_EVERY
+        if is_due:
+            self._told, self._tell_at = own, now + TELL_EVERY
         for key, entry in untold.items():
             if self._untold.get(key) is entry:
                 del self._untold[key]
         if len(reply) == 1:
             return False
-        self._read_at = now + READ_EVERY
+        self._read_at, self._read_offset = now + READ_EVERY, offset
         self._version = reply[0]
         return self._learn(reply[1], reply[2])
 
@@ -114,7 +118,7 @@ class FleetRoster:
         entries = [self._entry(key, value) for key, value in zip(safelist[::2], safelist[1::2], strict=True)]
         sound = [entry for entry in entries if entry is not None][:ENTRIES_MOST]
         there = {entry.key: entry.version for entry in sound}
-        self._entries.update((e.key, e) for e in sound if e.version > self._version_of(e.key))
+        self._entries.update((e.key, e) for e in sound if e.version >= self._version_of(e.key))
         now = self._clock()
         known = list(self._entries.items())  # another thread may add to them
         for key in [key for key, each in known if each.is_over(now)]:

@@ -5,7 +5,7 @@
 --         milliseconds (0 for ever), record
 -- reply   the version; and if that is another, the fields and values of hosts and those of the safelist
 --
--- The version is new with every change, and begins anew with the data, so whoever knows it knows all. Of two entries
+-- The version is new with every change, also after one that was lost, so whoever knows it knows all. Of two entries
 -- about a network the one with the higher version stays. What is over goes when a host tells its record.
 local time = redis.call('TIME')
 local now = math.floor(time[1] * 1000 + time[2] / 1000)
@@ -46,8 +46,8 @@ for i = 5, #ARGV, 4 do
 end
 local version = redis.call('HGET', KEYS[1], 'version')
 if is_changed or not version then
-  local life, number = string.match(version or '', '^(%d+)-(%d+)$')
-  version = string.format('%s-%.0f', life or string.format('%.0f', now), (tonumber(number) or 0) + 1)
+  local number = tonumber(string.match(version or '', '^(%d+)-')) or 0
+  version = string.format('%.0f-%.0f', number + 1, now)
   redis.call('HSET', KEYS[1], 'version', version)
 end
 if version == ARGV[1] then return {version} end
