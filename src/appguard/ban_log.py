@@ -65,7 +65,7 @@ class BanEvent:
 class BanLog:
     """The events of one daemon, in its state directory. Facts decided before `since` (Unix seconds) are no news.
 
-    `open` and `write` raise `StateError` if the disk fails.
+    `open` and `write` raise `StateError` if the disk fails. `read` may be called from any thread.
     """
 
     def __init__(self, directory: Path, since: float) -> None:
@@ -75,17 +75,17 @@ class BanLog:
         self._known: OrderedDict[str, tuple[int, Ban | None]] = OrderedDict()  # by network, the version and the ban
         self._recent: deque[BanEvent] = deque(maxlen=READ_MOST)
         self._size = 0
+        self._is_cut = False  # the last line of the file has no end
         self.newest = 0  # the cursor of the last event
 
     def open(self) -> None:
-        """Find out where the numbers go on, and end a line that a crash has cut."""
+        """Find out where the numbers go on."""
         try:
             for event in self._written(0):
                 self.newest = max(self.newest, event.cursor)
                 self._known[key_of(event.network, event.ports)] = (round(event.time * 1_000_000), None)
-            self._size = self._path.stat().st_size if self._path.exists() else 0
-            if self._size and not self._path.read_bytes().endswith(b"\n"):
-                self._append(b"\n")
+            data = _bytes_of(self._path)
+            self._size, self._is_cut = len(data), bool(data) and not data.endswith(b"\n")
         except OSError as error:
             raise self._failure(error) from error
 
@@ -104,14 +104,18 @@ class BanLog:
         try:
             if self._size and self._size + len(text) > HALF:
                 self._path.replace(self._old)
+                self._is_cut = False
             self._append(text)
         except OSError as error:
             raise self._failure(error) from error
 
     def _append(self, text: bytes) -> None:
+        """Write whole lines, after the end of one that a crash or a full disk has cut."""
+        is_cut, self._is_cut = self._is_cut, True
         with open(self._path, "ab", opener=_opener) as file:
-            file.write(text)
+            file.write(b"\n" + text if is_cut else text)
             self._size = file.tell()
+        self._is_cut = False
 
     def _failure(self, error: OSError) -> StateError:
         return StateError(f"the events cannot be kept in {self._path}: {error.strerror}")
@@ -159,14 +163,24 @@ class BanLog:
     def read(self, since: int) -> list[BanEvent]:
         """Give the events after a cursor, the oldest first, `READ_MOST` at most; of a negative one the last so many."""
         after = max(0, self.newest + since) if since < 0 else since
-        if self._recent and after >= self._recent[0].cursor - 1:
-            return [event for event in self._recent if event.cursor > after]
+        recent = self._recent.copy()  # others may come meanwhile
+        if recent and after >= recent[0].cursor - 1:
+            return [event for event in recent if event.cursor > after]
         return list(islice(self._written(after), READ_MOST))
 
     def _written(self, after: int) -> Iterator[BanEvent]:
-        for path in (self._old, self._path):
-            if path.exists():
-                yield from _read(path.read_bytes(), after)
+        newer = _bytes_of(self._path)  # first: meanwhile it may become the older one, and would be missed
+        for data in (_bytes_of(self._old), newer):
+            for event in _read(data, after):
+                after = event.cursor
+                yield event
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def _opener(path: str, flags: int) -> int:

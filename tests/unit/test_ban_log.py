@@ -1,6 +1,10 @@
 """What became of bans, kept for people."""
 
 import json
+import resource
+import signal
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +15,7 @@ from appguard.address import parse_network
 from appguard.ban import Ban, Fact
 from appguard.ban_log import BanEvent, BanLog
 from appguard.cli.events import event_lines
+from appguard.errors import StateError
 
 NOW = 1_800_000_000.0
 LINE = '{"time":"2026-11-20T09:11:02Z","event":"authn_login_fail","source_ip":"203.0.113.5","request_id":"6f1c"}'
@@ -91,6 +96,83 @@ def test_kept_are_two_files_of_so_many_bytes(tmp_path: Path, events: BanLog, mon
     assert cursors == list(range(cursors[0], 201))
     assert len(cursors) > 20
     assert {oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()} == {"0o600"}
+
+
+class Meanwhile(int):
+    """A cursor: when a reader compares it with that of an event, something happens once."""
+
+    happens: Callable[[], object] | None = None
+    looks = 0  # at where to begin, before that
+
+    @property
+    def has_happened(self) -> bool:
+        """Say whether it has."""
+        return self.happens is None
+
+    def _happen(self) -> None:
+        self.looks -= 1
+        if self.looks < 0 and self.happens is not None:
+            happens, self.happens = self.happens, None
+            happens()
+
+    def __lt__(self, other: int) -> bool:
+        self._happen()
+        return int(self) < other
+
+    def __ge__(self, other: int) -> bool:
+        self._happen()
+        return int(self) >= other
+
+
+def test_a_reader_bears_what_comes_meanwhile(tmp_path: Path, events: BanLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While somebody reads, bans come and files are exchanged: nobody fails, and nothing between is missed."""
+    monkeypatch.setattr(ban_log, "HALF", 20_000)
+    events.write([banned(5), banned(6)])
+    since = Meanwhile(0)
+    since.looks, since.happens = 2, lambda: events.write([banned(7)])
+    assert [event.cursor for event in events.read(since)][:2] == [1, 2]
+    assert since.has_happened
+
+    for second in range(1, 60):
+        events.write([banned(5, NOW + second)])
+    again = BanLog(tmp_path, NOW - 60)
+    again.open()
+    newest = again.newest
+
+    def exchange() -> None:
+        for second in range(100, 140):
+            again.write([banned(5, NOW + second)])
+
+    since.looks, since.happens = 1, exchange
+    reader = BanLog(tmp_path, NOW - 60)
+    cursors = [event.cursor for event in reader.read(since)]
+    assert since.has_happened
+    assert cursors[-1] >= newest
+    assert cursors == list(range(cursors[0], cursors[-1] + 1))
+
+
+@contextmanager
+def room_for(more: int, path: Path) -> Generator[None]:
+    """Let no file become longer than this one is and so many bytes, as on a disk that is full then."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handled = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + more, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handled)
+
+
+def test_a_full_disk_costs_the_lines_it_cut(tmp_path: Path, events: BanLog) -> None:
+    """A line of which the disk took a part does not spoil the next one."""
+    events.write([banned(5)])
+    with room_for(10, tmp_path / "events.jsonl"), pytest.raises(StateError, match="cannot be kept"):
+        events.write([banned(6)])
+    events.write([banned(7)])
+    again = BanLog(tmp_path, NOW - 60)
+    again.open()
+    assert [event.network for event in again.read(0)] == ["203.0.113.5", "203.0.113.7"]
 
 
 def test_text_for_people(events: BanLog) -> None:
