@@ -53,6 +53,8 @@ class DictionaryDaemon:
         self.told = MemoryBanSet()
         self.safelist = SharedSafelist()
         self.following = Following(self.told)
+        self.events_there: list[BanEvent] = []
+        self.event_to_come: BanEvent | None = None
 
     def status(self) -> DaemonStatus:
         """Say what the tests expect to read."""
@@ -155,9 +157,13 @@ class DictionaryDaemon:
         return self.safelist.remove(network, "here", time.time())
 
     async def events(self, since: int) -> tuple[Sequence[BanEvent], int]:
-        """Have no events."""
-        del since
-        return (), 0
+        """Have those that are there, and begin with one that comes while somebody looks for the first."""
+        found = [event for event in self.events_there if event.cursor > since]
+        if self.event_to_come is not None:
+            self.events_there.append(self.event_to_come)
+            self.event_to_come = None
+            self.following.tell()
+        return found, 0
 
     async def explain(self, what: str, origin: str) -> Explanation:
         """Repeat what is asked."""

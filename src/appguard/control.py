@@ -255,19 +255,15 @@ class _Endpoints:
         since = request.query_params.get("since", "0")
         if not re.fullmatch(r"-?[0-9]{1,15}", since):
             raise HTTPException(400, f"since = {since!r}: expected the cursor of an event, a number")
+        changed = self._controlled.following.changed
         found, newest = await self._controlled.events(int(since))
         if not found and "wait" in request.query_params:
             with self._place(peer.uid):
-                await _unless_gone(request, self._moved())
+                await _unless_gone(request, _within(changed, WAIT))
             found, newest = await self._controlled.events(int(since))
         cursor = found[-1].cursor if found else min(int(since), newest) if int(since) >= 0 else newest
         opening = msgspec.json.encode({"cursor": cursor})[:-1] + b',"events":['
         return StreamingResponse(_pieces(opening, found, lambda event: event), media_type="application/json")
-
-    async def _moved(self) -> None:
-        with suppress(TimeoutError):
-            async with asyncio.timeout(WAIT):
-                await self._controlled.following.moved()
 
     def _admin(self, request: Request) -> Peer:
         peer: Peer = request.state.peer
@@ -301,6 +297,12 @@ async def _unless_gone(request: Request, answering: Coroutine[None, None, T]) ->
     finally:
         answer.cancel()
         gone.cancel()
+
+
+async def _within(event: asyncio.Event, seconds: float) -> None:
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 async def _pieces(opening: bytes, items: Sequence[T], record: Callable[[T], object]) -> AsyncIterator[bytes]:

@@ -55,9 +55,9 @@ class Controlled(Protocol):
         ...
 
     async def unban(self, what: str, jail: str | None = None) -> Ban | None:
-        """Lift one ban, named by its address, network or ref, of one jail only if one is named.
+        """Lift the bans named by an address, a network or a ref, whatever their ports; of one jail if one is named.
 
-        Give it, None if there is none. Raise `AddressError`.
+        Give one of them, None if there are none. Raise `AddressError`.
         """
         ...
 
@@ -83,7 +83,10 @@ class Controlled(Protocol):
         ...
 
     async def events(self, since: int) -> tuple[Sequence[BanEvent], int]:
-        """Give what became of bans after a cursor, or of a negative one the last so many, and the newest cursor."""
+        """Give what became of bans after a cursor, or of a negative one the last so many.
+
+        And the newest cursor when that was asked: what comes meanwhile is after it.
+        """
         ...
 
     async def explain(self, what: str, origin: str) -> Explanation:

@@ -70,7 +70,8 @@ class Following:
     def tell(self) -> None:
         """Say that the ban set has changed: all who wait are answered."""
         self._changed.set()
-        self._changed = asyncio.Event()
+        if not self._is_closed:
+            self._changed = asyncio.Event()
 
     def switch(self, on: bool) -> None:
         """Tell followers to enforce, or to lift everything and hold."""
@@ -84,10 +85,10 @@ class Following:
         self._switches += 1
         self.tell()
 
-    async def moved(self) -> None:
-        """Wait until the ban set has changed, or nobody may wait any more."""
-        if not self._is_closed:
-            await self._changed.wait()
+    @property
+    def changed(self) -> asyncio.Event:
+        """Give what is set when the ban set changes next, or nobody may wait any more."""
+        return self._changed
 
     async def done(self) -> None:
         """Wait until a follower has done the last switch."""

@@ -158,8 +158,9 @@ class Orders:
         return self._parts.fleet.remove(network)
 
     async def events(self, since: int) -> tuple[Sequence[BanEvent], int]:
-        """Give what became of bans after a cursor, and the cursor of the last event there is."""
-        return await asyncio.to_thread(self._parts.ban_log.read, since), self._parts.ban_log.newest
+        """Give what became of bans after a cursor, and the cursor of the last event when that was asked."""
+        newest = self._parts.ban_log.newest
+        return await asyncio.to_thread(self._parts.ban_log.read, since), newest
 
     async def explain(self, what: str, origin: str) -> Explanation:
         """Say what would become of a line, or what is known of an address."""

@@ -18,6 +18,7 @@ import pytest
 
 from appguard import control_socket
 from appguard.ban import Ban
+from appguard.ban_log import BanEvent
 from appguard.control import serve
 from appguard.control_socket import CONNECTIONS_PER_USER, bound, peer_of
 from appguard.errors import ConfigError
@@ -279,6 +280,15 @@ def test_a_socket_that_cannot_be_made_is_a_clear_error(
         asyncio.run(serve(daemon, open_tmp_path / name))
     assert str(open_tmp_path / name) in str(caught.value)
     assert (open_tmp_path / "file").read_text() == "keep me"
+
+
+def test_who_waits_for_events_hears_of_one_that_has_just_come(path: Path, daemon: DictionaryDaemon) -> None:
+    """An event that comes while there is still none to give is given at once, not when the wait is over."""
+    details = {"evidence": (), "request_ids": (), "via": (), "reason": "", "failures": 0, "ref": "", "host": ""}
+    what = {"what": "ban", "network": "203.0.113.5", "ports": "", "jail": "login", "by": "jail"}
+    daemon.event_to_come = BanEvent.from_json({"cursor": 1, "time": 1.0, "start": 1.0, "end": None} | what | details)
+    status, answer = ask(path, "GET", "/v1/events?since=0&wait=1")  # which waits less long than the daemon would
+    assert (status, answer["cursor"]) == (200, 1)
 
 
 @needs_users
