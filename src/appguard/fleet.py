@@ -9,7 +9,7 @@ import json
 import logging
 import secrets
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from appguard.address import Network, NetworkSet, parse_network
@@ -164,10 +164,10 @@ class Fleet:
         except StateError as error:
             log.error("what the fleet shares cannot be kept over a restart: %s", error)
 
-    def forget(self, ban: Ban) -> None:
-        """Have nothing more counted that led to a ban which a person lifted."""
+    def forget(self, bans: Iterable[Ban]) -> None:
+        """Have nothing more counted that led to bans which a person lifted."""
         if self.counting is not None:
-            self.counting.forget(ban.key)
+            self.counting.forget({ban.key for ban in bans})
 
     # The safelist.
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from appguard.address import Grouping, Network, network_text, parse_address, parse_network
@@ -113,13 +113,22 @@ class Orders:
 
     async def unban(self, what: str, jail: str | None = None) -> Ban | None:
         """Lift a ban; of a network all there are, whichever ports they are about."""
-        found = (ban for ban in self._found(what) if jail in (None, ban.jail))
-        for ban in (lifted := [ban for ban in found if self._parts.bans.unban(ban.network, ban.ports)]):
+        lifted = self._lift(ban for ban in self._found(what) if jail in (None, ban.jail))
+        return next(iter(lifted), None)
+
+    def _lift(self, bans: Iterable[Ban]) -> list[Ban]:
+        """Lift bans; give those that were still in force."""
+        lifted = [ban for ban in bans if self._parts.bans.unban(ban.network, ban.ports)]
+        outcome = Outcome()
+        for ban in lifted:
             log.warning("[%s] Unban %s", ban.jail, ban.key)
             self._parts.trials.take(ban.key)
-            self._parts.fleet.forget(ban)
-            self._parts.on_outcome(Outcome(self._parts.banning.lift(ban)))
-        return next(iter(lifted), None)
+            for jail, keys in self._parts.banning.lift(ban).items():
+                outcome.touched.setdefault(jail, set()).update(keys)
+        if lifted:
+            self._parts.fleet.forget(lifted)
+            self._parts.on_outcome(outcome)
+        return lifted
 
     def _found(self, what: str) -> list[Ban]:
         """Find bans by their network, an address (the bans of its /64 too), or a ref."""
@@ -148,10 +157,8 @@ class Orders:
     ) -> tuple[Safelisted, list[Ban]]:
         """Put a network on the safelist and lift the bans that it shares an address with; give both."""
         entry = self._parts.fleet.add(network, seconds, reason)
-        hit = [ban for ban in self.bans() if ban.network.version == network.version and ban.network.overlaps(network)]
-        for where in dict.fromkeys(ban.where for ban in hit):
-            await self.unban(where)
-        return entry, hit
+        same_family = (ban for ban in self.bans() if ban.network.version == network.version)
+        return entry, self._lift(ban for ban in same_family if ban.network.overlaps(network))
 
     async def remove_from_safelist(self, network: Network) -> Safelisted | None:
         """Take exactly this network off the safelist."""

@@ -5,7 +5,7 @@ without an answer, and at once while Redis is known not to answer: an outage mak
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 from appguard.ban import Ban
 from appguard.pipeline import Outcome, Shared
@@ -68,11 +68,11 @@ class SharedCounting:
             self._loop.call_later(PATIENCE, self._overdue, failed)
         return True
 
-    def forget(self, network: str) -> None:
-        """Tell nothing more about a network whose ban was lifted by a person, and do not ban it for what waits."""
-        self._failures.forget(network)
+    def forget(self, keys: Set[str]) -> None:
+        """Tell nothing more of what led to bans with these keys, which a person lifted, nor ban for what waits."""
+        self._failures.forget(keys)
         for number, bans in self._pending.items():
-            self._pending[number] = [ban for ban in bans if ban.key != network]
+            self._pending[number] = [ban for ban in bans if ban.key not in keys]
 
     def _overdue(self, failed: Failed) -> None:
         bans = self._pending.pop(id(failed), None)

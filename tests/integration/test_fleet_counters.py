@@ -385,7 +385,7 @@ def test_what_is_lifted_while_redis_is_slow_stays_lifted(server: RedisServer) ->
         host = Waiting(server)
         host.fail(ATTACKER)
         host.fail(OTHER)
-        host.counting.forget(ATTACKER)
+        host.counting.forget({ATTACKER})
         async with asyncio.timeout(5):
             await host.has_banned.wait()
         assert host.banned == [OTHER]

@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from threading import Condition
@@ -132,11 +132,11 @@ class FleetFailures:
         if not oldest:
             del self._waiting[name]
 
-    def forget(self, network: str) -> None:
-        """Tell nothing that waits about a network: its ban was lifted by a person."""
+    def forget(self, keys: Set[str]) -> None:
+        """Tell nothing that waits and leads to bans with these keys: a person has lifted them."""
         with self._changed:
             for name, waiting in list(self._waiting.items()):
-                kept = deque(each for each in waiting if each.offer is None or each.offer.key != network)
+                kept = deque(each for each in waiting if each.offer is None or each.offer.key not in keys)
                 self.waiting -= len(waiting) - len(kept)
                 self._waiting[name] = kept
                 if not kept:
