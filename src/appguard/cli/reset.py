@@ -16,7 +16,7 @@ KEPT = {
     "failure": "keys that jails count",
     "position": "logs with how far they were read: what they hold now is not counted again",
     "total": "jails with their totals",
-    "setting": "settings, such as that enforcement is off",
+    "setting": "settings: that enforcement is off, what was put on the safelist",
 }
 
 
@@ -53,5 +53,7 @@ def _question(path: Path, counts: Mapping[str, int], store: str) -> str:
         "Blocks in the firewall stay until they end, or until the daemon starts and sees that they are no bans."
     )
     if store != "local://":
-        lines.append("The fleet's bans are in Redis: they come back from there. Lift them with `appguard unban`.")
+        lines.append(
+            "The fleet's bans and safelist are in Redis: they come back from there. Lift with `appguard unban`."
+        )
     return "\n".join(lines)
