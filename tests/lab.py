@@ -34,11 +34,17 @@ def wait_until(condition: Callable[[], T], deadline: float, what: str | Callable
     return answer
 
 
+_given_ports: set[int] = set()
+
+
 def free_port(address: str = "127.0.0.1", kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """Give a port that nothing listens on, below those that the kernel gives to outgoing connections."""
+    """Give a port that nothing listens on and that was not given before, below those of outgoing connections."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     while True:
         port = random.randrange(15_000, 30_000)
+        if port in _given_ports:
+            continue
+        _given_ports.add(port)
         with socket.socket(family, kind) as probe, suppress(OSError):
             probe.bind((address, port))
             return port

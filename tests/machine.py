@@ -68,7 +68,8 @@ class Machine:
             return all(_is_running(probe, name) for _, name in socket.if_nameindex())
 
     def remove(self) -> None:
-        """Remove the machine; its links go with it once its last process and socket are gone."""
+        """Remove the machine and the cable to it; what else it has goes once its last process and socket are gone."""
+        subprocess.run(["ip", "-n", self.name, "link", "delete", "eth0"], check=False, stderr=subprocess.DEVNULL)
         subprocess.run(["ip", "netns", "delete", self.name], check=True)
 
     def __enter__(self) -> Self:

@@ -32,7 +32,6 @@ def joined(name: str, here: Sequence[str], there: Sequence[str]) -> Generator[Ma
         machine.configure("link set eth0 up")
         yield machine
     finally:
-        run("ip", "link", "delete", name)
         machine.remove()
 
 
