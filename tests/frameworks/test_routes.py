@@ -24,7 +24,7 @@ from starlette.responses import PlainTextResponse
 from starlette.responses import Response as StarletteResponse
 from starlette.routing import Mount, Route
 
-from appguard import AppGuard, ConfigError, report_auth_failure
+from appguard import AppGuard, ConfigError, Limit, report_auth_failure
 from appguard.config import AppOptions
 from appguard.django import limit as django_limit
 from appguard.fastapi import limit
@@ -262,6 +262,17 @@ def test_safelist_and_exempt_paths_hold_at_routes(make: Callable[..., Site]) -> 
     assert statuses(ask, "/page", 5, peer=BOB) == [200] * 5
     assert statuses(ask, "/other", 5) == [200] * 5
     assert statuses(ask, "/page", 3) == [200, 200, 429]
+
+
+@pytest.mark.parametrize("make", SITES.values(), ids=SITES)
+def test_what_is_left_at_a_route_is_told(make: Callable[..., Site]) -> None:
+    """A limit of wrong passwords in front hides it not, and who wants no fields gets none, however little is left."""
+    wrong = Limit("1/hour", count="auth_failure")
+    ask = make(store="memory://", limits=[wrong], event_log="logger")
+    assert ask("GET", "/page").headers["ratelimit"].endswith(";r=1;t=60")
+    silent = make(store="memory://", limits=[], headers="none", event_log="logger")
+    for answer in (silent("GET", "/page"), silent("GET", "/page"), silent("GET", "/page")):
+        assert not any("ratelimit" in name for name in answer.headers)
 
 
 def test_a_class_of_django_is_limited() -> None:
