@@ -6,12 +6,16 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from appguard.limit import Hit, Limit, Verdict
 from appguard.stores.redis import RedisStore
+from appguard.stores.redis_connection import connect_async
 from appguard.stores.redis_counters import CLOSED_WAIT
+from appguard.stores.redis_uri import parse_redis_uri
 from tests.forked import forked
 from tests.redis_server import RedisServer, redis_server
 
@@ -163,6 +167,31 @@ def test_lost_connection_is_made_anew(server: RedisServer, new_store: Callable[[
         assert failed
         server.command("REPLICAOF", "NO", "ONE")
     assert is_of_redis(store.check(hits(1)))
+
+
+def test_connection_lost_before_it_is_used_is_made_anew(server: RedisServer) -> None:
+    """One that ends between its making and its first call fails those who wait, and the next call has another."""
+
+    async def run() -> object:
+        client = cast("Any", connect_async(parse_redis_uri(server.uri), 5.0))
+        connection = client._connection
+        connect = connection.connect
+
+        async def connect_and_lose() -> None:
+            await connect()
+            connection._writer.transport.abort()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+        connection.connect = connect_and_lose
+        with pytest.raises(RedisConnectionError):
+            await client.execute_command("PING")
+        connection.connect = connect
+        answer = await client.execute_command("PING")
+        await client.aclose()
+        return answer
+
+    assert asyncio.run(run()) == b"PONG"
 
 
 def test_late_answers_are_dropped(

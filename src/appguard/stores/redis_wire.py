@@ -109,11 +109,13 @@ class PipelinedCommands(asyncio.Protocol):
         try:
             await connection.disconnect(nowait=True)  # what is left of the one before
             await connection.connect()
+            transport = connection._writer.transport  # redis-py has no other way to it
+            if transport.is_closing():  # nobody would tell us that it was lost
+                raise RedisConnectionError("the connection was lost at once")
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
             _fail(self._unsent, error)
             self._unsent = []
         else:
-            transport = connection._writer.transport  # redis-py has no other way to it
             self._streams = transport.get_protocol()
             self._reader = _new_reader()
             transport.set_protocol(self)
