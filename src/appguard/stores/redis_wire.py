@@ -26,6 +26,7 @@ from appguard.fork import in_every_child
 SILENCE = 1.0  # seconds without a word from a server that owes an answer
 OPENING_MOST = 16  # connections that threads make at the same time
 CHUNK = 65536
+WAIT_LEAST = 0.001  # seconds; none would mean not to wait at all
 
 
 # Its own type is for tuples of one.
@@ -225,7 +226,7 @@ class DirectCommands:
                 self._threads = ThreadPoolExecutor(OPENING_MOST, "appguard-redis")
             opening = self._threads.submit(self._open)
         try:
-            return opening.result(self._seconds)
+            return opening.result(self._seconds / 2)  # the other half is for the call
         except TimeoutError:
             if not opening.cancel():
                 opening.add_done_callback(self._keep)
@@ -234,7 +235,7 @@ class DirectCommands:
     def _open(self) -> "_Link":
         connection = self._new_connection()
         connection.connect()
-        return _Link(connection, self._seconds)
+        return _Link(connection)
 
     def _keep(self, opened: "Future[_Link]") -> None:
         """Keep for the next call what nobody waits for any more."""
@@ -261,14 +262,14 @@ class DirectCommands:
 class _Link:
     """One connection for one thread at a time."""
 
-    def __init__(self, connection: Any, seconds: float) -> None:
+    def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._socket = connection._sock  # redis-py has no other way to it
-        self._socket.settimeout(seconds)
         self._reader = _new_reader()
 
     def ask(self, call: bytes, end: float) -> Any:
         """Send one command and give its reply, an error as it is; raise `OSError` or redis-py's `ConnectionError`."""
+        self._socket.settimeout(max(end - time.monotonic(), WAIT_LEAST))
         self._socket.sendall(call)
         while True:
             data = self._socket.recv(CHUNK)
