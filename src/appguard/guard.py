@@ -183,7 +183,8 @@ class SeenCredentials:
         until = self._until.get(digest, 0.0)
         if until <= now:
             if len(self._until) >= self._most:
-                self._until = {mine: end for mine, end in self._until.items() if end > now}
+                noted = self._until.copy()  # other threads note meanwhile
+                self._until = {mine: end for mine, end in noted.items() if end > now}
             if len(self._until) >= self._most:
                 self._until.clear()
             self._until[digest] = now + self._seconds

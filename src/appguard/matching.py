@@ -100,8 +100,9 @@ class Matching:
 
     def clients(self) -> set[str]:
         """Give the keys of the clients met lately, as far as they are remembered."""
-        every = (self._always,) if self._always else self._sets.values()
-        return {key for matched in every for known in (matched.hits, matched.attempts) for key in known}
+        every = (self._always,) if self._always else tuple(self._sets.values())
+        known = [keys for matched in every for keys in (matched.hits, matched.attempts)]
+        return set[str]().union(*known)  # each in one step: other threads meet clients meanwhile
 
     def users(self, request: Request) -> Sequence[Limit]:
         """Give the limits of users' outcomes a request meets whose user only the outcome names."""

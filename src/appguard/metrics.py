@@ -24,14 +24,21 @@ LABELS = {
 }
 
 
+_first: "dict[str, dict[str, Counter]]" = {}  # what the first thread of this process has made
+
+
 @lru_cache(maxsize=1)
 def counters() -> "dict[str, Counter]":
     """Give the counters of this process, made at the first use; none without prometheus_client."""
     try:
-        from prometheus_client import Counter
+        from prometheus_client import REGISTRY, Counter
     except ImportError:
         return {}
-    return {name: Counter(name, text, labels) for name, (text, labels) in LABELS.items()}
+    made = {name: Counter(name, text, labels, registry=None) for name, (text, labels) in LABELS.items()}
+    if _first.setdefault("made", made) is made:  # threads may come at once, and a name is registered once or raises
+        for counter in made.values():
+            REGISTRY.register(counter)
+    return _first["made"]
 
 
 class Metrics:

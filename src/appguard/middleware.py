@@ -36,7 +36,6 @@ from appguard.stores.base import Counters, Store
 from appguard.stores.open import check_counters, default_uri, open_counters, open_store
 from appguard.traps import Traps
 
-ROUTES_MOST = 1_000
 TRAPS_JAIL = Jail("traps", maxretry=3, findtime="10m", bantime="1h", events=(PROBE,))
 DAEMONS = "local://"  # the name of the store whose bans a daemon makes
 VISIT = "appguard.visit"  # where an adapter leaves the visit on the framework's request
@@ -291,7 +290,7 @@ class Middleware:
         if isinstance(found, Refusal):
             visit.refusal = self._refused(visit.client, found, visit.method, visit.path, now)
             return found
-        if len(visit.left) == len(visit.hits):
+        if self._has_fields and len(visit.left) == len(visit.hits):
             visit.left = [*visit.left, *verdict.left]
         visit.hits = [*visit.hits, *found]
         yield from self._admit(guard, visit, found, verdict, native, now)

@@ -49,21 +49,22 @@ class RateFields:
 
     def passed(self, hits: Sequence[Hit], left: Sequence[Left], wall: Callable[[], float]) -> Fields:
         """Give the fields of an answer to a request, from its hits and what they left; `wall` gives Unix seconds."""
-        if not left:
+        least = _least(hits, left)
+        if least is None:
             return []
-        hit, number, reset = _least(hits, left)
-        if not hit.limit.counts_requests:
-            return []
+        hit, number, reset = least
         return self._fields(self._policy(hit.limit.name, hit.rate), number, math.ceil(reset - TOLERANCE), wall)
 
     def passed_raw(self, hits: Sequence[Hit], left: Sequence[Left], wall: Callable[[], float]) -> RawFields:
         """Give the same as ASGI wants them."""
         if self.has_legacy:
             return [(name.encode(), value.encode()) for name, value in self.passed(hits, left, wall)]
-        hit, number, reset = (hits[0], *left[0]) if len(left) == 1 else _least(hits, left)
-        limit = hit.limit
-        if not limit.counts_requests:
+        is_one = len(left) == 1 and hits[0].limit.counts_requests  # as most requests have
+        least = (hits[0], *left[0]) if is_one else _least(hits, left)
+        if least is None:
             return []
+        hit, number, reset = least
+        limit = hit.limit
         policy = self._policies.get((limit.name, hit.rate.text)) or self._policy(limit.name, hit.rate)
         return [policy.raw_field, (RAW_STATE, b"%b%d;t=%d" % (policy.raw_state, number, math.ceil(reset - TOLERANCE)))]
 
@@ -85,13 +86,13 @@ class RateFields:
         return fields
 
 
-def _least(hits: Sequence[Hit], left: Sequence[Left]) -> tuple[Hit, int, float]:
-    """Give the limit of requests that has least left; one of outcomes if there is no other."""
-    found, (least, reset) = hits[0], left[0]
+def _least(hits: Sequence[Hit], left: Sequence[Left]) -> tuple[Hit, int, float] | None:
+    """Give the limit of requests that has least left, None without one."""
+    found: tuple[Hit, int, float] | None = None
     for hit, (number, seconds) in zip(hits, left, strict=False):
-        if number < least and hit.limit.counts_requests:  # those of outcomes come last
-            found, least, reset = hit, number, seconds
-    return found, least, reset
+        if hit.limit.counts_requests and (found is None or number < found[1]):
+            found = hit, number, seconds
+    return found
 
 
 def _quoted(text: str) -> str:

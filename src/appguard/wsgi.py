@@ -66,7 +66,7 @@ class AppGuard:
         except Exception:
             visit.finish(visit.status or 500)
             raise
-        if visit.refused is None and (type(body) in WHOLE or isinstance(body, environ.get("wsgi.file_wrapper", tuple))):
+        if visit.refused is None and _is_whole(body, environ):
             visit.finish(visit.status)
             return body
         return _Body(body, visit)
@@ -145,6 +145,14 @@ class _Body:
                 close()
         finally:
             self._visit.finish(self._visit.status)
+
+
+def _is_whole(body: Iterable[bytes], environ: "WSGIEnvironment") -> bool:
+    """Say whether nothing of the app runs while a body is read; of a server's wrapper of files, where it is a class."""
+    if type(body) in WHOLE:
+        return True
+    wrapper = environ.get("wsgi.file_wrapper")
+    return isinstance(wrapper, type) and isinstance(body, wrapper)
 
 
 def _refuse(answer: Answer, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:

@@ -1,10 +1,12 @@
 """What passes is left alone: streams, files, background tasks, context, cancellation, exceptions, lifespan."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+from wsgiref.util import FileWrapper, setup_testing_defaults
 
 import pytest
 from fastapi import FastAPI, Request
@@ -13,7 +15,11 @@ from starlette.responses import FileResponse, PlainTextResponse, Response, Strea
 
 from appguard import AppGuard
 from appguard.asgi import ASGIApp, Message, Receive, Scope, Send
+from appguard.wsgi import AppGuard as WsgiAppGuard
 from tests.frameworks.asgi_client import Caller
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 who: ContextVar[str] = ContextVar("who", default="nobody")
 
@@ -90,6 +96,41 @@ def test_a_file_is_sent_whole(tmp_path: Path) -> None:
     asyncio.run(run(guarded(app), sent))
     assert b"".join(message.get("body", b"") for message in sent) == content
     assert [message["type"] for message in sent].count("http.response.start") == 1
+
+
+def wrap(file: BinaryIO, size: int = 8192) -> FileWrapper:
+    """Wrap a file as a server does whose wrapper is no class."""
+    return FileWrapper(file, size)
+
+
+def begin(_status: str, _headers: object, _error: object = None) -> Callable[[bytes], object]:
+    """Begin an answer of which nobody asks."""
+    return lambda _data: None
+
+
+@pytest.mark.parametrize("wrapper", [FileWrapper, wrap])
+def test_a_wrapper_of_files_may_be_a_class_or_a_function(
+    wrapper: Callable[..., Iterable[bytes]], tmp_path: Path
+) -> None:
+    """A file in the server's own wrapper is handed on, and other bodies are served, whatever the server calls one."""
+    (tmp_path / "file").write_bytes(b"abc")
+
+    def app(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        start_response("200 OK", [])
+        if environ["PATH_INFO"] == "/stream":
+            return iter([b"1", b"2"])
+        found: Iterable[bytes] = environ["wsgi.file_wrapper"]((tmp_path / "file").open("rb"))
+        return found
+
+    site = WsgiAppGuard(app)
+    for path, whole in (("/stream", b"12"), ("/file", b"abc")):
+        environ: WSGIEnvironment = {"PATH_INFO": path, "REMOTE_ADDR": "203.0.113.5", "wsgi.file_wrapper": wrapper}
+        setup_testing_defaults(environ)
+        body = site(environ, begin)
+        assert isinstance(body, FileWrapper) is (wrapper is FileWrapper and path == "/file")
+        assert b"".join(body) == whole
+        close: Callable[[], None] = getattr(body, "close", lambda: None)
+        close()
 
 
 def test_a_client_that_leaves_ends_an_endless_stream() -> None:

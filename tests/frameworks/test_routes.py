@@ -1,6 +1,7 @@
 """Limits at routes: one small site in every framework, the same limits at its routes, the same answers."""
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from typing import Annotated, Any, Unpack
 
@@ -9,7 +10,9 @@ from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.http import HttpRequest, HttpResponse
 from django.urls import path as django_path
+from django.utils.asyncio import async_unsafe
 from django.utils.decorators import method_decorator
+from django.utils.functional import SimpleLazyObject
 from django.views import View
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from flask import Flask, Response
@@ -24,7 +27,7 @@ from starlette.responses import PlainTextResponse
 from starlette.responses import Response as StarletteResponse
 from starlette.routing import Mount, Route
 
-from appguard import AppGuard, ConfigError, report_auth_failure
+from appguard import AppGuard, ConfigError, Limit, report_auth_failure
 from appguard.config import AppOptions
 from appguard.django import limit as django_limit
 from appguard.fastapi import limit
@@ -152,6 +155,33 @@ class DjangoClass(View):
         return HttpResponse("class")
 
 
+class DjangoUser:
+    """A user as Django's session gives one, read from a database, which no event loop may wait for."""
+
+    is_authenticated = True
+
+    def __init__(self, name: str) -> None:
+        self.username = name
+
+
+def _logged_in(view: Any) -> Any:
+    """Give a view behind what Django's middleware does: the user is read when it is first asked for."""
+
+    def log_in(request: HttpRequest) -> None:
+        read = async_unsafe("reads a database")(lambda: DjangoUser(request.headers["X-User"]))
+        request.user = SimpleLazyObject(read)  # type: ignore[assignment]
+
+    def sync_view(request: HttpRequest) -> Any:
+        log_in(request)
+        return view(request)
+
+    async def async_view(request: HttpRequest) -> Any:
+        log_in(request)
+        return await view(request)
+
+    return async_view if inspect.iscoroutinefunction(view) else sync_view
+
+
 def _django_urls(page: Any, other: Any, login: Any) -> list[Any]:
     return [
         django_path("page", django_limit("2/minute")(page)),
@@ -161,6 +191,7 @@ def _django_urls(page: Any, other: Any, login: Any) -> list[Any]:
         django_path("sign", django_limit("2/minute", count="auth_failure")(login)),
         django_path("dry", django_limit("1/minute", dry_run=True)(page)),
         django_path("class", DjangoClass.as_view()),
+        django_path("user", _logged_in(django_limit("2/minute", key="user")(page))),
     ]
 
 
@@ -264,10 +295,31 @@ def test_safelist_and_exempt_paths_hold_at_routes(make: Callable[..., Site]) -> 
     assert statuses(ask, "/page", 3) == [200, 200, 429]
 
 
+@pytest.mark.parametrize("make", SITES.values(), ids=SITES)
+def test_what_is_left_at_a_route_is_told(make: Callable[..., Site]) -> None:
+    """A limit of wrong passwords in front hides it not, and who wants no fields gets none, however little is left."""
+    wrong = Limit("1/hour", count="auth_failure")
+    ask = make(store="memory://", limits=[wrong], event_log="logger")
+    assert ask("GET", "/page").headers["ratelimit"].endswith(";r=1;t=60")
+    silent = make(store="memory://", limits=[], headers="none", event_log="logger")
+    for answer in (silent("GET", "/page"), silent("GET", "/page"), silent("GET", "/page")):
+        assert not any("ratelimit" in name for name in answer.headers)
+
+
 def test_a_class_of_django_is_limited() -> None:
     """A view class takes the decorator through Django's own `method_decorator`."""
     ask = django_site(store="memory://", limits=[], event_log="logger")
     assert statuses(ask, "/class", 3) == [200, 200, 429]
+
+
+@pytest.mark.parametrize("make", [django_site, django_async_site])
+def test_users_of_django_have_their_own_amounts(make: Callable[..., Site], caplog: pytest.LogCaptureFixture) -> None:
+    """A user is counted from whatever address, in async views too, where the session must be read on a thread."""
+    ask = make(store="memory://", limits=[], event_log="logger")
+    asked = [("alice", BOB), ("alice", "198.51.100.8"), ("bob", BOB), ("alice", "198.51.100.9"), ("bob", BOB)]
+    answers = [ask("GET", "/user", {"X-User": user}, peer=peer).status for user, peer in asked]
+    assert answers == [200, 200, 200, 429, 200]
+    assert "failed" not in caplog.text
 
 
 def fastapi_app() -> FastAPI:

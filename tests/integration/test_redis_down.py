@@ -1,5 +1,6 @@
 """Redis fails while wrk asks a FastAPI app on uvicorn: nobody notices, and it is used again as soon as it is back."""
 
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -7,11 +8,12 @@ import pytest
 
 from appguard.address import parse_address
 from appguard.ban import Ban
+from appguard.stores.local import Publisher
 from appguard.stores.redis import RedisStore
 from appguard.stores.redis_bans import RedisBanSet
 from tests.lab import wait_until
 from tests.redis_down import ATTACKER, outage
-from tests.redis_server import redis_server
+from tests.redis_server import RedisServer, redis_server
 from tests.replicas import bans_kept
 
 SLOWEST_MS = 60.0
@@ -54,3 +56,26 @@ def test_lost_ban_is_told_by_those_who_know_it(tmp_path: Path, monkeypatch: pyte
         server.command("FLUSHALL")
         wait_until(lambda: app.get(known) is None, 5, "the app never forgot it")
         assert bans_kept(server.uri) == []
+
+
+@pytest.mark.parametrize("step", [60.0, -60.0])
+def test_published_bans_stay_in_force_until_redis_is_heard(tmp_path: Path, step: float) -> None:
+    """An app whose daemon is gone, by any clock, lets nobody in while Redis is down; later Redis has the last word."""
+    known, times = parse_address(ATTACKER), [time.time(), 0.0]
+    server = RedisServer(tmp_path)
+    publisher = Publisher(tmp_path)
+    publisher.publish_all([Ban.of(ATTACKER, bantime="1h").starting(times[0])])
+    publisher.close()
+    app = RedisStore(server.uri, directory=tmp_path, clock=lambda: times[0], monotonic=lambda: times[1])
+    with app:
+        assert app.get(known) is not None
+        assert app.get(parse_address("198.51.100.7")) is None
+        for _ in range(3):
+            times[:] = times[0] + step, times[1] + 2.0
+            assert app.get(known) is not None
+        try:
+            server.start()
+            assert app.wait_synced(10)
+            assert app.get(known) is None
+        finally:
+            server.kill()

@@ -3,15 +3,21 @@
 import asyncio
 import gc
 import re
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from appguard.limit import Hit, Limit, Verdict
 from appguard.stores.redis import RedisStore
+from appguard.stores.redis_connection import connect_async
 from appguard.stores.redis_counters import CLOSED_WAIT
+from appguard.stores.redis_uri import parse_redis_uri
+from appguard.stores.redis_wire import DirectCommands
 from tests.forked import forked
 from tests.redis_server import RedisServer, redis_server
 
@@ -165,6 +171,31 @@ def test_lost_connection_is_made_anew(server: RedisServer, new_store: Callable[[
     assert is_of_redis(store.check(hits(1)))
 
 
+def test_connection_lost_before_it_is_used_is_made_anew(server: RedisServer) -> None:
+    """One that ends between its making and its first call fails those who wait, and the next call has another."""
+
+    async def run() -> object:
+        client = cast("Any", connect_async(parse_redis_uri(server.uri), 5.0))
+        connection = client._connection
+        connect = connection.connect
+
+        async def connect_and_lose() -> None:
+            await connect()
+            connection._writer.transport.abort()
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+
+        connection.connect = connect_and_lose
+        with pytest.raises(RedisConnectionError):
+            await client.execute_command("PING")
+        connection.connect = connect
+        answer = await client.execute_command("PING")
+        await client.aclose()
+        return answer
+
+    assert asyncio.run(run()) == b"PONG"
+
+
 def test_late_answers_are_dropped(
     server: RedisServer, new_store: Callable[[], RedisStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +278,33 @@ def test_threads_ask_in_one_trip_each(server: RedisServer, new_store: Callable[[
         thread.join()
     assert trips.since() == [10, 0]
     assert store.check(hits(1)).left[0][0] == 88
+
+
+def test_time_a_connection_took_is_not_spent_again() -> None:
+    """A call on a connection that had to be made first waits for its answer only as long as is left."""
+    ours, theirs = socket.socketpair()
+    theirs.sendall(b"+PONG\r\n")
+
+    class Connection:
+        """A connection that takes half a second to be made."""
+
+        _sock = ours
+
+        def connect(self) -> None:
+            """Take that time."""
+            threading.Event().wait(0.5)
+
+        def disconnect(self) -> None:
+            """End it."""
+            ours.close()
+
+    with theirs:
+        client = DirectCommands(Connection, 8.0, lambda: None)
+        assert client.execute_command("PING") == b"PONG"
+        waited = ours.gettimeout()
+        assert waited is not None
+        assert 0 < waited <= 7.5
+        client.close()
 
 
 def test_what_is_no_redis_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -223,6 +223,26 @@ def test_seen_credentials_are_bounded(most: int) -> None:
     assert seen.is_repeated("203.0.113.5", f"19999{'x' * 1000}".encode(), 20.0)
 
 
+def test_threads_note_credentials_at_once() -> None:
+    """Whoever leaves out what has ended is not disturbed by a thread that notes another meanwhile."""
+    kept: dict[bytes, float] = {}
+
+    class Seconds(float):
+        """A time that lets another thread note something whenever it is looked at."""
+
+        def __radd__(self, now: float) -> "Seconds":
+            return Seconds(now + float(self))
+
+        def __gt__(self, now: float) -> bool:
+            kept.setdefault(b"of another thread", 600.0)
+            return float(self) > now
+
+    seen = SeenCredentials(b"salt", Seconds(600.0), most=2)
+    kept = vars(seen)["_until"]
+    assert not any(seen.is_repeated("203.0.113.5", credential, 0.0) for credential in (b"one", b"two", b"three"))
+    assert b"of another thread" in kept
+
+
 def test_credentials_are_kept_only_as_salted_hashes() -> None:
     """Nothing of a credential can be read from what is kept, and another process's hashes differ."""
     kept: list[str] = []

@@ -1,5 +1,7 @@
 """Hooks hear of what happens and are not felt by requests; Prometheus counts the same."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -119,3 +121,36 @@ def test_prometheus_counts() -> None:
     assert counted("appguard_events_total", app=app, event="authn_login_fail") == 2
     assert counted("appguard_events_total", app=app, event="guard_probe") == 1
     assert counted("appguard_bans_total", app=app, jail="login") == 1
+
+
+FIRST_EVENTS = """
+import sys
+from threading import Barrier, Thread
+from appguard.address import parse_address
+from appguard.event import Event
+from appguard.metrics import Metrics
+
+sys.setswitchinterval(1e-6)
+metrics, barrier = Metrics("shop"), Barrier(8)
+event = Event("authn_login_fail", 0.0, parse_address("203.0.113.5"))
+
+
+def tell():
+    barrier.wait()
+    metrics.event(event)
+
+
+threads = [Thread(target=tell) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+from prometheus_client import REGISTRY
+print(REGISTRY.get_sample_value("appguard_events_total", {"app": "shop", "event": "authn_login_fail"}))
+"""
+
+
+def test_prometheus_counts_the_first_events_of_threads() -> None:
+    """Threads that come at once in a fresh process make the counters once: none fails, and every event is counted."""
+    told = subprocess.run([sys.executable, "-c", FIRST_EVENTS], capture_output=True, text=True, check=True)
+    assert (told.stdout, told.stderr) == ("8.0\n", "")

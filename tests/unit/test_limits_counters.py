@@ -12,6 +12,7 @@ from appguard.config import app_config
 from appguard.errors import ConfigError
 from appguard.limit import Hit, Limit
 from appguard.middleware import Middleware
+from appguard.stores.breaker import FAILURES, Breaker
 from appguard.stores.limits_counters import LimitsCounters, parse_uri
 from tests.forked import forked
 from tests.lab import wait_until
@@ -147,3 +148,22 @@ def test_app_counts_there_and_has_its_bans_in_its_store() -> None:
     assert isinstance(middleware.counters, LimitsCounters)
     assert middleware.store.name == "memory://"
     middleware.close()
+
+
+def test_breaker_of_a_forked_child_is_held_by_nobody() -> None:
+    """A thread that notes a failure while another one forks keeps nobody waiting in the child."""
+    breaker = Breaker("a store", time.monotonic)
+
+    def log_slowly(record: logging.LogRecord) -> bool:
+        watched.removeFilter(log_slowly)  # not in the child too
+        with forked(lambda: breaker.failed(OSError("down in the child"))) as child:
+            answers.append(child.answer())
+        return bool(record)
+
+    answers: list[object] = []
+    watched = logging.getLogger("appguard.stores")
+    watched.addFilter(log_slowly)
+    for _ in range(FAILURES):
+        breaker.failed(OSError("down"))
+    assert answers == [None]
+    assert not breaker.may_ask()

@@ -242,6 +242,25 @@ def test_stopped_process_keeps_nobody_waiting(tmp_path: Path, caplog: pytest.Log
     assert "1000 requests were counted apart" in caplog.text
 
 
+def test_process_that_begins_while_the_lock_is_kept_waits_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It looks for the table every second, counts alone meanwhile, and shares it once the lock is free."""
+    table = open_table("shop", tmp_path / "counters", 1.0)
+    assert table.lock()
+    clock = count(0.0, 2.0)
+    counters = LocalCounters("shop", tmp_path / "counters", lambda: next(clock))
+    hit = [Hit("203.0.113.5 5/hour", Limit("5/hour"))]
+    begun = time.monotonic()
+    assert [counters.check(hit).refused is None for _ in range(100)] == [True] * 5 + [False] * 95
+    assert time.monotonic() - begun < 5  # waiting each time would be 25 s
+    assert len(caplog.records) == 1
+    table.unlock()
+    assert counters.check(hit).refused is None
+    counters.close_table()
+    table.close()
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_fork_while_others_count(tmp_path: Path) -> None:
     """Children forked while threads count wait for no lock, and share the count with their parent."""

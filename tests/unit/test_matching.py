@@ -1,7 +1,9 @@
 """Which limits a request meets, and under which keys: nobody shares another's, and nothing of a stranger is kept."""
 
+import sys
 import tracemalloc
 from collections.abc import Mapping
+from threading import Thread
 from typing import cast
 
 import pytest
@@ -11,7 +13,7 @@ from appguard.address import parse_address
 from appguard.config import app_config
 from appguard.errors import ConfigError
 from appguard.limit import Hit, Limit
-from appguard.matching import Matching
+from appguard.matching import MEMO_MOST, Matching
 from appguard.proxies import Client
 from appguard.request import Request, basic_user, normal_user
 from tests.strategies import hostile_text
@@ -240,3 +242,23 @@ def test_paths_and_keys_of_strangers_fill_no_memory() -> None:
     finally:
         tracemalloc.stop()
     assert kept < 12_000_000
+
+
+def test_clients_are_told_while_others_are_met() -> None:
+    """Whoever asks which clients were met disturbs no thread that meets one, and is not disturbed."""
+    made = matching(Limit("5/minute"))
+
+    def meet() -> None:
+        for number in range(20_000):
+            hits(made, Client(ALICE.address, f"client {number}"))
+
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        meeting = Thread(target=meet)
+        meeting.start()
+        while meeting.is_alive():
+            assert len(made.clients()) <= MEMO_MOST
+        meeting.join()
+    finally:
+        sys.setswitchinterval(usual)

@@ -1,10 +1,11 @@
 """A limit at a view: `@limit("5/minute")`, for a function, sync or async; for a class through `method_decorator`."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import wraps
 from typing import Concatenate, ParamSpec, TypeVar, Unpack, cast
 
-from asgiref.sync import iscoroutinefunction
+from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.http import HttpRequest, HttpResponse
 
 from appguard.limit import Limit, LimitOptions, RateOf
@@ -38,6 +39,8 @@ def limit(
         @wraps(view)
         async def limited_async(request: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> object:
             visit = visit_of(request.META, ADVICE)
+            if visit is not None and made.key == "user":
+                await sync_to_async(_read_user)(request)
             if visit is not None and await visit.middleware.ask_async(visit, made, _route(request, name), request):
                 return HttpResponse(status=429)
             return await cast("Awaitable[object]", view(request, *args, **kwargs))
@@ -47,6 +50,12 @@ def limit(
         return cast("Callable[Concatenate[HttpRequest, P], T]", limited_async) if is_async else limited
 
     return decorate
+
+
+def _read_user(request: HttpRequest) -> None:
+    """Have Django read the session now, on a thread: it would at the first question, and raises on an event loop."""
+    with suppress(Exception):  # the limit asks again, and says what fails
+        _ = request.user.is_authenticated
 
 
 def _route(request: HttpRequest, name: str) -> str:

@@ -8,6 +8,8 @@ import logging
 from collections.abc import Callable
 from threading import Lock
 
+from appguard.fork import in_every_child
+
 FAILURES = 3
 SHORTEST = 0.5  # seconds
 LONGEST = 1.0  # seconds: how late a recovery is noticed
@@ -21,10 +23,14 @@ class Breaker:
     def __init__(self, what: str, monotonic: Callable[[], float]) -> None:
         self._what = what
         self._monotonic = monotonic
-        self._lock = Lock()
         self._failures = 0
         self._opened_for = 0.0
         self._ask_again = 0.0
+        self._renew_lock()
+        in_every_child(self, Breaker._renew_lock)
+
+    def _renew_lock(self) -> None:
+        self._lock = Lock()
 
     def may_ask(self) -> bool:
         """Say whether to ask; who was told yes must report `worked` or `failed`."""

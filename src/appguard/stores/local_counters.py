@@ -137,7 +137,8 @@ class LocalCounters:
             return self._shared
         self._close_shared()
         try:
-            self._shared = open_table(self._app, self._table_directory, PATIENCE, self._sets)
+            patience = 0.0 if self._table_complaint else PATIENCE
+            self._shared = open_table(self._app, self._table_directory, patience, self._sets)
             self._table_complaint = ""
         except OSError as error:
             if str(error) != self._table_complaint:

@@ -1,7 +1,7 @@
 """The store of a fleet: counters and ban set in Redis or Valkey.
 
 On a host with a daemon the daemon is the replica of the ban set, and the apps read what it publishes; an app without a
-living daemon follows Redis by itself.
+living daemon follows Redis by itself. Until it has heard Redis, what the daemon published last stays in force.
 """
 
 import asyncio
@@ -47,7 +47,10 @@ class RedisStore(RedisCounters, RedisBanSet):
         if self._monotonic() >= self._look_at_heartbeat:
             self._look_at_heartbeat = self._monotonic() + 1.0
             self._reads_published = self._daemon_lives()
-        return self._published.get(address) if self._reads_published else super().get(address)
+        if self._reads_published:
+            return self._published.get(address)
+        ban = super().get(address)
+        return self._published.get(address) if ban is None and not self._synced.is_set() else ban
 
     @property
     def lifts(self) -> int:
@@ -56,7 +59,7 @@ class RedisStore(RedisCounters, RedisBanSet):
 
     def _daemon_lives(self) -> bool:
         try:
-            return self._clock() - self._heartbeat.stat().st_mtime < HEARTBEAT_MOST
+            return abs(self._clock() - self._heartbeat.stat().st_mtime) < HEARTBEAT_MOST  # or the clock was set back
         except OSError:
             return False
 

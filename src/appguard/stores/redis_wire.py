@@ -26,6 +26,7 @@ from appguard.fork import in_every_child
 SILENCE = 1.0  # seconds without a word from a server that owes an answer
 OPENING_MOST = 16  # connections that threads make at the same time
 CHUNK = 65536
+WAIT_LEAST = 0.001  # seconds; none would mean not to wait at all
 
 
 # Its own type is for tuples of one.
@@ -109,11 +110,13 @@ class PipelinedCommands(asyncio.Protocol):
         try:
             await connection.disconnect(nowait=True)  # what is left of the one before
             await connection.connect()
+            transport = connection._writer.transport  # redis-py has no other way to it
+            if transport.is_closing():  # nobody would tell us that it was lost
+                raise RedisConnectionError("the connection was lost at once")
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
             _fail(self._unsent, error)
             self._unsent = []
         else:
-            transport = connection._writer.transport  # redis-py has no other way to it
             self._streams = transport.get_protocol()
             self._reader = _new_reader()
             transport.set_protocol(self)
@@ -223,7 +226,7 @@ class DirectCommands:
                 self._threads = ThreadPoolExecutor(OPENING_MOST, "appguard-redis")
             opening = self._threads.submit(self._open)
         try:
-            return opening.result(self._seconds)
+            return opening.result(self._seconds / 2)  # the other half is for the call
         except TimeoutError:
             if not opening.cancel():
                 opening.add_done_callback(self._keep)
@@ -232,7 +235,7 @@ class DirectCommands:
     def _open(self) -> "_Link":
         connection = self._new_connection()
         connection.connect()
-        return _Link(connection, self._seconds)
+        return _Link(connection)
 
     def _keep(self, opened: "Future[_Link]") -> None:
         """Keep for the next call what nobody waits for any more."""
@@ -259,14 +262,14 @@ class DirectCommands:
 class _Link:
     """One connection for one thread at a time."""
 
-    def __init__(self, connection: Any, seconds: float) -> None:
+    def __init__(self, connection: Any) -> None:
         self._connection = connection
         self._socket = connection._sock  # redis-py has no other way to it
-        self._socket.settimeout(seconds)
         self._reader = _new_reader()
 
     def ask(self, call: bytes, end: float) -> Any:
         """Send one command and give its reply, an error as it is; raise `OSError` or redis-py's `ConnectionError`."""
+        self._socket.settimeout(max(end - time.monotonic(), WAIT_LEAST))
         self._socket.sendall(call)
         while True:
             data = self._socket.recv(CHUNK)
