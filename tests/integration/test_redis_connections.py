@@ -112,9 +112,11 @@ def certificates(directory: Path) -> None:
         subprocess.run(["openssl", *words], cwd=directory, check=True, capture_output=True)
 
     new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    openssl("req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=authority")
+    may_sign = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]  # Python 3.13 wants that said
+    openssl("req", "-x509", *new, *may_sign, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=authority")
     for name, place in (("server", "IP:127.0.0.1"), ("client", "DNS:client")):
         signing = ["-CA", "ca.crt", "-CAkey", "ca.key", "-addext", f"subjectAltName={place}"]
+        signing += ["-addext", "basicConstraints=CA:FALSE", "-addext", "authorityKeyIdentifier=keyid"]
         files = ["-keyout", f"{name}.key", "-out", f"{name}.crt"]
         openssl("req", "-x509", *new, *signing, *files, "-subj", f"/CN={name}")
 
