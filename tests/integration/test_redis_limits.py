@@ -164,3 +164,18 @@ def test_two_apps_never_share_a_counter(server: RedisServer, tmp_path: Path, mon
                 seen = [ask("GET", path).status for ask in (first, second) * 4]
                 assert seen[:amount].count(429) == 0
                 assert set(seen[amount:]) == {429}
+
+
+def test_no_request_fails_of_what_a_library_raises(store: RedisStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that no client of Redis should raise, as asyncio's on a closing connection, is a Redis that is down."""
+
+    def broken(*_: object) -> object:
+        raise TypeError("'NoneType' object is not callable")
+
+    monkeypatch.setattr("appguard.stores.redis_wire.DirectCommands.send", broken)
+    monkeypatch.setattr("appguard.stores.redis_wire.PipelinedCommands.send", broken)
+    hits = [Hit(f"library {next(fresh)}", Limit("1/hour"))]
+    assert store.check(hits).refused is None
+    assert store.check(hits).refused is not None  # counted here
+    others = [Hit(f"library {next(fresh)}", Limit("1/hour"))]
+    assert asyncio.run(store.check_async(others)).refused is None

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from itertools import chain, groupby
 from urllib.parse import quote
 
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import NoScriptError
 
 from appguard.fork import in_every_child
 from appguard.limit import ADMITTED, Hit, Verdict
@@ -57,10 +57,10 @@ class RedisCounters:
         """Count one request under every hit, or say which limit refuses it the longest."""
         if not hits or not self._breaker.may_ask():
             return self._without_redis(hits)
-        client = self._client_of_threads()
         try:
+            client = self._client_of_threads()
             verdict = self._ask(client, hits) if isinstance(client, DirectCommands) else self._ask_parts(client, hits)
-        except (RedisError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - no request fails of whatever a client of Redis raises
             self._breaker.failed(error)
             return self._without_redis(hits)
         self._breaker.worked()
@@ -70,13 +70,13 @@ class RedisCounters:
         """Do what `check` does without blocking the event loop."""
         if not hits or not self._breaker.may_ask():
             return self._without_redis(hits)
-        client = self._client_of_loop()
         try:
+            client = self._client_of_loop()
             if isinstance(client, PipelinedCommands):
                 verdict = await self._ask_async(client, hits)
             else:
                 verdict = await self._ask_parts_async(client, hits)
-        except (RedisError, OSError) as error:  # TimeoutError is an OSError
+        except Exception as error:  # noqa: BLE001 - as above: asyncio's own TypeError was among it
             self._breaker.failed(error)
             return self._without_redis(hits)
         self._breaker.worked()
@@ -133,11 +133,11 @@ class RedisCounters:
         if time >= 0.0:
             self._local.give_back(hits, time)
         elif self._breaker.may_ask():
-            client = self._client_of_threads()
             try:
+                client = self._client_of_threads()
                 for part in self._parts_of(hits):
                     self._give_back.call(client, self._counter_keys(part), [int(-time), *_arguments(part)])
-            except (RedisError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - as in `check`
                 self._breaker.failed(error)
             else:
                 self._breaker.worked()
@@ -147,13 +147,13 @@ class RedisCounters:
         if time >= 0.0:
             self._local.give_back(hits, time)
         elif self._breaker.may_ask():
-            client = self._client_of_loop()
             try:
+                client = self._client_of_loop()
                 async with asyncio.timeout(BUDGET):
                     for part in self._parts_of(hits):
                         keys, arguments = self._counter_keys(part), [int(-time), *_arguments(part)]
                         await self._give_back.call_async(client, keys, arguments)
-            except (RedisError, OSError) as error:  # TimeoutError is an OSError
+            except Exception as error:  # noqa: BLE001 - as in `check`
                 self._breaker.failed(error)
             else:
                 self._breaker.worked()
