@@ -25,8 +25,6 @@ from itertools import chain
 from threading import Event, Thread
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from appguard.address import Address, Network
 from appguard.ban import Ban, Fact
 from appguard.fork import in_every_child
@@ -179,7 +177,7 @@ class RedisBanSet(RecordedReplica):
                     work(client)
                 finally:
                     client.close()
-            except (RedisError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - a thread that ended would hear of nothing any more
                 if not self.complaint:
                     log.error("%s: %s: the last known bans stay in force", self.name, error)
                 self._complaints[work.__name__] = self.complaint = str(error) or type(error).__name__

@@ -4,8 +4,6 @@ import logging
 from collections.abc import Callable
 from threading import Event, Thread
 
-from redis.exceptions import RedisError
-
 from appguard.stores.redis_commands import Commands
 from appguard.stores.redis_connection import connect_to
 from appguard.stores.redis_uri import RedisUri
@@ -61,7 +59,7 @@ class RedisThread:
                     self._work(client)
                 finally:
                     client.close()
-            except (RedisError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - a thread that ended would hear of nothing any more
                 self.complaint = str(error) or type(error).__name__
                 if not self._is_said:
                     self._is_said = True
