@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from appguard.address import Address, Network, network_text, parse_network
 from appguard.ban import Ban
 from appguard.bouncer import Bouncer
-from appguard.errors import FirewallError
+from appguard.errors import FirewallError, FirewallFullError
 from appguard.firewalls.base import Block, Late, nobody
 from appguard.firewalls.dry_run import DryRun
 from appguard.host import HostFacts
@@ -51,6 +51,19 @@ class Recording(DryRun):
     def held(self) -> set[str]:
         """Give the networks held, as text."""
         return {network_text(block.network) for block in self.blocks}
+
+
+class Small(Recording):
+    """A firewall that has room for three hosts."""
+
+    size = 3
+
+    async def change(self, add: Sequence[Block], remove: Sequence[Block]) -> None:
+        """Do it if there is room."""
+        there = {block.place for block in self.blocks} - {block.place for block in remove}
+        if len(there | {block.place for block in add}) > self.size:
+            raise FirewallFullError("full", 4, 32, self.size)
+        await super().change(add, remove)
 
 
 @dataclass

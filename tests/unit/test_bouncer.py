@@ -13,7 +13,7 @@ from appguard.errors import FirewallError
 from appguard.firewalls.base import Block
 from appguard.host import HostFacts
 from appguard.stores.memory import FACTS_KEPT
-from tests.bouncing import NEVER, START, Recording, World, play, until
+from tests.bouncing import NEVER, START, Recording, Small, World, play, until
 
 
 def test_bans_from_before_the_start_are_given_at_once() -> None:
@@ -344,3 +344,23 @@ def test_a_load_during_a_restore_is_whole() -> None:
     world = World()
     world.bouncer.begin_restore()
     play(scene, world)
+
+
+def test_a_ban_lifted_while_the_firewall_is_full_makes_room() -> None:
+    """A ban that is lifted in the round in which the firewall turns out to be full is one of those that go."""
+    world = World()
+    world.firewall = Small(world.clock)
+    world.bouncer = world.new_bouncer()
+    for number in (1, 2, 3):
+        world.ban(f"203.0.113.{number}", 600 * number)
+    world.settle()
+    world.unban("203.0.113.1")
+    world.ban("203.0.113.4", 6000)
+    world.ban("203.0.113.5", 6000)
+    world.settle()
+    assert world.firewall.held == {"203.0.113.3", "203.0.113.4", "203.0.113.5"}
+    assert [found.key for found, _ in world.bouncer.status.refused] == ["203.0.113.2"]
+    world.unban("203.0.113.5")
+    world.ban("203.0.113.1", 600)
+    world.settle()
+    assert world.firewall.held == {"203.0.113.1", "203.0.113.3", "203.0.113.4"}
