@@ -50,7 +50,11 @@ class Recording(DryRun):
     @property
     def held(self) -> set[str]:
         """Give the networks held, as text."""
-        return {network_text(block.network) for block in self.blocks}
+        return set(self.ends())
+
+    def ends(self) -> dict[str, float | None]:
+        """Give the end of each network held."""
+        return {network_text(block.network): block.end for block in self.blocks}
 
 
 class Small(Recording):

@@ -278,7 +278,7 @@ class Bouncer:
         self._is_unknown, self._is_lifted = True, False
         try:
             mirror = await self._replace(let_in, changed, now)
-        except FirewallError:
+        except BaseException:  # also cancelled, the old mirror is not what is to be held
             self._changed = changed | self._changed
             raise
         self._is_unknown = False
@@ -304,6 +304,8 @@ class Bouncer:
     def _blocks(self, changed: dict[str, None], mirror: _Mirror, now: float) -> Iterator[Block]:
         """Give every block, newest first, and note it in the new mirror. What it held unchanged was judged."""
         for key in tuple(reversed(self._wanted)):
+            if key in mirror:  # it came late
+                continue
             held = None if key in changed or key in self._changed else self._mirror.get(key)
             block = held[0] if held is not None else self._block(key)
             if block is not None:
@@ -329,14 +331,13 @@ class Bouncer:
         waiting: list[str] = []
         while self._changed and len(found) < SLICE:
             key, _ = self._changed.popitem()
-            block = None if key in mirror else self._block(key)
-            if block is not None:
+            if key in mirror:
+                waiting.append(key)
+                continue
+            self._mirror.pop(key, None)  # so that no load takes it from there, this one or its repetition
+            if (block := self._block(key)) is not None:
                 mirror[key] = (block, now)
                 found.append(block)
-            elif key in mirror:
-                waiting.append(key)
-            else:
-                self._mirror.pop(key, None)  # so that the load does not take it from there
         self._changed |= dict.fromkeys(reversed(waiting))
         return found
 
@@ -347,9 +348,11 @@ class Bouncer:
         self._is_unknown = True
         try:
             await self._change(add, remove)
-        except FirewallError as error:
-            log.warning("giving the firewall everything anew: %s", error)
+        except BaseException as error:  # also cancelled, it is not known what the firewall holds
             self._changed |= dict.fromkeys((*add, *remove))
+            if not isinstance(error, FirewallError):
+                raise
+            log.warning("giving the firewall everything anew: %s", error)
             await self._give_all(now)
             return
         self._is_unknown = False

@@ -2,15 +2,16 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 
 import pytest
 
-from appguard.address import network_text, parse_address, parse_network
+from appguard.address import Network, network_text, parse_address, parse_network
 from appguard.ban import Ban
 from appguard.bouncer import RENEWAL, Bouncer
 from appguard.errors import FirewallError
-from appguard.firewalls.base import Block
+from appguard.firewalls.base import Block, Late, nobody
 from appguard.host import HostFacts
 from appguard.stores.memory import FACTS_KEPT
 from tests.bouncing import NEVER, START, Recording, Small, World, play, until
@@ -302,11 +303,13 @@ def test_an_interrupted_change_is_followed_by_everything_anew() -> None:
     world = World()
     world.firewall = Slow(world.clock)
     world.bouncer = world.new_bouncer()
+    world.ban("203.0.113.6")
     world.settle()
     world.ban("203.0.113.5")
+    world.ban("203.0.113.6", 6000)
     asyncio.run(given_up(world.bouncer))
     world.settle()
-    assert world.firewall.held == {"203.0.113.5"}
+    assert world.firewall.ends() == {"203.0.113.5": START + 600, "203.0.113.6": START + 6000}
     assert world.firewall.verbs == ["replace", "replace"]
 
 
@@ -323,6 +326,40 @@ def test_a_firewall_that_fails_to_lift_is_told_to_the_person_and_tried_again() -
     world.settle()
     assert not world.firewall.held
     assert world.firewall.verbs == ["replace", "lift", "lift"]
+
+
+@pytest.mark.parametrize("is_given_up", [False, True])
+def test_a_ban_extended_during_a_load_keeps_its_new_end(is_given_up: bool) -> None:
+    """What comes while a load goes on is newer than what was held before it, also if the load is given up."""
+
+    class Extending(Recording):
+        async def replace(self, allow: Sequence[Network], blocks: Iterable[Block], late: Late = nobody) -> None:
+            rest = iter(blocks)
+            first = next(rest)
+            if self.fails == "gone":
+                self.fails = ""
+                world.ban("203.0.113.5", 6000)
+                extended = await late()
+                if is_given_up:
+                    raise asyncio.CancelledError
+                rest = iter((*extended, *rest))
+            await super().replace(allow, (first, *rest), late)
+
+        async def intact(self) -> bool:
+            return self.fails != "gone"
+
+    world = World(interval=1.0)
+    world.firewall = Extending(world.clock)
+    world.bouncer = world.new_bouncer()
+    world.ban("203.0.113.5")
+    world.ban("203.0.113.6")
+    world.settle()
+    world.firewall.fails = "gone"
+    world.now += 2
+    with pytest.raises(asyncio.CancelledError) if is_given_up else nullcontext():
+        world.settle()
+    world.settle()
+    assert world.firewall.ends() == {"203.0.113.5": START + 6002, "203.0.113.6": START + 600}
 
 
 def test_a_load_during_a_restore_is_whole() -> None:
