@@ -25,14 +25,12 @@ from appguard.errors import AppGuardError, FirewallError, FirewallFullError
 from appguard.firewalls.base import Block, Count, Firewall
 from appguard.host import HostFacts, administrators, read_host_facts
 from appguard.judge import Judge
+from appguard.mirror import Mirror
 from appguard.ports import key_of
 from appguard.stores.base import BanSet
 from appguard.turns import give_way
 
-_Mirror = dict[str, tuple[Block, float]]  # what the firewall was given under each key, and when
-
 INTERVAL = 1.0  # seconds between looks at the host, the firewall and the ban set when nobody wakes
-RENEWAL = 86400.0  # seconds after which a block without an end is renewed; far less than any firewall's lease
 ENDS_SPARE = 1_000
 SLICE = 250  # changes given at a time, the newest first: some 3 milliseconds
 RETRY_FIRST, RETRY_MOST = 0.05, 10.0  # seconds until a failed round is tried again, doubled each time
@@ -72,14 +70,14 @@ class Bouncer:
         self._wanted: dict[str, Ban] = {}
         self._ends: list[tuple[float, str]] = []  # a heap
         self._changed: dict[str, None] = {}  # in the order it changed
-        self._mirror: _Mirror = {}
+        self._mirror = Mirror()
         self._let_in: tuple[Network, ...] = ()
         self._is_held = self._is_lifted = False
         self._is_unknown = True  # what the firewall holds
         self._is_suspect = False  # somebody may have taken our rules away
         self._is_restoring = False
         self._is_exhausted = False  # what a load takes its blocks from
-        self._look_at = self._stale_look = 0.0
+        self._look_at = 0.0
         self._error = ""
         self._dropped: int | None = None
         self._counts: Mapping[str, Count] = {}
@@ -232,11 +230,8 @@ class Bouncer:
         """Look at the host, at what is to be renewed, and at the firewall."""
         if self._blocking.judge.update(self._read_facts(), tuple(self._read_administrators())):
             self._changed = dict.fromkeys((*self._wanted, *self._changed))
-        stale: list[str] = []
-        if not 0 <= now - self._stale_look < RENEWAL / 24:  # seldom: with 100,000 it takes 20 milliseconds
-            self._stale_look = now
-            stale = [key for key, (block, given) in self._mirror.items() if _is_stale(block, given, now)]
-        self._changed = dict.fromkeys((*self._blocking.room.take_back(), *stale, *self._changed))
+        again = (*self._blocking.room.take_back(), *self._mirror.stale(now))
+        self._changed = dict.fromkeys((*again, *self._changed))
         await self._look_at_firewall()
 
     async def _look_at_firewall(self) -> None:
@@ -285,10 +280,10 @@ class Bouncer:
         self._let_in = let_in
         self._mirror = mirror
 
-    async def _replace(self, let_in: tuple[Network, ...], changed: dict[str, None], now: float) -> _Mirror:
+    async def _replace(self, let_in: tuple[Network, ...], changed: dict[str, None], now: float) -> Mirror:
         """Give the firewall everything, or all it has room for; give the new mirror."""
         while True:
-            mirror: _Mirror = {}
+            mirror = Mirror()
             self._is_exhausted = False
             blocks = self._blocks(changed, mirror, now)
             late = partial(self._late, mirror, now)
@@ -296,12 +291,12 @@ class Bouncer:
                 await self._firewall.replace(let_in, blocks, late)
             except FirewallFullError as full:
                 deque(blocks, maxlen=0)  # those it was not given yet count too
-                if not self._blocking.leave_out(_blocks_of(mirror), self._wanted, full):
+                if not self._blocking.leave_out(mirror.blocks(), self._wanted, full):
                     raise
                 continue
             return mirror
 
-    def _blocks(self, changed: dict[str, None], mirror: _Mirror, now: float) -> Iterator[Block]:
+    def _blocks(self, changed: dict[str, None], mirror: Mirror, now: float) -> Iterator[Block]:
         """Give every block, newest first, and note it in the new mirror. What it held unchanged was judged."""
         for key in tuple(reversed(self._wanted)):
             if key in mirror:  # it came late
@@ -313,7 +308,7 @@ class Bouncer:
                 yield block
         self._is_exhausted = True
 
-    async def _late(self, mirror: _Mirror, now: float) -> list[Block]:
+    async def _late(self, mirror: Mirror, now: float) -> list[Block]:
         """Give blocks of bans that came while the firewall was being loaded; the other changes have to wait.
 
         If the load has nothing else to do and a restore goes on, wait for more.
@@ -326,7 +321,7 @@ class Bouncer:
                 return late
             await self._woken.wait()
 
-    def _take_late(self, mirror: _Mirror, now: float) -> list[Block]:
+    def _take_late(self, mirror: Mirror, now: float) -> list[Block]:
         found: list[Block] = []
         waiting: list[str] = []
         while self._changed and len(found) < SLICE:
@@ -368,8 +363,8 @@ class Bouncer:
         remove: dict[str, Block] = {}
         for key in [self._changed.popitem()[0] for _ in range(min(SLICE, len(self._changed)))]:
             block = self._block(key)
-            held, given = self._mirror.get(key, (None, now))
-            if block is not None and (block != held or _is_stale(block, given, now)):
+            held, _ = self._mirror.get(key, (None, now))
+            if block is not None and (block != held or self._mirror.is_stale(key, now)):
                 add[key] = block
             if held is not None and (block is None or block.jail != held.jail):
                 remove[key] = held
@@ -380,7 +375,7 @@ class Bouncer:
         try:
             await self._firewall.change(list(add.values()), list(remove.values()))
         except FirewallFullError as full:
-            out = self._blocking.leave_out(_blocks_of(self._mirror) | add, self._wanted, full)
+            out = self._blocking.leave_out(self._mirror.blocks() | add, self._wanted, full)
             for key in out:
                 add.pop(key, None)
             going = {key: self._mirror[key][0] for key in (*out, *add) if key in self._mirror}  # renewed ones too
@@ -390,11 +385,3 @@ class Bouncer:
 
     def _block(self, key: str) -> Block | None:
         return self._blocking.block(key, self._wanted.get(key))
-
-
-def _is_stale(block: Block, given: float, now: float) -> bool:
-    return block.end is None and not given <= now < given + RENEWAL
-
-
-def _blocks_of(mirror: _Mirror) -> dict[str, Block]:
-    return {key: block for key, (block, _) in mirror.items()}

@@ -10,11 +10,12 @@ import pytest
 
 from appguard.address import parse_network
 from appguard.ban import Ban
-from appguard.bouncer import RENEWAL, Bouncer
+from appguard.bouncer import Bouncer
 from appguard.errors import FirewallError
 from appguard.firewalls.nftables import LEASE, Nftables
 from appguard.host import HostFacts
 from appguard.judge import Judge
+from appguard.mirror import RENEWAL
 from appguard.stores.memory import MemoryBanSet
 from tests.bouncing import running, until
 from tests.machine import Machine

@@ -9,10 +9,11 @@ import pytest
 
 from appguard.address import Network, network_text, parse_address, parse_network
 from appguard.ban import Ban
-from appguard.bouncer import RENEWAL, Bouncer
+from appguard.bouncer import Bouncer
 from appguard.errors import FirewallError
 from appguard.firewalls.base import Block, Late, nobody
 from appguard.host import HostFacts
+from appguard.mirror import RENEWAL
 from appguard.stores.memory import FACTS_KEPT
 from tests.bouncing import NEVER, START, Recording, Small, World, play, until
 
