@@ -26,6 +26,7 @@ class Recording(DryRun):
         super().__init__(clock=clock)
         self.verbs: list[str] = []
         self.fails = ""
+        self.given: dict[str, float] = {}  # the seconds of each network that the last replace gave
 
     def _note(self, verb: str) -> None:
         self.verbs.append(verb)
@@ -36,6 +37,7 @@ class Recording(DryRun):
         """Note and do it."""
         self._note("replace")
         await super().replace(allow, blocks, late)
+        self.given = {text: end - self._clock() for text, end in self.ends().items() if end is not None}
 
     async def change(self, add: Sequence[Block], remove: Sequence[Block]) -> None:
         """Note and do it."""
@@ -75,6 +77,7 @@ class World:
     """A bouncer and all it works with; time and facts are what the test says."""
 
     now: float = START
+    ahead: float = 0.0  # by which the clock was set
     facts: HostFacts = field(default_factory=HostFacts)
     administrators: tuple[Address, ...] = ()
     safelist: tuple[Network, ...] = ()
@@ -91,7 +94,7 @@ class World:
 
     def clock(self) -> float:
         """Give the time."""
-        return self.now
+        return self.now + self.ahead
 
     def new_bouncer(self) -> Bouncer:
         """Give another bouncer of the same ban set and firewall."""
@@ -102,6 +105,7 @@ class World:
             self.clock,
             read_facts=lambda: self.facts,
             read_administrators=lambda: self.administrators,
+            monotonic=lambda: self.now,
             interval=self.interval,
         )
 

@@ -4,9 +4,9 @@ Theory of operation. `run` works in rounds, one at each `wake` and at least one 
 in the ban set, asks the judge about each ban again, whatever its origin, and gives the firewall all that differs from
 the mirror (what the firewall was last given): thousands in slices, the newest first, so that a new ban never waits for
 a long list. After a failure nobody knows what the firewall holds, so it is given everything anew with `replace`; so it
-is at the start, when somebody took our table away, of which some firewalls tell at once, and when the list of those
-always let in has changed. Bans end in the firewall by themselves and are only forgotten here. Nothing is lifted
-because the bouncer ends.
+is at the start, when somebody took our table away, of which some firewalls tell at once, when the list of those always
+let in has changed, and when the clock was set: bans end by the clock, and in a firewall after so many seconds. They end
+there by themselves and are only forgotten here. Nothing is lifted because the bouncer ends.
 """
 
 import asyncio
@@ -33,6 +33,7 @@ from appguard.turns import give_way
 INTERVAL = 1.0  # seconds between looks at the host, the firewall and the ban set when nobody wakes
 ENDS_SPARE = 1_000
 SLICE = 250  # changes given at a time, the newest first: some 3 milliseconds
+SET_LEAST = 1.0  # seconds by which a clock that was set is another
 RETRY_FIRST, RETRY_MOST = 0.05, 10.0  # seconds until a failed round is tried again, doubled each time
 
 log = logging.getLogger("appguard.bouncer")
@@ -53,6 +54,7 @@ class Bouncer:
         *,
         read_facts: Callable[[], HostFacts] = read_host_facts,
         read_administrators: Callable[[], Iterable[Address]] = administrators,
+        monotonic: Callable[[], float] = time.monotonic,
         interval: float = INTERVAL,
         is_switched_off: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -62,6 +64,8 @@ class Bouncer:
         self._clock = clock
         self._read_facts = read_facts
         self._read_administrators = read_administrators
+        self._monotonic = monotonic
+        self._ahead = clock() - monotonic()
         self._interval = interval
         self._is_switched_off = is_switched_off
         self._woken = asyncio.Event()
@@ -165,6 +169,9 @@ class Bouncer:
 
     async def _round(self) -> None:
         now = self._clock()
+        if self._was_set(now):
+            log.warning("the clock was set: giving the firewall everything anew")
+            self._is_unknown = True
         self._follow()
         self._forget_ended(now)
         if not self._look_at - self._interval <= now < self._look_at:
@@ -182,6 +189,11 @@ class Bouncer:
             await self._give_changes(now)
             await give_way()
             self._follow()
+
+    def _was_set(self, now: float) -> bool:
+        """Say whether the clock was set since the last round, or went on while this host slept."""
+        before, self._ahead = self._ahead, now - self._monotonic()
+        return abs(self._ahead - before) > SET_LEAST
 
     def _follow(self) -> None:
         """Take what is new in the ban set."""

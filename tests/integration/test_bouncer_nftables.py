@@ -212,7 +212,7 @@ def test_a_permanent_ban_does_not_run_out() -> None:
 
     ban_set = MemoryBanSet(clock)
     ban_set.ban(Ban.of("203.0.113.5", bantime=-1, start=now))
-    bouncer = Bouncer(ban_set, Nftables(clock=clock), Judge(), clock)
+    bouncer = Bouncer(ban_set, Nftables(clock=clock), Judge(), clock, monotonic=clock)
     asyncio.run(bouncer.settle())
     run("nft", "delete element inet appguard ban4 { 203.0.113.5 }")
     run(
@@ -270,7 +270,7 @@ def test_a_full_firewall_leaves_out_what_ends_soonest(transport: str, caplog: py
 
     ban_set = MemoryBanSet(clock)
     firewall = Nftables(clock=clock, transport=transport, size=3)
-    bouncer = Bouncer(ban_set, firewall, Judge(), clock, interval=SHORTLY)
+    bouncer = Bouncer(ban_set, firewall, Judge(), clock, monotonic=clock, interval=SHORTLY)
     for address, seconds in (("203.0.113.1", 900), ("203.0.113.2", -1), ("203.0.113.3", 600)):
         ban(address, seconds)
     ban("2001:db8:1::/64", 60)  # in a set of its own, which has room

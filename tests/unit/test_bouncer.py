@@ -402,3 +402,18 @@ def test_a_ban_lifted_while_the_firewall_is_full_makes_room() -> None:
     world.ban("203.0.113.1", 600)
     world.settle()
     assert world.firewall.held == {"203.0.113.1", "203.0.113.3", "203.0.113.4"}
+
+
+@pytest.mark.parametrize("seconds", [-3000, 3000])
+def test_a_clock_that_is_set_makes_everything_anew(seconds: float) -> None:
+    """A firewall counts seconds: after the clock was set its bans would end too early, or go on when they are over."""
+    world = World()
+    world.ban("203.0.113.5", 600)
+    world.ban("203.0.113.6", 6000)
+    world.settle()
+    world.now += 10
+    world.ahead = seconds
+    for _ in range(2):
+        world.settle()
+    assert world.firewall.verbs == ["replace", "replace"]
+    assert world.firewall.given == {"203.0.113.6": 5990 - seconds} | ({"203.0.113.5": 3590} if seconds < 0 else {})
