@@ -15,6 +15,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 
 from appguard.address import Address, Network, network_text
@@ -154,11 +155,9 @@ class Bouncer:
                 continue
             self._say("")
             retry = RETRY_FIRST
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(self._interval):
                     await self._woken.wait()
-            except TimeoutError:
-                continue
 
     def _say(self, error: str) -> None:
         if error and error != self._error:
@@ -183,6 +182,7 @@ class Bouncer:
             self._is_held = True
         if self._is_held:
             await self._lift()
+            self._changed.clear()  # everything is judged when it is given again
         elif self._is_unknown:
             await self._give_all(now)
         while self._changed and not (self._is_held or self._is_switched_off()):
@@ -286,7 +286,7 @@ class Bouncer:
         try:
             mirror = await self._replace(let_in, changed, now)
         except BaseException:  # also cancelled, the old mirror is not what is to be held
-            self._changed = changed | self._changed
+            self._changed = dict.fromkeys(key for key in (changed | self._changed) if key in self._wanted)
             raise
         self._is_unknown = False
         self._let_in = let_in

@@ -417,3 +417,25 @@ def test_a_clock_that_is_set_makes_everything_anew(seconds: float) -> None:
         world.settle()
     assert world.firewall.verbs == ["replace", "replace"]
     assert world.firewall.given == {"203.0.113.6": 5990 - seconds} | ({"203.0.113.5": 3590} if seconds < 0 else {})
+
+
+@pytest.mark.parametrize("fails", ["", "not permitted"])
+def test_what_is_over_is_not_remembered_while_nothing_is_enforced(fails: str) -> None:
+    """Bans that come and go while enforcement is off, or the firewall fails, leave nothing behind."""
+
+    def remembered() -> int:
+        return sum(len(each) for each in vars(world.bouncer).values() if isinstance(each, dict | list))
+
+    world = World()
+    if fails:
+        world.firewall.fails = fails
+    else:
+        world.bouncer.hold()
+    for number in range(100):
+        world.ban(f"203.0.113.{number}")
+        with pytest.raises(FirewallError) if fails else nullcontext():
+            world.settle()
+        world.unban(f"203.0.113.{number}")
+    with pytest.raises(FirewallError) if fails else nullcontext():
+        world.settle()
+    assert remembered() <= 100  # their ends, which are let go of by the thousand
