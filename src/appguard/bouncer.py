@@ -212,6 +212,7 @@ class Bouncer:
                 self._forget(key)
             else:
                 self._wanted[key] = ban
+                self._blocking.room.forget(key)  # it may end later than before
                 if ban.end is not None:
                     heapq.heappush(self._ends, (ban.end, key))
         if len(self._ends) > 2 * len(self._wanted) + ENDS_SPARE:  # mostly of bans since extended or lifted

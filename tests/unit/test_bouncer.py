@@ -439,3 +439,18 @@ def test_what_is_over_is_not_remembered_while_nothing_is_enforced(fails: str) ->
     with pytest.raises(FirewallError) if fails else nullcontext():
         world.settle()
     assert remembered() <= 100  # their ends, which are let go of by the thousand
+
+
+def test_a_ban_that_was_left_out_is_enforced_when_it_is_extended() -> None:
+    """Who goes on attacking while a full firewall leaves him out is banned for longer, and then others end sooner."""
+    world = World()
+    world.firewall = Small(world.clock)
+    world.bouncer = world.new_bouncer()
+    for number in (1, 2, 3, 4):
+        world.ban(f"203.0.113.{number}", 600 * number)
+        world.settle()
+    assert world.firewall.held == {"203.0.113.2", "203.0.113.3", "203.0.113.4"}
+    world.ban("203.0.113.1", 6000, automatic=True)
+    world.settle()
+    assert world.firewall.held == {"203.0.113.1", "203.0.113.3", "203.0.113.4"}
+    assert [found.key for found, _ in world.bouncer.status.refused] == ["203.0.113.2"]
