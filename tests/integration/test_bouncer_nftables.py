@@ -312,6 +312,7 @@ TAKEN = {
     "delete element inet appguard ban4_net { 203.0.112.0/24 }": "a network",
     "delete element inet appguard allow4 { 192.0.2.0/24 }": "a network that is let in",
     "delete element inet appguard ban4_p1 { 203.0.113.6 }": "a host banned from some ports",
+    "delete element inet appguard ports_p1 { 22 }": "a port",
     "flush map inet appguard ban4": "all hosts",
 }
 
@@ -334,8 +335,9 @@ def test_what_somebody_takes_out_is_put_back(taken: str) -> None:
         assert held() != before
         await until(lambda: held() == before, "what was taken out is not back")
 
-    def held() -> tuple[set[str], ...]:
-        return set(banned()), set(elements("allow4")), set(elements("ban4_p1"))
+    def held() -> tuple[object, ...]:
+        ports = run("nft", "list", "set", "inet", "appguard", "ports_p1")
+        return set(banned()), set(elements("allow4")), set(elements("ban4_p1")), ports
 
     play(scene, judge=Judge(safelist=(parse_network("192.0.2.0/24"),)))
 
