@@ -183,14 +183,14 @@ class Nftables:
         """Give the blocks that have not ended, each with an end; no more lists of ports than there is room for."""
         now = self._clock()
         for block in blocks:
+            if block.end is not None and block.end <= now:
+                continue
             if block.ports and not self._lists.takes(block.ports):
                 log.error("%s is not shut out of %s: there are too many lists of ports", block.network, block.ports)
                 continue
             self._lists_there.add(block.ports)
-            if block.end is None:
-                yield Block(block.network, now + self._lease, block.ports, block.jail)
-            elif block.end > now:
-                yield block
+            lease = now + self._lease
+            yield Block(block.network, lease, block.ports, block.jail) if block.end is None else block
 
     @contextmanager
     def _room(self) -> Generator[None]:
