@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from appguard.address import Address, Network, network_text, parse_network
 from appguard.ban import Ban
 from appguard.bouncer import Bouncer
-from appguard.errors import FirewallError
+from appguard.errors import FirewallError, FirewallFullError
 from appguard.firewalls.base import Block, Late, nobody
 from appguard.firewalls.dry_run import DryRun
 from appguard.host import HostFacts
@@ -26,6 +26,7 @@ class Recording(DryRun):
         super().__init__(clock=clock)
         self.verbs: list[str] = []
         self.fails = ""
+        self.given: dict[str, float] = {}  # the seconds of each network that the last replace gave
 
     def _note(self, verb: str) -> None:
         self.verbs.append(verb)
@@ -36,6 +37,7 @@ class Recording(DryRun):
         """Note and do it."""
         self._note("replace")
         await super().replace(allow, blocks, late)
+        self.given = {text: end - self._clock() for text, end in self.ends().items() if end is not None}
 
     async def change(self, add: Sequence[Block], remove: Sequence[Block]) -> None:
         """Note and do it."""
@@ -50,7 +52,24 @@ class Recording(DryRun):
     @property
     def held(self) -> set[str]:
         """Give the networks held, as text."""
-        return {network_text(block.network) for block in self.blocks}
+        return set(self.ends())
+
+    def ends(self) -> dict[str, float | None]:
+        """Give the end of each network held."""
+        return {network_text(block.network): block.end for block in self.blocks}
+
+
+class Small(Recording):
+    """A firewall that has room for three hosts."""
+
+    size = 3
+
+    async def change(self, add: Sequence[Block], remove: Sequence[Block]) -> None:
+        """Do it if there is room."""
+        there = {block.place for block in self.blocks} - {block.place for block in remove}
+        if len(there | {block.place for block in add}) > self.size:
+            raise FirewallFullError("full", 4, 32, self.size)
+        await super().change(add, remove)
 
 
 @dataclass
@@ -58,6 +77,7 @@ class World:
     """A bouncer and all it works with; time and facts are what the test says."""
 
     now: float = START
+    ahead: float = 0.0  # by which the clock was set
     facts: HostFacts = field(default_factory=HostFacts)
     administrators: tuple[Address, ...] = ()
     safelist: tuple[Network, ...] = ()
@@ -74,7 +94,7 @@ class World:
 
     def clock(self) -> float:
         """Give the time."""
-        return self.now
+        return self.now + self.ahead
 
     def new_bouncer(self) -> Bouncer:
         """Give another bouncer of the same ban set and firewall."""
@@ -85,6 +105,7 @@ class World:
             self.clock,
             read_facts=lambda: self.facts,
             read_administrators=lambda: self.administrators,
+            monotonic=lambda: self.now,
             interval=self.interval,
         )
 

@@ -48,8 +48,8 @@ class Blocking:
         return Block(ban.network, ban.end, ban.ports, ban.jail)
 
     def leave_out(self, blocks: Mapping[str, Block], bans: Mapping[str, Ban], full: FirewallFullError) -> list[str]:
-        """Choose who of these is not enforced in a full firewall."""
-        out = self.room.make(blocks, full)
+        """Choose who of these is not enforced in a full firewall. What was lifted meanwhile is going anyway."""
+        out = self.room.make({key: block for key, block in blocks.items() if key in bans}, full)
         for key in out:
             self.refused[key] = (bans[key], f"the firewall has room for {full.size}, and others end later")
         return out

@@ -4,9 +4,9 @@ Theory of operation. `run` works in rounds, one at each `wake` and at least one 
 in the ban set, asks the judge about each ban again, whatever its origin, and gives the firewall all that differs from
 the mirror (what the firewall was last given): thousands in slices, the newest first, so that a new ban never waits for
 a long list. After a failure nobody knows what the firewall holds, so it is given everything anew with `replace`; so it
-is at the start, when somebody took our table away, of which some firewalls tell at once, and when the list of those
-always let in has changed. Bans end in the firewall by themselves and are only forgotten here. Nothing is lifted
-because the bouncer ends.
+is at the start, when somebody took our table away, of which some firewalls tell at once, when the list of those always
+let in has changed, and when the clock was set: bans end by the clock, and in a firewall after so many seconds. They end
+there by themselves and are only forgotten here. Nothing is lifted because the bouncer ends.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 
 from appguard.address import Address, Network, network_text
@@ -25,16 +26,15 @@ from appguard.errors import AppGuardError, FirewallError, FirewallFullError
 from appguard.firewalls.base import Block, Count, Firewall
 from appguard.host import HostFacts, administrators, read_host_facts
 from appguard.judge import Judge
+from appguard.mirror import Mirror
 from appguard.ports import key_of
 from appguard.stores.base import BanSet
 from appguard.turns import give_way
 
-_Mirror = dict[str, tuple[Block, float]]  # what the firewall was given under each key, and when
-
 INTERVAL = 1.0  # seconds between looks at the host, the firewall and the ban set when nobody wakes
-RENEWAL = 86400.0  # seconds after which a block without an end is renewed; far less than any firewall's lease
 ENDS_SPARE = 1_000
 SLICE = 250  # changes given at a time, the newest first: some 3 milliseconds
+SET_LEAST = 1.0  # seconds by which a clock that was set is another
 RETRY_FIRST, RETRY_MOST = 0.05, 10.0  # seconds until a failed round is tried again, doubled each time
 
 log = logging.getLogger("appguard.bouncer")
@@ -55,6 +55,7 @@ class Bouncer:
         *,
         read_facts: Callable[[], HostFacts] = read_host_facts,
         read_administrators: Callable[[], Iterable[Address]] = administrators,
+        monotonic: Callable[[], float] = time.monotonic,
         interval: float = INTERVAL,
         is_switched_off: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -64,6 +65,8 @@ class Bouncer:
         self._clock = clock
         self._read_facts = read_facts
         self._read_administrators = read_administrators
+        self._monotonic = monotonic
+        self._ahead = clock() - monotonic()
         self._interval = interval
         self._is_switched_off = is_switched_off
         self._woken = asyncio.Event()
@@ -72,14 +75,14 @@ class Bouncer:
         self._wanted: dict[str, Ban] = {}
         self._ends: list[tuple[float, str]] = []  # a heap
         self._changed: dict[str, None] = {}  # in the order it changed
-        self._mirror: _Mirror = {}
+        self._mirror = Mirror()
         self._let_in: tuple[Network, ...] = ()
         self._is_held = self._is_lifted = False
         self._is_unknown = True  # what the firewall holds
         self._is_suspect = False  # somebody may have taken our rules away
         self._is_restoring = False
         self._is_exhausted = False  # what a load takes its blocks from
-        self._look_at = self._stale_look = 0.0
+        self._look_at = 0.0
         self._error = ""
         self._dropped: int | None = None
         self._counts: Mapping[str, Count] = {}
@@ -152,11 +155,9 @@ class Bouncer:
                 continue
             self._say("")
             retry = RETRY_FIRST
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(self._interval):
                     await self._woken.wait()
-            except TimeoutError:
-                continue
 
     def _say(self, error: str) -> None:
         if error and error != self._error:
@@ -167,6 +168,9 @@ class Bouncer:
 
     async def _round(self) -> None:
         now = self._clock()
+        if self._was_set(now):
+            log.warning("the clock was set: giving the firewall everything anew")
+            self._is_unknown = True
         self._follow()
         self._forget_ended(now)
         if not self._look_at - self._interval <= now < self._look_at:
@@ -178,12 +182,18 @@ class Bouncer:
             self._is_held = True
         if self._is_held:
             await self._lift()
+            self._changed.clear()  # everything is judged when it is given again
         elif self._is_unknown:
             await self._give_all(now)
         while self._changed and not (self._is_held or self._is_switched_off()):
             await self._give_changes(now)
             await give_way()
             self._follow()
+
+    def _was_set(self, now: float) -> bool:
+        """Say whether the clock was set since the last round, or went on while this host slept."""
+        before, self._ahead = self._ahead, now - self._monotonic()
+        return abs(self._ahead - before) > SET_LEAST
 
     def _follow(self) -> None:
         """Take what is new in the ban set."""
@@ -202,6 +212,7 @@ class Bouncer:
                 self._forget(key)
             else:
                 self._wanted[key] = ban
+                self._blocking.room.forget(key)  # it may end later than before
                 if ban.end is not None:
                     heapq.heappush(self._ends, (ban.end, key))
         if len(self._ends) > 2 * len(self._wanted) + ENDS_SPARE:  # mostly of bans since extended or lifted
@@ -232,11 +243,8 @@ class Bouncer:
         """Look at the host, at what is to be renewed, and at the firewall."""
         if self._blocking.judge.update(self._read_facts(), tuple(self._read_administrators())):
             self._changed = dict.fromkeys((*self._wanted, *self._changed))
-        stale: list[str] = []
-        if not 0 <= now - self._stale_look < RENEWAL / 24:  # seldom: with 100,000 it takes 20 milliseconds
-            self._stale_look = now
-            stale = [key for key, (block, given) in self._mirror.items() if _is_stale(block, given, now)]
-        self._changed = dict.fromkeys((*self._blocking.room.take_back(), *stale, *self._changed))
+        again = (*self._blocking.room.take_back(), *self._mirror.stale(now))
+        self._changed = dict.fromkeys((*again, *self._changed))
         await self._look_at_firewall()
 
     async def _look_at_firewall(self) -> None:
@@ -278,17 +286,17 @@ class Bouncer:
         self._is_unknown, self._is_lifted = True, False
         try:
             mirror = await self._replace(let_in, changed, now)
-        except FirewallError:
-            self._changed = changed | self._changed
+        except BaseException:  # also cancelled, the old mirror is not what is to be held
+            self._changed = dict.fromkeys(key for key in (changed | self._changed) if key in self._wanted)
             raise
         self._is_unknown = False
         self._let_in = let_in
         self._mirror = mirror
 
-    async def _replace(self, let_in: tuple[Network, ...], changed: dict[str, None], now: float) -> _Mirror:
+    async def _replace(self, let_in: tuple[Network, ...], changed: dict[str, None], now: float) -> Mirror:
         """Give the firewall everything, or all it has room for; give the new mirror."""
         while True:
-            mirror: _Mirror = {}
+            mirror = Mirror()
             self._is_exhausted = False
             blocks = self._blocks(changed, mirror, now)
             late = partial(self._late, mirror, now)
@@ -296,14 +304,16 @@ class Bouncer:
                 await self._firewall.replace(let_in, blocks, late)
             except FirewallFullError as full:
                 deque(blocks, maxlen=0)  # those it was not given yet count too
-                if not self._blocking.leave_out(_blocks_of(mirror), self._wanted, full):
+                if not self._blocking.leave_out(mirror.blocks(), self._wanted, full):
                     raise
                 continue
             return mirror
 
-    def _blocks(self, changed: dict[str, None], mirror: _Mirror, now: float) -> Iterator[Block]:
+    def _blocks(self, changed: dict[str, None], mirror: Mirror, now: float) -> Iterator[Block]:
         """Give every block, newest first, and note it in the new mirror. What it held unchanged was judged."""
         for key in tuple(reversed(self._wanted)):
+            if key in mirror:  # it came late
+                continue
             held = None if key in changed or key in self._changed else self._mirror.get(key)
             block = held[0] if held is not None else self._block(key)
             if block is not None:
@@ -311,7 +321,7 @@ class Bouncer:
                 yield block
         self._is_exhausted = True
 
-    async def _late(self, mirror: _Mirror, now: float) -> list[Block]:
+    async def _late(self, mirror: Mirror, now: float) -> list[Block]:
         """Give blocks of bans that came while the firewall was being loaded; the other changes have to wait.
 
         If the load has nothing else to do and a restore goes on, wait for more.
@@ -324,19 +334,18 @@ class Bouncer:
                 return late
             await self._woken.wait()
 
-    def _take_late(self, mirror: _Mirror, now: float) -> list[Block]:
+    def _take_late(self, mirror: Mirror, now: float) -> list[Block]:
         found: list[Block] = []
         waiting: list[str] = []
         while self._changed and len(found) < SLICE:
             key, _ = self._changed.popitem()
-            block = None if key in mirror else self._block(key)
-            if block is not None:
+            if key in mirror:
+                waiting.append(key)
+                continue
+            self._mirror.pop(key, None)  # so that no load takes it from there, this one or its repetition
+            if (block := self._block(key)) is not None:
                 mirror[key] = (block, now)
                 found.append(block)
-            elif key in mirror:
-                waiting.append(key)
-            else:
-                self._mirror.pop(key, None)  # so that the load does not take it from there
         self._changed |= dict.fromkeys(reversed(waiting))
         return found
 
@@ -347,9 +356,11 @@ class Bouncer:
         self._is_unknown = True
         try:
             await self._change(add, remove)
-        except FirewallError as error:
-            log.warning("giving the firewall everything anew: %s", error)
+        except BaseException as error:  # also cancelled, it is not known what the firewall holds
             self._changed |= dict.fromkeys((*add, *remove))
+            if not isinstance(error, FirewallError):
+                raise
+            log.warning("giving the firewall everything anew: %s", error)
             await self._give_all(now)
             return
         self._is_unknown = False
@@ -365,8 +376,8 @@ class Bouncer:
         remove: dict[str, Block] = {}
         for key in [self._changed.popitem()[0] for _ in range(min(SLICE, len(self._changed)))]:
             block = self._block(key)
-            held, given = self._mirror.get(key, (None, now))
-            if block is not None and (block != held or _is_stale(block, given, now)):
+            held, _ = self._mirror.get(key, (None, now))
+            if block is not None and (block != held or self._mirror.is_stale(key, now)):
                 add[key] = block
             if held is not None and (block is None or block.jail != held.jail):
                 remove[key] = held
@@ -377,7 +388,7 @@ class Bouncer:
         try:
             await self._firewall.change(list(add.values()), list(remove.values()))
         except FirewallFullError as full:
-            out = self._blocking.leave_out(_blocks_of(self._mirror) | add, self._wanted, full)
+            out = self._blocking.leave_out(self._mirror.blocks() | add, self._wanted, full)
             for key in out:
                 add.pop(key, None)
             going = {key: self._mirror[key][0] for key in (*out, *add) if key in self._mirror}  # renewed ones too
@@ -387,11 +398,3 @@ class Bouncer:
 
     def _block(self, key: str) -> Block | None:
         return self._blocking.block(key, self._wanted.get(key))
-
-
-def _is_stale(block: Block, given: float, now: float) -> bool:
-    return block.end is None and not given <= now < given + RENEWAL
-
-
-def _blocks_of(mirror: _Mirror) -> dict[str, Block]:
-    return {key: block for key, (block, _) in mirror.items()}

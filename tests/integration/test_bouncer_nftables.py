@@ -10,11 +10,12 @@ import pytest
 
 from appguard.address import parse_network
 from appguard.ban import Ban
-from appguard.bouncer import RENEWAL, Bouncer
+from appguard.bouncer import Bouncer
 from appguard.errors import FirewallError
 from appguard.firewalls.nftables import LEASE, Nftables
 from appguard.host import HostFacts
 from appguard.judge import Judge
+from appguard.mirror import RENEWAL
 from appguard.stores.memory import MemoryBanSet
 from tests.bouncing import running, until
 from tests.machine import Machine
@@ -211,7 +212,7 @@ def test_a_permanent_ban_does_not_run_out() -> None:
 
     ban_set = MemoryBanSet(clock)
     ban_set.ban(Ban.of("203.0.113.5", bantime=-1, start=now))
-    bouncer = Bouncer(ban_set, Nftables(clock=clock), Judge(), clock)
+    bouncer = Bouncer(ban_set, Nftables(clock=clock), Judge(), clock, monotonic=clock)
     asyncio.run(bouncer.settle())
     run("nft", "delete element inet appguard ban4 { 203.0.113.5 }")
     run(
@@ -269,7 +270,7 @@ def test_a_full_firewall_leaves_out_what_ends_soonest(transport: str, caplog: py
 
     ban_set = MemoryBanSet(clock)
     firewall = Nftables(clock=clock, transport=transport, size=3)
-    bouncer = Bouncer(ban_set, firewall, Judge(), clock, interval=SHORTLY)
+    bouncer = Bouncer(ban_set, firewall, Judge(), clock, monotonic=clock, interval=SHORTLY)
     for address, seconds in (("203.0.113.1", 900), ("203.0.113.2", -1), ("203.0.113.3", 600)):
         ban(address, seconds)
     ban("2001:db8:1::/64", 60)  # in a set of its own, which has room
@@ -311,6 +312,7 @@ TAKEN = {
     "delete element inet appguard ban4_net { 203.0.112.0/24 }": "a network",
     "delete element inet appguard allow4 { 192.0.2.0/24 }": "a network that is let in",
     "delete element inet appguard ban4_p1 { 203.0.113.6 }": "a host banned from some ports",
+    "delete element inet appguard ports_p1 { 22 }": "a port",
     "flush map inet appguard ban4": "all hosts",
 }
 
@@ -333,8 +335,9 @@ def test_what_somebody_takes_out_is_put_back(taken: str) -> None:
         assert held() != before
         await until(lambda: held() == before, "what was taken out is not back")
 
-    def held() -> tuple[set[str], ...]:
-        return set(banned()), set(elements("allow4")), set(elements("ban4_p1"))
+    def held() -> tuple[object, ...]:
+        ports = run("nft", "list", "set", "inet", "appguard", "ports_p1")
+        return set(banned()), set(elements("allow4")), set(elements("ban4_p1")), ports
 
     play(scene, judge=Judge(safelist=(parse_network("192.0.2.0/24"),)))
 

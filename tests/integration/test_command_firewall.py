@@ -173,6 +173,18 @@ def test_a_program_that_does_not_end_is_ended(tmp_path: Path) -> None:
         do(hanging.replace([], []))
 
 
+def test_what_a_program_has_started_is_ended_with_it(tmp_path: Path) -> None:
+    """A script that waits for another program ends in time, and that program with it."""
+    script = program(tmp_path / "script", f"sleep 30 & echo $! > {tmp_path}/pid; wait")
+    hanging = Command(command=[script], patience=0.5)
+    began = time.monotonic()
+    with pytest.raises(FirewallError, match="did not end within"):
+        do(hanging.replace([], []))
+    assert time.monotonic() - began < 10
+    child = Path("/proc", (tmp_path / "pid").read_text().strip(), "cmdline")
+    wait_until(lambda: not child.exists() or not child.read_bytes(), 5, "it is left behind")
+
+
 def test_what_a_program_is_told(tmp_path: Path) -> None:
     """The lines are those of docs/firewalls.md: a verb, a line for each thing, and `end`."""
     said = tmp_path / "said"

@@ -172,6 +172,12 @@ def test_jails_count_what_they_drop(firewall: Nftables, attacker: Machine) -> No
     assert asyncio.run(firewall.dropped()) == sum(each.packets for each in counts.values())
 
 
+def test_an_ended_block_makes_no_list_of_ports(firewall: Nftables) -> None:
+    """The first ban of some ports is a change of ours, also after one of the same ports that had ended at the load."""
+    asyncio.run(firewall.replace([], [block(ATTACKER, seconds=-1)]))
+    change(firewall, block(ATTACKER))
+
+
 @pytest.mark.parametrize("transport", ["netlink", "nft"])
 def test_a_full_set_of_some_ports_is_told_apart(transport: str) -> None:
     """It is said which ports the full set is about; there is still room for bans of others."""

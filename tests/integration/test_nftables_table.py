@@ -105,6 +105,18 @@ def test_a_wide_ban_that_ends_first_uncovers_the_longer_one_inside(firewall: Nft
     assert elements("ban4_net").keys() == {"198.51.100.0/24", "198.51.200.0/24"}
 
 
+@pytest.mark.parametrize("ports", ["", "tcp/22"])
+def test_the_first_bans_of_a_jail_are_a_host_and_a_network(firewall: Nftables, ports: str) -> None:
+    """One change may hold the first host and the first network of a jail or a list of ports."""
+    asyncio.run(firewall.replace([], []))
+    end = time.time() + 600
+    blocks = [Block(network(text), end, ports, "new") for text in ("203.0.113.5", "198.51.100.0/24")]
+    asyncio.run(firewall.change(blocks, []))
+    ending = "_p1" if ports else ""
+    assert elements(f"ban4{ending}").keys() == {"203.0.113.5"}
+    assert elements(f"ban4_net{ending}").keys() == {"198.51.100.0/24"}
+
+
 def test_overlapping_networks_are_let_in_as_one(firewall: Nftables) -> None:
     """The list of those always let in may hold networks inside others, in any order."""
     allow = [network(text) for text in ("192.0.2.7", "192.0.2.0/24", "2001:db8::/32", "2001:db8:1::1", "192.0.2.7")]

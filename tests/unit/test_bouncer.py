@@ -2,18 +2,20 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 
 import pytest
 
-from appguard.address import network_text, parse_address, parse_network
+from appguard.address import Network, network_text, parse_address, parse_network
 from appguard.ban import Ban
-from appguard.bouncer import RENEWAL, Bouncer
+from appguard.bouncer import Bouncer
 from appguard.errors import FirewallError
-from appguard.firewalls.base import Block
+from appguard.firewalls.base import Block, Late, nobody
 from appguard.host import HostFacts
+from appguard.mirror import RENEWAL
 from appguard.stores.memory import FACTS_KEPT
-from tests.bouncing import NEVER, START, Recording, World, play, until
+from tests.bouncing import NEVER, START, Recording, Small, World, play, until
 
 
 def test_bans_from_before_the_start_are_given_at_once() -> None:
@@ -302,11 +304,13 @@ def test_an_interrupted_change_is_followed_by_everything_anew() -> None:
     world = World()
     world.firewall = Slow(world.clock)
     world.bouncer = world.new_bouncer()
+    world.ban("203.0.113.6")
     world.settle()
     world.ban("203.0.113.5")
+    world.ban("203.0.113.6", 6000)
     asyncio.run(given_up(world.bouncer))
     world.settle()
-    assert world.firewall.held == {"203.0.113.5"}
+    assert world.firewall.ends() == {"203.0.113.5": START + 600, "203.0.113.6": START + 6000}
     assert world.firewall.verbs == ["replace", "replace"]
 
 
@@ -323,6 +327,40 @@ def test_a_firewall_that_fails_to_lift_is_told_to_the_person_and_tried_again() -
     world.settle()
     assert not world.firewall.held
     assert world.firewall.verbs == ["replace", "lift", "lift"]
+
+
+@pytest.mark.parametrize("is_given_up", [False, True])
+def test_a_ban_extended_during_a_load_keeps_its_new_end(is_given_up: bool) -> None:
+    """What comes while a load goes on is newer than what was held before it, also if the load is given up."""
+
+    class Extending(Recording):
+        async def replace(self, allow: Sequence[Network], blocks: Iterable[Block], late: Late = nobody) -> None:
+            rest = iter(blocks)
+            first = next(rest)
+            if self.fails == "gone":
+                self.fails = ""
+                world.ban("203.0.113.5", 6000)
+                extended = await late()
+                if is_given_up:
+                    raise asyncio.CancelledError
+                rest = iter((*extended, *rest))
+            await super().replace(allow, (first, *rest), late)
+
+        async def intact(self) -> bool:
+            return self.fails != "gone"
+
+    world = World(interval=1.0)
+    world.firewall = Extending(world.clock)
+    world.bouncer = world.new_bouncer()
+    world.ban("203.0.113.5")
+    world.ban("203.0.113.6")
+    world.settle()
+    world.firewall.fails = "gone"
+    world.now += 2
+    with pytest.raises(asyncio.CancelledError) if is_given_up else nullcontext():
+        world.settle()
+    world.settle()
+    assert world.firewall.ends() == {"203.0.113.5": START + 6002, "203.0.113.6": START + 600}
 
 
 def test_a_load_during_a_restore_is_whole() -> None:
@@ -344,3 +382,75 @@ def test_a_load_during_a_restore_is_whole() -> None:
     world = World()
     world.bouncer.begin_restore()
     play(scene, world)
+
+
+def test_a_ban_lifted_while_the_firewall_is_full_makes_room() -> None:
+    """A ban that is lifted in the round in which the firewall turns out to be full is one of those that go."""
+    world = World()
+    world.firewall = Small(world.clock)
+    world.bouncer = world.new_bouncer()
+    for number in (1, 2, 3):
+        world.ban(f"203.0.113.{number}", 600 * number)
+    world.settle()
+    world.unban("203.0.113.1")
+    world.ban("203.0.113.4", 6000)
+    world.ban("203.0.113.5", 6000)
+    world.settle()
+    assert world.firewall.held == {"203.0.113.3", "203.0.113.4", "203.0.113.5"}
+    assert [found.key for found, _ in world.bouncer.status.refused] == ["203.0.113.2"]
+    world.unban("203.0.113.5")
+    world.ban("203.0.113.1", 600)
+    world.settle()
+    assert world.firewall.held == {"203.0.113.1", "203.0.113.3", "203.0.113.4"}
+
+
+@pytest.mark.parametrize("seconds", [-3000, 3000])
+def test_a_clock_that_is_set_makes_everything_anew(seconds: float) -> None:
+    """A firewall counts seconds: after the clock was set its bans would end too early, or go on when they are over."""
+    world = World()
+    world.ban("203.0.113.5", 600)
+    world.ban("203.0.113.6", 6000)
+    world.settle()
+    world.now += 10
+    world.ahead = seconds
+    for _ in range(2):
+        world.settle()
+    assert world.firewall.verbs == ["replace", "replace"]
+    assert world.firewall.given == {"203.0.113.6": 5990 - seconds} | ({"203.0.113.5": 3590} if seconds < 0 else {})
+
+
+@pytest.mark.parametrize("fails", ["", "not permitted"])
+def test_what_is_over_is_not_remembered_while_nothing_is_enforced(fails: str) -> None:
+    """Bans that come and go while enforcement is off, or the firewall fails, leave nothing behind."""
+
+    def remembered() -> int:
+        return sum(len(each) for each in vars(world.bouncer).values() if isinstance(each, dict | list))
+
+    world = World()
+    if fails:
+        world.firewall.fails = fails
+    else:
+        world.bouncer.hold()
+    for number in range(100):
+        world.ban(f"203.0.113.{number}")
+        with pytest.raises(FirewallError) if fails else nullcontext():
+            world.settle()
+        world.unban(f"203.0.113.{number}")
+    with pytest.raises(FirewallError) if fails else nullcontext():
+        world.settle()
+    assert remembered() <= 100  # their ends, which are let go of by the thousand
+
+
+def test_a_ban_that_was_left_out_is_enforced_when_it_is_extended() -> None:
+    """Who goes on attacking while a full firewall leaves him out is banned for longer, and then others end sooner."""
+    world = World()
+    world.firewall = Small(world.clock)
+    world.bouncer = world.new_bouncer()
+    for number in (1, 2, 3, 4):
+        world.ban(f"203.0.113.{number}", 600 * number)
+        world.settle()
+    assert world.firewall.held == {"203.0.113.2", "203.0.113.3", "203.0.113.4"}
+    world.ban("203.0.113.1", 6000, automatic=True)
+    world.settle()
+    assert world.firewall.held == {"203.0.113.1", "203.0.113.3", "203.0.113.4"}
+    assert [found.key for found, _ in world.bouncer.status.refused] == ["203.0.113.2"]

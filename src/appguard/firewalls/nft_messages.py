@@ -172,8 +172,8 @@ def has_element(table: str, name: str, key: bytes) -> bool:
         return False
 
 
-def first_addresses(table: str, name: str) -> set[bytes]:
-    """Give the first address of each network in a set of intervals, and those where none is any more."""
+def first_keys(table: str, name: str) -> set[bytes]:
+    """Give where each interval in a set of them begins, such as a network, and where none is any more."""
     try:
         answers = ask(_GET_ELEMENTS, text(_TABLE, table) + text(_ELEMENTS_SET, name), many=True)
     except FileNotFoundError:

@@ -140,24 +140,30 @@ class NetlinkTransport:
 
     async def change(self, hosts: Sequence[tuple[Block, Block | None]], wide: Wide | None) -> None:
         """Remove hosts and add, if there is one, the other of each pair; give all other networks anew unless None."""
+        made: list[Message] = []
         more: list[Message] = []
         if wide is not None:
-            more = await self._missing(self._table, {ports for _, ports in wide}, {jail for _, jail in wide.values()})
+            made = await self._missing(self._table, {ports for _, ports in wide}, {jail for _, jail in wide.values()})
             endings = map(self._lists.ending, ("", *self._made[self._table].intersection(self._of_lists)))
-            more += [flush_set(self._table, f"ban{version}_net{ending}") for ending in endings for version in (4, 6)]
+            more = [flush_set(self._table, f"ban{version}_net{ending}") for ending in endings for version in (4, 6)]
             more += self._wide(self._table, wide)
         rest = iter(hosts)
         part = list(islice(rest, SLICE))
-        await self._renew(part, more)
+        await self._renew(part, made, more)
         while part := list(islice(rest, SLICE)):
             await give_way()
-            await self._renew(part, ())
+            await self._renew(part, (), ())
 
-    async def _renew(self, part: Sequence[tuple[Block, Block | None]], more: Sequence[Message]) -> None:
-        """Remove hosts, add those that have not ended, do more, and learn which way this kernel has of removing."""
+    async def _renew(
+        self, part: Sequence[tuple[Block, Block | None]], first: Sequence[Message], more: Sequence[Message]
+    ) -> None:
+        """Remove hosts, add those that have not ended, do more, and learn which way this kernel has of removing.
+
+        What `first` makes is there for all of them.
+        """
         old, new = [block for block, _ in part], [block for _, block in part if block is not None]
         jails = {block.jail for block in chain(old, new)}
-        made = await self._missing(self._table, {block.ports for block in old}, jails)
+        made = [*first, *await self._missing(self._table, {block.ports for block in old}, jails)]
         then = [*add_hosts(self._table, new, self._clock(), self._lists), *more]
         if self._destroy is not False:
             try:

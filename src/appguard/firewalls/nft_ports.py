@@ -70,6 +70,11 @@ class PortLists:
         return made + "".join(f"{line}\n" for line in lines)
 
 
+def first_ports(ports: str) -> set[bytes]:
+    """Give the keys under which the ranges of a list begin in its set."""
+    return {first.to_bytes(2, "big") for first, _ in split_ports(ports)[1]}
+
+
 def stub_script(table: str) -> str:
     """Write of a new table what the above refers to, as empty as can be."""
     lines = [f"add table inet {table}", f"add counter inet {table} strays"]

@@ -21,14 +21,19 @@ log = logging.getLogger("appguard.firewall")
 
 
 class Watch:
-    """Watches a table. `is_lost` says that more was taken out than is known."""
+    """Watches a table."""
 
     def __init__(self, table: str) -> None:
         self._table = table
         self._link: socket | None = None
         self._taken: dict[tuple[str, bytes], None] = {}
+        self._is_whole = True
         self._lost_at = float("-inf")
-        self.is_lost = False
+
+    @property
+    def is_lost(self) -> bool:
+        """Say that more was taken out than is known, which may wait until the last time is long enough ago."""
+        return not self._is_whole and time.monotonic() >= self._lost_at + LOST_APART
 
     @contextmanager
     def __call__(self, suspect: Callable[[], None]) -> Generator[None]:
@@ -58,7 +63,9 @@ class Watch:
         """Hear what waits after everything was made anew: nothing is lost then, however much there was to hear."""
         if self._link is not None:
             self._hear(self._link)
-        self.is_lost = False
+        if self.is_lost:
+            self._lost_at = time.monotonic()
+        self._is_whole = True
 
     def taken(self) -> tuple[tuple[str, bytes], ...]:
         """Give the set and the key of each element that was taken out since this was last asked."""
@@ -69,9 +76,6 @@ class Watch:
         told, is_whole = hear(link, TAKEN_OUT)
         for each in told:
             self._taken.update(dict.fromkeys(taken_out(self._table, each)))
-        is_whole = is_whole and len(self._taken) <= TAKEN_MOST
-        now = time.monotonic()
-        if not is_whole and now >= self._lost_at + LOST_APART:
-            self._lost_at, self.is_lost = now, True
+        self._is_whole = self._is_whole and is_whole and len(self._taken) <= TAKEN_MOST
         if len(self._taken) > TAKEN_MOST:
             self._taken.clear()

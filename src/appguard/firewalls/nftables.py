@@ -18,9 +18,9 @@ from appguard.ban import is_host
 from appguard.errors import FirewallFullError
 from appguard.firewalls.base import Block, Count, Late, nobody
 from appguard.firewalls.netlink import SetFullError
-from appguard.firewalls.nft_messages import counters, first_addresses, has_element, jail_of, table_identity
+from appguard.firewalls.nft_messages import counters, first_keys, has_element, jail_of, table_identity
 from appguard.firewalls.nft_netlink import NetlinkTransport, NotTakenError
-from appguard.firewalls.nft_ports import PortLists, Wide, pieces_of
+from appguard.firewalls.nft_ports import PortLists, Wide, first_ports, pieces_of
 from appguard.firewalls.nft_script import COUNT, ScriptTransport, Shape
 from appguard.firewalls.nft_watch import Watch
 
@@ -148,14 +148,13 @@ class Nftables:
         return [place for name, key, place in taken if place is not None and not has_element(TABLE, name, key)]
 
     def _has_networks(self) -> bool:
-        """Say whether the table has all networks that are let in, and those shut out that are no hosts."""
+        """Say whether the table has all networks that are let in, those shut out that are no hosts, and all ports."""
         now = self._clock()
-        ought = {name: {piece for piece, end, _ in of_set if end > now} for name, of_set in self._pieces().items()}
-        ought |= {f"allow{version}": {one for one in self._let_in if one.version == version} for version in (4, 6)}
-        return all(
-            {one.network_address.packed for one in networks} <= first_addresses(TABLE, name)
-            for name, networks in ought.items()
-        )
+        ought = {name: [piece for piece, end, _ in of_set if end > now] for name, of_set in self._pieces().items()}
+        ought |= {f"allow{version}": [one for one in self._let_in if one.version == version] for version in (4, 6)}
+        first = {name: {one.network_address.packed for one in networks} for name, networks in ought.items()}
+        first |= {f"ports{self._lists.ending(ports)}": first_ports(ports) for ports in self._lists_there if ports}
+        return all(keys <= first_keys(TABLE, name) for name, keys in first.items())
 
     def _pieces(self) -> dict[str, list[tuple[Network, float, str]]]:
         return pieces_of(self._wide, self._lists)
@@ -184,14 +183,14 @@ class Nftables:
         """Give the blocks that have not ended, each with an end; no more lists of ports than there is room for."""
         now = self._clock()
         for block in blocks:
+            if block.end is not None and block.end <= now:
+                continue
             if block.ports and not self._lists.takes(block.ports):
                 log.error("%s is not shut out of %s: there are too many lists of ports", block.network, block.ports)
                 continue
             self._lists_there.add(block.ports)
-            if block.end is None:
-                yield Block(block.network, now + self._lease, block.ports, block.jail)
-            elif block.end > now:
-                yield block
+            lease = now + self._lease
+            yield Block(block.network, lease, block.ports, block.jail) if block.end is None else block
 
     @contextmanager
     def _room(self) -> Generator[None]:

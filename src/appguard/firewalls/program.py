@@ -3,12 +3,16 @@
 import asyncio
 import os
 import shutil
+import signal
+from asyncio.subprocess import Process
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from appguard.errors import FirewallError
 
 SBIN = "/usr/sbin:/sbin"  # where such programs are, also for a PATH without it
+END_PATIENCE = 2.0  # seconds to be gone when killed
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ async def run(command: Sequence[str], if_missing: str, patience: float, *, text:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env={"LC_ALL": "C", "PATH": path},
+            start_new_session=True,
         )
     except OSError as error:
         raise FirewallError(f"{program} does not start: {error.strerror}") from error
@@ -48,7 +53,15 @@ async def run(command: Sequence[str], if_missing: str, patience: float, *, text:
         raise FirewallError(f"{program} did not end within {patience:g} seconds") from None
     finally:
         if process.returncode is None:  # timed out or cancelled
-            process.kill()
-            await process.wait()
+            await _end(process)
     assert process.returncode is not None
     return Done(process.returncode, words.decode(errors="replace"), output.decode(errors="replace"))
+
+
+async def _end(process: Process) -> None:
+    """Kill a program and what it has started, which may hold its pipes; one of another user (sudo) is let go of."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(END_PATIENCE):
+            await process.wait()
