@@ -225,7 +225,7 @@ def test_a_skip_fails_under_ci(tmp_path: Path, test: str) -> None:
 
 def test_a_process_left_running_fails_its_test(tmp_path: Path) -> None:
     """A test that leaves a process behind is found, and the process named."""
-    test = "import subprocess\ndef test_it(): subprocess.run('sleep 602 &', shell=True)"
+    test = "import subprocess\ndef test_it(): subprocess.run('sleep 602 & sleep 0.2', shell=True)"
     found = run_pytest(tmp_path, test, within=lab())
     assert "left running: sleep 602" in found
     assert "1 passed, 1 error" in found
