@@ -15,34 +15,18 @@ import logging
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import PlainTextResponse
 from flask import Flask
 
-CLIENT = "203.0.113.5"
-WINDOWS = {"minute": 60, "day": 86_400}
+from benchmarks.peer_django import django_appguard, django_bare, django_ratelimit, login_appguard, login_axes
+from benchmarks.peer_limit import Build, event_log, is_redis, parts
 
+CLIENT = "203.0.113.5"
 Calls = Callable[[int], int]
 """Makes so many requests and gives the status of the last."""
-
-Build = Callable[[str, str], Any]
-"""From the URI of a store and a limit to a site."""
-
-
-def is_redis(store: str) -> bool:
-    """Say whether a store is a Redis."""
-    return store.startswith("redis:")
-
-
-def parts(limit: str) -> tuple[int, int]:
-    """Give the amount and the seconds of a limit."""
-    amount, window = limit.split("/")
-    return int(amount), WINDOWS[window]
-
 
 # FastAPI
 
@@ -288,99 +272,6 @@ def wsgi_calls(app: Any, method: str = "GET", path: str = "/", body: bytes = b""
         return int(status[:3])
 
     return calls
-
-
-# Django: a page, and a login whose password is always wrong
-
-
-class Nobody:
-    """An authentication backend that knows no user, and spends no time on it."""
-
-    def authenticate(self, _request: object, username: str = "", password: str = "") -> None:
-        """Know nobody."""
-
-    def get_user(self, _user_id: object) -> None:
-        """Know nobody."""
-
-
-def django_site(store: str, *, middleware: str = "", backend: str = "", app: str = "", **settings: Any) -> Any:
-    """Set Django up, once in a process, and give its WSGI handler."""
-    import django
-    from django.conf import settings as django_settings
-    from django.core.management import call_command
-    from django.core.wsgi import get_wsgi_application
-
-    cache = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": "peers"}
-    if is_redis(store):
-        cache = {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": store}
-    nobody = f"{__spec__.name}.Nobody" if __spec__ else "Nobody"
-    django_settings.configure(
-        SECRET_KEY="peers",
-        ALLOWED_HOSTS=["*"],
-        ROOT_URLCONF="benchmarks.peer_urls",
-        INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", *filter(None, [app])],
-        MIDDLEWARE=list(filter(None, [middleware])),
-        AUTHENTICATION_BACKENDS=[*filter(None, [backend]), nobody],
-        CACHES={"default": cache},
-        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": Path(mkdtemp()) / "peers.sqlite3"}},
-        SILENCED_SYSTEM_CHECKS=["django_ratelimit.E003", "django_ratelimit.W001"],
-        USE_TZ=True,
-        LOGGING_CONFIG=None,
-        **settings,
-    )
-    django.setup()
-    call_command("migrate", verbosity=0, interactive=False)
-    return get_wsgi_application()
-
-
-def django_bare(store: str, _limit: str) -> Any:
-    """No limiter."""
-    return django_site(store)
-
-
-def django_appguard(store: str, limit: str) -> Any:
-    """AppGuard with its header fields."""
-    guard = {"name": "peers", "limits": [limit], "store": store, "event_log": event_log()}
-    return django_site(store, middleware="appguard.django.AppGuardMiddleware", APPGUARD=guard)
-
-
-def django_ratelimit(store: str, limit: str) -> Any:
-    """Django-ratelimit by its decorator."""
-    from benchmarks import peer_limit
-
-    amount, window = parts(limit)
-    peer_limit.rate = f"{amount}/{window}s"
-    return django_site(store)
-
-
-def login_appguard(store: str, limit: str) -> Any:
-    """AppGuard with a limit of failed logins."""
-    limits = [{"rate": limit, "count": "auth_failure"}]
-    guard = {"name": "peers", "limits": limits, "store": store, "event_log": event_log()}
-    return django_site(store, middleware="appguard.django.AppGuardMiddleware", APPGUARD=guard)
-
-
-def login_axes(handler: str) -> Build:
-    """Django-axes with one of its handlers."""
-
-    def build(store: str, limit: str) -> Any:
-        return django_site(
-            store,
-            middleware="axes.middleware.AxesMiddleware",
-            backend="axes.backends.AxesStandaloneBackend",
-            app="axes",
-            AXES_FAILURE_LIMIT=parts(limit)[0],
-            AXES_COOLOFF_TIME=1,
-            AXES_HANDLER=handler,
-            AXES_VERBOSE=False,
-        )
-
-    return build
-
-
-def event_log() -> str:
-    """Give a file for AppGuard's events."""
-    return str(Path(mkdtemp()) / "events.jsonl")
 
 
 def login_calls(app: Any) -> Calls:
