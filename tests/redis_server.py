@@ -77,9 +77,9 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server(directory: Path, *options: str) -> Generator[RedisServer]:
+def redis_server(directory: Path, *options: str, address: str = "127.0.0.1") -> Generator[RedisServer]:
     """Run a server for the length of the block."""
-    server = RedisServer(directory, options=options)
+    server = RedisServer(directory, address=address, options=options)
     try:
         server.start()
         yield server

@@ -9,7 +9,7 @@ import pytest
 from tests.fleet_hosts import Host, two_hosts
 from tests.lab import wait_until
 from tests.netns import run
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, redis_server
 from tests.replicas import bans_kept
 
 pytestmark = pytest.mark.lab
@@ -18,10 +18,8 @@ pytestmark = pytest.mark.lab
 @pytest.fixture
 def server(open_tmp_path: Path) -> Iterator[RedisServer]:
     """Give the Redis of the fleet."""
-    running = RedisServer(open_tmp_path, address="0.0.0.0")
-    running.start()
-    yield running
-    running.kill()
+    with redis_server(open_tmp_path, address="0.0.0.0") as running:
+        yield running
 
 
 @pytest.fixture

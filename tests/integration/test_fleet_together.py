@@ -8,7 +8,7 @@ import pytest
 from tests.fleet_hosts import Host, two_hosts
 from tests.lab import wait_until
 from tests.netns import run
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisServer, redis_server
 from tests.replicas import CHANGES
 
 pytestmark = pytest.mark.lab
@@ -20,10 +20,8 @@ SHARED = {"maxretry": 5, "scope": "fleet"}
 @pytest.fixture
 def server(open_tmp_path: Path) -> Iterator[RedisServer]:
     """Give the Redis of the fleet."""
-    running = RedisServer(open_tmp_path, address="0.0.0.0")
-    running.start()
-    yield running
-    running.kill()
+    with redis_server(open_tmp_path, address="0.0.0.0") as running:
+        yield running
 
 
 @pytest.fixture
