@@ -142,3 +142,13 @@ def test_credential_stuffing_counts_users() -> None:
     tried = ["bob"] * 5 + ["carol", "dave", "erin", "BOB ", "frank"]
     bans = [window.record(Event(line.kind, float(n), line.address, user=user)) for n, user in enumerate(tried)]
     assert [len(each) for each in bans] == [0] * 9 + [1]
+
+
+def test_sshd_is_read_from_the_journal_by_what_nobody_else_can_write() -> None:
+    """The jail matches sshd's units, which the journal names itself, and counts a message as the journal gives it."""
+    config = read_jail("ssh", {"use": "sshd-journal"}, "")
+    assert config.journalmatch == ("_SYSTEMD_UNIT=ssh.service", "+", "_SYSTEMD_UNIT=sshd.service")
+    line = b"Failed password for root from 203.0.113.5 port 50022 ssh2"
+    event = told(open_filter(config.filter, kinds=config.jail.events), line, 1_795_000_000.0)
+    assert event is not None
+    assert (event.kind, str(event.address)) == (LOGIN_FAIL, "203.0.113.5")
