@@ -323,9 +323,11 @@ def _read_file(file: Path) -> dict[str, dict[str, object]]:
     try:
         with file.open("rb") as opened:
             top = read(tomllib.load(opened), where, FILE_CHECKS)
+    except FileNotFoundError as error:
+        advice = "create it, or name another (daemon: --config, app: APPGUARD_CONFIG)"
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}; {advice}") from error
     except OSError as error:
-        advice = "; create it, or name another (daemon: --config, app: APPGUARD_CONFIG)" if isinstance(error, FileNotFoundError) else ""
-        raise ConfigError(f"{file}: cannot be read: {error.strerror}{advice}") from error
+        raise ConfigError(f"{file}: cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: not valid TOML: {error}") from error
     found = {name: read(top.pop(name, {}), f"{where}: [{name}]", checks) for name, checks in TABLE_CHECKS.items()}
