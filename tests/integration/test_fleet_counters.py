@@ -20,7 +20,7 @@ from appguard.stores.redis_bans import RedisBanSet
 from appguard.stores.redis_commands import Script
 from tests.lab import wait_until
 from tests.redis_server import RedisServer, redis_server
-from tests.replicas import CHANGES, facts_kept
+from tests.replicas import CHANGES, FACTS, facts_kept
 
 ATTACKER, OTHER = "203.0.113.5", "203.0.113.6"
 FIVE = Jail("login", maxretry=5, findtime="10m", bantime="1h", scope="fleet")
@@ -300,6 +300,68 @@ def test_a_redis_that_refuses_to_count_is_said_once(server: RedisServer, caplog:
         assert sum("count failures together" in record.getMessage() for record in caplog.records) == 1
         server.command("CONFIG", "SET", "min-replicas-to-write", "0")
         wait_until(lambda: alpha.answered == 1, 5, "not counted after all")
+
+
+COUNTER = "appguard:d:{main}:failures:login:"
+FOREIGN = {
+    "a list": ("RPUSH", "x"),
+    "a hash": ("HSET", "x", "y"),
+    "a text": ("SET", "x"),
+    "a text as long as two entries": ("SET", "x" * 32),
+}
+
+
+@pytest.mark.parametrize("foreign", FOREIGN)
+def test_what_a_stranger_put_where_a_counter_should_be_is_written_over(server: RedisServer, foreign: str) -> None:
+    """A key of another kind, under a counter and under what was sent last, holds up nobody, not even its own client."""
+    verb, *value = FOREIGN[foreign]
+    with counting(server.uri) as (alpha, beta):
+        alpha.fail(OTHER)
+        last = next(key for key in server.command("KEYS", "*").decode().split() if ":batch:" in key)
+        for key in (f"{COUNTER}{ATTACKER}", last):
+            server.command("DEL", key)
+            assert server.command(verb, key, *value)[:1] in b"+:"
+        alpha.fail(ATTACKER, 2)
+        beta.fail(ATTACKER, 3)
+        assert [each.ban.key for each in beta.decided] == [ATTACKER]
+        assert (alpha.failures.set_aside, beta.failures.set_aside, changes(server)) == (0, 0, 1)
+
+
+def test_a_batch_that_redis_refuses_is_set_aside(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    """A ban set that is no ban set refuses those who reach maxretry, which is said once; the others are counted."""
+    with counting(server.uri) as (alpha, beta):
+        alpha.fail(ATTACKER, 4)
+        alpha.fail(OTHER, 4)
+        server.command("DEL", FACTS)
+        server.command("SET", FACTS, "foreign")
+        for _ in range(3):
+            beta.put(_failure())
+            wait_until(lambda: "WRONGTYPE" in beta.failures.complaint, 5, "no complaint")
+            beta.fail("203.0.113.7")
+            assert beta.failures.complaint == ""
+        assert beta.failures.set_aside == 3
+        told = [record.getMessage() for record in caplog.records if "set aside" in record.getMessage()]
+        assert len(told) == 1
+        assert "jail login" in told[0]
+        assert "WRONGTYPE" in told[0]
+        server.command("DEL", FACTS)
+        beta.fail(OTHER)
+        assert OTHER in [each.ban.key for each in beta.decided]
+
+
+def test_a_full_redis_counts_later(server: RedisServer) -> None:
+    """Redis has no room: nothing is set aside, and what both hosts saw meanwhile is one ban when it has room again."""
+    with counting(server.uri) as (alpha, beta):
+        alpha.fail(OTHER)
+        server.command("CONFIG", "SET", "maxmemory", "1mb")
+        for host in (alpha, beta):
+            for _ in range(3):
+                host.put(_failure())
+            wait_until(lambda: "maxmemory" in host.failures.complaint, 5, "not full")  # noqa: B023  # asked at once
+        server.command("CONFIG", "SET", "maxmemory", "200mb")
+        wait_until(lambda: alpha.decided or beta.decided, 5, "not counted after all")
+        assert changes(server) == 1
+        assert (alpha.failures.set_aside, beta.failures.set_aside) == (0, 0)
 
 
 def test_what_could_not_be_told_is_told_later(server: RedisServer) -> None:

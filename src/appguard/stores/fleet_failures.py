@@ -4,7 +4,8 @@ Theory of operation. Failures wait here by jail; one thread takes up to `TOLD_AT
 call, under a number that it uses once. If the connection is cut before the answer came, the same batch goes again under
 the same number, and Redis answers as before without counting. What waits longer than its jail's findtime is dropped,
 and of more than `MOST` the oldest: this host has counted it as well, so an outage makes hosts count alone, no more.
-A daemon that is killed tells the lines again that it reads again, some milliseconds of a log at most.
+A Redis that takes no writes now (full, not the master) is told the same later; a batch that it refuses for what is in it,
+or for what a stranger has put where the ban set is, is set aside, and the next one goes. A daemon that is killed tells the lines again that it reads again, some milliseconds of a log at most.
 """
 
 import json
@@ -18,6 +19,7 @@ from hashlib import blake2b
 from threading import Condition
 
 import msgspec
+from redis.exceptions import ResponseError
 
 from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST, HOST_MOST, Ban
 from appguard.event import Event
@@ -33,6 +35,8 @@ from appguard.stores.redis_uri import parse_redis_uri
 TOLD_AT_ONCE = 100
 MOST = 100_000
 WAIT = 1.0  # seconds
+SAY_AGAIN = 60.0  # seconds
+STATES = "NOREPLICAS", "MISCONF", "BUSY", "UNKILLABLE"  # that errors begin with of which redis-py knows no class
 EVERYWHERE = " on all hosts"
 TOTAL = "\0"  # stands for what Redis has counted
 
@@ -92,6 +96,8 @@ class FleetFailures:
         self._thread = RedisThread(parse_redis_uri(uri), self._keys[0], "count failures together", self._counting)
         self.waiting = 0
         self.dropped = 0
+        self.set_aside = 0  # failures that Redis refused to count
+        self._say_at = 0.0
 
     @property
     def complaint(self) -> str:
@@ -166,12 +172,33 @@ class FleetFailures:
                 self._sending = self._take()
                 self._number += 1
             if self._sending:
-                answer = self._send(client, self._sending)
-                self._thread.works()
-                sent, self._sending = self._sending, []
-                self._on_decided(sent, self._read(sent, answer))
+                self._tell(client, self._sending)
+                self._sending = []
                 with self._changed:
                     self._changed.notify_all()
+
+    def _tell(self, client: Commands, batch: Sequence[Failed]) -> None:
+        try:
+            answer = self._send(client, batch)
+        except ResponseError as error:
+            if type(error) is not ResponseError or str(error).startswith(STATES):
+                raise  # it is about the state that Redis is in
+            self._set_aside(batch, error)
+            return
+        self._thread.works()
+        self._on_decided(batch, self._read(batch, answer))
+
+    def _set_aside(self, batch: Sequence[Failed], error: ResponseError) -> None:
+        """Leave a batch to this host, which counts alone until Redis takes another one."""
+        self._thread.complaint = str(error)
+        self.set_aside += len(batch)
+        if time.monotonic() >= self._say_at:
+            self._say_at = time.monotonic() + SAY_AGAIN
+            log.error(
+                "%s refuses to count %d failures of jail %s, which are set aside (%d so far), so this host alone has"
+                " counted them: %s: look at what it has under appguard:*",
+                *(self._bans.name, len(batch), batch[0].jail.name, self.set_aside, error),
+            )
 
     def _send(self, client: Commands, batch: Sequence[Failed]) -> bytes:
         jail = batch[0].jail

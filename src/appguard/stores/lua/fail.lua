@@ -12,7 +12,8 @@
 -- entries in the order of time: time, how many, and a tag of what is counted once and the network, where either matters.
 -- It is gone when its key is banned, and findtime after its last failure. What is older than a lift of the same network
 -- does not count: nobody is banned again for what was forgiven. A time to come is a clock that was just set, and counts
--- as now: it would put all others out of the window.
+-- as now: it would put all others out of the window. What a stranger has put where a counter should be counts nothing,
+-- and is written over.
 local ENTRIES_MOST = 256
 local FORMAT = '>dI4I2c0'
 local VERSION_MOST = 4503599627370496
@@ -21,12 +22,14 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
 local maxretry, findtime, is_dry = tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5] == 'dry'
 
-local before = redis.call('GET', KEYS[3])
-if before then
-  local number, answer = struct.unpack('>I2c0', before)
-  answer = string.sub(before, 3 + #number)
-  if number == ARGV[2] then return answer end
+local function text_at(key)
+  local found = redis.pcall('GET', key)
+  return type(found) == 'string' and found or ''
 end
+
+local sent = text_at(KEYS[3])
+local is_sound, last = pcall(struct.unpack, '>I2c0', sent)
+if is_sound and last == ARGV[2] then return string.sub(sent, 3 + #last) end
 
 local function known_of(record)
   local version, ends = string.match(record or '', '^(%d+) (-?%d+) ')
@@ -122,12 +125,21 @@ local function ban(network, ends, is_enough_here, details)
   return is_in_force and 2 or 1, record
 end
 
+local function add(packed, at, count, once, is_user, network)
+  if once == '' and not is_user then
+    local longer, total = append(packed, at, count)
+    if longer then return longer, total end
+  end
+  local tag = (once ~= '' or is_user) and once .. ' ' .. (is_user and network or '') or ''
+  return insert(packed, at, count, once, tag)
+end
+
 local counters, decided = {}, {}
 
 local function networks_of(packed, network, is_user)
   local networks = {[network] = true}
   for _, entry in ipairs(is_user and read(packed) or {}) do
-    networks[string.match(entry[3], ' (.*)$')] = true
+    networks[string.match(entry[3], ' (.*)$') or network] = true
   end
   return networks
 end
@@ -139,12 +151,9 @@ local function fail(number, failure)
     return
   end
   at = math.min(at, now)
-  local before, packed, total = counters[index] or redis.call('GET', KEYS[3 + index]) or '', nil, nil
-  if once == '' and not is_user then packed, total = append(before, at, count) end
-  if not packed then
-    local tag = (once ~= '' or is_user) and once .. ' ' .. (is_user and network or '') or ''
-    packed, total = insert(before, at, count, once, tag)
-  end
+  local before = counters[index] or text_at(KEYS[3 + index])
+  local is_counter, packed, total = pcall(add, before, at, count, once, is_user, network)
+  if not is_counter then packed, total = add('', at, count, once, is_user, network) end
   counters[index] = packed
   if total < maxretry and not is_enough_here then return end
   local version, old = known_of(redis.call('HGET', KEYS[1], network))
