@@ -43,7 +43,7 @@ from appguard.state_rows import (
 )
 
 FILE_NAME = "state.db"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 TABLES = ("ban", "past", "lift", "failure", "position", "total", "setting")
 APPLICATION_ID = 0x41477264  # "AGrd"
 LOCK_WAIT = 2.0  # seconds for a predecessor to end
@@ -138,7 +138,7 @@ class State:
         version = self._check_owner(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        for script in ("state.sql", "state_2.sql", "state_3.sql")[version:]:
+        for script in ("state.sql", "state_2.sql", "state_3.sql", "state_4.sql")[version:]:
             connection.executescript(files("appguard").joinpath(script).read_text(encoding="utf-8"))
 
     def _check_owner(self, connection: sqlite3.Connection) -> int:

@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import cast
 
 from appguard.address import network_text, parse_network
-from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST, JAIL_NAME, REASON_MOST, Ban, Fact
+from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST, HOST_MOST, JAIL_NAME, REASON_MOST, Ban, Fact
 from appguard.bantime import Past
 from appguard.counted import Failure
 from appguard.ports import key_of, parse_key
@@ -158,25 +158,25 @@ INSERT INTO lift SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM ban WHERE network =
 ON CONFLICT (network) DO UPDATE SET version = max(version, excluded.version)
 """
 _PUT_BAN = """
-INSERT INTO ban (network, jail, starts, ends, reason, failures, evidence, via, automatic, version)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+INSERT INTO ban (network, jail, starts, ends, reason, failures, evidence, via, automatic, version, host)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (network) DO UPDATE SET
     jail = excluded.jail, starts = excluded.starts, ends = excluded.ends, reason = excluded.reason,
     failures = excluded.failures, evidence = excluded.evidence, via = excluded.via,
-    automatic = excluded.automatic, version = excluded.version
+    automatic = excluded.automatic, version = excluded.version, host = excluded.host
 WHERE excluded.version >= ban.version
 """
 _GET_BANS = """
-SELECT rowid, network, jail, starts, ends, reason, failures, evidence, via, automatic, version FROM ban
+SELECT rowid, network, jail, starts, ends, reason, failures, evidence, via, automatic, version, host FROM ban
 WHERE rowid < ? ORDER BY rowid DESC LIMIT ?
 """
 
 
 def _ban_row(ban: Ban) -> tuple[object, ...]:
     evidence, via = json.dumps(ban.evidence), json.dumps(ban.via)
-    reason = _clean(ban.reason)
+    reason, host, automatic = _clean(ban.reason), _clean(ban.host), int(ban.automatic)
     return (
-        ban.key, ban.jail, ban.start, ban.end, reason, ban.failures, evidence, via, int(ban.automatic), ban.version
+        ban.key, ban.jail, ban.start, ban.end, reason, ban.failures, evidence, via, automatic, ban.version, host
     )  # fmt: skip
 
 
@@ -198,7 +198,7 @@ def read_bans(connection: sqlite3.Connection, before: int) -> tuple[tuple[Ban, .
 
 
 def _ban(row: Sequence[object]) -> Ban:
-    network, jail, start, end, reason, failures, evidence, via, automatic, version = row
+    network, jail, start, end, reason, failures, evidence, via, automatic, version, host = row
     where, ports = parse_key(_text(network))
     return Ban(
         where,
@@ -212,6 +212,7 @@ def _ban(row: Sequence[object]) -> Ban:
         _count(automatic) == 1,
         _count(version),
         ports,
+        _text(host)[:HOST_MOST],
     )
 
 

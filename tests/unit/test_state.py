@@ -58,6 +58,7 @@ def ban_of(address: str, version: int = 1, end: float | None = NOW + 600) -> Ban
         ("127.0.0.1", "10.0.0.1"),
         automatic=True,
         version=version,
+        host="web-1",
     )
 
 
@@ -76,9 +77,13 @@ def execute(path: Path, *statements: str) -> None:
 @pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::/64", "2001:db8::1", "198.51.100.0/24", "2001:db8::/40"])
 def test_a_ban_round_trips(state: State, address: str) -> None:
     """Every field of a ban survives a restart, whatever its evidence holds."""
-    ban, permanent = ban_of(address, 2**52), replace(ban_of("203.0.113.9", 3, None), automatic=False)
+    ban, permanent = ban_of(address, 2**52), replace(ban_of("203.0.113.9", 3, None), automatic=False, host="web-\ud800")
     state.save(Batch(facts=[put(ban), put(permanent)]))
-    assert set(reopened(state).bans()) == {ban, permanent}
+    kept = reopened(state).bans()
+    assert set(kept) == {ban, permanent}
+    assert {each.key: each.host for each in kept} == {ban.key: "web-1", permanent.key: "web-?"}
+    state.save(Batch(facts=[put(replace(ban, version=2**52 + 1, host="web-2"))]))
+    assert "web-2" in {each.host for each in reopened(state).bans()}
 
 
 def test_bans_of_ports_round_trip_apart(state: State) -> None:
@@ -226,6 +231,29 @@ def test_state_of_version_1_is_carried_over(tmp_path: Path) -> None:
         state.purge({"login"}, time.time() - 3600, lambda _: False)
         state.save(Batch(pasts={"192.0.2.1": [Past("login", "192.0.2.1", 1, NOW, None)]}))
         state.close()
+
+
+def test_state_of_version_3_is_carried_over(tmp_path: Path) -> None:
+    """What the version before kept is all there, its bans without the host it did not know; new ones have theirs."""
+    tmp_path.chmod(0o700)
+    with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as connection:
+        for script in ("state.sql", "state_2.sql", "state_3.sql"):
+            connection.executescript(files("appguard").joinpath(script).read_text(encoding="utf-8"))
+        row = ("192.0.2.1", "login", NOW - 1.5, NOW + 600, "why", 5, '["line"]', "[]", 1, 7)
+        connection.execute("INSERT INTO ban VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        connection.execute("INSERT INTO lift VALUES ('192.0.2.9', 8)")
+        connection.execute("INSERT INTO setting VALUES ('enforce', 'off')")
+    for _ in range(2):  # carried over, and opened as what it is now
+        state = State(tmp_path, clock=lambda: NOW)
+        state.open()
+        (ban,) = state.bans()
+        assert (ban.key, ban.jail, ban.evidence, ban.version, ban.host) == ("192.0.2.1", "login", ("line",), 7, "")
+        assert (state.lifts(), state.setting("enforce")) == ({"192.0.2.9": 8}, "off")
+        state.close()
+    state.open()
+    state.save(Batch(facts=[put(ban_of("192.0.2.1", 9))]))
+    assert [ban.host for ban in reopened(state).bans()] == ["web-1"]
+    state.close()
 
 
 def test_positions_settings_and_totals_round_trip(state: State) -> None:
@@ -425,7 +453,7 @@ def test_a_second_daemon_is_kept_out(state: State, tmp_path: Path, monkeypatch: 
     [
         ([], "it is no state of AppGuard"),
         (["CREATE TABLE mine (a)"], "the database of another program"),
-        (["PRAGMA application_id = 1095201380", "PRAGMA user_version = 4"], "written by a newer AppGuard"),
+        (["PRAGMA application_id = 1095201380", "PRAGMA user_version = 5"], "written by a newer AppGuard"),
     ],
 )
 def test_a_file_that_is_not_ours_is_a_clear_error(tmp_path: Path, statements: list[str], message: str) -> None:
