@@ -61,6 +61,7 @@ class Fleet:
         self._told: tuple[Protected, Protected] | None = None
         self._roster: FleetRoster | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._offset: Callable[[], float] = lambda: 0.0  # gives Redis TIME minus our clock
         self.counting = self._counting()
 
     def _counting(self) -> "SharedCounting | None":
@@ -91,7 +92,8 @@ class Fleet:
         if len(host_id) != 16:
             host_id = secrets.token_hex(8)
             self._keep("host_id", host_id)
-        self._roster = FleetRoster(self._config.store, host_id, lambda: bans.offset, self._on_learnt, clock=self._clock)
+        self._offset = lambda: bans.offset
+        self._roster = FleetRoster(self._config.store, host_id, self._offset, self._on_learnt, clock=self._clock)
         self._roster.put(self._safelist)
         self._tell()
         self._roster.start()
@@ -177,13 +179,13 @@ class Fleet:
 
     def add(self, network: Network, seconds: float | None, reason: str) -> Safelisted:
         """Put a network on the safelist of all hosts; raise `ConfigError`."""
-        entry = self._safelist.add(network, seconds, reason, self.host, self._clock())
+        entry = self._safelist.add(network, seconds, reason, self.host, self._clock(), self._offset())
         self._put(entry)
         return entry
 
     def remove(self, network: Network) -> Safelisted | None:
         """Take exactly this network off the safelist of all hosts; None if it was not there."""
-        entry = self._safelist.remove(network, self.host, self._clock())
+        entry = self._safelist.remove(network, self.host, self._clock(), self._offset())
         if entry is not None:
             self._put(entry)
         return entry

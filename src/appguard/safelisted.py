@@ -1,11 +1,12 @@
 """What administrators put on the safelist while daemons run: for how long, why, and how hosts agree on it.
 
 An entry is a versioned fact, as a ban is: of two about one network the one with the higher version wins, so that what
-was removed on one host does not come back from another. A removal is remembered for 30 days.
+was removed on one host does not come back from another. What has ended, by itself or because it was removed, is
+remembered for 30 days: a host that was away may know it with another end, or for ever.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -15,13 +16,14 @@ from appguard.errors import AddressError, ConfigError
 
 REMEMBERED = 30 * 86_400.0  # seconds
 ENTRIES_MOST = 10_000
+ENDED_MOST = 2_000  # of these, also in share.lua
 WIDEST = {4: 8, 6: 16}
 VERSION_MOST = 2**52
 
 
 @dataclass(frozen=True, slots=True)
 class Safelisted:
-    """A network on the safelist until `until` (Unix seconds; None: for ever), or with `is_removed` not any more."""
+    """A network on the safelist until `until` (Unix seconds; None: for ever); with `is_removed` it was taken off then."""
 
     network: Network
     until: float | None
@@ -37,11 +39,11 @@ class Safelisted:
 
     def in_force(self, now: float) -> bool:
         """Say whether its network is on the safelist."""
-        return not self.is_removed and not self.is_over(now)
+        return not self.is_removed and (self.until is None or self.until > now)
 
     def is_over(self, now: float) -> bool:
-        """Say whether it can be forgotten."""
-        return self.until is not None and self.until <= now
+        """Say whether it ended so long ago that it can be forgotten."""
+        return self.until is not None and self.until + REMEMBERED <= now
 
     def to_text(self) -> str:
         """Write all of it but the network as JSON."""
@@ -67,12 +69,18 @@ def parse_safelisted(network: str, text: str) -> Safelisted | None:
     )
 
 
+def forgettable(entries: Iterable[Safelisted], now: float) -> set[str]:
+    """Give the keys of what ended long ago, and of all that has ended but the newest `ENDED_MOST`."""
+    ended = sorted((entry for entry in entries if not entry.in_force(now)), key=lambda entry: -entry.version)
+    return {entry.key for entry in ended[ENDED_MOST:]} | {entry.key for entry in ended if entry.is_over(now)}
+
+
 def _line(text: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 class SharedSafelist:
-    """The entries that are known, removals too."""
+    """The entries that are known, ended ones too."""
 
     def __init__(self) -> None:
         self._entries: dict[str, Safelisted] = {}
@@ -87,25 +95,30 @@ class SharedSafelist:
         self._entries[entry.key] = entry
         return True
 
-    def add(self, network: Network, seconds: float | None, reason: str, host: str, now: float) -> Safelisted:
-        """Put a network on the safelist from now on, for ever if no seconds are given; raise `ConfigError`."""
+    def add(  # each is a part of the entry
+        self, network: Network, seconds: float | None, reason: str, host: str, now: float, offset: float = 0.0
+    ) -> Safelisted:
+        """Put a network on the safelist from now on, for ever if no seconds are given; raise `ConfigError`.
+
+        `offset` is the clock by which hosts agree what came later, minus this one.
+        """
         if network.prefixlen < WIDEST[network.version]:
             widest = WIDEST[network.version]
             raise ConfigError(f"{network_text(network)} is wider than a /{widest}: nobody could be banned any more")
         until = None if seconds is None else now + seconds
-        entry = Safelisted(network, until, _line(reason)[:REASON_MOST], host, self._next(network, now))
+        entry = Safelisted(network, until, _line(reason)[:REASON_MOST], host, self._next(network, now + offset))
         if not self.merge(entry):
             raise ConfigError(
                 f"the safelist is full: it has {ENTRIES_MOST} entries; remove some, or add a wider network"
             )
         return entry
 
-    def remove(self, network: Network, host: str, now: float) -> Safelisted | None:
+    def remove(self, network: Network, host: str, now: float, offset: float = 0.0) -> Safelisted | None:
         """Take exactly this network off the safelist; give the removal, None if it was not there."""
         known = self._entries.get(network_text(network))
         if known is None or not known.in_force(now):
             return None
-        entry = Safelisted(network, now + REMEMBERED, "", host, self._next(network, now), is_removed=True)
+        entry = Safelisted(network, now, "", host, self._next(network, now + offset), is_removed=True)
         self.merge(entry)
         return entry
 
@@ -114,11 +127,11 @@ class SharedSafelist:
         return max(int(now * 1_000_000), known.version + 1 if known is not None else 0)
 
     def purge(self, now: float) -> bool:
-        """Forget what is over; say whether there was anything."""
-        over = [key for key, entry in self._entries.items() if entry.is_over(now)]
-        for key in over:
+        """Forget what ended long ago; say whether there was anything."""
+        gone = forgettable(self._entries.values(), now)
+        for key in gone:
             del self._entries[key]
-        return bool(over)
+        return bool(gone)
 
     def in_force(self, now: float) -> tuple[Safelisted, ...]:
         """Give what is on the safelist now."""

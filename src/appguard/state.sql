@@ -1,4 +1,5 @@
--- Version 1 of the daemon's private state, made as a whole or not at all; state_2.sql and later ones add to it. Times are Unix seconds.
+-- Version 1 of the daemon's private state, made as a whole or not at all; state_2.sql and those after it add to it.
+-- Times are Unix seconds.
 
 BEGIN EXCLUSIVE;
 

@@ -9,7 +9,7 @@ import pytest
 
 from appguard.address import parse_network
 from appguard.protection import Protection, write_protection
-from appguard.safelisted import Safelisted
+from appguard.safelisted import ENDED_MOST, REMEMBERED, Safelisted
 from appguard.stores.fleet_roster import LEASE, FleetRoster
 from tests.lab import wait_until
 from tests.redis_server import RedisServer, redis_server
@@ -93,6 +93,39 @@ def test_the_safelist_is_one(server: RedisServer) -> None:
         wait_until(lambda: alpha.entries["203.0.113.5"].is_removed, 10, "not removed")
 
 
+def test_what_has_ended_is_not_brought_back_by_who_was_away(server: RedisServer) -> None:
+    """A host comes back with an entry for ever that was given an end meanwhile; one that was renewed stays renewed."""
+    with hosts(server.uri) as (alpha, beta):
+        alpha.let_off("203.0.113.5", 2, seconds=-5)
+        alpha.let_off("203.0.113.6", 3, seconds=60)
+        wait_until(lambda: len(beta.entries) == 2, 10, "not told")
+        away = Host(server.uri, "away")
+        away.roster.put(Safelisted(parse_network(f"203.0.113.{number}"), None, "ours", "away", 1) for number in (5, 6))
+        away.roster.put((Safelisted(parse_network("203.0.113.7"), None, "ours", "away", 1),))
+        away.roster.start()
+        for host in (alpha, beta, away):
+            wait_until(lambda: len(host.entries) == 3, 10, "not learnt")  # noqa: B023  # asked before the next
+            found = {key: (entry.version, entry.in_force(time.time())) for key, entry in host.entries.items()}
+            assert found == {"203.0.113.5": (2, False), "203.0.113.6": (3, True), "203.0.113.7": (1, True)}
+        away.roster.close()
+
+
+def test_redis_remembers_the_newest_ends_only(server: RedisServer) -> None:
+    """What ended is kept until there is too much of it; the oldest goes, what is in force stays."""
+    now = int(time.time() * 1000)
+    for number in range(0, ENDED_MOST + 5, 1_001):
+        fields: list[str] = []
+        for each in range(number, min(number + 1_001, ENDED_MOST + 5)):
+            fields += [f"198.51.{each // 250}.{each % 250}", f'{each + 1} {now - 1} [1,"","",{each + 1},false]']
+        server.command("HSET", SAFELIST, *fields)
+    server.command("HSET", SAFELIST, "192.0.2.7", '1 0 [null,"","",1,false]')
+    with hosts(server.uri):
+        wait_until(lambda: server.command("HLEN", SAFELIST) == f":{ENDED_MOST + 1}\r\n".encode(), 10, "not swept")
+        assert server.command("HEXISTS", SAFELIST, "198.51.0.4") == b":0\r\n"
+        assert server.command("HEXISTS", SAFELIST, "198.51.0.5") == b":1\r\n"
+        assert server.command("HEXISTS", SAFELIST, "192.0.2.7") == b":1\r\n"
+
+
 def test_ends_move_with_the_clock(server: RedisServer) -> None:
     """A host's clock is set a week ahead: protections and safelist end when they would have, not at once."""
     with hosts(server.uri) as (alpha, beta):
@@ -148,7 +181,7 @@ def test_a_host_that_is_gone_for_long_protects_no_more(server: RedisServer) -> N
     server.command("HSET", HOSTS, "gone", f"{now - 1} {write_protection('gone', [(OWN, 'its own')])}")
     server.command("HSET", HOSTS, "there", f"{now + 60_000} {write_protection('there', [(OWN, 'its own')])}")
     server.command("HSET", HOSTS, "odd", "nonsense")
-    server.command("HSET", SAFELIST, "192.0.2.7", f'1 {now - 1} [1,"","",1,false]')
+    server.command("HSET", SAFELIST, "192.0.2.7", f'1 {now - int(REMEMBERED * 1000) - 1} [1,"","",1,false]')
     with hosts(server.uri) as (alpha, _):
         wait_until(lambda: "there" in alpha.others, 10, "has not learnt")
         assert set(alpha.others) <= {"there", "beta"}

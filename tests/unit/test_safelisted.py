@@ -8,7 +8,7 @@ import pytest
 from appguard.address import parse_network
 from appguard.errors import ConfigError
 from appguard.protection import NETWORKS_MOST, parse_protection, write_protection
-from appguard.safelisted import ENTRIES_MOST, REMEMBERED, Safelisted, SharedSafelist, parse_safelisted
+from appguard.safelisted import ENDED_MOST, ENTRIES_MOST, REMEMBERED, Safelisted, SharedSafelist, parse_safelisted
 
 NETWORK = parse_network("192.0.2.0/24")
 NOW = 1_800_000_000.0
@@ -20,13 +20,56 @@ def keys(entries: SharedSafelist, now: float = NOW) -> list[str]:
 
 
 def test_an_entry_ends_by_itself() -> None:
-    """What was added for a day is there for a day, and forgotten then."""
+    """What was added for a day is there for a day; that it ended is remembered for a month."""
     entries = SharedSafelist()
     entries.add(NETWORK, 86_400, "ours", "web-1", NOW)
     assert keys(entries) == ["192.0.2.0/24"]
     assert keys(entries, NOW + 86_401) == []
-    assert entries.purge(NOW + 86_401)
+    assert not entries.purge(NOW + 86_399 + REMEMBERED)
+    assert entries.purge(NOW + 86_401 + REMEMBERED)
     assert list(entries) == []
+
+
+def test_what_has_ended_does_not_come_back() -> None:
+    """An entry for ever that was given an end is over then, also for who was away and knows it for ever."""
+    here, away = SharedSafelist(), SharedSafelist()
+    forever = here.add(NETWORK, None, "ours", "web-1", NOW)
+    assert away.merge(forever)
+    ending = here.add(NETWORK, 60, "ours", "web-1", NOW + 1)
+    later = NOW + 3600
+    here.purge(later)
+    assert not here.merge(forever)
+    assert keys(here, later) == []
+    assert away.merge(ending)
+    assert keys(away, later) == []
+
+
+def test_a_renewal_is_newer_than_what_has_ended() -> None:
+    """A host whose clock is late renews what has ended: that is later, for it knows what ended, or the fleet's time."""
+    early, late = SharedSafelist(), SharedSafelist()
+    ended = early.add(NETWORK, 10, "ours", "web-1", NOW + 300)  # its clock is five minutes ahead
+    assert late.merge(replace(ended, until=NOW + 10))
+    late.purge(NOW + 20)
+    assert early.merge(late.add(NETWORK, 3600, "again", "web-2", NOW + 20))
+    unknowing = SharedSafelist()
+    renewed = unknowing.add(NETWORK, 3600, "again", "web-3", NOW - 280, offset=600 + 1)  # the fleet's clock says later
+    assert early.merge(renewed)
+    assert [entry.host for entry in early.in_force(NOW + 20)] == ["web-3"]
+
+
+def test_only_the_newest_ends_are_remembered() -> None:
+    """Entries that come and go all day do not fill the safelist, and those in force stay."""
+    entries = SharedSafelist()
+    entries.add(NETWORK, None, "ours", "web-1", NOW)
+    for number in range(ENDED_MOST + 5):
+        network = parse_network(f"198.51.{number // 250}.{number % 250}")
+        entries.add(network, 1, "a job", "web-1", NOW + number)
+    assert entries.purge(NOW + ENDED_MOST + 10)
+    kept = {entry.key for entry in entries}
+    assert len(kept) == ENDED_MOST + 1
+    assert "192.0.2.0/24" in kept
+    assert "198.51.0.4" not in kept
+    assert "198.51.0.5" in kept
 
 
 def test_what_was_removed_does_not_come_back() -> None:
@@ -41,7 +84,7 @@ def test_what_was_removed_does_not_come_back() -> None:
     assert keys(here) == keys(there) == []
     assert there.remove(NETWORK, "web-2", NOW) is None
     assert not here.purge(NOW + REMEMBERED - 301)
-    assert here.purge(NOW + REMEMBERED)
+    assert here.purge(NOW + REMEMBERED - 300)
 
 
 def test_an_end_moves_with_the_clock() -> None:

@@ -13,7 +13,7 @@ from threading import Event
 from typing import Any, cast
 
 from appguard.protection import Protection, parse_protection
-from appguard.safelisted import ENTRIES_MOST, Safelisted, parse_safelisted
+from appguard.safelisted import ENTRIES_MOST, Safelisted, forgettable, parse_safelisted
 from appguard.stores.redis_commands import Commands, Script
 from appguard.stores.redis_thread import RedisThread
 from appguard.stores.redis_uri import parse_redis_uri
@@ -121,9 +121,10 @@ class FleetRoster:
         self._entries.update((e.key, e) for e in sound if e.version >= self._version_of(e.key))
         now = self._clock()
         known = list(self._entries.items())  # another thread may add to them
-        for key in [key for key, each in known if each.is_over(now)]:
+        gone = forgettable((each for _, each in known), now)
+        for key in gone:
             self._entries.pop(key, None)
-        lost = {key: each for key, each in known if each.version > there.get(key, 0) and not each.is_over(now)}
+        lost = {key: each for key, each in known if each.version > there.get(key, 0) and key not in gone}
         self._untold.update(lost)
         if self._own and self._id not in found:
             self._tell_at = 0.0

@@ -6,7 +6,10 @@
 -- reply   the version; and if that is another, the fields and values of hosts and those of the safelist
 --
 -- The version is new with every change, also after one that was lost, so whoever knows it knows all. Of two entries
--- about a network the one with the higher version stays. What is over goes when a host tells its record.
+-- about a network the one with the higher version stays. When a host tells its record, what is over goes: records of
+-- hosts that are gone, entries that ended long ago, and of all that have ended those beyond the newest.
+local ENDED_MOST = 2000
+local REMEMBERED = 30 * 86400000 -- milliseconds
 local time = redis.call('TIME')
 local now = math.floor(time[1] * 1000 + time[2] / 1000)
 local is_changed = false
@@ -16,15 +19,32 @@ local function put(key, field, value)
   is_changed = true
 end
 
-local function sweep(key, pattern)
-  local found = redis.call('HGETALL', key)
+local function drop(key, field)
+  redis.call('HDEL', key, field)
+  is_changed = true
+end
+
+local function sweep_hosts()
+  local found = redis.call('HGETALL', KEYS[1])
   for i = 1, #found, 2 do
-    local ends = tonumber(string.match(found[i + 1], pattern) or '')
-    if found[i] ~= 'version' and (not ends or (ends > 0 and ends <= now)) then
-      redis.call('HDEL', key, found[i])
-      is_changed = true
+    local ends = tonumber(string.match(found[i + 1], '^(%d+) ') or '')
+    if found[i] ~= 'version' and (not ends or ends <= now) then drop(KEYS[1], found[i]) end
+  end
+end
+
+local function sweep_safelist()
+  local found, ended = redis.call('HGETALL', KEYS[2]), {}
+  for i = 1, #found, 2 do
+    local version, ends = string.match(found[i + 1], '^(%d+) (%d+) ')
+    ends = tonumber(ends)
+    if not ends or (ends > 0 and ends + REMEMBERED <= now) then
+      drop(KEYS[2], found[i])
+    elseif ends > 0 and ends <= now then
+      ended[#ended + 1] = {tonumber(version), found[i]}
     end
   end
+  table.sort(ended, function(one, other) return one[1] > other[1] end)
+  for i = ENDED_MOST + 1, #ended do drop(KEYS[2], ended[i][2]) end
 end
 
 if ARGV[4] ~= '' then
@@ -35,8 +55,8 @@ if ARGV[4] ~= '' then
   else
     put(KEYS[1], ARGV[2], record)
   end
-  sweep(KEYS[1], '^(%d+) ')
-  sweep(KEYS[2], '^%d+ (%d+) ')
+  sweep_hosts()
+  sweep_safelist()
 end
 for i = 5, #ARGV, 4 do
   local known = tonumber(string.match(redis.call('HGET', KEYS[2], ARGV[i]) or '', '^(%d+) ')) or 0
