@@ -26,6 +26,7 @@ KEY_COST = 700  # bytes that a key takes in this process beside its text and ent
 RUN_COST = 72
 VALUE_COST = 240
 LINE_COST = 120
+PAIR_COST = 300  # that a pair takes to be found by its network, measured
 FIRST_COST = 230  # bytes that a key with one event takes beside its line, measured
 LINE_BYTES_MOST = EVIDENCE_TEXT_MOST * LETTER_MOST
 
@@ -105,13 +106,22 @@ class Counted:
     __slots__ = ("_addresses", "_counts", "_findtime", "_fixed_cost", "_lines", "_slot", "_times", "_values", "cost",
                  "newest", "total")  # fmt: skip
 
-    def __init__(self, key: str, findtime: float, slot: float, *, is_distinct: bool, has_addresses: bool) -> None:
+    def __init__(  # what a jail counts
+        self,
+        key: str,
+        findtime: float,
+        slot: float,
+        *,
+        is_distinct: bool,
+        has_addresses: bool,
+        is_pair: bool = False,
+    ) -> None:
         self.newest = float("-inf")
         self.total = 0  # what is compared with maxretry
         self.cost = 0  # about how many bytes this takes
         self._findtime = findtime
         self._slot = slot
-        self._fixed_cost = KEY_COST + getsizeof(key)  # of the key and the lines
+        self._fixed_cost = KEY_COST + getsizeof(key) + PAIR_COST * is_pair  # of the key and the lines
         self._times: list[float] = []
         self._counts: list[int] = []  # of events, one for each of the times
         self._values = Values(RUNS_MOST) if is_distinct else None

@@ -86,6 +86,7 @@ class JailWindow:
         self._bytes_most = bytes_most
         self._cost = 0
         self._counted: dict[str, Counted | First] = {}  # in the order of the latest event
+        self._pairs: dict[str, set[str]] | None = {} if jail.key == PAIR else None  # the keys of each network
 
     def may_count(self, kind: str, status: int) -> bool:
         """Say whether an event of this kind, with this status, may add to this jail."""
@@ -178,6 +179,7 @@ class JailWindow:
     def _judge(self, key: str, counted: Counted, kind: str, time: float, via: tuple[str, ...]) -> tuple[Ban, ...]:
         """Put back what is counted for a key, or give the bans it leads to."""
         if counted.total >= self._maxretry:
+            self._unlist(key)
             why, lines, total = self.why(kind, counted.total), counted.evidence, counted.total
             networks = self._networks(key, counted)
             return tuple(self._ban(network, time, via, why, lines, total) for network in networks)
@@ -206,8 +208,10 @@ class JailWindow:
 
     def _opened(self, key: str, first: First | None = None) -> Counted:
         """Give what counts a key, with its first event if there was one."""
-        is_distinct = self._value_of is not None
-        counted = Counted(key, self.findtime, self._slot, is_distinct=is_distinct, has_addresses=self._is_by_user)
+        is_distinct, is_pair = self._value_of is not None, self._pairs is not None
+        counted = Counted(
+            key, self.findtime, self._slot, is_distinct=is_distinct, has_addresses=self._is_by_user, is_pair=is_pair
+        )
         if first is not None:
             counted.add(first[0], 1, first[1])
         return counted
@@ -215,6 +219,8 @@ class JailWindow:
     def _keep(self, key: str, counted: Counted) -> None:
         self._counted[key] = counted
         self._cost += counted.cost
+        if self._pairs is not None:
+            self._pairs.setdefault(key.partition(" ")[0], set()).add(key)
 
     def _make_room(self) -> None:
         """Let go of what is over, many keys at a time: a dictionary finds its first slowly. Note them in `dropped`."""
@@ -266,18 +272,30 @@ class JailWindow:
         known = self._counted.pop(key, None)
         if known is not None:
             self._cost -= known.cost if isinstance(known, Counted) else FIRST_COST + len(known[1])
+            self._unlist(key)
+
+    def _unlist(self, key: str) -> None:
+        """Take a key that is not counted any more from those of its network."""
+        if self._pairs is None:
+            return
+        network = key.partition(" ")[0]
+        keys = self._pairs.get(network, set())
+        keys.discard(key)
+        if not keys:
+            self._pairs.pop(network, None)
 
     def forget_network(self, network: str) -> set[str]:
         """Drop what is counted for a network, alone or together with a user; give the keys."""
-        gone = {network} if self.jail.key != PAIR else {k for k in self._counted if k.partition(" ")[0] == network}
+        gone = {network} if self._pairs is None else set(self._pairs.get(network, ()))
         for key in gone:
             self.forget(key)
         return gone
 
     def keys_of(self, network: str) -> tuple[str, ...]:
         """Give the keys of a network under which something is counted, alone or together with a user."""
-        keys = (network,) if self.jail.key != PAIR else self._counted
-        return tuple(key for key in keys if key in self._counted and key.partition(" ")[0] == network)
+        if self._pairs is None:
+            return (network,) if network in self._counted else ()
+        return tuple(sorted(self._pairs.get(network, ())))
 
     def sweep(self, now: float) -> list[str]:
         """Drop the keys whose events have all left the window, and to which none can come late; give them."""

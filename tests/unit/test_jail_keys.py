@@ -1,5 +1,6 @@
 """What a jail counts, and by what: keys, different values, paths, statuses; each against a plain model."""
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -98,8 +99,32 @@ def test_pairs_are_counted_apart() -> None:
     for address, user in (("203.0.113.1", "a"), ("203.0.113.1", "b c"), ("203.0.113.2", "a")):
         assert window.record(event_of(address, user=user)) == ()
     assert [ban.key for ban in window.record(event_of("203.0.113.1", user="B c"))] == ["203.0.113.1"]
+    assert window.keys_of("203.0.113.1") == ("203.0.113.1 a",)
     assert window.forget_network("203.0.113.1") == {"203.0.113.1 a"}
+    assert window.keys_of("203.0.113.1") == ()
+    assert window.keys_of("203.0.113.2") == ("203.0.113.2 a",)
     assert window.currently_failed == 1
+
+
+def test_pairs_are_found_by_their_network_whatever_happened() -> None:
+    """Counted, banned, forgotten, swept, restored or gone for want of room: each network has the pairs counted of it."""
+    chance = random.Random(7)  # noqa: S311  # nothing secret
+    windows = [window_of(maxretry=3, findtime=100, key="user+address")]
+    windows.append(JailWindow(windows[0].jail, Grouping([ON_LINK]).key, keys_most=30))
+    addresses = [f"203.0.113.{number}" for number in range(5)]
+    for later in range(600):
+        address = chance.choice(addresses)
+        for window in windows:
+            window.record(event_of(address, later, user=f"user {chance.randrange(12)}"))
+            if later % 50 == 49:
+                window.sweep(NOW + later - 20)
+            if later % 70 == 69:
+                kept = sorted(window, key=lambda item: item[1].time)
+                window.forget_network(addresses[0])
+                window.restore(kept)
+            counted = {key for key, _ in window}
+            for each in addresses:
+                assert set(window.keys_of(each)) == {key for key in counted if key.split(" ")[0] == each}
 
 
 @pytest.mark.parametrize(("key", "is_cleared"), [("user", True), ("user+address", True), ("address", False)])
