@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from appguard.shared_counting import Enacted, SharedCounting
     from appguard.stores.fleet_roster import FleetRoster
 
-SAFELIST, OTHERS = "safelist", "fleet"  # settings of the state
+SAFELIST, OTHERS, HOST_ID = "safelist", "fleet", "host_id"  # settings of the state
 
 log = logging.getLogger("appguard")
 
@@ -88,12 +88,14 @@ class Fleet:
         from appguard.stores.redis_bans import RedisBanSet
 
         bans = cast("RedisBanSet", self._bans)
-        host_id = self._state.setting("host_id") or ""
+        host_id = self._state.setting(HOST_ID) or ""
         if len(host_id) != 16:
             host_id = secrets.token_hex(8)
-            self._keep("host_id", host_id)
+            self._keep(HOST_ID, host_id)
         self._offset = lambda: bans.offset
-        self._roster = FleetRoster(self._config.store, host_id, self._offset, self._on_learnt, clock=self._clock)
+        self._roster = FleetRoster(
+            self._config.store, host_id, self._offset, self._on_learnt, clock=self._clock, on_renamed=self._on_renamed
+        )
         self._roster.put(self._safelist)
         self._tell()
         self._roster.start()
@@ -130,12 +132,17 @@ class Fleet:
             *((network, f"on the safelist of {self.host}") for network in config.safelist),
             *((network, f"a trusted proxy of {self.host}") for network in config.trusted_proxies.networks),
         ]
-        self._roster.tell(write_protection(self.host, listed))
+        self._roster.tell(write_protection(self.host, listed, self._roster.life))
 
     def _on_learnt(self, others: dict[str, Protection], entries: list[Safelisted]) -> None:
         loop = self._loop
         if loop is not None:
             loop.call_soon_threadsafe(self._learnt, others, entries)
+
+    def _on_renamed(self, host_id: str) -> None:
+        loop = self._loop
+        if loop is not None:
+            loop.call_soon_threadsafe(self._keep, HOST_ID, host_id)
 
     def _learnt(self, others: dict[str, Protection], entries: list[Safelisted]) -> None:
         self._others = others

@@ -12,25 +12,27 @@ from appguard.safelisted import WIDEST
 
 NETWORKS_MOST = 1_000  # that one host protects
 WHAT_MOST = 128  # characters
+LIFE_MOST = 32  # characters
 
 
 @dataclass(frozen=True, slots=True)
 class Protection:
-    """What the host called `host` protects until `until` (Unix seconds)."""
+    """What the host called `host` protects until `until` (Unix seconds); `life` is of the daemon that told it."""
 
     host: str
     until: float
     networks: tuple[tuple[Network, str], ...]
+    life: str = ""
 
     def to_text(self) -> str:
         """Write it as JSON, but for its end."""
-        return write_protection(self.host, self.networks)
+        return write_protection(self.host, self.networks, self.life)
 
 
-def write_protection(host: str, networks: Iterable[tuple[Network, str]]) -> str:
-    """Write what a host tells of itself as JSON."""
+def write_protection(host: str, networks: Iterable[tuple[Network, str]], life: str = "") -> str:
+    """Write what a host tells of itself as JSON; `life` is new with every start of its daemon."""
     listed = [[network_text(network), what] for network, what in networks][:NETWORKS_MOST]
-    return json.dumps({"host": host, "networks": listed}, separators=(",", ":"))
+    return json.dumps({"host": host, "networks": listed, "life": life}, separators=(",", ":"))
 
 
 def parse_protection(text: str, until: float) -> Protection | None:
@@ -38,10 +40,11 @@ def parse_protection(text: str, until: float) -> Protection | None:
     try:
         found = cast("dict[str, Any]", json.loads(text))
         host, listed = str(found["host"])[:HOST_MOST], list(found["networks"])[:NETWORKS_MOST]
-    except (ValueError, TypeError, KeyError, RecursionError):
+        life = str(found.get("life", ""))[:LIFE_MOST]
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
     networks = tuple(pair for pair in map(_pair, listed) if pair is not None)
-    return Protection(host if host.isprintable() else "?", until, networks)
+    return Protection(host if host.isprintable() else "?", until, networks, life)
 
 
 def _pair(item: Any) -> tuple[Network, str] | None:

@@ -21,12 +21,15 @@ HOSTS, SAFELIST = "appguard:d:{main}:hosts", "appguard:d:{main}:safelist"
 class Host:
     """A host that tells and learns; its clock is off by `skew`."""
 
-    def __init__(self, uri: str, name: str, skew: float = 0.0) -> None:
+    def __init__(self, uri: str, name: str, skew: float = 0.0, own_id: str = "") -> None:
         self.name = name
         self.skew = skew
         self.others: dict[str, Protection] = {}
         self.entries: dict[str, Safelisted] = {}
-        self.roster = FleetRoster(uri, name, lambda: -self.skew, self._learn, clock=self.now)
+        self.ids = [own_id or name]
+        self.roster = FleetRoster(
+            uri, self.ids[0], lambda: -self.skew, self._learn, clock=self.now, on_renamed=self.ids.append
+        )
 
     def now(self) -> float:
         """Tell the time as this host has it."""
@@ -38,7 +41,7 @@ class Host:
 
     def protect(self, address: str) -> None:
         """Tell that this host protects an address."""
-        self.roster.tell(write_protection(self.name, [(parse_network(address), "its own")]))
+        self.roster.tell(write_protection(self.name, [(parse_network(address), "its own")], self.roster.life))
 
     def let_off(self, address: str, version: int, seconds: float = 60.0, *, is_removed: bool = False) -> None:
         """Put an address on the safelist or take it off."""
@@ -78,6 +81,37 @@ def test_hosts_learn_of_each_other(server: RedisServer) -> None:
         assert beta.others["alpha"].until == pytest.approx(time.time() + 300 + LEASE, abs=20)
         beta.protect("192.0.2.9")
         wait_until(lambda: protected(alpha) == ["192.0.2.9/32"], 10, "no news")
+
+
+def test_a_clone_of_a_host_takes_an_identity_of_its_own(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Two daemons with one identity: one of them takes another, says so once, and both are protected."""
+    with hosts(server.uri) as (alpha, beta):
+        wait_until(lambda: beta.others.get("alpha"), 10, "not told")
+        clone = Host(server.uri, "clone", own_id="alpha")
+        clone.protect("192.0.2.77")
+        clone.roster.start()
+        wait_until(lambda: protected(beta) == ["192.0.2.5/32", "192.0.2.77/32"], 20, "not both are protected")
+        wait_until(lambda: len(alpha.ids) + len(clone.ids) == 3, 10, "no identity of its own")
+        assert sum("identity" in record.getMessage() for record in caplog.records) == 1
+        assert server.command("HLEN", HOSTS) == b":4\r\n"  # three hosts and the version
+        clone.roster.close()
+
+
+def test_a_restarted_daemon_keeps_its_identity(server: RedisServer) -> None:
+    """What a daemon told before it was restarted, or what a server that took over had of that, makes no new identity."""
+    with hosts(server.uri) as (alpha, beta):
+        wait_until(lambda: beta.others.get("alpha"), 10, "not told")
+        before = server.command("HGET", HOSTS, "alpha").split(b"\r\n")[1].decode()
+        alpha.roster.close()
+        again = Host(server.uri, "alpha")
+        again.protect("192.0.2.78")
+        again.roster.start()
+        wait_until(lambda: protected(beta) == ["192.0.2.78/32"], 10, "not told after a restart")
+        server.command("HSET", HOSTS, "alpha", before)
+        server.command("HSET", HOSTS, "version", "0-0")
+        wait_until(lambda: b"192.0.2.78" in server.command("HGET", HOSTS, "alpha"), 10, "not told again")
+        assert again.ids == ["alpha"]
+        again.roster.close()
 
 
 def test_the_safelist_is_one(server: RedisServer) -> None:

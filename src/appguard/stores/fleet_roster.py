@@ -4,10 +4,16 @@ Each daemon tells its record with a lease: a host that is gone protects for a da
 not banned meanwhile, and one that was given away is not protected for ever. A small question every two seconds tells
 whether anything is new. What Redis has lost is told again by every daemon that knows it. Ends are kept by this host's
 clock: when a clock was set, all is read anew.
+
+Hosts are known by an id of their state. A host that was cloned with its state has the same, and the two would undo each
+other's records: who finds another daemon's record under its id, tells its own again and finds that replaced again too,
+goes on under a new id.
 """
 
+import logging
+import secrets
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from threading import Event
 from typing import Any, cast
@@ -24,10 +30,16 @@ TELL_EVERY = LEASE / 24
 READ_EVERY = LEASE / 4  # seconds after which the leases of the others are read again
 LOOK = 2.0  # seconds between questions
 HOSTS_MOST = 10_000
+REPLACED_MOST = 1  # times; a server that took over may have an older record of this host
+
+log = logging.getLogger("appguard.stores")
 
 
 class FleetRoster:
-    """Tells and learns. `on_learnt` is called from its thread with the other hosts by id, and the safelist."""
+    """Tells and learns. `on_learnt` is called from its thread with the other hosts by id, and the safelist.
+
+    `on_renamed` is called there with the new id of this host, if another has the one it had. `life` is of this daemon.
+    """
 
     def __init__(
         self,
@@ -37,12 +49,16 @@ class FleetRoster:
         on_learnt: Callable[[dict[str, Protection], list[Safelisted]], None],
         name: str = "main",
         clock: Callable[[], float] = time.time,
+        on_renamed: Callable[[str], None] = lambda new_id: None,
     ) -> None:
         prefix = f"appguard:d:{{{name}}}"
         self._keys = f"{prefix}:hosts", f"{prefix}:safelist"
+        self.life = secrets.token_hex(8)
         self._id = own_id
+        self._replaced = 0  # how often another daemon's record was found under this id
         self._offset = offset  # gives Redis TIME minus this clock
         self._on_learnt = on_learnt
+        self._on_renamed = on_renamed
         self._clock = clock
         self._own = ""
         self._told: str = ""  # of it what Redis has
@@ -126,11 +142,27 @@ class FleetRoster:
             self._entries.pop(key, None)
         lost = {key: each for key, each in known if each.version > there.get(key, 0) and key not in gone}
         self._untold.update(lost)
-        if self._own and self._id not in found:
+        if self._own and not self._is_told(found):
             self._tell_at = 0.0
         kept = list(others.items())[:HOSTS_MOST]
         self._on_learnt({key: each for key, each in kept if each is not None}, sound)
         return bool(lost) or self._tell_at == 0.0
+
+    def _is_told(self, found: Mapping[str, bytes]) -> bool:
+        """Say whether the record of this daemon is there; take another id if another daemon has this one."""
+        record = self._protection(found.get(self._id, b""))
+        if record is None or record.life == self.life:
+            return record is not None
+        self._replaced += 1
+        if self._replaced > REPLACED_MOST:
+            self._replaced, self._id = 0, secrets.token_hex(8)
+            log.warning(
+                "the daemon of %s tells Redis under the identity of this host what it protects, as a copy of this"
+                " host's state.db makes it do: this daemon goes on under a new identity",
+                record.host,
+            )
+            self._on_renamed(self._id)
+        return False
 
     def _version_of(self, key: str) -> int:
         known = self._entries.get(key)
