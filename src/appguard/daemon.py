@@ -105,6 +105,7 @@ class Daemon:
             self._grouping.key,
             lambda ban: self._orders.record(ban),
             is_enforcing=lambda: not any(each.is_held for each in self._bouncers.status),
+            counted_by_all=None if self._fleet.counting is None else self._fleet.counting.counted,
         )
         parts = orders.Parts(
             self._bans,

@@ -7,8 +7,8 @@ told to yield requests that are no failure too, so that such a line is explained
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from appguard.address import Address, Grouping, NetworkSet, parse_address
@@ -23,7 +23,8 @@ from appguard.event import LOGIN_FAIL, REQUEST, Event
 from appguard.explained import AddressFacts, EventRecord, Explanation, JailStep
 from appguard.filters.base import Named
 from appguard.host import administrators
-from appguard.jail_key import network_of
+from appguard.jail import Jail
+from appguard.jail_key import PAIR, network_of
 from appguard.jail_window import JailWindow
 from appguard.judge import Judge
 from appguard.members import fresh_filter_of, sources_of, wanted_kinds
@@ -34,13 +35,15 @@ from appguard.stores.memory import MemoryBanSet
 from appguard.verdict import conclusion_of
 
 Found = Event | Named | None
+CountedByAll = Callable[[Sequence[tuple[Jail, str]]], Awaitable[Mapping[tuple[str, str], int]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """The parts of a daemon that are looked at. `record` tells who enforces a ban, `is_enforcing` whether anybody is.
 
-    `is_live` is False where there is no daemon, and therefore nothing counted.
+    `counted_by_all` looks up what all hosts have counted, by jail and key, as far as it is known at once. `is_live` is
+    False where there is no daemon, and therefore nothing counted.
     """
 
     jails: Sequence[JailConfig]
@@ -52,6 +55,7 @@ class Parts:
     group: Callable[[Address], str]
     record: Callable[[Ban], BanRecord]
     is_enforcing: Callable[[], bool]
+    counted_by_all: CountedByAll | None = None
     is_live: bool = True
 
 
@@ -74,36 +78,41 @@ class Explainer:
     async def explain(self, what: str, origin: str, now: float) -> Explanation:
         """Explain an address, or a line as if it stood in the file `origin` (empty: wherever)."""
         try:
-            return self._address(parse_address(what.strip()), now)
+            return await self._address(parse_address(what.strip()), now)
         except AddressError:
             pass  # a line then
         line = what.rstrip("\r\n").encode(errors="replace")
         async with self._turn:
             seen = await asyncio.to_thread(look, self._parts.jails, line, origin, now)
-        return self._line(what, seen, now)
+        return await self._line(what, seen, now)
 
-    def _line(self, what: str, seen: Sequence[Seen], now: float) -> Explanation:
-        jails = tuple(self._seen_step(each, what, now) for each in seen)
+    async def _line(self, what: str, seen: Sequence[Seen], now: float) -> Explanation:
+        jails = await self._with_all_hosts([(step, step.key) for step in (self._seen_step(e, what, now) for e in seen)])
         found = {each.found.address.text: each.found.address for each in seen if isinstance(each.found, Event)}
         addresses = tuple(self._facts(address) for address in found.values())
         return self._explanation(what, now, jails, addresses)
 
-    def _address(self, address: Address, now: float) -> Explanation:
-        steps: list[JailStep] = []
+    async def _address(self, address: Address, now: float) -> Explanation:
+        steps: list[tuple[JailStep, str]] = []
         for each in self._parts.jails:
             window = self._parts.windows[each.jail.name]
             network = "" if window.jail.is_by_user else self._parts.group(address)
+            own = window.key(Event(LOGIN_FAIL, now, address)) or network  # of a pair the part that is known
+            elsewhere = "" if window.jail.key == PAIR else own
+            keys = window.keys_of(own) if own else ()
             steps += (
-                self._step(each, None, key, key.partition(" ")[0] or network, "", "", now)
-                for key in self._keys(window, address, now) or ("",)
+                (self._step(each, None, key, key.partition(" ")[0] or network, "", "", now), key or elsewhere)
+                for key in keys or ("",)
             )
-        return self._explanation(address.text, now, tuple(steps), (self._facts(address),))
+        jails = await self._with_all_hosts(steps)
+        return self._explanation(address.text, now, jails, (self._facts(address),))
 
-    def _keys(self, window: JailWindow, address: Address, now: float) -> tuple[str, ...]:
-        """Give the keys under which something of an address is counted, where that can be told."""
-        if window.jail.is_by_user:
-            return ()
-        return window.keys_of(window.key(Event(LOGIN_FAIL, now, address)) or self._parts.group(address))
+    async def _with_all_hosts(self, steps: Sequence[tuple[JailStep, str]]) -> tuple[JailStep, ...]:
+        """Add to each step what all hosts have counted under its key, or the one it would have."""
+        windows, ask = self._parts.windows, self._parts.counted_by_all
+        shared = [(windows[step.name].jail, key) for step, key in steps if step.is_shared and key]
+        found = await ask(shared) if ask is not None and shared else {}
+        return tuple(_with_count(step, key, found.get((step.name, key))) for step, key in steps)
 
     def _explanation(
         self, what: str, now: float, jails: Sequence[JailStep], addresses: Sequence[AddressFacts]
@@ -143,6 +152,7 @@ class Explainer:
             earlier=earlier,
             refused=self._refused(network, now) if network else "",
             dry_run=jail.dry_run,
+            is_shared=window.is_shared,
             dry_banned=any(ban.where == network for ban in self._parts.banning.dry_bans(jail.name)),
         )
 
@@ -166,6 +176,10 @@ class Explainer:
         others = [ban for ban in parts.bans.ported(address) if ban is not found]
         bans = tuple(parts.record(ban) for ban in (*([] if found is None else [found]), *others))
         return AddressFacts(address.text, address in parts.safelist, refused, bans, parts.is_enforcing())
+
+
+def _with_count(step: JailStep, key: str, counted: int | None) -> JailStep:
+    return replace(step, counted_by_all=counted, key=step.key or (key if counted else ""))
 
 
 def from_settings(config: DaemonConfig, clock: Callable[[], float] = time.time) -> Explainer:

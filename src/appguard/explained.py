@@ -37,6 +37,7 @@ class JailStep:
     `counted` of `maxretry` in `findtime` seconds are counted now under `key` (empty without one); `is_evidence` says
     that the line is among them. A ban would last `bantime` seconds (-1: for ever) after `earlier` others, unless
     `refused`, which says why the judge would not have it. `dry_banned`: a jail in dry run would shut it out now.
+    `is_shared`: all hosts count together, `counted_by_all` if Redis has said it (else None), and that decides.
     """
 
     name: str
@@ -55,6 +56,8 @@ class JailStep:
     refused: str
     dry_run: bool
     dry_banned: bool
+    is_shared: bool = False
+    counted_by_all: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ VERSION_MOST = 2**52
 
 @dataclass(frozen=True, slots=True)
 class Safelisted:
-    """A network on the safelist until `until` (Unix seconds; None: for ever); with `is_removed` it was taken off then."""
+    """A network on the safelist until `until` (Unix seconds; None: for ever); `is_removed`: it was taken off then."""
 
     network: Network
     until: float | None

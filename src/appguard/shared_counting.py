@@ -5,10 +5,11 @@ without an answer, and at once while Redis is known not to answer: an outage mak
 """
 
 import asyncio
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 
 from appguard.ban import Ban
 from appguard.pipeline import Outcome, Shared
+from appguard.stores.fleet_counted import Asked, FleetCounted
 from appguard.stores.fleet_failures import TOTAL, Decided, Failed, FleetFailures
 from appguard.stores.redis_bans import RedisBanSet
 
@@ -25,7 +26,7 @@ class SharedCounting:
 
     def __init__(self, store: str, bans: RedisBanSet, clock: Callable[[], float]) -> None:
         self._failures = FleetFailures(store, bans, self._on_decided, clock=clock)
-        self._host = bans.host
+        self._counted = FleetCounted(store, lambda: bans.offset, clock=clock)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pending: dict[int, list[Ban]] = {}  # by the id of a failure that waits for its answer: our own bans
         self._enacted: Enacted = lambda ban, is_new: Outcome()
@@ -67,6 +68,10 @@ class SharedCounting:
             self._pending[id(failed)] = list(shared.bans)
             self._loop.call_later(PATIENCE, self._overdue, failed)
         return True
+
+    async def counted(self, asked: Sequence[Asked]) -> Mapping[tuple[str, str], int]:
+        """Give what all hosts have counted, by jail and key; nothing while Redis does not say so at once."""
+        return {} if self.complaint else await self._counted.ask(asked)
 
     def forget(self, keys: Set[str]) -> None:
         """Tell nothing more of what led to bans with these keys, which a person lifted, nor ban for what waits."""

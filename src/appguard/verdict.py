@@ -34,7 +34,14 @@ def _uncounted_address(addresses: Sequence[AddressFacts], *, is_live: bool) -> s
 
 
 def _progress(step: JailStep) -> tuple[bool, float]:
-    return not step.refused and not step.dry_run, step.counted / step.maxretry
+    return not step.refused and not step.dry_run, _deciding(step)[0] / step.maxretry
+
+
+def _deciding(step: JailStep) -> tuple[int, str]:
+    """Give the count that decides about a ban, and where it is counted."""
+    if step.counted_by_all is None or step.counted_by_all < step.counted:
+        return step.counted, " on this host" if step.is_shared else ""
+    return step.counted_by_all, " on all hosts"
 
 
 def _banned(facts: AddressFacts, ban: BanRecord) -> str:
@@ -57,9 +64,10 @@ def _counting(step: JailStep, *, is_live: bool) -> str:
     dry = ", and the jail is a dry run, which enforces nothing" if step.dry_run else ""
     if not is_live:
         return f"it counts in jail {step.name}, which bans at {step.maxretry} in {step.findtime:g} s{dry}"
-    missing = max(1, step.maxretry - step.counted)
+    counted, where = _deciding(step)
+    missing = max(1, step.maxretry - counted)
     return (
-        f"jail {step.name} has counted {step.counted} in {step.findtime:g} s under {step.key} and bans at"
+        f"jail {step.name} has counted {counted} in {step.findtime:g} s{where} under {step.key} and bans at"
         f" {step.maxretry}; {missing} more would do{dry}"
     )
 

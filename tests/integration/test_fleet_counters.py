@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from appguard.jail import Jail
 from appguard.jail_window import JailWindow
 from appguard.pipeline import Outcome, Shared
 from appguard.shared_counting import SharedCounting
+from appguard.stores.fleet_counted import MOMENT, FleetCounted
 from appguard.stores.fleet_failures import TOTAL, Decided, Failed, FleetFailures
 from appguard.stores.redis_bans import RedisBanSet
 from appguard.stores.redis_commands import Script
@@ -251,6 +252,50 @@ def test_different_values_are_counted_once(server: RedisServer) -> None:
         assert [each.ban.reason for each in beta.decided] == [
             "authn_login_fail with 3 different user values in 600 s on all hosts"
         ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "told", "counted"),
+    [
+        ({}, ["", "", ""], 3),
+        ({"key": "user"}, ["alice", "alice", "bob"], 2),
+        ({"key": "user+address"}, ["alice", "alice", "bob"], 2),
+        ({"distinct": "user"}, ["alice", "alice", "bob"], 2),
+    ],
+)
+def test_what_all_hosts_have_counted_can_be_asked(
+    server: RedisServer, settings: dict[str, str], told: Sequence[str], counted: int
+) -> None:
+    """Whoever asks is told how much is counted under a key within findtime, on whichever host; old failures are not."""
+    jail = Jail("login", maxretry=5, findtime="10m", bantime="1h", scope="fleet", **settings)  # type: ignore[arg-type]
+    with counting(server.uri, jail, skews=(0.0, 300.0)) as (alpha, beta):
+        alpha.fail(ATTACKER, ago=599, user="carol" if settings else "")
+        for host, user in zip((alpha, beta, beta), told, strict=True):
+            host.fail(ATTACKER, user=user)
+        key = beta.window.key(Event(LOGIN_FAIL, beta.now(), parse_address(ATTACKER), user="alice"))
+        asking = FleetCounted(server.uri, lambda: beta.bans.offset, clock=lambda: beta.now() + 5)
+        assert asyncio.run(asking.ask([(jail, key), (jail, "nobody")])) == {
+            ("login", key): counted,
+            ("login", "nobody"): 0,
+        }
+
+
+def test_who_asks_a_silent_redis_is_told_nothing_soon(server: RedisServer) -> None:
+    """While Redis hangs the answer is empty after a moment, once for each who asks, and whole again when it is back."""
+
+    asking = FleetCounted(server.uri, lambda: 0.0)
+
+    async def ask(times: int) -> list[Mapping[tuple[str, str], int]]:
+        return [await asking.ask([(FIVE, ATTACKER)]) for _ in range(times)]
+
+    server.freeze()
+    try:
+        began = time.monotonic()
+        assert asyncio.run(ask(20)) == [{}] * 20  # one waits, the others do not stand in line behind it
+        assert time.monotonic() - began < 10 * MOMENT
+    finally:
+        server.thaw()
+    wait_until(lambda: asyncio.run(ask(1))[0] == {("login", ATTACKER): 0}, 5, "still not told")
 
 
 def test_a_dry_run_bans_nobody(server: RedisServer) -> None:

@@ -98,7 +98,7 @@ def test_a_clone_of_a_host_takes_an_identity_of_its_own(server: RedisServer, cap
 
 
 def test_a_restarted_daemon_keeps_its_identity(server: RedisServer) -> None:
-    """What a daemon told before it was restarted, or what a server that took over had of that, makes no new identity."""
+    """What a daemon told before its restart, or what a server that took over has of that, makes no new identity."""
     with hosts(server.uri) as (alpha, beta):
         wait_until(lambda: beta.others.get("alpha"), 10, "not told")
         before = server.command("HGET", HOSTS, "alpha").split(b"\r\n")[1].decode()

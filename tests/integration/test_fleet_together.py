@@ -58,6 +58,26 @@ def test_three_failures_and_two_are_one_ban_in_both_kernels(fleet: tuple[Host, H
     assert changes(server) == 1
 
 
+def test_explain_tells_what_all_hosts_have_counted(fleet: tuple[Host, Host], server: RedisServer) -> None:
+    """Both hosts say 4 of 5, the one that saw one of them, and the one asked about a line; without Redis their own."""
+    alpha, beta = fleet
+    alpha.place.append(ATTACKER, 4)
+    wait_until(lambda: alpha.place.ask("status", "probes")["total_failed"] == 4, 5, alpha.daemon.output)
+    told = f"jail probes has counted 4 in 600 s on all hosts under {ATTACKER} and bans at 5; 1 more would do"
+    line = alpha.place.access_log.read_text().splitlines()[0]
+    for host in fleet:
+        for what in (ATTACKER, line):
+            asked = host.place.ask("explain", what)
+            (step,) = asked["jails"]
+            assert asked["conclusion"] == f"Not banned: {told}."
+            assert (step["counted"], step["counted_by_all"]) == (4 if host is alpha else 0, 4)
+    assert "0 of 5 in 10m under 203.0.113.5; on all hosts 4" in beta.place.run("explain", ATTACKER).stdout
+    assert "no jail has counted anything" in beta.place.ask("explain", "203.0.113.77")["conclusion"]
+    server.kill()
+    wait_until(lambda: "on this host" in alpha.place.ask("explain", ATTACKER)["conclusion"], 5, alpha.daemon.output)
+    assert "on all hosts not known now" in alpha.place.run("explain", ATTACKER).stdout
+
+
 def test_without_redis_each_host_counts_alone_and_says_so(fleet: tuple[Host, Host], server: RedisServer) -> None:
     """Redis is gone: five failures on one host are a ban there, the jail has an alarm, and later all know the ban."""
     alpha, beta = fleet

@@ -107,8 +107,8 @@ def test_pairs_are_counted_apart() -> None:
 
 
 def test_pairs_are_found_by_their_network_whatever_happened() -> None:
-    """Counted, banned, forgotten, swept, restored or gone for want of room: each network has the pairs counted of it."""
-    chance = random.Random(7)  # noqa: S311  # nothing secret
+    """Counted, banned, forgotten, swept, restored or gone for want of room: each network has its pairs."""
+    chance = random.Random(7)
     windows = [window_of(maxretry=3, findtime=100, key="user+address")]
     windows.append(JailWindow(windows[0].jail, Grouping([ON_LINK]).key, keys_most=30))
     addresses = [f"203.0.113.{number}" for number in range(5)]

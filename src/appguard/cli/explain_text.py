@@ -39,7 +39,8 @@ def _jail(step: JailStep, explanation: Explanation) -> list[str]:
     if step.key and explanation.live:
         among = ", this line among them" if step.is_evidence else ""
         within = duration_text(step.findtime)
-        lines.append(f"Counted:\t{step.counted} of {step.maxretry} in {within} under {printable(step.key)}{among}")
+        counted = f"{step.counted} of {step.maxretry} in {within} under {printable(step.key)}{among}"
+        lines.append(f"Counted:\t{counted}{_by_all(step)}")
     if step.refused and not step.why_not:
         lines.append(f"Judge:\twould refuse the ban: {step.refused}")
     elif (step.key and not step.why_not) or step.earlier:
@@ -48,6 +49,12 @@ def _jail(step: JailStep, explanation: Explanation) -> list[str]:
     if step.dry_banned:
         lines.append("Dry run:\twould be banned now")
     return lines
+
+
+def _by_all(step: JailStep) -> str:
+    if not step.is_shared:
+        return ""
+    return f"; on all hosts {'not known now' if step.counted_by_all is None else step.counted_by_all}"
 
 
 def _event(event: EventRecord, now: float) -> str:

@@ -4,8 +4,9 @@ Theory of operation. Failures wait here by jail; one thread takes up to `TOLD_AT
 call, under a number that it uses once. If the connection is cut before the answer came, the same batch goes again under
 the same number, and Redis answers as before without counting. What waits longer than its jail's findtime is dropped,
 and of more than `MOST` the oldest: this host has counted it as well, so an outage makes hosts count alone, no more.
-A Redis that takes no writes now (full, not the master) is told the same later; a batch that it refuses for what is in it,
-or for what a stranger has put where the ban set is, is set aside, and the next one goes. A daemon that is killed tells the lines again that it reads again, some milliseconds of a log at most.
+A Redis that takes no writes now (it is full, or not the master) is told later. A batch that it refuses for what is in
+it, or for what a stranger has put where the ban set is, is set aside, and the next one goes. A daemon that is killed
+tells the lines again that it reads again, some milliseconds of a log at most.
 """
 
 import json
@@ -86,8 +87,8 @@ class FleetFailures:
         self._on_decided = on_decided
         self._clock = clock
         self._keys = f"appguard:b:{{{name}}}:facts", f"appguard:b:{{{name}}}:changes"
-        self._own = f"appguard:d:{{{name}}}"
-        self._life = secrets.token_hex(8)
+        self._name = name
+        self._batch = f"appguard:d:{{{name}}}:batch:{secrets.token_hex(8)}"  # what this daemon has sent last
         self._number = 0
         self._sending: list[Failed] = []
         self._waiting: OrderedDict[str, deque[Failed]] = OrderedDict()
@@ -202,22 +203,16 @@ class FleetFailures:
 
     def _send(self, client: Commands, batch: Sequence[Failed]) -> bytes:
         jail = batch[0].jail
-        counters = {each.key: self._counter(each) for each in batch}
+        counters = {each.key: counter_of(self._name, jail, each.key) for each in batch}
         indexes = {key: number for number, key in enumerate(counters, 1)}
         packed = msgspec.msgpack.encode(
             [fields_of(each, indexes[each.key], self._bans.offset, self._bans.host) for each in batch]
         )
-        keys = [*self._keys, f"{self._own}:batch:{self._life}", *counters.values()]
+        keys = [*self._keys, self._batch, *counters.values()]
         how = "dry" if jail.dry_run else "ban"
         arguments = [STREAM_MOST, self._number, jail.maxretry, int(float(jail.findtime) * 1000), how, packed]
         answer: bytes = self.script.call(client, keys, arguments)
         return answer
-
-    def _counter(self, failed: Failed) -> str:
-        """Give the key of a counter; what users are called is not to be read there."""
-        is_secret = failed.jail.key in (USER, PAIR)
-        text = blake2b(failed.key.encode(errors="replace"), digest_size=16).hexdigest() if is_secret else failed.key
-        return f"{self._own}:failures:{failed.jail.name}:{text}"
 
     def _read(self, batch: Sequence[Failed], answer: bytes) -> list[Decided]:
         found = msgspec.msgpack.decode(answer, type=list[tuple[int, int, str, str]])
@@ -230,6 +225,13 @@ class FleetFailures:
             elif batch[number - 1].jail.dry_run:
                 decided.append(Decided(_as_if(batch[number - 1], network), is_new=True))
         return decided
+
+
+def counter_of(name: str, jail: Jail, key: str) -> str:
+    """Give where Redis counts a key of a jail for the ban set `name`; what users are called is not to be read there."""
+    is_secret = jail.key in (USER, PAIR)
+    text = blake2b(key.encode(errors="replace"), digest_size=16).hexdigest() if is_secret else key
+    return f"appguard:d:{{{name}}}:failures:{jail.name}:{text}"
 
 
 def _as_if(failed: Failed, key: str) -> Ban:
