@@ -2,8 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,74 +15,14 @@ from appguard.jail_window import JailWindow
 from appguard.pipeline import Outcome, Shared
 from appguard.shared_counting import SharedCounting
 from appguard.stores.fleet_counted import MOMENT, FleetCounted
-from appguard.stores.fleet_failures import TOTAL, Decided, Failed, FleetFailures
+from appguard.stores.fleet_failures import Failed
 from appguard.stores.redis_bans import RedisBanSet
 from appguard.stores.redis_commands import Script
+from tests.fleet_counting import ATTACKER, FIVE, OTHER, counting
 from tests.lab import wait_until
 from tests.redis_server import RedisServer, redis_server
 from tests.replicas import CHANGES, FACTS, facts_kept
-
-ATTACKER, OTHER = "203.0.113.5", "203.0.113.6"
-FIVE = Jail("login", maxretry=5, findtime="10m", bantime="1h", scope="fleet")
-
-
-class Host:
-    """A host that counts along; its wall clock is off by `skew`."""
-
-    def __init__(self, uri: str, jail: Jail = FIVE, skew: float = 0.0) -> None:
-        self.skew = skew
-        self.window = JailWindow(jail, lambda address: address.text)
-        self.bans = RedisBanSet(uri, clock=self.now)
-        self.bans.host = f"web{skew:+.0f}"
-        self.failures = FleetFailures(uri, self.bans, self._note, clock=self.now)
-        self.decided: list[Decided] = []
-        self.answered = 0
-
-    def now(self) -> float:
-        """Tell the time as this host has it."""
-        return time.time() + self.skew
-
-    def _note(self, sent: Sequence[Failed], decided: Sequence[Decided]) -> None:
-        self.decided += decided
-        self.answered += len(sent)
-
-    def start(self) -> None:
-        """Begin to follow and to tell."""
-        assert self.bans.wait_synced(10)
-        self.failures.start()
-
-    def fail(self, address: str, times: int = 1, *, ago: float = 0.0, user: str = "", path: str = "") -> None:
-        """Tell failures and wait for the answers."""
-        until = self.answered + times
-        for _ in range(times):
-            event = Event(LOGIN_FAIL, self.now() - ago, parse_address(address), user=user, path=path)
-            self.put(event)
-        wait_until(lambda: self.answered >= until, 5, lambda: f"not answered: {self.failures.complaint}")
-
-    def put(self, event: Event) -> None:
-        """Count a failure here and have it counted by all."""
-        window = self.window
-        key = window.counted_key(event)
-        bans = window.add(key, event, "a line")
-        offer = bans[0] if bans else window.offer(key, event)
-        why = window.why(event.kind, TOTAL)
-        self.failures.put(Failed(window.jail, key, event, offer, window.value(event), why, bool(bans)))
-
-    def close(self) -> None:
-        """End."""
-        self.failures.close()
-        self.bans.close()
-
-
-@contextmanager
-def counting(uri: str, jail: Jail = FIVE, skews: Sequence[float] = (0.0, 0.0)) -> Generator[list[Host]]:
-    """Run hosts that count together for the length of the block."""
-    with ExitStack() as stack:
-        hosts = [Host(uri, jail, skew) for skew in skews]
-        for host in hosts:
-            stack.callback(host.close)
-            host.start()
-        yield hosts
+from tests.slow_relay import slow_relay
 
 
 @pytest.fixture
@@ -392,6 +331,26 @@ def test_a_batch_that_redis_refuses_is_set_aside(server: RedisServer, caplog: py
         server.command("DEL", FACTS)
         beta.fail(OTHER)
         assert OTHER in [each.ban.key for each in beta.decided]
+
+
+def test_a_slow_redis_counts_everything(server: RedisServer) -> None:
+    """Redis takes 200 ms for every answer: failures of both hosts are one ban each, known to both within 5 seconds."""
+    with slow_relay(server.port) as relay, counting(f"redis://127.0.0.1:{relay.port}/0") as (alpha, beta):
+        addresses = [f"198.18.0.{number + 1}" for number in range(100)]
+        for times, host in ((3, alpha), (2, beta), (3, alpha)):
+            for address in addresses * times:
+                host.put(_failure(address))
+        wait_until(lambda: len(alpha.decided) + len(beta.decided) == 100, 5, "not all are counted")
+        wait_until(lambda: len(alpha.bans.snapshot().bans) == len(beta.bans.snapshot().bans) == 100, 5, "not all agree")
+        wait_until(lambda: alpha.answered + beta.answered == 800, 5, "not answered")
+        assert sorted(each.ban.key for each in (*alpha.decided, *beta.decided)) == sorted(addresses)
+        assert changes(server) == 100
+        assert not (alpha.failures.complaint or beta.failures.complaint)
+        differing = {ban.key: ban.version for ban in alpha.bans.snapshot().bans}.items() ^ {
+            ban.key: ban.version for ban in beta.bans.snapshot().bans
+        }.items()
+        print(f"divergences {len(differing)}")
+        assert not differing
 
 
 def test_a_full_redis_counts_later(server: RedisServer) -> None:

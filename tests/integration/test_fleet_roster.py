@@ -1,64 +1,21 @@
 """What hosts tell each other through a real Redis: whom each protects, and the safelist, through what Redis loses."""
 
 import time
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from appguard.address import parse_network
-from appguard.protection import Protection, write_protection
+from appguard.protection import write_protection
 from appguard.safelisted import ENDED_MOST, REMEMBERED, Safelisted
-from appguard.stores.fleet_roster import LEASE, FleetRoster
+from appguard.stores.fleet_roster import LEASE
+from tests.fleet_sharing import SharingHost, protected, sharing
 from tests.lab import wait_until
 from tests.redis_server import RedisServer, redis_server
 
 OWN = parse_network("192.0.2.1")
 HOSTS, SAFELIST = "appguard:d:{main}:hosts", "appguard:d:{main}:safelist"
-
-
-class Host:
-    """A host that tells and learns; its clock is off by `skew`."""
-
-    def __init__(self, uri: str, name: str, skew: float = 0.0, own_id: str = "") -> None:
-        self.name = name
-        self.skew = skew
-        self.others: dict[str, Protection] = {}
-        self.entries: dict[str, Safelisted] = {}
-        self.ids = [own_id or name]
-        self.roster = FleetRoster(
-            uri, self.ids[0], lambda: -self.skew, self._learn, clock=self.now, on_renamed=self.ids.append
-        )
-
-    def now(self) -> float:
-        """Tell the time as this host has it."""
-        return time.time() + self.skew
-
-    def _learn(self, others: dict[str, Protection], entries: list[Safelisted]) -> None:
-        self.others = others
-        self.entries = {entry.key: entry for entry in entries}
-
-    def protect(self, address: str) -> None:
-        """Tell that this host protects an address."""
-        self.roster.tell(write_protection(self.name, [(parse_network(address), "its own")], self.roster.life))
-
-    def let_off(self, address: str, version: int, seconds: float = 60.0, *, is_removed: bool = False) -> None:
-        """Put an address on the safelist or take it off."""
-        until = time.time() + self.skew + seconds
-        self.roster.put((Safelisted(parse_network(address), until, "ours", self.name, version, is_removed),))
-
-
-@contextmanager
-def hosts(uri: str, skew: float = 0.0) -> Generator[tuple[Host, Host]]:
-    """Run two hosts for the length of the block."""
-    with ExitStack() as stack:
-        made = Host(uri, "alpha"), Host(uri, "beta", skew)
-        for host in made:
-            stack.callback(host.roster.close)
-            host.protect(f"192.0.2.{len(host.name)}")
-            host.roster.start()
-        yield made
 
 
 @pytest.fixture
@@ -68,14 +25,9 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
         yield running
 
 
-def protected(host: Host) -> list[str]:
-    """Give what the other hosts protect."""
-    return sorted(str(network) for each in host.others.values() for network, _ in each.networks)
-
-
 def test_hosts_learn_of_each_other(server: RedisServer) -> None:
     """Each learns what the other protects, until a day from now by its own clock, and what is new of it."""
-    with hosts(server.uri, skew=300.0) as (alpha, beta):
+    with sharing(server.uri, skew=300.0) as (alpha, beta):
         wait_until(lambda: protected(alpha) == ["192.0.2.4/32"], 10, "alpha has not learnt")
         wait_until(lambda: protected(beta) == ["192.0.2.5/32"], 10, "beta has not learnt")
         assert beta.others["alpha"].until == pytest.approx(time.time() + 300 + LEASE, abs=20)
@@ -85,9 +37,9 @@ def test_hosts_learn_of_each_other(server: RedisServer) -> None:
 
 def test_a_clone_of_a_host_takes_an_identity_of_its_own(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
     """Two daemons with one identity: one of them takes another, says so once, and both are protected."""
-    with hosts(server.uri) as (alpha, beta):
+    with sharing(server.uri) as (alpha, beta):
         wait_until(lambda: beta.others.get("alpha"), 10, "not told")
-        clone = Host(server.uri, "clone", own_id="alpha")
+        clone = SharingHost(server.uri, "clone", own_id="alpha")
         clone.protect("192.0.2.77")
         clone.roster.start()
         wait_until(lambda: protected(beta) == ["192.0.2.5/32", "192.0.2.77/32"], 20, "not both are protected")
@@ -99,11 +51,11 @@ def test_a_clone_of_a_host_takes_an_identity_of_its_own(server: RedisServer, cap
 
 def test_a_restarted_daemon_keeps_its_identity(server: RedisServer) -> None:
     """What a daemon told before its restart, or what a server that took over has of that, makes no new identity."""
-    with hosts(server.uri) as (alpha, beta):
+    with sharing(server.uri) as (alpha, beta):
         wait_until(lambda: beta.others.get("alpha"), 10, "not told")
         before = server.command("HGET", HOSTS, "alpha").split(b"\r\n")[1].decode()
         alpha.roster.close()
-        again = Host(server.uri, "alpha")
+        again = SharingHost(server.uri, "alpha")
         again.protect("192.0.2.78")
         again.roster.start()
         wait_until(lambda: protected(beta) == ["192.0.2.78/32"], 10, "not told after a restart")
@@ -116,7 +68,7 @@ def test_a_restarted_daemon_keeps_its_identity(server: RedisServer) -> None:
 
 def test_the_safelist_is_one(server: RedisServer) -> None:
     """An entry made on one host is there on the other, ends at the same moment, and goes when either removes it."""
-    with hosts(server.uri, skew=300.0) as (alpha, beta):
+    with sharing(server.uri, skew=300.0) as (alpha, beta):
         alpha.let_off("203.0.113.5", 1)
         wait_until(lambda: "203.0.113.5" in beta.entries, 10, "not told")
         until = beta.entries["203.0.113.5"].until
@@ -129,11 +81,11 @@ def test_the_safelist_is_one(server: RedisServer) -> None:
 
 def test_what_has_ended_is_not_brought_back_by_who_was_away(server: RedisServer) -> None:
     """A host comes back with an entry for ever that was given an end meanwhile; one that was renewed stays renewed."""
-    with hosts(server.uri) as (alpha, beta):
+    with sharing(server.uri) as (alpha, beta):
         alpha.let_off("203.0.113.5", 2, seconds=-5)
         alpha.let_off("203.0.113.6", 3, seconds=60)
         wait_until(lambda: len(beta.entries) == 2, 10, "not told")
-        away = Host(server.uri, "away")
+        away = SharingHost(server.uri, "away")
         away.roster.put(Safelisted(parse_network(f"203.0.113.{number}"), None, "ours", "away", 1) for number in (5, 6))
         away.roster.put((Safelisted(parse_network("203.0.113.7"), None, "ours", "away", 1),))
         away.roster.start()
@@ -153,7 +105,7 @@ def test_redis_remembers_the_newest_ends_only(server: RedisServer) -> None:
             fields += [f"198.51.{each // 250}.{each % 250}", f'{each + 1} {now - 1} [1,"","",{each + 1},false]']
         server.command("HSET", SAFELIST, *fields)
     server.command("HSET", SAFELIST, "192.0.2.7", '1 0 [null,"","",1,false]')
-    with hosts(server.uri):
+    with sharing(server.uri):
         wait_until(lambda: server.command("HLEN", SAFELIST) == f":{ENDED_MOST + 1}\r\n".encode(), 10, "not swept")
         assert server.command("HEXISTS", SAFELIST, "198.51.0.4") == b":0\r\n"
         assert server.command("HEXISTS", SAFELIST, "198.51.0.5") == b":1\r\n"
@@ -162,7 +114,7 @@ def test_redis_remembers_the_newest_ends_only(server: RedisServer) -> None:
 
 def test_ends_move_with_the_clock(server: RedisServer) -> None:
     """A host's clock is set a week ahead: protections and safelist end when they would have, not at once."""
-    with hosts(server.uri) as (alpha, beta):
+    with sharing(server.uri) as (alpha, beta):
         alpha.let_off("203.0.113.5", 1)
         wait_until(lambda: "203.0.113.5" in beta.entries and "alpha" in beta.others, 10, "not told")
         beta.skew = 7 * 86_400.0
@@ -173,7 +125,7 @@ def test_ends_move_with_the_clock(server: RedisServer) -> None:
 
 def test_what_a_failover_loses_is_missed(server: RedisServer) -> None:
     """A server that took over has forgotten an entry and was told another: no host takes that for what it knows."""
-    with hosts(server.uri) as (alpha, beta):
+    with sharing(server.uri) as (alpha, beta):
         wait_until(lambda: alpha.others and beta.others, 10, "have not learnt")
         version = server.command("HGET", HOSTS, "version").decode().split()[1]
         alpha.let_off("203.0.113.5", 1)
@@ -182,7 +134,7 @@ def test_what_a_failover_loses_is_missed(server: RedisServer) -> None:
         beta.roster.close()
         server.command("HDEL", SAFELIST, "203.0.113.5")
         server.command("HSET", HOSTS, "version", version)
-        gamma = Host(server.uri, "gamma")
+        gamma = SharingHost(server.uri, "gamma")
         gamma.let_off("203.0.113.6", 1)
         gamma.roster.start()
         wait_until(lambda: "203.0.113.6" in gamma.entries, 10, "not told")
@@ -193,7 +145,7 @@ def test_what_a_failover_loses_is_missed(server: RedisServer) -> None:
 
 def test_what_redis_loses_is_told_again(server: RedisServer) -> None:
     """FLUSHALL, and a restart without data: protections and safelist, removals too, are whole again."""
-    with hosts(server.uri) as (alpha, beta):
+    with sharing(server.uri) as (alpha, beta):
         alpha.let_off("203.0.113.5", 1)
         beta.let_off("203.0.113.6", 1, is_removed=True)
         wait_until(lambda: len(alpha.entries) == len(beta.entries) == 2, 10, "not told")
@@ -216,7 +168,7 @@ def test_a_host_that_is_gone_for_long_protects_no_more(server: RedisServer) -> N
     server.command("HSET", HOSTS, "there", f"{now + 60_000} {write_protection('there', [(OWN, 'its own')])}")
     server.command("HSET", HOSTS, "odd", "nonsense")
     server.command("HSET", SAFELIST, "192.0.2.7", f'1 {now - int(REMEMBERED * 1000) - 1} [1,"","",1,false]')
-    with hosts(server.uri) as (alpha, _):
+    with sharing(server.uri) as (alpha, _):
         wait_until(lambda: "there" in alpha.others, 10, "has not learnt")
         assert set(alpha.others) <= {"there", "beta"}
         assert server.command("HEXISTS", HOSTS, "gone") == b":0\r\n"

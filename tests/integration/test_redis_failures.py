@@ -17,6 +17,7 @@ from tests.lab import wait_until
 from tests.redis_groups import cluster, sentinel_group
 from tests.redis_server import RedisServer, redis_server
 from tests.replicas import CHANGES, FACTS, Fleet, bans_kept, facts_kept, fleet, versions
+from tests.slow_relay import slow_relay
 
 LIFTED, KEPT = "203.0.113.1", "203.0.113.2"
 
@@ -200,6 +201,27 @@ def test_hung(server: RedisServer) -> None:
             server.freeze()
             time.sleep(3.5)  # longer than an answer may take
             server.thaw()
+        hosts.agree([KEPT, *stays])
+
+
+def test_slow(server: RedisServer) -> None:
+    """Redis takes 200 ms for every answer while hosts decide and lift: nobody complains, and soon all agree."""
+    with slow_relay(server.port) as relay, fleet(f"redis://127.0.0.1:{relay.port}/0") as hosts:
+        some_history(hosts)
+        with deciding(hosts) as stays:
+            time.sleep(2)  # while hosts decide
+        hosts.agree([KEPT, *stays])
+        assert not any(host.complaint for host in hosts.hosts)
+
+
+def test_slow_and_losing_everything(server: RedisServer) -> None:
+    """A Redis that is slow loses its data and is fast again: what was decided meanwhile is told, nothing is lost."""
+    with slow_relay(server.port) as relay, fleet(f"redis://127.0.0.1:{relay.port}/0") as hosts:
+        some_history(hosts)
+        with deciding(hosts) as stays:
+            server.command("FLUSHALL")
+            time.sleep(1)  # while hosts decide
+            relay.delay = 0.0
         hosts.agree([KEPT, *stays])
 
 

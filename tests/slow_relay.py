@@ -1,0 +1,85 @@
+"""A relay in front of a server that gives every answer late: a server that is slow, neither down nor hung."""
+
+import asyncio
+from collections.abc import Generator
+from contextlib import contextmanager
+from threading import Event, Thread
+
+CHUNK = 65536
+
+
+class SlowRelay:
+    """Passes on at once what clients send, and what the server at the port `to` answers `delay` seconds later."""
+
+    def __init__(self, to: int, delay: float) -> None:
+        self.delay = delay  # may be changed
+        self.port = 0
+        self._to = to
+        self._is_up = Event()
+        self._thread = Thread(target=lambda: asyncio.run(self._work()))
+
+    def start(self) -> None:
+        """Begin to take connections, on a port of its own."""
+        self._thread.start()
+        self._is_up.wait()
+
+    def stop(self) -> None:
+        """End, with all connections."""
+        self._loop.call_soon_threadsafe(self._end.set)
+        self._thread.join()
+
+    async def _work(self) -> None:
+        self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
+        server = await asyncio.start_server(self._relay, "127.0.0.1")
+        self.port = server.sockets[0].getsockname()[1]
+        self._is_up.set()
+        await self._end.wait()
+        server.close()
+        relays = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+        for task in relays:
+            task.cancel()
+        await asyncio.gather(*relays, return_exceptions=True)
+        await asyncio.sleep(0)  # what was closed is gone after one more turn
+
+    async def _relay(self, near: asyncio.StreamReader, near_writer: asyncio.StreamWriter) -> None:
+        try:
+            far, far_writer = await asyncio.open_connection("127.0.0.1", self._to)
+        except OSError:
+            near_writer.close()
+            return
+        late: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+        works = (self._send(near, far_writer), self._hear(far, late), self._answer(late, near_writer))
+        tasks = [asyncio.create_task(work) for work in works]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            near_writer.transport.abort()
+            far_writer.transport.abort()
+
+    async def _send(self, near: asyncio.StreamReader, far_writer: asyncio.StreamWriter) -> None:
+        while data := await near.read(CHUNK):
+            far_writer.write(data)
+
+    async def _hear(self, far: asyncio.StreamReader, late: asyncio.Queue[tuple[float, bytes]]) -> None:
+        while data := await far.read(CHUNK):
+            late.put_nowait((self._loop.time() + self.delay, data))
+
+    async def _answer(self, late: asyncio.Queue[tuple[float, bytes]], near_writer: asyncio.StreamWriter) -> None:
+        while True:
+            due, data = await late.get()
+            await asyncio.sleep(due - self._loop.time())
+            near_writer.write(data)
+
+
+@contextmanager
+def slow_relay(to: int, delay: float = 0.2) -> Generator[SlowRelay]:
+    """Run a relay to a port of this host for the length of the block."""
+    relay = SlowRelay(to, delay)
+    relay.start()
+    try:
+        yield relay
+    finally:
+        relay.stop()
