@@ -84,13 +84,15 @@ class Place:
             with self.access_log.open("a") as log:
                 log.write(NGINX_404.format(address, stamp))
 
-    def remember(self, bans: Iterable[Ban]) -> None:
-        """Give the daemon, which does not run, bans of an earlier life."""
+    def remember(self, bans: Iterable[Ban], **settings: str) -> None:
+        """Give the daemon, which does not run, bans and settings of an earlier life."""
         self.state.chmod(0o700)
         os.chown(self.state, os.geteuid(), -1)
         state = State(self.state)
         state.open()
         state.save(Batch(facts=[Fact(ban.network, version, ban) for version, ban in enumerate(bans, 1)]))
+        for name, value in settings.items():
+            state.set_setting(name, value)
         state.close()
         if self.user is not None:
             subprocess.run(["chown", "-R", str(self.user.uid), str(self.state)], check=True)

@@ -5,11 +5,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from appguard.stores.local import PublishedBans
 from tests.daemon import Place, running_daemon, web_jail
 from tests.lab import Process
 from tests.machine import Machine
-from tests.netns import joined
+from tests.netns import banned, joined
 from tests.redis_server import RedisServer
+from tests.slow_relay import SlowRelay
 
 ADDRESSES = {
     "alpha": ("192.0.2.1", "192.0.2.2"),
@@ -29,6 +31,19 @@ class Host:
         """Say whether this host's kernel shuts an address out."""
         return address in self.machine.run("nft", "list", "ruleset").partition(" ban4 {")[2]
 
+    def kernel(self) -> set[str]:
+        """Give the networks this host's kernel shuts out."""
+        with self.machine:
+            return set(banned())
+
+    def published(self) -> set[str]:
+        """Give the networks that this host's apps shut out."""
+        bans = PublishedBans(self.place.runtime)
+        try:
+            return {ban.key for ban in bans.snapshot().bans}
+        finally:
+            bans.close()
+
     def bans_said(self, address: str) -> int:
         """Give how often this host's daemon has said that it bans an address."""
         return sum(line.text.endswith(f"] Ban {address}") for line in self.daemon.lines())
@@ -36,9 +51,16 @@ class Host:
 
 @contextmanager
 def two_hosts(
-    root: Path, server: RedisServer, jail: Mapping[str, object] | None = None, more: str = ""
+    root: Path,
+    server: RedisServer | SlowRelay,
+    jail: Mapping[str, object] | None = None,
+    more: str = "",
+    identity: str = "",
 ) -> Generator[tuple[Host, Host]]:
-    """Give two hosts whose daemons share a Redis on a third machine; `jail` and `more` are settings of both."""
+    """Give two hosts whose daemons share a Redis on a third machine; `jail` and `more` are settings of both.
+
+    With an `identity` both have that, as clones have.
+    """
     with ExitStack() as stack:
         hosts: list[Host] = []
         for name, (gateway, own) in ADDRESSES.items():
@@ -47,6 +69,8 @@ def two_hosts(
             directory.mkdir()
             place = Place(directory)
             place.configure(web_jail(place, jail), f'store = "redis://{gateway}:{server.port}/0"\n{more}')
+            if identity:
+                place.remember((), host_id=identity)
             with machine:
                 daemon = stack.enter_context(running_daemon(place))
             hosts.append(Host(machine, place, daemon))

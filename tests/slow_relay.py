@@ -11,8 +11,9 @@ CHUNK = 65536
 class SlowRelay:
     """Passes on at once what clients send, and what the server at the port `to` answers `delay` seconds later."""
 
-    def __init__(self, to: int, delay: float) -> None:
+    def __init__(self, to: int, delay: float, address: str) -> None:
         self.delay = delay  # may be changed
+        self._address = address
         self.port = 0
         self._to = to
         self._is_up = Event()
@@ -30,7 +31,7 @@ class SlowRelay:
 
     async def _work(self) -> None:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._relay, "127.0.0.1")
+        server = await asyncio.start_server(self._relay, self._address)
         self.port = server.sockets[0].getsockname()[1]
         self._is_up.set()
         await self._end.wait()
@@ -75,9 +76,9 @@ class SlowRelay:
 
 
 @contextmanager
-def slow_relay(to: int, delay: float = 0.2) -> Generator[SlowRelay]:
-    """Run a relay to a port of this host for the length of the block."""
-    relay = SlowRelay(to, delay)
+def slow_relay(to: int, delay: float = 0.2, address: str = "127.0.0.1") -> Generator[SlowRelay]:
+    """Run a relay to a port of this host, at an address of it, for the length of the block."""
+    relay = SlowRelay(to, delay, address)
     relay.start()
     try:
         yield relay

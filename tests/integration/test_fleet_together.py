@@ -1,10 +1,12 @@
 """Two hosts, each with a daemon and a kernel of its own, that count, protect and let off together through one Redis."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from appguard.state import State
 from tests.fleet_hosts import Host, two_hosts
 from tests.lab import wait_until
 from tests.netns import run
@@ -119,6 +121,24 @@ def test_an_address_of_another_host_is_never_banned(fleet: tuple[Host, Host]) ->
     wait_until(lambda: alpha.drops(ATTACKER), 5, alpha.daemon.output)
     assert alpha.place.banned() == beta.place.banned() == [ATTACKER]
     assert not alpha.drops(own)
+
+
+def test_clones_are_both_protected(open_tmp_path: Path, server: RedisServer) -> None:
+    """Two hosts with one state.db: one takes another identity, says so and keeps it, and nobody bans either of them."""
+    with two_hosts(open_tmp_path, server, SHARED, identity="0123456789abcdef") as clones:
+        for host, other in zip(clones, ("192.0.2.6", "192.0.2.2"), strict=True):
+            wait_until(lambda: "an address of" in host.place.run("ban", other).stderr, 20, host.daemon.output)  # noqa: B023
+        said = [line.text for host in clones for line in host.daemon.lines() if "identity" in line.text]
+        assert len(said) == 1
+    states = [State(host.place.state) for host in clones]
+    identities: set[str | None] = set()
+    for state, host in zip(states, clones, strict=True):
+        os.chown(host.place.state, os.geteuid(), -1)
+        state.open()
+        identities.add(state.setting("host_id"))
+        state.close()
+    assert len(identities) == 2
+    assert "0123456789abcdef" in identities
 
 
 def test_safelist_is_shared(fleet: tuple[Host, Host]) -> None:
