@@ -39,7 +39,7 @@ class RolesServer:
         client.response_callbacks.clear()
         return client
 
-    def outcome(self, role: str, *command: str) -> str:
+    def outcome(self, role: str, *command: str | bytes) -> str:
         """Let a role send a command; give `ok`, `denied`, or the server's other words."""
         with self.client(role) as client:
             try:

@@ -2,22 +2,28 @@
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from appguard.address import parse_address, parse_network
-from appguard.ban import Ban
+from appguard.ban import Ban, Fact
 from appguard.event import LOGIN_FAIL, Event
 from appguard.jail import Jail
 from appguard.limit import Hit, Limit
 from appguard.protection import write_protection
 from appguard.safelisted import Safelisted
 from appguard.stores.fleet_failures import Decided, Failed, FleetFailures
+from appguard.stores.fleet_failures import fields_of as failure_fields
 from appguard.stores.fleet_roster import FleetRoster
 from appguard.stores.redis import RedisStore
 from appguard.stores.redis_bans import RedisBanSet
+from appguard.stores.redis_commands import Script
+from appguard.stores.redis_records import fields_of as fact_fields
 from tests.lab import wait_until
 from tests.redis_roles import RolesServer, roles_server
 from tests.replicas import CHANGES, FACTS
@@ -170,6 +176,103 @@ def test_hostile_app_cannot_ban(roles: RolesServer, tmp_path: Path) -> None:
             assert [ban.key for ban in daemon.snapshot().bans] == ["198.51.100.7"]
         finally:
             daemon.close()
+
+
+HOSTS, SENT = "appguard:d:{main}:hosts", "appguard:d:{main}:batch:0123456789abcdef"
+OF_OTHERS = (FACTS, CHANGES, HOSTS, LET_OFF, COUNTED, SENT, OTHERS)  # every key the scripts touch, but its own counters
+WRITES = (
+    ("SET", "{}", "x"),
+    ("HSET", "{}", ATTACKER, BAN),
+    ("HDEL", "{}", ATTACKER),
+    ("XADD", "{}", "*", "network", ATTACKER, "fact", BAN),
+    ("DEL", "{}"),
+    ("UNLINK", "{}"),
+    ("PEXPIRE", "{}", "1"),
+    ("RENAME", "{}", MINE),
+    ("COPY", MINE, "{}", "REPLACE"),
+    ("GETDEL", "{}"),
+    ("SET", MINE, "x"),  # its own, which it may
+)
+
+
+def kept(roles: RolesServer) -> dict[bytes, bytes]:
+    """Give all that the server holds beside the counters of the app itself."""
+    with roles.client("root") as root:
+        keys = [key for key in root.execute_command("KEYS", "*") if not key.startswith(b"appguard:l:shop:")]
+        return {key: root.execute_command("DUMP", key) for key in keys}
+
+
+@pytest.fixture
+def busy(roles: RolesServer) -> Iterator[RolesServer]:
+    """Give a server with something at every key that daemons and another app use."""
+    with roles.client("root") as root:
+        fact = f'{int(time.time() * 1e6)} 0 0 {{"jail":"login","start":1}}'
+        root.execute_command("HSET", FACTS, "198.51.100.7", fact, "epoch", "1")
+        root.execute_command("XADD", CHANGES, "*", "network", "198.51.100.7", "fact", fact)
+        root.execute_command("HSET", HOSTS, "0123456789abcdef", "99999999999999 {}", "version", "1-1")
+        root.execute_command("HSET", LET_OFF, "198.51.100.8", '5 0 [null,"","",5,false]')
+        for key in (COUNTED, SENT, OTHERS):
+            root.execute_command("SET", key, "counted")
+    yield roles
+
+
+@pytest.mark.parametrize("key", OF_OTHERS)
+def test_hostile_app_writes_to_no_key_of_others(busy: RolesServer, key: str) -> None:
+    """Neither by a command nor from a script, with the key declared or not, does an app change what is not its own."""
+    before = kept(busy)
+    for template in WRITES:
+        command = [word.format(key) if word == "{}" else word for word in template]
+        own = key not in command
+        for sent in (
+            command,
+            ["EVAL", SCRIPT, "0", *command],
+            ["EVAL", SCRIPT, "1", key, *command],
+            ["EVAL", SCRIPT, "1", MINE, *command],
+        ):
+            may = own and sent[:4] != ["EVAL", SCRIPT, "1", key]
+            assert busy.outcome("app", *sent) == ("ok" if may else "denied"), sent
+    assert kept(busy) == before
+
+
+def test_hostile_app_gets_nothing_done_with_the_daemons_scripts(busy: RolesServer) -> None:
+    """The scripts with which daemons ban, lift, count, sweep and let off: the daemon's role may, an app's may not."""
+    now = time.time()
+    failed = Failed(
+        Jail("login", maxretry=1, scope="fleet"),
+        ATTACKER,
+        Event(LOGIN_FAIL, now, parse_address(ATTACKER)),
+        Ban(parse_network(ATTACKER), "login", now, now + 600),
+    )
+    batch = msgspec.msgpack.encode([failure_fields(failed, 1, 0.0, "web")])
+    version = int(now * 1e6)
+    entry = Safelisted(parse_network(ATTACKER), None, "mine", "web", version)
+    banning = fact_fields(Fact.of(Ban(parse_network(ATTACKER), "manual", now, None, version=version)), 0.0, "new")
+    lifting = fact_fields(Fact(parse_network("198.51.100.7"), version + 1, None), 0.0, "new")
+    calls: dict[str, tuple[list[str], list[object]]] = {
+        "merge": ([FACTS, CHANGES], [20_000, *banning, *lifting]),
+        "sweep": ([FACTS], [1_000]),
+        "fail": ([FACTS, CHANGES, SENT, COUNTED], [20_000, 1, 1, 600_000, "ban", batch]),
+        "share": ([HOSTS, LET_OFF], ["", "web", 1000, "{}", entry.key, entry.version, 0, entry.to_text()]),
+        "count": ([OTHERS], [5, 60_000, 0, 1]),
+        "give_back": ([OTHERS], [version, 5, 60_000, 0, 1]),
+    }
+    lua = files("appguard.stores").joinpath("lua")
+    assert set(calls) == {file.name.removesuffix(".lua") for file in lua.iterdir() if file.name.endswith(".lua")}
+    before = kept(busy)
+    for name, (keys, arguments) in calls.items():
+        assert busy.outcome("app", *by_text(name, keys, arguments)) == "denied", name
+    assert kept(busy) == before
+    for name in ("count", "give_back"):
+        assert busy.outcome("app", *by_text(name, [MINE], calls[name][1])) == "ok", name
+    for name in ("fail", "share", "sweep", "merge"):
+        before = kept(busy)
+        assert busy.outcome("daemon", *by_text(name, *calls[name])) == "ok", name
+        assert kept(busy) != before, name
+
+
+def by_text(name: str, keys: Sequence[str], arguments: Sequence[object]) -> list[Any]:
+    """Give the command that runs one of our scripts."""
+    return list(Script(name).by_text(keys, arguments))
 
 
 @pytest.mark.parametrize("name", ["bans", "x}:y", "*", "b:{main}:facts", "shop:x", "a\r\nFLUSHALL", "\udcff"])
