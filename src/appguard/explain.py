@@ -111,7 +111,9 @@ class Explainer:
         """Add to each step what all hosts have counted under its key, or the one it would have."""
         windows, ask = self._parts.windows, self._parts.counted_by_all
         shared = [(windows[step.name].jail, key) for step, key in steps if step.is_shared and key]
-        found = await ask(shared) if ask is not None and shared else {}
+        if ask is None or not shared:
+            return tuple(step for step, _ in steps)
+        found = await ask(shared)
         return tuple(_with_count(step, key, found.get((step.name, key))) for step, key in steps)
 
     def _explanation(

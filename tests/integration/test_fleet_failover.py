@@ -1,6 +1,6 @@
 """What the hosts of a fleet count and tell each other, on a real Sentinel group and a real Cluster that fail over."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ class Group:
 
 
 @contextmanager
-def started(kind: str, directory: Path) -> Iterator[Group]:
+def started(kind: str, directory: Path) -> Generator[Group]:
     """Run a group for the length of the block."""
     if kind == "sentinel":
         with sentinel_group(directory) as sentinels:

@@ -243,8 +243,8 @@ def test_state_of_version_3_is_carried_over(tmp_path: Path) -> None:
         connection.execute("INSERT INTO ban VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
         connection.execute("INSERT INTO lift VALUES ('192.0.2.9', 8)")
         connection.execute("INSERT INTO setting VALUES ('enforce', 'off')")
+    state = State(tmp_path, clock=lambda: NOW)
     for _ in range(2):  # carried over, and opened as what it is now
-        state = State(tmp_path, clock=lambda: NOW)
         state.open()
         (ban,) = state.bans()
         assert (ban.key, ban.jail, ban.evidence, ban.version, ban.host) == ("192.0.2.1", "login", ("line",), 7, "")
