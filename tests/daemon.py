@@ -20,14 +20,23 @@ from tests.netns import banned, has_table
 
 DAEMON = User(4711, capabilities=("net_admin",))
 APP = User(33)
+# Runs the command with a wall clock that is off; whatever asks for the time gets it, for nothing is imported before.
+SKEWED = """
+import sys, time
+real, skew = time.time, float(sys.argv.pop(1))
+time.time = lambda: real() + skew
+from appguard.cli import main
+sys.exit(main())
+"""
 NGINX_404 = '{} - - [{}] "GET /wp-login.php HTTP/1.1" 404 153 "-" "curl/7.88.1"\n'
 
 
 class Place:
-    """The directories of one daemon under `root`, owned by its user."""
+    """The directories of one daemon under `root`, owned by its user; the clock of its host is off by `skew` seconds."""
 
-    def __init__(self, root: Path, user: User | None = DAEMON) -> None:
+    def __init__(self, root: Path, user: User | None = DAEMON, skew: float = 0.0) -> None:
         self.user = user
+        self.skew = skew
         self.runtime = root / "run"
         self.control = root / "run-control" / "control.sock"
         self.state = root / "state"
@@ -47,7 +56,10 @@ class Place:
 
     def command(self) -> list[str]:
         """Give the command that runs the daemon."""
-        return [sys.executable, "-m", "appguard", "daemon", "--config", str(self.config)]
+        verb = ["daemon", "--config", str(self.config)]
+        if self.skew:
+            return [sys.executable, "-c", SKEWED, str(self.skew), *verb]
+        return [sys.executable, "-m", "appguard", *verb]
 
     def start(self, *, is_up: bool = True) -> Process:
         """Start the daemon and wait until it is up."""
@@ -79,7 +91,7 @@ class Place:
 
     def append(self, address: str, times: int = 1) -> None:
         """Write nginx lines of a prober to the access log, as nginx does: one write per line."""
-        stamp = time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime())
+        stamp = time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(time.time() + self.skew))
         for _ in range(times):
             with self.access_log.open("a") as log:
                 log.write(NGINX_404.format(address, stamp))

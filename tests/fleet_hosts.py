@@ -1,5 +1,6 @@
 """Two hosts in namespaces of their own, with a daemon each, and one Redis between them on the lab's own network."""
 
+import time
 from collections.abc import Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -31,22 +32,23 @@ class Host:
         """Say whether this host's kernel shuts an address out."""
         return address in self.machine.run("nft", "list", "ruleset").partition(" ban4 {")[2]
 
-    def kernel(self) -> set[str]:
-        """Give the networks this host's kernel shuts out."""
+    def kernel(self) -> dict[str, int]:
+        """Give the networks this host's kernel shuts out, and the seconds left."""
         with self.machine:
-            return set(banned())
-
-    def published(self) -> set[str]:
-        """Give the networks that this host's apps shut out."""
-        bans = PublishedBans(self.place.runtime)
-        try:
-            return {ban.key for ban in bans.snapshot().bans}
-        finally:
-            bans.close()
+            return banned()
 
     def bans_said(self, address: str) -> int:
         """Give how often this host's daemon has said that it bans an address."""
         return sum(line.text.endswith(f"] Ban {address}") for line in self.daemon.lines())
+
+
+def published(place: Place) -> set[str]:
+    """Give the networks that the apps of a daemon's host shut out."""
+    bans = PublishedBans(place.runtime, lambda: time.time() + place.skew)
+    try:
+        return {ban.key for ban in bans.snapshot().bans}
+    finally:
+        bans.close()
 
 
 @contextmanager
@@ -56,10 +58,11 @@ def two_hosts(
     jail: Mapping[str, object] | None = None,
     more: str = "",
     identity: str = "",
+    skews: Mapping[str, float] | None = None,
 ) -> Generator[tuple[Host, Host]]:
     """Give two hosts whose daemons share a Redis on a third machine; `jail` and `more` are settings of both.
 
-    With an `identity` both have that, as clones have.
+    With an `identity` both have that, as clones have. `skews` are the seconds by which clocks of hosts are off.
     """
     with ExitStack() as stack:
         hosts: list[Host] = []
@@ -67,7 +70,7 @@ def two_hosts(
             machine = stack.enter_context(joined(name, [f"{gateway}/30"], [f"{own}/30"]))
             directory = root / name
             directory.mkdir()
-            place = Place(directory)
+            place = Place(directory, skew=(skews or {}).get(name, 0.0))
             place.configure(web_jail(place, jail), f'store = "redis://{gateway}:{server.port}/0"\n{more}')
             if identity:
                 place.remember((), host_id=identity)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
@@ -123,6 +124,25 @@ def cluster(directory: Path) -> Generator[Cluster]:
         wait_until(lambda: all(shard.has_copied() for shard in shards), 20, "the replicas did not copy")
         wait_until(lambda: all(_is_whole(each) for each in servers), 20, "the Cluster did not come up")
         yield Cluster(shards)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Servers that stand in for each other: how all are reached, and the pair that holds a key."""
+
+    uri: str
+    pair: Pair
+
+
+@contextmanager
+def group_of(kind: str, directory: Path, key: str) -> Generator[Group]:
+    """Run a Sentinel group or a Cluster for the length of the block."""
+    if kind == "sentinel":
+        with sentinel_group(directory) as sentinels:
+            yield Group(sentinels.uri, sentinels)
+    else:
+        with cluster(directory) as shards:
+            yield Group(shards.uri, shards.shard_of(key))
 
 
 def _node(stack: ExitStack, directory: Path, bus: int) -> RedisServer:

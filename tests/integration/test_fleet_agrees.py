@@ -5,22 +5,26 @@ the number of divergences is printed.
 """
 
 import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.control import ask
-from tests.fleet_hosts import Host, two_hosts
+from tests.daemon import Place, in_kernel, running_daemon, web_jail
+from tests.fleet_hosts import Host, published, two_hosts
 from tests.lab import wait_until
 from tests.netns import run
+from tests.redis_groups import group_of
 from tests.redis_server import RedisServer, redis_server
 from tests.replicas import AGREE_WITHIN, FACTS, bans_kept
+from tests.replicas import fleet as replicas
 from tests.slow_relay import SlowRelay, slow_relay
 
 pytestmark = pytest.mark.lab
 
+JAIL = {"maxretry": 1, "bantime": "1h"}
 LIFTED, KEPT, AWAY = "203.0.113.1", "203.0.113.2", "203.0.113.3"
 
 
@@ -38,7 +42,7 @@ class Fleet:
         for address in addresses:
             self.hosts[host].place.append(address)
         self.banned.update(addresses)
-        wait_until(lambda: set(addresses) <= self.hosts[host].kernel(), 5, self.hosts[host].daemon.output)
+        wait_until(lambda: set(addresses) <= self.hosts[host].kernel().keys(), 5, self.hosts[host].daemon.output)
 
     def lift(self, host: int, address: str) -> None:
         """Lift a ban on a host."""
@@ -57,7 +61,7 @@ class Fleet:
         found = {"Redis": set(bans_kept(f"redis://127.0.0.1:{self.server.port}/0"))}
         for host in self.hosts:
             name = host.machine.name
-            found |= {f"kernel of {name}": host.kernel(), f"apps of {name}": host.published()}
+            found |= {f"kernel of {name}": set(host.kernel()), f"apps of {name}": published(host.place)}
             found[f"daemon of {name}"] = set(host.place.banned())
         return found
 
@@ -72,14 +76,14 @@ class Fleet:
         print(f"divergences {len(self.divergences())} after {time.monotonic() - began:.1f} s, {len(self.banned)} bans")
 
 
-@pytest.fixture
-def fleet(open_tmp_path: Path) -> Iterator[Fleet]:
-    """Give two hosts with some history, on a Redis that saves when it is told to."""
+@contextmanager
+def started(directory: Path, skews: Mapping[str, float]) -> Generator[Fleet]:
+    """Run two hosts with some history, on a Redis that saves when it is told to, for the length of the block."""
     options = ("--save", "3600 1000000", "--dbfilename", "old.rdb")
     with ExitStack() as stack:
-        server = stack.enter_context(redis_server(open_tmp_path, *options, address="0.0.0.0"))
+        server = stack.enter_context(redis_server(directory, *options, address="0.0.0.0"))
         relay = stack.enter_context(slow_relay(server.port, 0.0, "0.0.0.0"))
-        hosts = stack.enter_context(two_hosts(open_tmp_path, relay, {"maxretry": 1, "bantime": "1h"}))
+        hosts = stack.enter_context(two_hosts(directory, relay, JAIL, skews=skews))
         made = Fleet(hosts, server, relay)
         made.ban(0, LIFTED, KEPT)
         made.agree()
@@ -87,6 +91,13 @@ def fleet(open_tmp_path: Path) -> Iterator[Fleet]:
         made.ban(0, AWAY)
         made.agree()
         yield made
+
+
+@pytest.fixture
+def fleet(open_tmp_path: Path) -> Iterator[Fleet]:
+    """Give two hosts whose clocks are right."""
+    with started(open_tmp_path, {}) as running:
+        yield running
 
 
 @contextmanager
@@ -183,3 +194,50 @@ def test_all_agree_after(fleet: Fleet, fate: Callable[[Fleet], AbstractContextMa
     fleet.agree()
     for host in fleet.hosts:
         assert not host.drops(LIFTED)
+
+
+def test_all_agree_with_clocks_five_minutes_off(open_tmp_path: Path) -> None:
+    """Hosts whose clocks are ten minutes apart agree on what is banned and until when, also after Redis lost it all."""
+    with started(open_tmp_path, {"alpha": 300.0, "beta": -300.0}) as fleet:
+        with flushed(fleet):
+            fleet.decide()
+        fleet.agree()
+        left = [host.kernel() for host in fleet.hosts]
+        for network in fleet.banned:
+            assert left[0][network] == pytest.approx(3600, abs=60)
+            assert left[1][network] == pytest.approx(left[0][network], abs=5)
+
+
+@pytest.mark.parametrize("kind", ["sentinel", "cluster"])
+def test_a_kernel_agrees_after_a_failover(open_tmp_path: Path, kind: str) -> None:
+    """A daemon's kernel and apps, another host and the server that took over agree, though it lost what was told."""
+    with ExitStack() as stack:
+        group = stack.enter_context(group_of(kind, open_tmp_path, FACTS))
+        place = Place(open_tmp_path)
+        place.configure(web_jail(place, JAIL), f'store = "{group.uri}"')
+        daemon = stack.enter_context(running_daemon(place))
+        other = stack.enter_context(replicas(group.uri, (0.0,)))
+
+        def seen(*addresses: str) -> None:
+            for address in addresses:
+                place.append(address)
+            wait_until(lambda: in_kernel().keys() >= set(addresses), 5, daemon.output)
+
+        def divergences(banned: set[str]) -> dict[str, set[str]]:
+            copies = {"kernel": set(in_kernel()), "apps": published(place), "daemon": set(place.banned())}
+            copies |= {"other host": set(other.bans(0)), "Redis": set(bans_kept(group.uri))}
+            return {where: kept ^ banned for where, kept in copies.items() if kept != banned}
+
+        seen(LIFTED, KEPT)
+        wait_until(lambda: other.is_banned(0, LIFTED), 5, "not told")
+        wait_until(group.pair.has_copied, 5, "not copied")
+        group.pair.part()
+        other.lift(0, LIFTED)
+        seen(AWAY)
+        wait_until(lambda: not divergences({KEPT, AWAY}), 5, lambda: str(divergences({KEPT, AWAY})))
+        group.pair.fail_over()
+        seen("198.18.0.1")
+        banned = {KEPT, AWAY, "198.18.0.1"}
+        wait_until(lambda: not divergences(banned), AGREE_WITHIN, lambda: str(divergences(banned)))
+        print(f"divergences {len(divergences(banned))}, {len(banned)} bans")
+    run("nft", "delete", "table", "inet", "appguard")

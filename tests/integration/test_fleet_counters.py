@@ -461,6 +461,23 @@ def test_what_is_lifted_while_redis_is_slow_stays_lifted(server: RedisServer) ->
     asyncio.run(slow())
 
 
+def test_what_redis_refuses_is_decided_here(server: RedisServer) -> None:
+    """A ban set that is no ban set: a host that has counted enough for a ban makes it by itself, soon."""
+
+    async def refused() -> None:
+        host = Waiting(server)
+        server.command("CLIENT", "UNPAUSE")
+        server.command("DEL", FACTS)
+        server.command("SET", FACTS, "foreign")
+        host.fail(ATTACKER)
+        async with asyncio.timeout(5):
+            await host.has_banned.wait()
+        assert host.banned == [ATTACKER]
+        host.counting.close()
+
+    asyncio.run(refused())
+
+
 def test_what_redis_has_not_answered_at_the_end_is_banned_here(server: RedisServer) -> None:
     """A daemon that ends while Redis is slow makes the bans that it has counted enough for."""
 

@@ -1,8 +1,6 @@
 """What the hosts of a fleet count and tell each other, on a real Sentinel group and a real Cluster that fail over."""
 
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,36 +10,17 @@ from appguard.address import parse_address
 from tests.fleet_counting import ATTACKER, OTHER, CountingHost, counting
 from tests.fleet_sharing import protected, sharing
 from tests.lab import wait_until
-from tests.redis_groups import Pair, cluster, sentinel_group
+from tests.redis_groups import Group, group_of
 from tests.redis_server import RedisServer
 from tests.replicas import CHANGES, FACTS, bans_kept, versions
 
 FAILOVER = 20.0  # seconds; until Sentinels or a Cluster have elected another master, most of which they wait
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Servers that stand in for each other: the pair that holds what the fleet keeps, and how all are reached."""
-
-    uri: str
-    pair: Pair
-
-
-@contextmanager
-def started(kind: str, directory: Path) -> Generator[Group]:
-    """Run a group for the length of the block."""
-    if kind == "sentinel":
-        with sentinel_group(directory) as sentinels:
-            yield Group(sentinels.uri, sentinels)
-    else:
-        with cluster(directory) as shards:
-            yield Group(shards.uri, shards.shard_of(FACTS))
-
-
 @pytest.fixture(params=["sentinel", "cluster"])
 def group(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Group]:
     """Give each kind of group."""
-    with started(request.param, tmp_path) as running:
+    with group_of(request.param, tmp_path, FACTS) as running:
         yield running
 
 
