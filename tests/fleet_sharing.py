@@ -5,7 +5,7 @@ from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 
 from appguard.address import parse_network
-from appguard.protection import Protection, write_protection
+from appguard.protection import Protection
 from appguard.safelisted import Safelisted
 from appguard.stores.fleet_roster import FleetRoster
 
@@ -33,7 +33,7 @@ class SharingHost:
 
     def protect(self, address: str) -> None:
         """Tell that this host protects an address."""
-        self.roster.tell(write_protection(self.name, [(parse_network(address), "its own")], self.roster.life))
+        self.roster.tell(self.name, [(parse_network(address), "its own")])
 
     def let_off(self, address: str, version: int, seconds: float = 60.0, *, is_removed: bool = False) -> None:
         """Put an address on the safelist or take it off."""

@@ -19,7 +19,7 @@ from appguard.errors import StateError
 from appguard.host import HostFacts
 from appguard.judge import Protected
 from appguard.pipeline import Outcome
-from appguard.protection import Protection, parse_protection, write_protection
+from appguard.protection import Protection, parse_protection
 from appguard.safelisted import Safelisted, SharedSafelist
 from appguard.state import State
 from appguard.stores.memory import MemoryBanSet
@@ -132,7 +132,7 @@ class Fleet:
             *((network, f"on the safelist of {self.host}") for network in config.safelist),
             *((network, f"a trusted proxy of {self.host}") for network in config.trusted_proxies.networks),
         ]
-        self._roster.tell(write_protection(self.host, listed, self._roster.life))
+        self._roster.tell(self.host, listed)
 
     def _on_learnt(self, others: dict[str, Protection], entries: list[Safelisted]) -> None:
         loop = self._loop

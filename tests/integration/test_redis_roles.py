@@ -15,7 +15,6 @@ from appguard.ban import Ban, Fact
 from appguard.event import LOGIN_FAIL, Event
 from appguard.jail import Jail
 from appguard.limit import Hit, Limit
-from appguard.protection import write_protection
 from appguard.safelisted import Safelisted
 from appguard.stores.fleet_failures import Decided, Failed, FleetFailures
 from appguard.stores.fleet_failures import fields_of as failure_fields
@@ -150,7 +149,7 @@ def share_everything(roles: RolesServer, bans: RedisBanSet) -> None:
     network = parse_network("203.0.113.9")
     try:
         failures.start()
-        roster.tell(write_protection("one", [(network, "its own")]))
+        roster.tell("one", [(network, "its own")])
         roster.put((Safelisted(network, now + 60, "ours", "one", int(now * 1_000_000)),))
         roster.start()
         event = Event(LOGIN_FAIL, now, parse_address(ATTACKER))

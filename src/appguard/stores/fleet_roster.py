@@ -18,7 +18,8 @@ from dataclasses import replace
 from threading import Event
 from typing import Any, cast
 
-from appguard.protection import Protection, parse_protection
+from appguard.address import Network
+from appguard.protection import Protection, parse_protection, write_protection
 from appguard.safelisted import ENTRIES_MOST, Safelisted, forgettable, parse_safelisted
 from appguard.stores.redis_commands import Commands, Script
 from appguard.stores.redis_thread import RedisThread
@@ -38,7 +39,7 @@ log = logging.getLogger("appguard.stores")
 class FleetRoster:
     """Tells and learns. `on_learnt` is called from its thread with the other hosts by id, and the safelist.
 
-    `on_renamed` is called there with the new id of this host, if another has the one it had. `life` is of this daemon.
+    `on_renamed` is called there with the new id of this host, if another has the one it had.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class FleetRoster:
     ) -> None:
         prefix = f"appguard:d:{{{name}}}"
         self._keys = f"{prefix}:hosts", f"{prefix}:safelist"
-        self.life = secrets.token_hex(8)
+        self._life = secrets.token_hex(8)
         self._id = own_id
         self._replaced = 0  # how often another daemon's record was found under this id
         self._offset = offset  # gives Redis TIME minus this clock
@@ -85,9 +86,9 @@ class FleetRoster:
         self._woken.set()
         self._thread.close()
 
-    def tell(self, own: str) -> None:
-        """Tell what this host protects, as `write_protection` writes it."""
-        self._own = own
+    def tell(self, host: str, networks: Iterable[tuple[Network, str]]) -> None:
+        """Tell what this host, called so, protects: networks, each with a word why."""
+        self._own = write_protection(host, networks, self._life)
         self._woken.set()
 
     def put(self, entries: Iterable[Safelisted]) -> None:
@@ -151,7 +152,7 @@ class FleetRoster:
     def _is_told(self, found: Mapping[str, bytes]) -> bool:
         """Say whether the record of this daemon is there; take another id if another daemon has this one."""
         record = self._protection(found.get(self._id, b""))
-        if record is None or record.life == self.life:
+        if record is None or record.life == self._life:
             return record is not None
         self._replaced += 1
         if self._replaced > REPLACED_MOST:
