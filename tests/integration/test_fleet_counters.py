@@ -333,6 +333,28 @@ def test_a_batch_that_redis_refuses_is_set_aside(server: RedisServer, caplog: py
         assert OTHER in [each.ban.key for each in beta.decided]
 
 
+def test_cut_connections_make_one_ban_of_each_crossing(server: RedisServer) -> None:
+    """CLIENT KILL again and again while both hosts tell: every failure counts once, every attacker is banned once."""
+    jail = Jail("login", maxretry=10, findtime="10m", bantime="1h", scope="fleet")
+    with counting(server.uri, jail) as (alpha, beta):
+        banned = [f"198.18.0.{number + 1}" for number in range(60)]
+        spared = [f"198.18.1.{number + 1}" for number in range(60)]
+        for at in range(5):
+            for host in (alpha, beta):
+                for address in banned if at == 4 else banned + spared:
+                    host.put(_failure(address))
+            for _ in range(3):
+                server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        wait_until(lambda: alpha.answered + beta.answered == 5 * 120 + 4 * 120, 20, "not answered")
+        assert sorted(each.ban.key for each in (*alpha.decided, *beta.decided)) == sorted(banned)
+        assert {each.ban.failures for each in (*alpha.decided, *beta.decided)} == {10}
+        assert changes(server) == 60
+        alpha.fail(spared[0], 1)
+        assert len((*alpha.decided, *beta.decided)) == 60
+        beta.fail(spared[0], 1)
+        assert len((*alpha.decided, *beta.decided)) == 61
+
+
 def test_a_slow_redis_counts_everything(server: RedisServer) -> None:
     """Redis takes 200 ms for every answer: failures of both hosts are one ban each, known to both within 5 seconds."""
     with slow_relay(server.port) as relay, counting(f"redis://127.0.0.1:{relay.port}/0") as (alpha, beta):
