@@ -71,8 +71,12 @@ def parse_safelisted(network: str, text: str) -> Safelisted | None:
 
 def forgettable(entries: Iterable[Safelisted], now: float) -> set[str]:
     """Give the keys of what ended long ago, and of all that has ended but the newest `ENDED_MOST`."""
-    ended = sorted((entry for entry in entries if not entry.in_force(now)), key=lambda entry: -entry.version)
-    return {entry.key for entry in ended[ENDED_MOST:]} | {entry.key for entry in ended if entry.is_over(now)}
+    ended = [entry for entry in entries if not entry.in_force(now)]
+    gone = {entry.key for entry in ended if entry.is_over(now)}
+    if len(ended) > ENDED_MOST:
+        ended.sort(key=lambda entry: entry.version, reverse=True)
+        gone |= {entry.key for entry in ended[ENDED_MOST:]}
+    return gone
 
 
 def _line(text: str) -> str:
