@@ -390,6 +390,22 @@ def test_a_full_redis_counts_later(server: RedisServer) -> None:
         assert (alpha.failures.set_aside, beta.failures.set_aside) == (0, 0)
 
 
+def test_what_could_not_be_told_in_time_is_not_told(server: RedisServer) -> None:
+    """Redis takes no writes for longer than findtime: what was to be counted then is not counted any more."""
+    with counting(server.uri) as (alpha, beta):
+        server.command("CONFIG", "SET", "min-replicas-to-write", "1")
+        for _ in range(4):
+            alpha.put(_failure())
+        wait_until(lambda: alpha.failures.complaint, 5, "no complaint")
+        alpha.skew = 601.0
+        server.command("CONFIG", "SET", "min-replicas-to-write", "0")
+        wait_until(lambda: not alpha.failures.complaint, 5, "it still complains")
+        beta.fail(ATTACKER)
+        alpha.fail(OTHER)
+        assert not (alpha.decided or beta.decided)
+        assert alpha.answered == 1
+
+
 def test_what_could_not_be_told_is_told_later(server: RedisServer) -> None:
     """Redis is away while both hosts fail: they say so, and what they saw is counted together when it is back."""
     with counting(server.uri) as (alpha, beta):

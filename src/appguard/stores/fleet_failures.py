@@ -161,11 +161,17 @@ class FleetFailures:
             if waiting:
                 self._waiting[name] = waiting
             self.waiting -= len(taken)
-        oldest = self._clock() - float(taken[0].jail.findtime)
-        return [each for each in taken if each.event.time > oldest]
+        return self._in_time(taken)
+
+    def _in_time(self, batch: list[Failed]) -> list[Failed]:
+        """Give those failures of one jail that have not left its window meanwhile."""
+        now = self._clock()
+        return [each for each in batch if each.event.time > now - float(each.jail.findtime)]
 
     def _counting(self, client: Commands) -> None:
         client.execute_command("TIME")
+        if not self._in_time(self._sending):  # as a whole: under its number goes what went before, or nothing
+            self._sending = []
         if not self._sending:  # else it is the answer to these that shows whether Redis counts
             self._thread.works()
         while not self._thread.stop.is_set():
