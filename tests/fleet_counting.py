@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from appguard.address import parse_address
 from appguard.event import LOGIN_FAIL, Event
@@ -62,16 +63,18 @@ class CountingHost:
 
     def close(self) -> None:
         """End."""
-        self.failures.close()
-        self.bans.close()
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(lambda each: each.close(), (self.failures, self.bans)))
 
 
 @contextmanager
 def counting(uri: str, jail: Jail = FIVE, skews: Sequence[float] = (0.0, 0.0)) -> Generator[list[CountingHost]]:
     """Run hosts that count together for the length of the block."""
-    with ExitStack() as stack:
-        hosts = [CountingHost(uri, jail, skew) for skew in skews]
+    hosts = [CountingHost(uri, jail, skew) for skew in skews]
+    try:
         for host in hosts:
-            stack.callback(host.close)
             host.start()
         yield hosts
+    finally:
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(CountingHost.close, hosts))
