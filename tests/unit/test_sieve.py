@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appguard.filters.literals import Literals, literals_of
-from appguard.sieve import DENSE, REST, Search, Sieve, by_hyperscan, by_re
+from appguard.sieve import CHOICE_LASTS, DENSE, REST, Search, Sieve, by_hyperscan, by_re
 
 MOST = 64
 EXPRESSIONS = [r"^\S+ \"(GET|POST) .*\" (404|403)", r"(?i)failed (?:password|pin) for", r"Invalid user \S+"]
@@ -80,3 +80,24 @@ def test_lines_that_were_not_searched_are_counted_by_a_search() -> None:
     odd = [b"failed\x1b[0m", b"fai\x1b[0mled", b"x" * 90, b"nothing"]
     assert sieve.count(sieve.candidates(dense + b"nothing\n")) == 100
     assert sieve.count(sieve.candidates(b"\n".join(odd) + b"\n")) == 3
+
+
+@pytest.mark.parametrize("search", [by_re, by_hyperscan])
+def test_beginnings_are_searched_for_where_they_find_no_more(search: NewSearch) -> None:
+    """Of texts that begin alike the beginnings do, until the log has others with these; what counts is counted whole."""
+    searched: list[Literals] = []
+
+    def noted(literals: Literals) -> Search:
+        searched.append(literals)
+        return search(literals)
+
+    sieve = Sieve([[Literals(frozenset({'" 401 ', '" 404 ', '" 503 '}))]], 100, noted)
+    common = b'GET / HTTP/1.1" 200 5\n' * 100
+    assert sieve.candidates(common + b'a" 404 5\n') == [b'a" 404 5']
+    found = sieve.candidates(common + b'b" 401 5\nc" 499 5\n')
+    assert found == [b'b" 401 5', b'c" 499 5']
+    assert sieve.count(found) == 1
+    assert [sorted(each.texts) for each in searched] == [['" 4', '" 5']]
+    others = b'd" 499 5\n' * 30 + common
+    sieve.candidates(others * (CHOICE_LASTS // len(others) + 1))
+    assert sieve.candidates(others + b'e" 503 5\n') == [b'e" 503 5']

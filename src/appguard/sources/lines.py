@@ -45,10 +45,15 @@ def _trimmed(data: bytes, most: int) -> bytes:
     return data.replace(b"\r\n", b"\n") if b"\r" in data else data
 
 
-def long_lines(data: bytes, most: int) -> Iterator[bool]:
-    """Say of each aligned half of `most` bytes whether no line ends in it, as in one at least of a longer line."""
-    window = max(1, most // 2)
-    return (data.find(b"\n", place, place + window) < 0 for place in range(0, len(data), window))
+def long_lines(data: bytes, most: int) -> Iterator[int]:
+    """Give where each line of more than `most` bytes ends. The data end with a line's end."""
+    begin = 0
+    while len(data) - begin > most:
+        end = data.rfind(b"\n", begin, begin + most + 1)
+        if end < 0:
+            end = data.find(b"\n", begin + most)
+            yield end
+        begin = end + 1
 
 
 def trim(line: bytes, most: int = LINE_MOST) -> bytes:
