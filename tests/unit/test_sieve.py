@@ -84,7 +84,7 @@ def test_lines_that_were_not_searched_are_counted_by_a_search() -> None:
 
 @pytest.mark.parametrize("search", [by_re, by_hyperscan])
 def test_beginnings_are_searched_for_where_they_find_no_more(search: NewSearch) -> None:
-    """Of texts that begin alike the beginnings do, until the log has others with these; what counts is counted whole."""
+    """Of texts that begin alike the beginnings do, until the log has others with these; whole texts are counted."""
     searched: list[Literals] = []
 
     def noted(literals: Literals) -> Search:

@@ -47,8 +47,8 @@ def _trimmed(data: bytes, most: int) -> bytes:
 
 def long_lines(data: bytes, most: int) -> Iterator[int]:
     """Give where each line of more than `most` bytes ends. The data end with a line's end."""
-    begin = 0
-    while len(data) - begin > most:
+    begin, last = 0, len(data) - most  # a line that begins there or later is not so long
+    while begin < last:
         end = data.rfind(b"\n", begin, begin + most + 1)
         if end < 0:
             end = data.find(b"\n", begin + most)
