@@ -42,7 +42,7 @@ def test_lines_are_whole_however_much_is_read_at_once(tmp_path: Path) -> None:
     """Blocks end at line ends; what is not a whole line yet waits for its end."""
     log = tmp_path / "log"
     lines = [b"%d" % number * (number % 7) for number in range(300)]
-    for most in (4096, 5000, 1 << 18):
+    for most in (1, 10, 5000, 1 << 18):
         log.write_bytes(Block.of(lines).data + b"not yet")
         generation = Generation(os.open(log, os.O_RDONLY))
         assert list(readings(generation, most)) == lines

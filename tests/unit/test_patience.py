@@ -14,13 +14,15 @@ def test_slow_lines_together_take_a_part_of_the_time(searches: list[tuple[float,
     """Whatever is searched and whenever: no more than what may be at once, a share of the time, and what is quick."""
     now = 0.0
     patience = Patience("x", lambda: now)
-    taken = 0.0
+    taken = free = 0.0
     for seconds, passed in searches:
         now += passed
-        took = min(seconds, patience.seconds())
-        patience.spend(took)
+        most = patience.seconds()
+        took = min(seconds, most)
+        patience.spend(took, is_over=seconds > most)
         taken += took
-    assert taken <= AT_ONCE + SHARE * now + len(searches) * QUICK + 1e-9
+        free += SEARCH_LEAST if seconds > most else QUICK
+    assert taken <= AT_ONCE + SHARE * now + free + 1e-9
 
 
 def test_who_writes_slow_lines_keeps_nobody_else_from_being_searched() -> None:
@@ -29,10 +31,10 @@ def test_who_writes_slow_lines_keeps_nobody_else_from_being_searched() -> None:
     patience = Patience("x", lambda: now)
     at_first = patience.seconds()
     for _ in range(100_000):
-        patience.spend(patience.seconds())
-    assert SEARCH_LEAST <= patience.seconds() <= QUICK
+        patience.spend(patience.seconds(), is_over=True)
+    assert patience.seconds() == SEARCH_LEAST
     for _ in range(100_000):
-        patience.spend(QUICK)
+        patience.spend(QUICK, is_over=False)
     now += 1.01 * AT_ONCE / SHARE
     assert patience.seconds() == at_first
 

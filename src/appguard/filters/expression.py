@@ -70,8 +70,8 @@ class Allowance(Protocol):
         """Give how long one search may take now."""
         ...
 
-    def spend(self, seconds: float) -> None:
-        """Note how long one took."""
+    def spend(self, seconds: float, *, is_over: bool) -> None:
+        """Note how long one took, and whether it was given up."""
         ...
 
 
@@ -170,16 +170,17 @@ class Expression:
         seconds = budget.seconds if allowance is None else min(budget.seconds, allowance.seconds())
         if timed is None or seconds <= 0:
             raise OverBudget
-        begin = time.thread_time()  # a busy machine must not make us skip lines
+        begin, is_over = time.thread_time(), False  # a busy machine must not make us skip lines
         try:
             return search(timed, seconds)
         except TimeoutError as error:
+            is_over = True
             raise OverBudget from error
         finally:
             took = time.thread_time() - begin
             budget.seconds -= took
             if allowance is not None:
-                allowance.spend(took)
+                allowance.spend(took, is_over=is_over)
 
     def spans_of(self, found: Found) -> Spans:
         """Give where the groups that took part stand, an alternative (`<F-ALT_USER>`) under the name it stands for."""

@@ -15,8 +15,8 @@ from appguard.filters.expression import Budget
 AT_ONCE = 0.02  # seconds that many lines in a row may take beyond what is quick
 SHARE = 0.1  # of the time, that they may take in the long run
 PART = 0.1  # of what is left, for one search
-QUICK = 0.00005  # seconds of a search that cost nothing of it
-SEARCH_LEAST = 0.00001  # seconds for one search, however little is left
+QUICK = 0.00005  # seconds of a search that cost nothing of it, unless it was given up
+SEARCH_LEAST = 0.00002  # seconds for one search, however little is left
 
 log = logging.getLogger("appguard")
 
@@ -47,9 +47,9 @@ class Patience:
         self._at = now
         return max(SEARCH_LEAST, PART * self._left)
 
-    def spend(self, seconds: float) -> None:
-        """Note how long a search took."""
-        if seconds > QUICK:
+    def spend(self, seconds: float, *, is_over: bool) -> None:
+        """Note how long a search took, and whether it was given up."""
+        if is_over or seconds > QUICK:
             self._left = max(0.0, self._left - seconds)
 
     def skip(self) -> None:

@@ -2,9 +2,9 @@
 
 One task reads all of them, a chunk of each in turn, and gives the loop its chance after every chunk, so that neither a
 long backlog nor a busy file keeps the others waiting. How much a chunk is depends on how long the last ones took to be
-counted: a slow filter gets little at a time. Inotify tells when to read; a look once a second finds whatever
-it did not tell, and is all there is where inotify is not to be had. How one path is followed through its rotations is
-in `tail.py`.
+counted: a slow filter gets little at a time, and what was read to its end is read on with little. Inotify tells when to
+read; a look once a second finds whatever it did not tell, and is all there is where inotify is not to be had. How one
+path is followed through its rotations is in `tail.py`.
 """
 
 import asyncio
@@ -29,7 +29,8 @@ LOOK_APART = 0.05  # names are looked at no more often, whatever goes on in the 
 LOOK_SHARE = 20  # and if it takes long, because a directory is full, it takes no more than this part of the time
 COALESCE = 0.002  # a busy file is read no more often
 TURN_MOST = 0.01  # seconds that a chunk should take
-TURN_BYTES_LEAST = 16 * 1024  # more than a line and its seam
+TURN_BYTES_LEAST = 4 * 1024
+TURN_BYTES_FIRST = 8 * 1024  # as long as nothing tells how slow the filters are
 REST_SHARE = 8  # after each chunk others have the loop for this part of the time it took, whatever they begin
 FILES_MOST = 256
 NAMES_MOST = 4096  # of those a glob matches
@@ -69,7 +70,7 @@ class FileSource:
         self._looked_at = float("-inf")
         self._look_took = 0.0
         self._read_at = float("-inf")
-        self._turn_bytes = CHUNK_BYTES
+        self._turn_bytes = TURN_BYTES_FIRST
         self._lag = Lag()
         self._complaints: list[str] = []
         self._logged: set[str] = set()
@@ -86,6 +87,7 @@ class FileSource:
                     self._look()
                 if not await self._read_all(deliver):
                     self._lag.caught_up()
+                    self._turn_bytes = min(self._turn_bytes, max(TURN_BYTES_FIRST, self._turn_bytes // 2))
                     await self._pause()
         finally:
             self._watch.close()
@@ -171,7 +173,7 @@ class FileSource:
     def _size_turns(self, took: float) -> float:
         """Choose how much is read in the next turn, from how long this one took; give that back."""
         if took > TURN_MOST:
-            self._turn_bytes = max(TURN_BYTES_LEAST, self._turn_bytes // 2)
+            self._turn_bytes = max(TURN_BYTES_LEAST, int(self._turn_bytes * TURN_MOST / took))
         elif took < TURN_MOST / 4:
             self._turn_bytes = min(CHUNK_BYTES, self._turn_bytes * 2)
         return took

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import cast
 
-from appguard.sources.base import Block
+from appguard.sources.base import LINE_MOST, Block
 from appguard.sources.lines import split, trim
 
 CHUNK_BYTES = 256 * 1024  # what is read at once, at most
 SEAM_BYTES = 256
+READ_LEAST = 2 * LINE_MOST  # so that one read has the seam and any line
 HEAD_BYTES = 64  # by which a copy made before the last lines were read is known
 MARKS_MOST = 64
 
@@ -148,7 +149,7 @@ class Generation:
     def read(self, most: int = CHUNK_BYTES) -> Reading | None:
         """Read the next whole lines; None if there is none yet, `TRUNCATED` if the file lost what was read before.
 
-        At most `most` bytes are read; it is more than a line may have.
+        They are at most `most` bytes, or one line.
         """
         data = self._data(most)
         if data is None:
@@ -175,17 +176,19 @@ class Generation:
         return Reading(Block.of([trim(data)]), self._behind_bytes(data, is_cut=False)) if data else None
 
     def _data(self, most: int = CHUNK_BYTES) -> bytes | None:
-        """Give what follows the seam, up to the last line's end if there is one; None if the seam is gone."""
+        """Give what follows the seam, up to a line's end if there is one; None if the seam is gone."""
         seam, buffer = self.place.seam, _read_into.buffer
+        wanted = _read_into.view[: max(most, READ_LEAST)]
         try:
-            size = os.preadv(self._descriptor, [_read_into.view[:most]], self.place.offset - len(seam))
+            size = os.preadv(self._descriptor, [wanted], self.place.offset - len(seam))
         except OSError as error:
             self.complaint = f"cannot be read: {error.strerror}"
             return b""
         self.complaint = ""
         if not buffer.startswith(seam or self._head, 0, size):
             return None
-        end = buffer.rfind(b"\n", len(seam), size) + 1 or size
+        last = min(size, len(seam) + most)
+        end = buffer.rfind(b"\n", len(seam), last) + 1 or buffer.find(b"\n", last, size) + 1 or size
         return _read_into.view[len(seam) : end].tobytes()
 
     def _behind_bytes(self, data: bytes, is_cut: bool) -> Place:
