@@ -33,12 +33,11 @@ class DateMemo(Generic[Found]):
     """What one anchored regex found in beginnings of lines."""
 
     def __init__(self, expression: str) -> None:
-        self._expression = expression
+        self._decider = _decider(expression)
         self._known: dict[str, Found] = {}
         self._lengths: tuple[int, ...] = ()
         self._hits = 0
         self._misses = 0
-        self._behind = 0
 
     def find(self, text: str) -> Found | None:
         """Give what was found in a line that began likewise."""
@@ -54,7 +53,7 @@ class DateMemo(Generic[Found]):
         self._misses += 1
         if self._misses > LEARNT_MOST + self._hits and self._misses % LEARNT_MOST:
             return
-        length = decided_length(self._expression, text, end, end + self._behind)
+        length = self._decider.length(text, end)
         if length is None or (length not in self._lengths and len(self._lengths) >= LENGTHS_MOST):
             return
         if len(self._known) >= KNOWN_MOST:
@@ -63,43 +62,58 @@ class DateMemo(Generic[Found]):
             self._hits = self._misses = 0
         if length not in self._lengths:
             self._lengths = (*self._lengths, length)
-        self._behind = length - end
         self._known[text[:length]] = found
 
 
-def decided_length(expression: str, text: str, end: int, guess: int) -> int | None:
-    """Give how much of a line decides what an anchored regex finds in it, in a match that ends at `end`.
+class Decider:
+    """How much of a line decides what one regex finds in it. It remembers the last line: that is asked for twice."""
 
-    None if that is too much to be worth it. A guess that is right saves most of the work.
-    """
-    reach, partial = _decider(expression)
-    if reach is None:
-        return None
-    least, most = end + 1, min(end + BEHIND_MOST, len(text) - reach)
-    guessed = guess + 1 - reach
-    for length in (*([guessed] if least <= guessed < most else ()), *range(least, most)):
-        try:
-            goes_on = partial.fullmatch(text[:length], partial=True, timeout=LEARN_SECONDS)
-        except TimeoutError:
+    def __init__(self, expression: str) -> None:
+        self._reach = reach_of(expression)
+        self._partial = regex.compile(expression, regex.VERSION0 | regex.IGNORECASE)
+        self._behind = 0  # characters behind the date, in the last line
+        self._last: tuple[str, int, int | None] = "", 0, None
+
+    def length(self, text: str, end: int, guess: int = 0) -> int | None:
+        """Say it of a line in which a match ends at `end`. A guess that is right saves most of the work.
+
+        None if the regex is not anchored, or it is too much to be worth it.
+        """
+        if guess:
+            return self._decided(text, end, guess)
+        if self._last[:2] != (text, end):
+            length = self._decided(text, end, end + self._behind)
+            self._last = text, end, length
+            self._behind = 0 if length is None else length - end
+        return self._last[2]
+
+    def _decided(self, text: str, end: int, guess: int) -> int | None:
+        reach = self._reach
+        if reach is None:
             return None
-        if goes_on is None:
-            return int(length - 1 + reach)
-    return None
+        least, most = end + 1, min(end + BEHIND_MOST, len(text) - reach)
+        guessed = guess + 1 - reach
+        for length in (*([guessed] if least <= guessed < most else ()), *range(least, most)):
+            try:
+                goes_on = self._partial.fullmatch(text[:length], partial=True, timeout=LEARN_SECONDS)
+            except TimeoutError:
+                return None
+            if goes_on is None:
+                return length - 1 + reach
+        return None
 
 
-@lru_cache(maxsize=64)
-def _decider(expression: str) -> "tuple[int | None, regex.Pattern[str]]":
-    return reach_of(expression), regex.compile(expression, regex.VERSION0 | regex.IGNORECASE)
+_decider = lru_cache(maxsize=64)(Decider)
 
 
-def piece_of(expression: str, text: str, end: int, guess: int) -> tuple[int, int] | None:
+def piece_of(expression: str, text: str, end: int, guess: int = 0) -> tuple[int, int] | None:
     """Give the piece of a line that decides what a regex finds in all lines that differ in digits only.
 
     None if that is not known. What stands before the piece takes all digits alike, and ends in one place only.
     """
     if expression.startswith(BRACKET) and text.count("[") == 1:
         expression = TO_BRACKET + expression
-    last = decided_length(expression, text, end, guess)
+    last = _decider(expression).length(text, end, guess)
     if last is None:
         return None
     return (text.find("[") + 1 if expression.startswith(UP_TO_BRACKET) else 0), last
