@@ -17,7 +17,7 @@ from typing import NamedTuple
 from appguard.address import Address, parse_address
 from appguard.errors import AddressError, ConfigError
 from appguard.event import LOGIN_FAIL, Event
-from appguard.filters.base import Named
+from appguard.filters.base import Named, Told, is_ipv4
 from appguard.filters.cascade import Cascade, without
 from appguard.filters.connections import IDS, Connections, Joined, id_of
 from appguard.filters.dates import DatePattern, FoundDate
@@ -65,6 +65,7 @@ class RegexFilter:
         self.options = options
         self.dates = _dates(options)
         self._kind = kind
+        self._what = (kind, 0)
         self._prefix = _expressions("prefregex", [options.prefregex] if options.prefregex else [], options)
         self._failures = _expressions("failregex", options.failregex, options)
         self._ignored = _expressions("ignoreregex", options.ignoreregex, options)
@@ -77,6 +78,7 @@ class RegexFilter:
         self.undated = 0  # lines that tell of a failure and no time, in a log that should tell it
         self.coloured = 0  # lines with colours in them
         self._connections = Connections()
+        self._joins = any("mlfid" in map(plain_name, each.groups) for each in (*self._prefix, *self._failures))
         self._last_lines = LastLines(options.maxlines)
 
     @property
@@ -132,6 +134,21 @@ class RegexFilter:
         if address is not None:
             return self._event(captured[1], joined.groups.get("user", ""), address)
         return self.event_of(_hit(joined, captured[1]))
+
+    def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Sequence[Told]:
+        """Say what lines tell whose like has been searched before; see `TellsBriefly`."""
+        return [None] * len(lines) if self._joins else list(map(self._brief, lines, times))
+
+    def _brief(self, line: bytes, time: float) -> Told:
+        read = self._shapes.read(line)
+        if read is None:
+            return None
+        shape, text, date = read
+        if shape.who is None:
+            return ()
+        seconds = (None if self.dates.expressions else time) if date is None else self.dates.seconds(date, time)
+        address = text[shape.who]
+        return None if seconds is None or not is_ipv4(address) else (self._what, address, seconds, "", (), line)
 
     def find(self, line: bytes, time: float) -> Hit | None:
         """Give the failure a line tells of."""
