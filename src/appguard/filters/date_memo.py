@@ -71,7 +71,6 @@ class Decider:
     def __init__(self, expression: str) -> None:
         self._reach = reach_of(expression)
         self._partial = regex.compile(expression, regex.VERSION0 | regex.IGNORECASE)
-        self._behind = 0  # characters behind the date, in the last line
         self._last: tuple[str, int, int | None] = "", 0, None
 
     def length(self, text: str, end: int, guess: int = 0) -> int | None:
@@ -82,9 +81,7 @@ class Decider:
         if guess:
             return self._decided(text, end, guess)
         if self._last[:2] != (text, end):
-            length = self._decided(text, end, end + self._behind)
-            self._last = text, end, length
-            self._behind = 0 if length is None else length - end
+            self._last = text, end, self._decided(text, end, 0)
         return self._last[2]
 
     def _decided(self, text: str, end: int, guess: int) -> int | None:
@@ -99,7 +96,7 @@ class Decider:
             except TimeoutError:
                 return None
             if goes_on is None:
-                return length - 1 + reach
+                return int(length - 1 + reach)
         return None
 
 
