@@ -2,7 +2,7 @@
 
 A log gets many lines at once that are made to be slow: as one that was read to its end, and behind a backlog of lines
 that are quick. What others wait for is the longest turn of its source, in processor time: from a chunk of lines to what
-the jail decides. Ends with an error if that is more than 50 ms where the log had been read to its end.
+the jail decides. Ends with an error if that is more than 50 ms.
 """
 
 import json
@@ -54,7 +54,7 @@ def longest_turn(log: Path, regex: str, backlog: bytes, slow: bytes) -> float:
     """Give the most processor time that a chunk of a log took which is begun with and then written to."""
     turns = Turns(log, regex)
     log.write_bytes(backlog or b"begun\n")
-    with running(FileSource("log", [str(log)], {}), turns):
+    with running(FileSource("log", [str(log)], {}, may_be_slow=turns.pipeline.may_be_slow("log")), turns):
         wait_until(lambda: turns.pipeline.lines > 0, DEADLINE, lambda: "nothing is read")
         with log.open("ab") as writer:
             writer.write(slow)
@@ -77,7 +77,7 @@ def main() -> None:
             print(f"{name:<28}" + "".join(f"{what}: {1000 * wait:>6.1f} ms   " for what, wait in found[name].items()))
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps({"seconds": found}, indent=2) + "\n")
-    assert max(waits["read to its end"] for waits in found.values()) <= WAIT_MOST
+    assert max(wait for waits in found.values() for wait in waits.values()) <= WAIT_MOST
 
 
 if __name__ == "__main__":

@@ -186,7 +186,9 @@ class Daemon:
             for name, origin in sources_of(each).items():
                 if name not in self._sources:
                     positions = self._state.positions(name)
-                    self._sources[name] = open_source(name, origin, self._config.runtime_directory, positions)
+                    is_slow = self._pipeline.may_be_slow(name)
+                    runtime = self._config.runtime_directory
+                    self._sources[name] = open_source(name, origin, runtime, positions, may_be_slow=is_slow)
 
     async def _restore_bans(self) -> None:
         """Take back the bans, part by part: what is new goes to the firewall between them.

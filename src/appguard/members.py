@@ -121,7 +121,7 @@ def _matches_of(config: JailConfig) -> tuple[str, ...]:
         raise ConfigError(f"jail {config.jail.name}: filter = {config.filter!r}: {error}") from error
 
 
-def open_source(name: str, origin: Origin, runtime: Path, positions: Mapping[str, str]) -> Source:
+def open_source(name: str, origin: Origin, runtime: Path, positions: Mapping[str, str], *, may_be_slow: bool) -> Source:
     """Give one source; a socket is bound at once, so that an error comes before the daemon says that it is up."""
     match origin.kind:
         case "journal":
@@ -131,7 +131,7 @@ def open_source(name: str, origin: Origin, runtime: Path, positions: Mapping[str
         case "stdin":
             return StdinSource(name)
         case "files":
-            return FileSource(name, origin.arguments, positions)
+            return FileSource(name, origin.arguments, positions, may_be_slow=may_be_slow)
         case _:
             opened = _open_socket(name, origin, runtime)
             opened.open()

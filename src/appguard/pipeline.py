@@ -121,6 +121,10 @@ class Pipeline:
         said = ((each.name, each.complaint) for each in filters if isinstance(each, Complains))
         return [f"filter {name}: {complaint}" for name, complaint in said if complaint]
 
+    def may_be_slow(self, source: str) -> bool:
+        """Say whether some line of a source may take a filter long, so that it has to be skipped."""
+        return any(isinstance(lane.routes[0].filter, Complains) for lane in self._lanes[source])
+
     def learn(self, facts: Iterable[Fact]) -> None:
         """Take what became true of networks: what is banned, and what is not any more."""
         for fact in facts:

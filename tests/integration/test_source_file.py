@@ -9,7 +9,7 @@ import pytest
 
 from appguard.errors import StateError
 from appguard.sources.base import LINE_MOST, Chunk
-from appguard.sources.file import FileSource
+from appguard.sources.file import TURN_BYTES_FIRST, TURN_BYTES_SLOW, FileSource
 from appguard.sources.generation import CHUNK_BYTES
 from tests.integration.reading import STRANGER, Kept, open_files, running
 from tests.lab import has_user, wait_until
@@ -170,6 +170,18 @@ def test_garbage_is_only_garbage(tmp_path: Path) -> None:
     whole = [line.lstrip(b"\0").removesuffix(b"\r")[:LINE_MOST] for line in garbage.split(b"\n")]
     assert kept.lines() == [*whole, b"behind"]
     assert all(sum(map(len, chunk.lines)) <= CHUNK_BYTES for chunk in kept.chunks)
+
+
+def test_turns_are_short_where_a_line_may_be_slow(tmp_path: Path) -> None:
+    """The first chunk of a backlog is little, and none is much, however quick they were."""
+    log = tmp_path / "log"
+    lines = [b"line %d" % number for number in range(50_000)]
+    log.write_bytes(b"\n".join(lines) + b"\n")
+    kept = Kept()
+    with running(FileSource("log", [str(log)], {}, may_be_slow=True), kept):
+        kept.wait_for(lines)
+    sizes = [sum(map(len, chunk.lines)) + len(chunk.lines) for chunk in kept.chunks]
+    assert sizes[0] <= TURN_BYTES_FIRST < max(sizes) <= TURN_BYTES_SLOW
 
 
 def test_a_backlog_starves_nobody(tmp_path: Path) -> None:

@@ -109,13 +109,15 @@ def test_what_became_of_the_lines_is_counted_by_source() -> None:
 
 
 def test_a_filter_in_trouble_is_said_by_source(window: JailWindow) -> None:
-    """A complaint names its filter; a source whose filters have none says nothing."""
+    """A complaint names its filter; a source whose filters have none says nothing, and no line of it may be slow."""
     chosen = RegexFilter("logins", FilterOptions(failregex=("failed from <HOST>$",)))
     pipeline = Pipeline({"log": [Route(chosen, window)], "other": [Route(EventLogFilter(), window)]}, NetworkSet())
     assert pipeline.complaints("log") == []
     feed(pipeline, b"2027-01-15 08:00:00 failed from 203.0.113.5", b"15 janvier: failed from 203.0.113.5")
     assert pipeline.complaints("log") == ["filter logins: 1 lines tell no time that it can read: they count as of now"]
     assert pipeline.complaints("other") == []
+    assert pipeline.may_be_slow("log")
+    assert not pipeline.may_be_slow("other")
 
 
 def test_safelisted_addresses_do_not_count(window: JailWindow) -> None:

@@ -31,6 +31,7 @@ COALESCE = 0.002  # a busy file is read no more often
 TURN_MOST = 0.01  # seconds that a chunk should take
 TURN_BYTES_LEAST = 4 * 1024
 TURN_BYTES_FIRST = 8 * 1024  # as long as nothing tells how slow the filters are
+TURN_BYTES_SLOW = 24 * 1024  # at most, where any line may be slow, however quick the last ones were
 REST_SHARE = 8  # after each chunk others have the loop for this part of the time it took, whatever they begin
 FILES_MOST = 256
 NAMES_MOST = 4096  # of those a glob matches
@@ -44,7 +45,7 @@ class FileSource:
     """Follows log files by path or glob (`~` is expanded).
 
     `positions` holds, by path, the last position of a chunk that was kept; a file without one is read from its
-    beginning. `use_inotify` False leaves only polling.
+    beginning. `use_inotify` False leaves only polling. `may_be_slow`: some line may take a filter long.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class FileSource:
         patterns: Sequence[str],
         positions: Mapping[str, str],
         *,
+        may_be_slow: bool = False,
         use_inotify: bool = True,
         poll_every: float = POLL_EVERY,
         quiet_after: float = QUIET_AFTER,
@@ -60,6 +62,7 @@ class FileSource:
         self.name = name
         self._patterns = [os.path.abspath(Path(pattern).expanduser()) for pattern in patterns]  # noqa: PTH100 - no links
         self._positions = dict(positions)
+        self._may_be_slow = may_be_slow
         self._use_inotify = use_inotify
         self._poll_every = poll_every
         self._quiet_after = quiet_after
@@ -175,7 +178,7 @@ class FileSource:
         if took > TURN_MOST:
             self._turn_bytes = max(TURN_BYTES_LEAST, int(self._turn_bytes * TURN_MOST / took))
         elif took < TURN_MOST / 4:
-            self._turn_bytes = min(CHUNK_BYTES, self._turn_bytes * 2)
+            self._turn_bytes = min(TURN_BYTES_SLOW if self._may_be_slow else CHUNK_BYTES, self._turn_bytes * 2)
         return took
 
     async def _pause(self) -> None:
