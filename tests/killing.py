@@ -13,18 +13,22 @@ from appguard.state import State
 from appguard.stores.local import RECHECK, PublishedBans
 from tests.daemon import Place
 from tests.forked import forked
-from tests.lab import Process, wait_until
-
-SOON = RECHECK + 0.5  # seconds in which an app has seen all: its own recheck, and a busy machine
+from tests.lab import Process
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """How many bans were committed when the daemon was killed, which of them were lost, and how late apps saw them."""
+    """How many bans were committed when the daemon was killed, how many of them `new`, and which of all were lost.
+
+    `unseen` are those that an app did not see at the first request after `RECHECK`; `late` is how many seconds after
+    the kill that request was answered, if it came then.
+    """
 
     committed: int
+    new: int
     lost: frozenset[str]
-    late: float  # seconds
+    unseen: frozenset[str]
+    late: float
 
 
 class Victims:
@@ -34,7 +38,8 @@ class Victims:
         self._place = place
         self._chance = random.Random(seed)
         self._numbers = count(1)
-        self._reader = PublishedBans(place.runtime)
+        self._now = 0.0
+        self._reader = PublishedBans(place.runtime, monotonic=lambda: self._now)
         self._daemon: Process | None = place.start()
         self._committed: frozenset[str] = frozenset()
 
@@ -50,20 +55,23 @@ class Victims:
         worker = PublishedBans(self._place.runtime)
         with forked(lambda: self._read(worker)):  # ends by a kill in the middle of reading
             self._ban_for(self._chance.uniform(0, 0.4))
+        self._is_seen("203.0.0.1")  # as late before the kill as can be
         self._daemon.send(signal.SIGKILL)
         self._daemon.wait()
         self._daemon.stop()
-        killed = time.monotonic()
+        self._now += RECHECK
+        asked = time.monotonic()
+        self._is_seen("203.0.0.1")
+        late = RECHECK + time.monotonic() - asked
         state = State(self._place.state)
         state.open()
         committed = frozenset(ban.key for ban in state.bans())
         state.close()
-        wait_until(lambda: all(map(self._is_seen, committed)), SOON, "not seen by an app")
-        late = time.monotonic() - killed
+        unseen = frozenset(key for key in committed if not self._is_seen(key))
         self._daemon = self._place.start()
         lost = (committed | self._committed) - set(self._place.banned())
-        self._committed = committed
-        return Kill(len(committed), lost, late)
+        before, self._committed = len(self._committed), committed
+        return Kill(len(committed), len(committed) - before, lost, unseen, late)
 
     def _is_seen(self, network: str) -> bool:
         return self._reader.get(parse_address(network)) is not None

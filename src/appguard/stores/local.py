@@ -3,7 +3,7 @@
 Theory of operation. The daemon owns a directory that apps may only read. In it are two files. `bans` is text, one fact
 per line: first all bans in force, then every change since, appended with one write; when the changes outgrow the bans
 the daemon writes a new file and renames it over the old. `bans.seq` holds one 64-bit word that the daemon changes after
-each write. An app maps that word and compares it at every request (about 50 ns); only when it differs, or once a
+each write. An app maps that word and compares it at every request (about 50 ns); only when it differs, or twice a
 second in case the daemon died between the two writes, does it look at the file: the same inode means read on from
 where it stopped, another one means read all of it anew. Nobody takes a lock, the daemon never reads these files back
 and never shortens a file an app may have mapped, so whatever an app does to them delays no ban.
@@ -33,7 +33,7 @@ from appguard.stores.published_table import PublishedTable
 WORD = 8
 HEADER = b"appguard-bans 1\n"
 COMPACT_AT_LEAST = 1_000  # changes below this number are not worth a new file
-RECHECK = 1.0  # seconds
+RECHECK = 0.5  # seconds; with the reading, an app is never behind for more than one
 
 log = logging.getLogger("appguard.stores.local")
 

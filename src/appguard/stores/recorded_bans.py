@@ -4,7 +4,7 @@ A hundred thousand bans take seconds to make and kilobytes each to keep, and of 
 a record only the head is read at first: version and end.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Set
 from itertools import islice
 
 from appguard.address import Address, Network, network_text
@@ -58,6 +58,14 @@ class RecordedBans(BanTable):
         """Set the ban of a host that has none, or none but a record."""
         self._made.pop(key, None)
         self._records[key] = record
+
+    def put_records(self, records: Mapping[str, bytes]) -> None:
+        """Set the bans of hosts that have none."""
+        self._records.update(records)
+
+    def known(self, keys: Set[str]) -> set[str]:
+        """Give those of some hosts that have a ban or a record."""
+        return {*(keys & self._records.keys()), *(keys & self._hosts.keys())}
 
     def record(self, key: str) -> bytes | None:
         """Give the record kept for a host."""

@@ -7,7 +7,7 @@ from appguard.address import parse_network
 from appguard.ban import Ban, Fact
 from appguard.stores.base import Snapshot
 from appguard.stores.recorded_bans import RecordedBans
-from appguard.stores.redis_records import Head, head_of, host_of, parse_record
+from appguard.stores.redis_records import Head, head_of, host_of, parse_record, plain_hosts
 from appguard.stores.replica import END_TOLERANCE, Replica
 
 RECORDS_AT_LEAST = 1_000  # of fewer all bans are made at once, and whoever follows is told each
@@ -73,11 +73,11 @@ class RecordedReplica(Replica):
         """Take networks and records in turn from the truth; give the networks of which no more is known here."""
         if len(found) < 2 * RECORDS_AT_LEAST:
             return self._merge_parsed(found)
-        agreed: list[str] = []
         others: list[bytes] = []
         with self._bans_lock:
-            is_changed = False
-            for network, record in zip(found[::2], found[1::2], strict=True):
+            agreed, rest = self._take_plain(found)
+            is_changed = bool(agreed)
+            for network, record in rest:
                 key, head = host_of(network), head_of(record)
                 if key is None or head is None:
                     others += network, record
@@ -89,6 +89,22 @@ class RecordedReplica(Replica):
             if is_changed:  # too much for who follows: a new snapshot is quicker
                 self._break_history()
         return agreed + self._merge_parsed(others)
+
+    def _take_plain(self, found: Sequence[bytes]) -> tuple[list[str], list[tuple[bytes, bytes]]]:
+        """Take the records of IPv4 hosts of which nothing is known; give those hosts, and the rest of what was found.
+
+        Of a whole ban set that is nearly all.
+        """
+        plain, version = plain_hosts(found)
+        known = self._recorded.known(plain.keys()) | (plain.keys() & self._lifted.keys())
+        for key in known:
+            del plain[key]
+        self._recorded.put_records(plain)
+        self._version = max(self._version, version)
+        pairs = zip(found[::2], found[1::2], strict=True)
+        if 2 * len(plain) == len(found):
+            return list(plain), []
+        return list(plain), [(network, record) for network, record in pairs if network.decode("latin-1") not in plain]
 
     def _merge_parsed(self, found: Sequence[bytes]) -> list[str]:
         agreed: list[str] = []

@@ -28,6 +28,8 @@ TIME_MOST = VERSION_MOST / 1_000_000
 VIA_MOST = 32
 FAILURES_MOST = 2**31
 _HEAD = re.compile(rb"([0-9]{1,16}) ([0-9]{1,16}) [01] ")
+_OCTET = b"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_PLAIN = re.compile(rb"^((?:%b\.){3}%b)\n(([0-9]{1,16}) [0-9]{1,16} [01] .*)$" % (_OCTET, _OCTET), re.MULTILINE)
 
 
 class Head(NamedTuple):
@@ -100,6 +102,23 @@ def host_of(network: bytes) -> str | None:
         return f"{text}/64" if is_canonical else None
     except (OSError, ValueError):
         return None
+
+
+def plain_hosts(found: Sequence[bytes]) -> tuple[dict[str, bytes], int]:
+    """Give the records of banned IPv4 hosts among networks and records in turn, and the highest version of them.
+
+    What `host_of` and `head_of` say of each is said of thousands at once here, which takes a tenth of the time. Where
+    something is odd none are given.
+    """
+    lines = b"\n".join(found)
+    plain = _PLAIN.findall(lines) if lines.count(b"\n") == len(found) - 1 else []
+    if not plain:
+        return {}, 0
+    hosts, records, texts = zip(*plain, strict=True)
+    versions = list(map(int, texts))
+    if not 0 < min(versions) <= max(versions) < VERSION_MOST:
+        return {}, 0
+    return dict(zip(b"\n".join(hosts).decode("ascii").split("\n"), records, strict=True)), max(versions)
 
 
 def _parse(network: str, record: str, offset: float) -> Fact | None:
