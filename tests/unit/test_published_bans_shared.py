@@ -15,9 +15,10 @@ import pytest
 
 from appguard.address import parse_address
 from appguard.stores.fact_lines import fact_line
-from appguard.stores.local import COMPACT_AT_LEAST, RECHECK, PublishedBans, Publisher
+from appguard.stores.local import AT_ONCE_MOST, COMPACT_AT_LEAST, RECHECK, PublishedBans, Publisher
+from appguard.stores.published_table import PublishedTable
 from tests.forked import forked
-from tests.lab import has_user
+from tests.lab import has_user, wait_until
 from tests.published import STRANGER, Reader, ban_of, fact_of, nothing_else
 
 needs_users = pytest.mark.skipif(not has_user(STRANGER), reason="acts as another user")
@@ -81,6 +82,11 @@ def test_hostile_app_changes_nothing_and_delays_nobody(open_tmp_path: Path) -> N
     publisher.close()
 
 
+def open_files() -> int:
+    """Give how many files this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
 def address_of(number: int) -> str:
     """Give an address for a number."""
     return f"10.0.{number >> 8}.{number & 255}"
@@ -141,6 +147,68 @@ def test_file_read_anew_is_never_half_there(publisher: Publisher, reader: Reader
     assert missed == []
 
 
+class Waiting(Reader):
+    """An app that reads a new file only when it may."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.may_read = threading.Event()
+        self.may_read.set()
+
+    def _whole(self) -> PublishedTable:
+        self.may_read.wait(10)
+        return super()._whole()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
+def test_long_new_file_is_read_aside(publisher: Publisher, tmp_path: Path) -> None:
+    """Requests go on with the old bans until a long new file is read, also in a child; then its bans count."""
+    many = [ban_of(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}") for number in range(AT_ONCE_MOST // 30)]
+    reader = Waiting(tmp_path)
+    publisher.publish_all([*many, ban_of("203.0.113.1")])
+    publisher.publish([fact_of("203.0.113.2")], nothing_else)
+    assert all(map(reader.is_banned, ("203.0.113.1", "203.0.113.2")))
+    reader.may_read.clear()
+    publisher.publish_all([*many, ban_of("203.0.113.5")])
+    lifts = reader.lifts
+    for _ in range(3):
+        reader.monotonic += RECHECK
+        assert [reader.is_banned(f"203.0.113.{last}") for last in (1, 2, 5)] == [True, True, False]
+    assert reader.lifts == lifts
+
+    def in_child() -> object:
+        before = [reader.is_banned(f"203.0.113.{last}") for last in (1, 5)]
+        reader.may_read.set()
+        wait_until(lambda: reader.is_banned("203.0.113.5"), 10, "not read in a child")
+        return [*before, reader.is_banned("203.0.113.1")]
+
+    with forked(in_child) as child:
+        assert child.answer() == [True, False, False]
+    reader.may_read.set()
+    wait_until(lambda: reader.is_banned("203.0.113.5"), 10, "not read")
+    assert [reader.is_banned(f"203.0.113.{last}") for last in (1, 2)] == [False, False]
+    assert reader.lifts != lifts
+    reader.close()
+
+
+def test_long_file_read_aside_is_not_taken_after_a_close(publisher: Publisher, tmp_path: Path) -> None:
+    """An app that closes its store while a thread reads has no bans of that file, and no file open, afterwards."""
+    many = [ban_of(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}") for number in range(AT_ONCE_MOST // 30)]
+    reader = Waiting(tmp_path)
+    publisher.publish_all(many)
+    assert reader.is_banned("10.0.0.1")
+    reader.may_read.clear()
+    publisher.publish_all(many)
+    assert reader.is_banned("10.0.0.1")
+    before = open_files()
+    reader.close()
+    reader.may_read.set()
+    wait_until(lambda: all(thread.name != "appguard-bans" for thread in threading.enumerate()), 10, "still reading")
+    assert reader.snapshot().bans[0].key == "10.0.0.0"
+    reader.close()
+    assert open_files() < before
+
+
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
 def test_fork_in_the_middle_of_reading(publisher: Publisher, reader: Reader) -> None:
     """A child forked while other threads read has all bans, hears of news, and waits for no lock of theirs."""
@@ -194,10 +262,6 @@ def test_child_and_parent_read_on_by_themselves(publisher: Publisher, reader: Re
 
 def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     """Neither writing anew nor reading anew leaves files open, and closing leaves none."""
-
-    def open_files() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
-
     before = open_files()
     publisher, reader = Publisher(tmp_path), Reader(tmp_path)
     for _ in range(20):

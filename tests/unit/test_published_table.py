@@ -27,10 +27,7 @@ def table_of(facts: Sequence[Fact], directory: Path, first: int = 0) -> Publishe
     path.write_bytes(b"".join(lines[: first + 1]))
     table = PublishedTable(os.open(path, os.O_RDONLY))
     path.write_bytes(b"".join(lines))
-    place = 0
-    for line in lines:
-        table.take(line.rstrip(b"\n"), place)
-        place += len(line)
+    table.read_on()
     return table
 
 
@@ -66,11 +63,12 @@ def test_newer_line_counts_at_once_for_a_client_asked_about_before(tmp_path: Pat
     """Ban, lift and ban again of one address are each seen although the address was asked about in between."""
     facts = [fact_of("203.0.113.5", is_lifted=bool(number % 2)) for number in range(9)]
     path = tmp_path / "bans"
-    path.write_bytes(b"".join([b"a head\n", *map(fact_line, facts)]))
-    table, place = PublishedTable(os.open(path, os.O_RDONLY)), len(b"a head\n")
+    path.write_bytes(b"a head\n")
+    table = PublishedTable(os.open(path, os.O_RDONLY))
     for fact in facts:
-        table.take(fact_line(fact).rstrip(b"\n"), place)
-        place += len(fact_line(fact))
+        with path.open("ab") as file:
+            file.write(fact_line(fact))
+        table.read_on()
         for _ in range(2):
             assert (table.find(parse_address("203.0.113.5"), NOW) is not None) == (fact.ban is not None)
 

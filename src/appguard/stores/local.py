@@ -5,8 +5,9 @@ per line: first all bans in force, then every change since, appended with one wr
 the daemon writes a new file and renames it over the old. `bans.seq` holds one 64-bit word that the daemon changes after
 each write. An app maps that word and compares it at every request (about 50 ns); only when it differs, or twice a
 second in case the daemon died between the two writes, does it look at the file: the same inode means read on from
-where it stopped, another one means read all of it anew. Nobody takes a lock, the daemon never reads these files back
-and never shortens a file an app may have mapped, so whatever an app does to them delays no ban.
+where it stopped, another one means read all of it anew, a long one aside while the old one still counts. Nobody takes
+a lock, the daemon never reads these files back and never shortens a file an app may have mapped, so whatever an app
+does to them delays no ban.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from threading import Lock
+from threading import Lock, Thread
 from types import TracebackType
 from typing import Self
 
@@ -28,11 +29,12 @@ from appguard.ports import key_of
 from appguard.stores.base import RUNTIME_DIRECTORY, Changes, Snapshot
 from appguard.stores.fact_lines import fact_line
 from appguard.stores.local_counters import LocalCounters
-from appguard.stores.published_table import PublishedTable
+from appguard.stores.published_table import PublishedTable, inode_of
 
 WORD = 8
 HEADER = b"appguard-bans 1\n"
 COMPACT_AT_LEAST = 1_000  # changes below this number are not worth a new file
+AT_ONCE_MOST = 1 << 20  # bytes of a new file that a request may read; a longer one is read aside
 RECHECK = 0.5  # seconds; with the reading, an app is never behind for more than one
 
 log = logging.getLogger("appguard.stores.local")
@@ -153,7 +155,8 @@ class PublishedBans:
         """Begin anew in a forked child, where another thread may have been in the middle of reading."""
         self._bans_lock = Lock()
         self._seen = -1
-        self._inode = (0, 0)
+        self._anew = True
+        self._loading: object | None = None  # what a thread reads
 
     def _reset(self) -> None:
         self._table = PublishedTable()
@@ -162,9 +165,8 @@ class PublishedBans:
         self._seen = -1
         self._look_again = 0.0
         self._file_number = 0
-        self._inode = (0, 0)
-        self._offset = 0
-        self._rest = b""
+        self._anew = False
+        self._loading = None
         self._complained = ""
 
     @property
@@ -211,14 +213,14 @@ class PublishedBans:
             self._complained = ""
         except OSError as error:  # the last known bans stay in force
             self._seen = self._word[0]
-            self._inode = (0, 0)
+            self._anew = True
             if str(error) != self._complained:
                 self._complained = str(error)
                 level = logging.DEBUG if isinstance(error, FileNotFoundError) else logging.ERROR
                 log.log(level, "published bans cannot be read: %s", error)
 
     def _map_word(self) -> None:
-        if _inode_of(self._word_path.stat()) == self._word_inode:
+        if inode_of(self._word_path.stat()) == self._word_inode:
             return
         file = os.open(self._word_path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -229,37 +231,52 @@ class PublishedBans:
         finally:
             os.close(file)
         # A thread may be reading the old word: it is not closed but left to its last reader.
-        self._word, self._word_inode = memoryview(mapped).cast("Q"), _inode_of(status)
+        self._word, self._word_inode = memoryview(mapped).cast("Q"), inode_of(status)
 
     def _read_on(self) -> None:
         table = self._table
-        if _inode_of(self._path.stat()) != self._inode:
-            table = self._open_anew()
-        while data := table.read(self._offset + len(self._rest)):
-            *whole, rest = (self._rest + data).split(b"\n")
-            for line in whole:
-                table.take(line, self._offset)
-                self._offset += len(line) + 1
-            self._rest = rest
-        if table.is_crowded:
-            self._inode = (0, 0)
-            return self._read_on()
-        self._table = table  # whole: no other thread ever finds it half read
+        if not self._anew:
+            table.read_on()  # also the last of an old file
+        status = self._path.stat()
+        if self._loading is None and (self._anew or table.is_crowded or inode_of(status) != table.inode):
+            if table.file < 0 or status.st_size < AT_ONCE_MOST or not self._begin_load():
+                self._take(self._whole())
 
-    def _open_anew(self) -> PublishedTable:
+    def _begin_load(self) -> bool:
+        """Read a big new file on a thread, while requests go on with the old one; say whether that is possible."""
+        self._loading = loading = object()
+        try:
+            Thread(target=self._load, args=(loading,), name="appguard-bans", daemon=True).start()
+        except RuntimeError:
+            self._loading = None
+        return self._loading is not None
+
+    def _load(self, loading: object) -> None:
+        table = None
+        try:
+            with contextlib.suppress(OSError):  # said where it is tried again
+                table = self._whole()
+        finally:
+            with self._bans_lock:
+                if self._loading is loading:  # neither closed meanwhile nor forked
+                    self._loading = None
+                    if table is not None:
+                        self._take(table)
+
+    def _whole(self) -> PublishedTable:
         table = PublishedTable(os.open(self._path, os.O_RDONLY | os.O_CLOEXEC))
-        self._inode, self._offset, self._rest = _inode_of(os.fstat(table.file)), 0, b""
-        self._file_number += 1
+        table.read_on()
         return table
+
+    def _take(self, table: PublishedTable) -> None:
+        """Answer with another table, which is whole: nobody ever finds it half read."""
+        self._table, self._anew, self._seen = table, False, -1
+        self._file_number += 1
 
     def close(self) -> None:
         """Close the files; the next use opens them again."""
         with self._bans_lock:
             self._reset()  # the file is closed with its table, when the last thread has looked
-
-
-def _inode_of(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
 
 
 class LocalStore(LocalCounters, PublishedBans):

@@ -11,10 +11,12 @@ Python's hash of texts differs in every process, so nobody can choose addresses 
 """
 
 import os
+import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 
-from appguard.address import Address, NetworkMap, code_of
+from appguard.address import Address, NetworkMap, code_of, codes_of
 from appguard.ban import Ban
 from appguard.stores.fact_lines import LINE_MOST, parse_fact
 
@@ -22,19 +24,25 @@ PIECE = 1 << 20
 MARKS_PER_LINE = 8
 SLOTS_PER_LINE = 1.75
 LINES_SPARE = 1_000  # for what is appended while there are few lines
+CROWDED, FULL = 0.8, 0.9  # parts of the slots
 SEVERAL = 1  # no mark, but the sign that hosts with different marks meet
-PLACE_MOST = 2**32 - 1
+OFFSET_MOST = 2**32 - 2 * PIECE  # places have four bytes
 MADE_MOST = 4_096  # clients that ask again and again
+_KEY = re.compile(rb"^[+-]\t([^\t\n]*)", re.MULTILINE)
 
 
 class PublishedTable:
     """What stands in one published file, which is closed when this table goes; -1 for nothing.
 
-    `take` is called by one thread at a time, `find` by any. Raises `OSError` if the file cannot be read.
+    `read_on` is called by one thread at a time, `find` by any. Raises `OSError` if the file cannot be read. `inode` is
+    what the file is known by.
     """
 
     def __init__(self, file: int = -1) -> None:
         self.file = file
+        self.inode = inode_of(os.fstat(file)) if file >= 0 else (0, 0)
+        self._offset = 0  # of the first line that was not whole
+        self._rest = b""
         lines = self._count_lines() + LINES_SPARE
         self._width, self._size = MARKS_PER_LINE * lines, int(SLOTS_PER_LINE * lines)
         self._marks = bytearray(self._width)
@@ -47,47 +55,57 @@ class PublishedTable:
 
     def _count_lines(self) -> int:
         lines = offset = 0
-        while data := self.read(offset):
+        while data := self._read(offset):
             offset += len(data)
             lines += data.count(b"\n")
         return lines
 
-    def read(self, offset: int) -> bytes:
-        """Give the next piece of the file, nothing at its end."""
+    def _read(self, offset: int) -> bytes:
         return os.pread(self.file, PIECE, offset) if self.file >= 0 else b""
 
     @property
     def is_crowded(self) -> bool:
         """Say whether so much was appended that the file should be read anew."""
-        return self._used > self._size * 0.85
+        return self._used > self._size * CROWDED
 
-    def take(self, line: bytes, place: int) -> None:
-        """Take one line over, which begins at that place; one that is no fact is passed over."""
-        sign, _, rest = line.partition(b"\t")
-        key = rest.partition(b"\t")[0]
-        if sign not in (b"+", b"-"):
-            return
-        if b"/" in key and not key.endswith(b"/64"):
-            self._take_network(line)
-            return
-        if not self.is_crowded and place <= PLACE_MOST:
-            self._take_host(key, place)
-        if sign == b"-":
-            self.lifts += 1
+    def read_on(self) -> None:
+        """Take over what is new in the file, as far as its lines are whole; one that is no fact is passed over."""
+        while (data := self._read(self._offset + len(self._rest))) and self._offset < OFFSET_MOST:
+            data = self._rest + data
+            end = data.rfind(b"\n") + 1
+            self._take(data[:end])
+            self._offset += end
+            self._rest = data[end:]
 
-    def _take_host(self, key: bytes, place: int) -> None:
-        text = key.decode("latin-1")
-        code = code_of(text)
-        where, mark = code % self._width, code >> 23 | 128
-        found = self._marks[where]
-        slot = self._slot_of(text, code) if found in (mark, SEVERAL) else -1
-        if slot < 0:
-            slot = code % self._size
-            while self._places[slot]:
-                slot = (slot + 1) % self._size
-            self._used += 1
-        self._places[slot] = place  # before the mark: another thread may be looking
-        self._marks[where] = mark if found in (0, mark) else SEVERAL
+    def _take(self, block: bytes) -> None:
+        lines = block.split(b"\n")[:-1]
+        found = _KEY.findall(block)
+        if len(found) < len(lines):  # as where the file begins
+            found = [key[1] if (key := _KEY.match(line)) else b"" for line in lines]
+        keys = b"\n".join(found).decode("latin-1").split("\n")
+        places = accumulate(map((1).__add__, map(len, lines)), initial=self._offset)
+        self._take_keys(keys, places)
+        self.lifts += block.count(b"\n-\t") + block.startswith(b"-\t")
+
+    def _take_keys(self, keys: Sequence[str], places: Iterable[int]) -> None:
+        """Note where the newest line of each key begins."""
+        marks, slots, width, size, most = self._marks, self._places, self._width, self._size, self._size * FULL
+        for key, code, place in zip(keys, codes_of(keys), places, strict=False):
+            if "/" in key and not key.endswith("/64"):
+                self._take_network(place)
+                continue
+            where, mark = code % width, code >> 23 | 128
+            found = marks[where]
+            slot = self._slot_of(key, code) if found and found in (mark, SEVERAL) else -1
+            if slot < 0:
+                if not key or self._used >= most:
+                    continue
+                slot = code % size
+                while slots[slot]:
+                    slot = (slot + 1) % size
+                self._used += 1
+            slots[slot] = place  # before the mark: another thread may be looking
+            marks[where] = mark if found in (0, mark) else SEVERAL
 
     def _slot_of(self, key: str, code: int) -> int:
         """Give the slot of a host, -1 if it has none."""
@@ -98,13 +116,12 @@ class PublishedTable:
             slot = (slot + 1) % self._size
         return -1
 
-    def _take_network(self, line: bytes) -> None:
-        fact = parse_fact(line)
+    def _take_network(self, place: int) -> None:
+        fact = parse_fact(self._line_at(place))
         if fact is not None and fact.ban is not None:
             self._networks.add(fact.network, fact.ban)
         elif fact is not None:
             self._networks.remove(fact.network)
-            self.lifts += 1
         self._version_at_most = 0 if self._networks else 4
 
     def find(self, address: Address, now: float) -> Ban | None:
@@ -162,3 +179,8 @@ class PublishedTable:
     def __del__(self) -> None:
         if self.file >= 0:
             os.close(self.file)
+
+
+def inode_of(status: os.stat_result) -> tuple[int, int]:
+    """Give what a file is known by while it is open somewhere."""
+    return status.st_dev, status.st_ino
