@@ -55,6 +55,7 @@ def test_table_answers_as_a_plain_list_does(facts: list[Fact], texts: list[str],
                 key for key in holding if any(ban.key == key for ban in model.values() if ban.in_force(NOW + seconds))
             }
             assert found.key in in_force if found else not in_force
+            assert table.may_hold(parse_address(text)) or not in_force
         assert {ban.key: ban.end for ban in table} == {network_text(network): ban.end for network, ban in model.items()}
         assert table.lifts == sum(fact.ban is None for fact in facts)
 

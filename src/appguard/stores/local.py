@@ -179,7 +179,8 @@ class PublishedBans:
         if self._word[0] != self._seen or self._monotonic() >= self._look_again:
             with self._bans_lock:
                 self._refresh()
-        return self._table.find(address, self._clock())
+        table = self._table
+        return table.find(address, self._clock()) if table.may_hold(address) else None
 
     def snapshot(self) -> Snapshot:
         """Give all bans in force."""

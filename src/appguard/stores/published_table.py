@@ -34,7 +34,7 @@ _KEY = re.compile(rb"^[+-]\t([^\t\n]*)", re.MULTILINE)
 class PublishedTable:
     """What stands in one published file, which is closed when this table goes; -1 for nothing.
 
-    `read_on` is called by one thread at a time, `find` by any. Raises `OSError` if the file cannot be read. `inode` is
+    `read_on` is called by one thread at a time, `may_hold` and `find` by any. Raises `OSError` if the file cannot be read. `inode` is
     what the file is known by.
     """
 
@@ -89,7 +89,8 @@ class PublishedTable:
 
     def _take_keys(self, keys: Sequence[str], places: Iterable[int]) -> None:
         """Note where the newest line of each key begins."""
-        marks, slots, width, size, most = self._marks, self._places, self._width, self._size, self._size * FULL
+        marks, slots, width, size = self._marks, self._places, self._width, self._size
+        used, most = self._used, self._size * FULL
         for key, code, place in zip(keys, codes_of(keys), places, strict=False):
             if "/" in key and not key.endswith("/64"):
                 self._take_network(place)
@@ -98,14 +99,15 @@ class PublishedTable:
             found = marks[where]
             slot = self._slot_of(key, code) if found and found in (mark, SEVERAL) else -1
             if slot < 0:
-                if not key or self._used >= most:
+                if not key or used >= most:
                     continue
+                used += 1
                 slot = code % size
                 while slots[slot]:
                     slot = (slot + 1) % size
-                self._used += 1
             slots[slot] = place  # before the mark: another thread may be looking
-            marks[where] = mark if found in (0, mark) else SEVERAL
+            marks[where] = SEVERAL if found and found != mark else mark
+        self._used = used
 
     def _slot_of(self, key: str, code: int) -> int:
         """Give the slot of a host, -1 if it has none."""
@@ -124,13 +126,12 @@ class PublishedTable:
             self._networks.remove(fact.network)
         self._version_at_most = 0 if self._networks else 4
 
+    def may_hold(self, address: Address) -> bool:
+        """Say whether a ban may hold the address: of nearly all that none holds this is known at once."""
+        return self._marks[address.code % self._width] != 0 or address.version > self._version_at_most
+
     def find(self, address: Address, now: float) -> Ban | None:
         """Give the ban in force that holds the address."""
-        if self._marks[address.code % self._width] or address.version > self._version_at_most:
-            return self._find(address, now)
-        return None
-
-    def _find(self, address: Address, now: float) -> Ban | None:
         ban = self._host(address.text, address.code)
         if ban is not None and ban.in_force(now):
             return ban
