@@ -7,6 +7,7 @@ ever extends. Nothing here reads a clock: times are Unix seconds and arguments.
 
 import base64
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -24,6 +25,8 @@ REASON_MOST = 256
 EVIDENCE_MOST = 10
 HOST_MOST = 64  # characters of the name of a host
 EVIDENCE_TEXT_MOST = 256  # characters of a line kept as evidence: strangers choose how long lines are
+
+Kind = tuple[str, tuple[str, ...], str]  # what many bans have in common: jail, via and ports
 
 
 def parse_duration(value: object, what: str = "duration") -> float:
@@ -97,6 +100,11 @@ class Ban:
         digest = blake2b(f"{self.where} {self.version}".encode(), digest_size=5).digest()
         return base64.b32encode(digest).decode()
 
+    @property
+    def kind(self) -> Kind:
+        """Give what is the same in most bans."""
+        return self.jail, self.via, self.ports
+
     def in_force(self, now: float) -> bool:
         """Say whether the ban has not ended."""
         return self.end is None or self.end > now
@@ -149,7 +157,7 @@ def supersedes(new: Ban, old: Ban | None, now: float) -> bool:
 class BanTable:
     """Bans in memory: hosts and /64s in one dictionary by key, other networks by prefix length.
 
-    Bans of some ports alone stand apart, by network and ports.
+    Bans of some ports alone stand apart, by network and ports. `kinds` says how many there are of each kind.
     """
 
     def __init__(self) -> None:
@@ -157,6 +165,7 @@ class BanTable:
         self._networks: NetworkMap[Ban] = NetworkMap()
         self._ported: NetworkMap[dict[str, Ban]] = NetworkMap()
         self._ported_number = 0
+        self.kinds: Counter[Kind] = Counter()
 
     def find(self, address: Address, now: float) -> Ban | None:
         """Give the ban in force that shuts the address out of what the web serves."""
@@ -197,31 +206,42 @@ class BanTable:
 
     def of_web(self, network: Network, now: float) -> Ban | None:
         """Give the longest ban in force of exactly this network that shuts out of what the web serves."""
-        whole, ported = self.exact(network), self._ported.get(network) or {}
-        bans = [ban for ban in (*([whole] if whole else ()), *ported.values()) if ban.in_force(now)]
+        bans = [ban for ban in self.of_network(network) if ban.in_force(now)]
         ends = {ban: float("inf") if ban.end is None else ban.end for ban in bans if is_web(ban.ports)}
         return max(ends, key=ends.__getitem__, default=None)
 
     def put(self, ban: Ban) -> None:
         """Set the ban of its network and ports."""
         if ban.ports:
-            self._put_ported(ban.network, ban.ports, ban)
+            before = self._put_ported(ban.network, ban.ports, ban)
         elif is_host(ban.network):
+            before = self._hosts.get(ban.key)
             self._hosts[ban.key] = ban
         else:
+            before = self._networks.get(ban.network)
             self._networks.add(ban.network, ban)
+        self.kinds[ban.kind] += 1
+        self._count_out(before)
 
     def drop(self, network: Network, ports: str = "") -> None:
         """Forget the ban of a network and these ports."""
         if ports:
-            self._put_ported(network, ports, None)
+            before = self._put_ported(network, ports, None)
         elif is_host(network):
-            self._hosts.pop(network_text(network), None)
+            before = self._hosts.pop(network_text(network), None)
         else:
+            before = self._networks.get(network)
             self._networks.remove(network)
+        self._count_out(before)
 
-    def _put_ported(self, network: Network, ports: str, ban: Ban | None) -> None:
-        """Change the bans of a network in a new dictionary: a reader may be walking the old one."""
+    def _count_out(self, ban: Ban | None) -> None:
+        if ban is not None:
+            self.kinds[ban.kind] -= 1
+            if not self.kinds[ban.kind]:
+                del self.kinds[ban.kind]
+
+    def _put_ported(self, network: Network, ports: str, ban: Ban | None) -> Ban | None:
+        """Change the bans of a network in a new dictionary, as a reader may be walking the old one; give the old ban."""
         before = self._ported.get(network) or {}
         after = {kept: held for kept, held in before.items() if kept != ports} | ({} if ban is None else {ports: ban})
         self._ported_number += len(after) - len(before)
@@ -229,9 +249,23 @@ class BanTable:
             self._ported.add(network, after)
         else:
             self._ported.remove(network)
+        return before.get(ports)
+
+    def of_network(self, network: Network) -> tuple[Ban, ...]:
+        """Give all bans of exactly this network, in force or not."""
+        whole = self.exact(network)
+        return (*([whole] if whole else ()), *(self._ported.get(network) or {}).values())
+
+    def in_force(self, now: float) -> list[Ban]:
+        """Give the bans in force, with as little work for each as can be."""
+        hosts = [ban for ban in self._hosts.values() if ban.end is None or ban.end > now]
+        return hosts + [ban for ban in self._others() if ban.in_force(now)]
 
     def __iter__(self) -> Iterator[Ban]:
         yield from self._hosts.values()
+        yield from self._others()
+
+    def _others(self) -> Iterator[Ban]:
         yield from (ban for _, ban in self._networks)
         yield from (ban for _, bans in self._ported for ban in bans.values())
 

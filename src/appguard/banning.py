@@ -9,12 +9,13 @@ a failure, and what follows from a ban follows on the host that told the last on
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
 from appguard.address import network_text, parse_address
-from appguard.ban import PERMANENT, Ban, Fact, is_host
+from appguard.ban import PERMANENT, Ban, Fact, Kind, is_host
 from appguard.ban_rate import BanRate, capped
 from appguard.bantime import History, bantime_of
 from appguard.errors import RefusedForSafety
@@ -301,6 +302,11 @@ class Banning:
         bench = self._benches[jail]
         earlier = bench.history.earlier(bench.jail, network, now)
         return earlier, bantime_of(bench.jail, earlier, lambda: 0.0)
+
+    def dry_kinds(self, jail: str) -> Counter[Kind]:
+        """Give how many bans of each kind a jail in dry run would have made that were in force now."""
+        bench = self._benches[jail]
+        return bench.bans.kinds() if bench.jail.dry_run else Counter()
 
     def dry_bans(self, jail: str) -> tuple[Ban, ...]:
         """Give what a jail in dry run would have banned now."""

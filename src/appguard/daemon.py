@@ -85,7 +85,7 @@ class Daemon:
         self._bouncers = Bouncers([self._new_bouncer(kind) for kind in kinds_of(config.firewall)])
         self._sources: dict[str, Source] = {}
         self._overview = Overview(
-            config.jails, self._windows, self._banning, self._sources, self._bouncers, self._current, self._pipeline
+            config.jails, self._windows, self._banning, self._sources, self._bouncers, self._bans, self._pipeline
         )
         self._saving = Saving(self._windows, self._banning.totals, self._write)
         self._orders = self._new_orders()
@@ -149,7 +149,7 @@ class Daemon:
                 await self._restore_bans()
                 tasks.create_task(serve(self._orders, self._config.control_socket))
                 notify("READY=1")
-                log.info("AppGuard daemon is up: %d jails, %d bans", len(self._windows), len(self._current()))
+                log.info("AppGuard daemon is up: %d jails, %d bans", len(self._windows), self._bans.kinds().total())
         finally:
             self._loop = None
             self._names.close()
@@ -210,7 +210,7 @@ class Daemon:
             gc.enable()
         self._bans.end_restore()
         self._bouncers.end_restore()
-        self._trouble.attempt("published bans", lambda: self._publisher.unveil(len(self._current())))
+        self._trouble.attempt("published bans", lambda: self._publisher.unveil(self._bans.kinds().total()))
         self._is_restored = True
         self._spread()
 
@@ -300,18 +300,17 @@ class Daemon:
         self._safelist.learn([*safelist_of(self._config), *(network for network, _ in (*let_in, *others))])
         self._following.protect(let_in, others)
 
-    def _current(self) -> Sequence[Ban]:
-        return self._bans.snapshot().bans
-
     def _write(self, batch: Batch) -> bool:
         return self._trouble.attempt("state", lambda: self._state.save(batch))
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK)
-            for ban in self._bans.expire():
-                log.info("[%s] Unban %s", ban.jail, ban.key)
-                self._trials.take(ban.key)
+            while ended := self._bans.expire():
+                for ban in ended:
+                    log.info("[%s] Unban %s", ban.jail, ban.key)
+                    self._trials.take(ban.key)
+                await give_way()
             for name, window in self._windows.items():
                 self._saving.touch(name, window.sweep(self._clock()))
             self._banning.tick()

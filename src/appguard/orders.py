@@ -24,6 +24,9 @@ from appguard.state import State
 from appguard.status import BanRecord, DaemonStatus, JailStatus
 from appguard.stores.memory import MemoryBanSet
 from appguard.trials import Trials
+from appguard.turns import give_way
+
+LOOKED_AT_ONCE = 1_000  # bans
 
 log = logging.getLogger("appguard")
 
@@ -98,7 +101,7 @@ class Orders:
         return self._put(ban) if ban is not None and self._parts.bans.holds(ban) else None
 
     def _outlasting(self, ban: Ban) -> Ban:
-        found = next((each for each in self.bans() if each.key == ban.key), None)
+        found = next((each for each in self._parts.bans.of_network(ban.network) if each.ports == ban.ports), None)
         if found is None:
             raise ConfigError(f"{ban.key}: the ban would already have ended")
         return found
@@ -113,7 +116,7 @@ class Orders:
 
     async def unban(self, what: str, jail: str | None = None) -> Ban | None:
         """Lift a ban; of a network all there are, whichever ports they are about."""
-        lifted = self._lift(ban for ban in self._found(what) if jail in (None, ban.jail))
+        lifted = self._lift(ban for ban in await self._found(what) if jail in (None, ban.jail))
         return next(iter(lifted), None)
 
     def _lift(self, bans: Iterable[Ban]) -> list[Ban]:
@@ -130,15 +133,24 @@ class Orders:
             self._parts.on_outcome(outcome)
         return lifted
 
-    def _found(self, what: str) -> list[Ban]:
+    async def _found(self, what: str) -> list[Ban]:
         """Find bans by their network, an address (the bans of its /64 too), or a ref."""
         try:
-            wheres = {network_text(parse_network(what))}
+            networks = {parse_network(what)}
             if "/" not in what:
-                wheres.add(self._parts.grouping.key(parse_address(what)))
+                networks.add(parse_network(self._parts.grouping.key(parse_address(what))))
         except AddressError:
-            return [ban for ban in self.bans() if ban.ref == what.upper()]
-        return [ban for ban in self.bans() if ban.where in wheres]
+            return await self._all(lambda ban: ban.ref == what.upper())
+        return [ban for network in networks for ban in self._parts.bans.of_network(network)]
+
+    async def _all(self, is_meant: Callable[[Ban], bool]) -> list[Ban]:
+        """Find bans by looking at every one; others go first again and again."""
+        found: list[Ban] = []
+        bans = self.bans()
+        for first in range(0, len(bans), LOOKED_AT_ONCE):
+            found += filter(is_meant, bans[first : first + LOOKED_AT_ONCE])
+            await give_way()
+        return found
 
     async def enforce(self, on: bool) -> None:
         """Begin or stop to enforce."""
@@ -157,8 +169,8 @@ class Orders:
     ) -> tuple[Safelisted, list[Ban]]:
         """Put a network on the safelist and lift the bans that it shares an address with; give both."""
         entry = self._parts.fleet.add(network, seconds, reason)
-        same_family = (ban for ban in self.bans() if ban.network.version == network.version)
-        return entry, self._lift(ban for ban in same_family if ban.network.overlaps(network))
+        version, reaches = network.version, network.overlaps
+        return entry, self._lift(await self._all(lambda ban: ban.network.version == version and reaches(ban.network)))
 
     async def remove_from_safelist(self, network: Network) -> Safelisted | None:
         """Take exactly this network off the safelist."""

@@ -2,10 +2,10 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
-from appguard.ban import Ban
+from appguard.ban import Ban, Kind
 from appguard.banning import Banning
 from appguard.bouncer_status import BouncerStatus
 from appguard.bouncers import Bouncers
@@ -29,6 +29,7 @@ from appguard.status import (
     RefusedBan,
     SourceSummary,
 )
+from appguard.stores.memory import MemoryBanSet
 
 
 class Overview:
@@ -41,7 +42,7 @@ class Overview:
         banning: Banning,
         sources: Mapping[str, Source],
         bouncers: Bouncers,
-        bans: Callable[[], Sequence[Ban]],
+        bans: MemoryBanSet,
         pipeline: Pipeline,
     ) -> None:
         self._jails = {each.jail.name: each for each in jails}
@@ -59,8 +60,10 @@ class Overview:
 
     def daemon(self, started: float, store: str) -> DaemonStatus:
         """Say how the whole daemon is; `store` is what to say of its store."""
-        bouncers, bans = self._bouncers.status, self._bans()
-        banned = Counter(ban.jail for ban in bans)
+        bouncers, kinds = self._bouncers.status, self._bans.kinds()
+        banned: Counter[str] = Counter()
+        for (jail, _, _), number in kinds.items():
+            banned[jail] += number
         refused = {ban.key: RefusedBan(ban.key, ban.jail, why) for each in bouncers for ban, why in each.refused}
         return DaemonStatus(
             version=version("appguard-py"),
@@ -68,17 +71,19 @@ class Overview:
             started=started,
             store=store,
             enforcing=not any(each.is_held for each in bouncers),
-            bans=len(bans),
+            bans=kinds.total(),
             firewalls=tuple(FirewallSummary(each.firewall, each.error, each.dropped) for each in bouncers),
-            reach=self._reach_of(bans),
+            reach=self._reach_of(kinds),
             jails=tuple(self._summary(name, banned[name]) for name in self._windows),
             sources=tuple(self._source(name) for name in self._sources),
             refused=tuple(refused.values()),
         )
 
-    def _reach_of(self, bans: Sequence[Ban]) -> tuple[ReachSummary, ...]:
-        hidden = ((others, ban.ports) for ban in bans if (others := self._reach.others(ban.via)))
-        counted = Counter((", ".join(others), self._enforcers(others, ports)) for others, ports in hidden)
+    def _reach_of(self, kinds: Mapping[Kind, int]) -> tuple[ReachSummary, ...]:
+        counted: Counter[tuple[str, tuple[str, ...]]] = Counter()
+        for (_, via, ports), number in kinds.items():
+            if others := self._reach.others(via):
+                counted[", ".join(others), self._enforcers(others, ports)] += number
         return tuple(ReachSummary(others, n, enforced_by) for (others, enforced_by), n in counted.items())
 
     def _enforcers(self, others: Sequence[str], ports: str) -> tuple[str, ...]:
@@ -103,7 +108,7 @@ class Overview:
 
     def _summary(self, name: str, banned: int) -> JailSummary:
         window, banning = self._windows[name], self._banning
-        banned += len(banning.dry_bans(name))
+        banned += banning.dry_kinds(name).total()
         total = banning.totals[name]
         return JailSummary(name, window.currently_failed, window.total_failed, banned, total, banning.alarm(name))
 
@@ -112,7 +117,9 @@ class Overview:
         window = self._windows.get(name)
         if window is None:
             return None
-        banned = [ban for ban in (*self._bans(), *self._banning.dry_bans(name)) if ban.jail == name]
+        kinds = Counter({kind: number for kind, number in self._bans.kinds().items() if kind[0] == name})
+        banned = [ban.where for ban in self._bans.snapshot().bans if ban.jail == name]
+        banned += [ban.where for ban in self._banning.dry_bans(name)]
         enforced_by = "; ".join(map(_enforced_by, self._bouncers.status))
         sources = sources_of(self._jails[name])
         return JailStatus(
@@ -122,9 +129,9 @@ class Overview:
             origins=tuple(origin for source in sources for origin in self._sources[source].status().origins),
             currently_banned=len(banned),
             total_banned=self._banning.totals[name],
-            banned=list(dict.fromkeys(ban.where for ban in banned)),
+            banned=list(dict.fromkeys(banned)),
             enforced_by="nothing (dry run)" if window.jail.dry_run else enforced_by,
-            reach=() if window.jail.dry_run else self._reach_of(banned),
+            reach=() if window.jail.dry_run else self._reach_of(kinds),
             alarm=self._banning.alarm(name),
             ports=ports_text(window.jail.ports, window.jail.protocol),
             dropped=self._dropped(name),

@@ -1,7 +1,7 @@
 """A replica that keeps records until bans are asked for: it knows what one knows that was told fact by fact."""
 
 from collections.abc import Sequence
-from ipaddress import IPv4Network
+from ipaddress import IPv4Network, IPv6Network
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -80,6 +80,17 @@ def test_records_are_known_as_facts_are(
         records.expire()
         facts.expire()
     assert known_of(records.facts()) == known_of(facts.facts())
+
+
+def test_single_address_goes_before_its_network() -> None:
+    """The ban of an address is found before that of its /64, whichever of them is a record."""
+    single, whole = fact_of(IPv6Network("2001:db8::1"), 3, 60), fact_of(IPv6Network("2001:db8::/64"), 3, 60)
+    for first, second in ((single, whole), (whole, single)):
+        replica = RecordedReplica(lambda: NOW)
+        replica.merge(first)
+        replica.merge_records(told([second, *(fact_of(network, 3, 60) for network in OTHERS)]))
+        assert replica.get(parse_address("2001:db8::1")) == single.ban
+        assert replica.get(parse_address("2001:db8::2")) == whole.ban
 
 
 def test_records_are_swept_when_they_have_ended() -> None:

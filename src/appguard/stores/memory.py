@@ -7,8 +7,8 @@ at is over its limit, the new key is admitted uncounted.
 
 import heapq
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from threading import Lock
@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from appguard.address import Address, Network
-from appguard.ban import Ban, BanTable, Fact, supersedes
+from appguard.ban import Ban, BanTable, Fact, Kind, supersedes
 from appguard.fork import in_every_child
 from appguard.limit import ADMITTED, Hit, Verdict
 from appguard.ports import is_web, parse_key
@@ -27,7 +27,7 @@ KEYS_MOST = 100_000
 EVICTION_TRIES = 16
 FACTS_KEPT = 20_000
 ENDS_SPARE = 1_000
-EXPIRED_AT_ONCE = 5_000
+EXPIRED_AT_ONCE = 1_000
 
 
 class MemoryCounters:
@@ -218,7 +218,38 @@ class MemoryBanSet:
         """Give all bans in force."""
         now = self._clock()
         with self._bans_lock:
-            return Snapshot(self._cursor, tuple(ban for ban in self._table if ban.in_force(now)))
+            return Snapshot(self._cursor, tuple(self._table.in_force(now)))
+
+    def of_network(self, network: Network) -> list[Ban]:
+        """Give all bans in force of exactly this network, whichever ports they are about."""
+        now = self._clock()
+        return [ban for ban in self._table.of_network(network) if ban.in_force(now)]
+
+    def kinds(self) -> Counter[Kind]:
+        """Give how many bans in force there are of each kind, without looking at all."""
+        now = self._clock()
+        with self._bans_lock:
+            found = self._table.kinds.copy()
+            found.subtract(ban.kind for ban in self._ended(now))
+        return +found
+
+    def _ended(self, now: float) -> Collection[Ban]:
+        """Give the bans that have ended and are not dropped yet: what is above an end in the heap ends sooner."""
+        found: dict[str, Ban] = {}
+        places = [0]
+        while places:
+            place = places.pop()
+            if place < len(self._ends) and self._ends[place][0] <= now:
+                places += 2 * place + 1, 2 * place + 2
+                ban = self._ending(self._ends[place], now)
+                found |= {ban.key: ban} if ban else {}
+        return found.values()
+
+    def _ending(self, end: tuple[float, int, str], now: float) -> Ban | None:
+        """Give the ban of an end, if it has not been extended or lifted since."""
+        _, version, key = end
+        ban = self._table.exact(*parse_key(key))
+        return ban if ban is not None and ban.version == version and not ban.in_force(now) else None
 
     def follow(self, cursor: int) -> Changes | None:
         """Give what changed since the cursor; None if it is older than the kept facts."""
@@ -270,14 +301,13 @@ class MemoryBanSet:
             self._tell(fact)
 
     def expire(self) -> list[Ban]:
-        """Drop bans that have ended, some thousands at a time; give them."""
+        """Drop bans that have ended, a thousand at a time; give them, none if all are dropped."""
         now = self._clock()
         ended: list[Ban] = []
         with self._bans_lock:
             while self._ends and self._ends[0][0] <= now and len(ended) < EXPIRED_AT_ONCE:
-                _, version, key = heapq.heappop(self._ends)
-                ban = self._table.exact(*parse_key(key))
-                if ban is not None and ban.version == version and not ban.in_force(now):
+                ban = self._ending(heapq.heappop(self._ends), now)
+                if ban is not None:
                     self._table.drop(ban.network, ban.ports)
                     ended.append(ban)
         return ended

@@ -27,7 +27,7 @@ class RecordedBans(BanTable):
         """Give the ban in force that shuts the address out of what the web serves."""
         if self._records:
             for key in (address.text,) if address.version == 4 else (address.text, address.slash64):
-                ban = self._recorded(key) if key in self._records else None
+                ban = self._recorded(key) if key in self._records else self._hosts.get(key)
                 if ban is not None and ban.in_force(now):
                     return ban
         return super().find(address, now)
