@@ -31,7 +31,8 @@ from appguard.firewalls.base import Block
 from appguard.firewalls.nftables import Nftables
 from appguard.judge import Judge
 from appguard.stores.fact_lines import fact_line
-from appguard.stores.local import HEADER, PublishedBans, Publisher
+from appguard.stores.local import PublishedBans, Publisher
+from appguard.stores.published_file import HEADER
 from appguard.stores.published_table import PublishedTable
 from appguard.stores.redis_bans import RedisBanSet
 from appguard.stores.redis_commands import Script

@@ -241,7 +241,7 @@ class BanTable:
                 del self.kinds[ban.kind]
 
     def _put_ported(self, network: Network, ports: str, ban: Ban | None) -> Ban | None:
-        """Change the bans of a network in a new dictionary, as a reader may be walking the old one; give the old ban."""
+        """Change the bans of a network in a new dictionary, as readers may walk the old one; give the ban before."""
         before = self._ported.get(network) or {}
         after = {kept: held for kept, held in before.items() if kept != ports} | ({} if ban is None else {ports: ban})
         self._ported_number += len(after) - len(before)

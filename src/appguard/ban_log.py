@@ -11,7 +11,7 @@ import os
 import re
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Self, cast
@@ -54,7 +54,7 @@ class BanEvent:
 
     def to_json(self) -> dict[str, object]:
         """Give it as it is written."""
-        return asdict(self)
+        return {name: getattr(self, name) for name in self.__slots__}  # `asdict` copies all of it, thirty times slower
 
     @classmethod
     def from_json(cls, record: object) -> Self:
@@ -100,7 +100,7 @@ class BanLog:
         if not events:
             return
         self._recent.extend(events)
-        text = "".join(json.dumps(asdict(event)) + "\n" for event in events).encode()
+        text = "".join(json.dumps(event.to_json()) + "\n" for event in events).encode()
         try:
             if self._size and self._size + len(text) > HALF:
                 self._path.replace(self._old)

@@ -28,8 +28,6 @@ from appguard.judge import Judge
 from appguard.pipeline import Outcome, Shared, count
 from appguard.stores.memory import MemoryBanSet
 
-HISTORY_SWEEP = 600.0  # seconds
-
 log = logging.getLogger("appguard")
 
 
@@ -97,7 +95,6 @@ class Banning:
         self._listeners = {name: window for name, window in windows.items() if BAN in window.jail.events}
         self._waiting: dict[tuple[str, str], Ban] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._swept = 0.0
 
     def take(self, outcome: Outcome) -> None:
         """Decide the bans of an outcome; what that touches is added to it."""
@@ -285,10 +282,8 @@ class Banning:
                 log.warning("[%s] no more than %d bans a minute again", name, bench.jail.bans_per_minute)
             for ban in bench.bans.expire() if bench.jail.dry_run else ():
                 log.info("[%s] Unban %s (dry run)", name, ban.key)
-        if now >= self._swept + HISTORY_SWEEP:
-            self._swept = now
-            for history in {id(bench.history): bench.history for bench in self._benches.values()}.values():
-                history.sweep(now)
+        for history in {id(bench.history): bench.history for bench in self._benches.values()}.values():
+            history.sweep(now)
 
     def alarm(self, jail: str) -> str:
         """Say what is wrong with a jail; nothing if nothing is."""

@@ -10,8 +10,9 @@ networks; those banned longest ago are forgotten first. What a person lifts is f
 
 import math
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 
 from appguard.ban import PERMANENT, Ban
 from appguard.jail import Jail
@@ -19,6 +20,7 @@ from appguard.jail import Jail
 NETWORKS_MOST = 100_000
 REMEMBERED = 7 * 86_400.0  # seconds after the end of a ban
 DOUBLINGS_MOST = 20
+SWEPT_AT_ONCE = 200  # networks
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,7 @@ class History:
         self._most = networks_most
         self._pasts: dict[str, dict[str, Past]] = {}  # by network, the one banned longest ago first; by jail
         self.changed: set[str] = set()
+        self._round: Iterator[str] = iter(())
 
     def earlier(self, jail: Jail, network: str, now: float) -> int:
         """Give how many bans of a network had ended before now, by this jail or, if it says so, by all."""
@@ -84,9 +87,14 @@ class History:
             self.changed.add(network)
 
     def sweep(self, now: float) -> None:
-        """Forget the networks none of whose bans counts any more."""
-        for network in [n for n, pasts in self._pasts.items() if not any(p.is_remembered(now) for p in pasts.values())]:
-            self.forget(network)
+        """Forget the networks none of whose bans counts any more, looking at some of all at a time, in rounds."""
+        networks = tuple(islice(self._round, SWEPT_AT_ONCE))
+        if not networks:
+            self._round = iter(tuple(self._pasts))
+            networks = tuple(islice(self._round, SWEPT_AT_ONCE))
+        for network in networks:
+            if not any(past.is_remembered(now) for past in self._pasts.get(network, {}).values()):
+                self.forget(network)
 
     def restore(self, saved: Iterable[Past]) -> None:
         """Take back what was saved, in any order."""

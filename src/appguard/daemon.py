@@ -15,7 +15,7 @@ from pathlib import Path
 
 from appguard import explain, orders
 from appguard.address import Grouping
-from appguard.ban import Ban, Fact
+from appguard.ban import Fact
 from appguard.ban_log import BanLog
 from appguard.banning import Banning
 from appguard.bouncer import Bouncer
@@ -24,7 +24,7 @@ from appguard.bouncers import Bouncers
 from appguard.config import CONFIG_FILE, DaemonConfig, daemon_config
 from appguard.control import serve
 from appguard.engine import judge_of, routes_of, safelist_of, windows_of
-from appguard.errors import AppGuardError
+from appguard.errors import AppGuardError, StateError
 from appguard.firewalls.open import kinds_of, open_firewall
 from appguard.fleet import Fleet
 from appguard.following import Following
@@ -38,7 +38,7 @@ from appguard.notify import keep_alive, notify, until_signal
 from appguard.orders import Orders
 from appguard.overview import Overview
 from appguard.pipeline import Outcome, Pipeline, Unresolved
-from appguard.saving import Saving
+from appguard.saving import APART, Saving
 from appguard.sources.base import Chunk, Source
 from appguard.state import Batch, State
 from appguard.store_hosts import StoreHosts
@@ -48,6 +48,7 @@ from appguard.trouble import Trouble
 from appguard.turns import give_way
 
 NEWS = 3_600.0  # seconds before its start from which on bans are news to a daemon
+SPREAD_AT_ONCE, SAVED_AT_ONCE = 100, 300  # facts, where all are spread
 TICK = 1.0  # seconds between looks for ended bans
 VANISHED = 30 * 86_400.0  # seconds after which the position in a log that is gone is dropped, and a lift
 PURGE_EVERY = 86_400.0
@@ -92,6 +93,7 @@ class Daemon:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cursor, self._purge_at = 0, 0.0
         self._is_restored = False
+        self._spreading: asyncio.Task[None] | None = None
         self._trouble = Trouble()
 
     def _new_orders(self) -> Orders:
@@ -155,6 +157,7 @@ class Daemon:
             self._names.close()
             self._note(self._banning.settle())
             self._fleet.close()
+            self._end_spreading()
             self._bans.close()
             self._saving.now()
             self._publisher.close()
@@ -256,7 +259,7 @@ class Daemon:
         """Tell the bouncer, the apps and the state what changed in the ban set; `saved` are ids of bans it has."""
         changes = self._bans.follow(self._cursor)
         if changes is None and self._is_restored:
-            self._trouble.attempt("state", self._spread_all)
+            self._begin_to_spread_all()
         elif changes is None:  # a fleet has told so much meanwhile: the rest when all bans are back
             self._bouncers.wake()
         elif changes.facts:
@@ -270,28 +273,61 @@ class Daemon:
             self._trouble.attempt("published bans", lambda: self._publisher.publish(facts, self._bans.bans_for_apps))
         self._saving.soon()
 
-    def _spread_all(self) -> None:
-        """Do so where too much changed for the ban set to remember it: compare with what the state holds."""
-        snapshot = self._bans.snapshot()
-        there = {ban.key for ban in snapshot.bans}
-        gone = [Fact.lifting(ban, ban.version) for ban in self._state.bans() if ban.key not in there]
-        facts = [*gone, *self._bans.lifted(), *map(Fact.of, snapshot.bans)]
-        self._saving.batch.facts = facts
-        self._cursor = snapshot.cursor
-        self._learn(facts)
+    def _begin_to_spread_all(self) -> None:
+        """Do so where too much changed for the ban set to remember it: in slices, which others may come between."""
+        self._cursor = self._bans.snapshot().cursor
+        if self._spreading is not None:
+            self._spreading.cancel()
+        self._spreading = asyncio.ensure_future(self._spread_all())
+        self._trouble.attempt("published bans", lambda: self._publisher.renew(self._bans.bans_for_apps))
+        self._wake()
+
+    async def _spread_all(self) -> None:
+        """Compare with what the state holds."""
+        try:
+            for part in self._state.ban_parts():
+                self._spread_slice([Fact.lifting(ban, ban.version) for ban in part if not self._bans.holds(ban)])
+                await give_way()
+            self._spread_slice(self._bans.lifted())
+            bans = self._bans.snapshot().bans
+            for first in range(0, len(bans), SPREAD_AT_ONCE):
+                self._spread_slice(list(map(Fact.of, bans[first : first + SPREAD_AT_ONCE])))
+                await give_way()
+                while len(self._saving.batch.facts) > SAVED_AT_ONCE and "state" not in self._trouble:
+                    await asyncio.sleep(APART)
+        except StateError:  # which saving says as well
+            self._cursor = -1
+        self._spreading = None
+
+    def _spread_slice(self, told: Sequence[Fact]) -> None:
+        facts = [fact for fact in told if self._bans.is_current(fact)]
+        self._take_in(facts)
         self._trouble.attempt("events", lambda: self._ban_log.write(facts))
-        self._trouble.attempt("published bans", lambda: self._publisher.publish_all(self._bans.bans_for_apps()))
+        self._saving.batch.facts.extend(facts)
+        self._saving.soon()
+
+    def _end_spreading(self) -> None:
+        """Have saved at once what was to be spread in slices."""
+        if self._spreading is not None:
+            self._spreading.cancel()
+            self._saving.batch.facts.extend(map(Fact.of, self._bans.snapshot().bans))
 
     def _learn(self, facts: Sequence[Fact]) -> None:
         """Tell who acts on them what became true of networks."""
+        self._take_in(facts)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._bouncers.wake()
+        self._following.tell()
+
+    def _take_in(self, facts: Sequence[Fact]) -> None:
         self._pipeline.learn(facts)
         self._note(self._banning.learn(facts))
         for fact in facts:
             if fact.ban is not None and self._fleet.is_own(fact.network) and self._bans.unban(fact.network, fact.ports):
                 log.warning("[%s] Unban %s: it is an address of this host", fact.ban.jail, fact.key)
                 asyncio.get_running_loop().call_soon(self._spread)
-        self._bouncers.wake()
-        self._following.tell()
 
     def _protect(self, let_in: Protected, others: Protected) -> None:
         """Take what no ban may meet beside what the settings say."""
@@ -318,6 +354,8 @@ class Daemon:
             self._note(Outcome())
             if "published bans" in self._trouble:
                 self._trouble.attempt("published bans", lambda: self._publisher.publish_all(self._bans.bans_for_apps()))
+            else:
+                self._trouble.attempt("published bans", self._publisher.finish)
             self._publisher.beat()
             self._look_at_host()
             self._trouble.attempt("state", self._look_at_mark)

@@ -29,11 +29,12 @@ from appguard.ports import key_of
 from appguard.stores.base import RUNTIME_DIRECTORY, Changes, Snapshot
 from appguard.stores.fact_lines import fact_line
 from appguard.stores.local_counters import LocalCounters
+from appguard.stores.published_file import Rewriting, lines_of, new_file, write_all
 from appguard.stores.published_table import PublishedTable, inode_of
 
 WORD = 8
-HEADER = b"appguard-bans 1\n"
 COMPACT_AT_LEAST = 1_000  # changes below this number are not worth a new file
+ASIDE_AT_LEAST = 5_000  # bans that a thread writes anew; fewer are written at once
 AT_ONCE_MOST = 1 << 20  # bytes of a new file that a request may read; a longer one is read aside
 RECHECK = 0.5  # seconds; with the reading, an app is never behind for more than one
 
@@ -52,32 +53,51 @@ class Publisher:
         self._sequence = 0
         self._changes = self._compact_at = 0
         self._is_veiled = False
+        self._rewriting: Rewriting | None = None
 
     def publish_all(self, bans: Iterable[Ban]) -> None:
         """Replace what is published by these bans."""
-        lines = [fact_line(Fact(ban.network, ban.version, ban)) for ban in bans]
+        bans = tuple(bans)
         self.begin()
         try:
-            _write_all(self._file, b"".join(lines))
+            write_all(self._file, lines_of(bans))
         except OSError:
             self.close()
             raise
-        self.unveil(len(lines))
+        self.unveil(len(bans))
 
     def begin(self) -> None:
         """Begin a new file; apps go on reading the old one until `unveil`."""
-        with contextlib.suppress(FileNotFoundError):
-            self._new_path.unlink()
-        file = os.open(self._new_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        try:
-            os.fchmod(file, 0o644)
-            _write_all(file, HEADER)
-        except OSError:
-            os.close(file)
-            raise
+        self._drop_rewriting()
+        self._take(new_file(self._new_path))
+        self._is_veiled = True
+
+    def renew(self, bans_in_force: Callable[[], Sequence[Ban]]) -> None:
+        """Begin to replace what is published by the bans in force, which a thread asks for and writes.
+
+        Until `finish` apps go on reading the old file, to which changes go too.
+        """
+        self._drop_rewriting()
+        self._rewriting = Rewriting(self._new_path, bans_in_force)
+
+    def finish(self) -> None:
+        """Put the file in place that a thread has written, if it has."""
+        rewriting = self._rewriting
+        if rewriting is not None and rewriting.is_over:
+            self._rewriting = None
+            file, bans = rewriting.finish()
+            self._take(file)
+            self.unveil(bans)
+
+    def _take(self, file: int) -> None:
         if self._file >= 0:
             os.close(self._file)
-        self._file, self._changes, self._is_veiled = file, 0, True
+        self._file, self._changes = file, 0
+
+    def _drop_rewriting(self) -> None:
+        if self._rewriting is not None:
+            self._rewriting.drop()
+            self._rewriting = None
 
     def unveil(self, bans: int) -> None:
         """Put the new file, which holds that many bans, in place of the old one."""
@@ -90,19 +110,28 @@ class Publisher:
         self._compact_at = max(COMPACT_AT_LEAST, bans)
         self._raise_word()
 
-    def publish(self, facts: Sequence[Fact], bans_in_force: Callable[[], Iterable[Ban]]) -> None:
-        """Append changes; when they outgrow the bans in force, publish those anew instead."""
+    def publish(self, facts: Sequence[Fact], bans_in_force: Callable[[], Sequence[Ban]]) -> None:
+        """Append changes; when they outgrow the bans in force, publish those anew: many on a thread."""
         if not facts:
             return
         self._changes += len(facts)
-        if self._file < 0 or (self._changes > self._compact_at and not self._is_veiled):
+        is_due = self._changes > self._compact_at and not self._is_veiled and self._rewriting is None
+        if self._file < 0 or (is_due and self._compact_at < ASIDE_AT_LEAST):
             self.publish_all(bans_in_force())
             return
+        if is_due:
+            self.renew(bans_in_force)
+        self._append(b"".join(map(fact_line, facts)))
+        self.finish()
+
+    def _append(self, lines: bytes) -> None:
         try:
-            _write_all(self._file, b"".join(fact_line(fact) for fact in facts))
+            write_all(self._file, lines)
         except OSError:
             self.close()  # a torn line may stand at the end: the next publish writes a new file
             raise
+        if self._rewriting is not None:
+            self._rewriting.add(lines)
         if not self._is_veiled:
             self._raise_word()
 
@@ -121,17 +150,12 @@ class Publisher:
 
     def close(self) -> None:
         """Close the files; what is published stays."""
+        self._drop_rewriting()
         for file in (self._file, self._word):
             if file >= 0:
                 os.close(file)
         self._file = self._word = -1
         self._is_veiled = False
-
-
-def _write_all(file: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]
 
 
 class PublishedBans:
@@ -239,9 +263,11 @@ class PublishedBans:
         if not self._anew:
             table.read_on()  # also the last of an old file
         status = self._path.stat()
-        if self._loading is None and (self._anew or table.is_crowded or inode_of(status) != table.inode):
-            if table.file < 0 or status.st_size < AT_ONCE_MOST or not self._begin_load():
-                self._take(self._whole())
+        is_new = self._anew or table.is_crowded or inode_of(status) != table.inode
+        if self._loading is not None or not is_new:
+            return
+        if table.file < 0 or status.st_size < AT_ONCE_MOST or not self._begin_load():
+            self._take(self._whole())
 
     def _begin_load(self) -> bool:
         """Read a big new file on a thread, while requests go on with the old one; say whether that is possible."""

@@ -220,6 +220,12 @@ class MemoryBanSet:
         with self._bans_lock:
             return Snapshot(self._cursor, tuple(self._table.in_force(now)))
 
+    def is_current(self, fact: Fact) -> bool:
+        """Say whether a fact that was told is still what is known."""
+        if fact.ban is not None:
+            return self._table.same(fact.ban) is fact.ban
+        return self._table.exact(fact.network, fact.ports) is None
+
     def of_network(self, network: Network) -> list[Ban]:
         """Give all bans in force of exactly this network, whichever ports they are about."""
         now = self._clock()

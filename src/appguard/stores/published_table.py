@@ -34,8 +34,8 @@ _KEY = re.compile(rb"^[+-]\t([^\t\n]*)", re.MULTILINE)
 class PublishedTable:
     """What stands in one published file, which is closed when this table goes; -1 for nothing.
 
-    `read_on` is called by one thread at a time, `may_hold` and `find` by any. Raises `OSError` if the file cannot be read. `inode` is
-    what the file is known by.
+    `read_on` is called by one thread at a time, `may_hold` and `find` by any. Raises `OSError` if the file cannot be
+    read. `inode` is what the file is known by.
     """
 
     def __init__(self, file: int = -1) -> None:

@@ -13,6 +13,7 @@ from appguard.stores.replica import END_TOLERANCE, Replica
 RECORDS_AT_LEAST = 1_000  # of fewer all bans are made at once, and whoever follows is told each
 SWEPT_AT_ONCE = 5_000
 MADE_AT_ONCE = 200
+MADE_APART = 0.001  # seconds
 
 
 class RecordedReplica(Replica):
@@ -23,14 +24,17 @@ class RecordedReplica(Replica):
         self._offset = 0.0  # Redis TIME minus this clock, seconds
         self._recorded = RecordedBans(self._ban_of)
         self._table = self._recorded
+        self._is_followed = False  # by somebody who is told when all bans are made
+        self._has_news = False  # that nobody who follows was told of
 
     def _ban_of(self, key: str, record: bytes) -> Ban | None:
         fact = parse_record(key.encode(), record, self._offset)
         return fact.ban if fact else None
 
     def snapshot(self) -> Snapshot:
-        """Give all bans in force."""
-        self._make_all()
+        """Give all bans in force; to who follows, those that are made."""
+        if not self._is_followed:
+            self._make_all()
         return super().snapshot()
 
     def facts(self) -> list[Fact]:
@@ -44,6 +48,14 @@ class RecordedReplica(Replica):
             with self._bans_lock:
                 for ban in self._recorded.make_some(MADE_AT_ONCE):
                     self._put(ban)
+            time.sleep(MADE_APART)  # else this thread would take the lock again before any other could
+
+    def tell_records(self) -> None:
+        """Let who follows know that it needs a new snapshot, if there were records: they are too many to tell each."""
+        with self._bans_lock:
+            if self._has_news:
+                self._break_history()
+            self._has_news = False
 
     def shift(self, seconds: float) -> None:
         """Move the ends of all bans; those of records are reckoned when they are asked for."""
@@ -70,7 +82,10 @@ class RecordedReplica(Replica):
             return {ban.key for ban in self._table} | self._recorded.recorded() | set(self._lifted)
 
     def merge_records(self, found: Sequence[bytes]) -> list[str]:
-        """Take networks and records in turn from the truth; give the networks of which no more is known here."""
+        """Take networks and records in turn from the truth; give the networks of which no more is known here.
+
+        Who follows is told by `tell_records`.
+        """
         if len(found) < 2 * RECORDS_AT_LEAST:
             return self._merge_parsed(found)
         others: list[bytes] = []
@@ -83,11 +98,12 @@ class RecordedReplica(Replica):
                     others += network, record
                     continue
                 known = self._known_head(key)
-                if known is None or known.version <= head.version:
+                if known is not None and self._recorded.record(key) is None and not _is_same(head, known):
+                    others += network, record  # never without its ban, not for a moment
+                elif known is None or known.version <= head.version:
                     agreed.append(key)
                     is_changed |= self._take_record(key, head, record, known)
-            if is_changed:  # too much for who follows: a new snapshot is quicker
-                self._break_history()
+            self._has_news |= is_changed
         return agreed + self._merge_parsed(others)
 
     def _take_plain(self, found: Sequence[bytes]) -> tuple[list[str], list[tuple[bytes, bytes]]]:
@@ -119,12 +135,9 @@ class RecordedReplica(Replica):
         return agreed
 
     def _take_record(self, key: str, head: Head, record: bytes, known: Head | None) -> bool:
-        """Take the record of a host of which nothing newer is known; say whether it changed anything."""
-        if known is not None:
-            if head.version == known.version and abs(head.ends - known.ends) < END_TOLERANCE * 1000:
-                return False
-            self._table.drop(parse_network(key))
-            self._lifted.pop(key, None)
+        """Take the record of a host of which nothing newer is known, and no ban made; say whether that is new."""
+        if known is not None and _is_same(head, known):
+            return False
         self._recorded.put_record(key, record)
         self._version = max(self._version, head.version)
         return True
@@ -139,3 +152,7 @@ class RecordedReplica(Replica):
         if fact is None or fact.ban is None:
             return Head(fact.version, -1.0) if fact else None
         return Head(fact.version, 0.0 if fact.ban.end is None else (fact.ban.end + self._offset) * 1000)
+
+
+def _is_same(one: Head, other: Head) -> bool:
+    return one.version == other.version and abs(one.ends - other.ends) < END_TOLERANCE * 1000

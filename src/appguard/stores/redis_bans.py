@@ -292,6 +292,15 @@ class RedisBanSet(RecordedReplica):
             self._on_change()
 
     def _read_all(self, client: Commands) -> None:
+        try:
+            self._read_pages(client)
+        finally:  # also of half a ban set
+            if self._is_followed:
+                self._make_all()
+            self.tell_records()
+        self._on_change()
+
+    def _read_pages(self, client: Commands) -> None:
         missing = self.networks()
         epoch: Any = client.execute_command("HGET", self._facts_key, "epoch")
         newest = client.execute_command("XREVRANGE", self._changes_key, "+", "-", "COUNT", 1)
@@ -306,9 +315,6 @@ class RedisBanSet(RecordedReplica):
         places = [parse_key(key) for key in missing]
         known = [self.known(Fact(network, 0, None, ports)) for network, ports in places]
         self._tell_again({fact.key: fact for fact in known if fact is not None and self._is_true(fact)})
-        if self._is_followed:  # who is told now wants all bans, and shall not wait until they are made
-            self._make_all()
-        self._on_change()
 
     def _is_true(self, fact: Fact) -> bool:
         """Say whether a fact still matters: a ban in force, or a lift."""
