@@ -38,7 +38,7 @@ from appguard.notify import keep_alive, notify, until_signal
 from appguard.orders import Orders
 from appguard.overview import Overview
 from appguard.pipeline import Outcome, Pipeline, Unresolved
-from appguard.saving import APART, Saving
+from appguard.saving import Saving
 from appguard.sources.base import Chunk, Source
 from appguard.state import Batch, State
 from appguard.store_hosts import StoreHosts
@@ -49,6 +49,7 @@ from appguard.turns import give_way
 
 NEWS = 3_600.0  # seconds before its start from which on bans are news to a daemon
 SPREAD_AT_ONCE, SAVED_AT_ONCE = 100, 300  # facts, where all are spread
+SAVED_WITHIN = 0.01  # seconds, more or less
 TICK = 1.0  # seconds between looks for ended bans
 VANISHED = 30 * 86_400.0  # seconds after which the position in a log that is gone is dropped, and a lift
 PURGE_EVERY = 86_400.0
@@ -293,8 +294,8 @@ class Daemon:
             for first in range(0, len(bans), SPREAD_AT_ONCE):
                 self._spread_slice(list(map(Fact.of, bans[first : first + SPREAD_AT_ONCE])))
                 await give_way()
-                while len(self._saving.batch.facts) > SAVED_AT_ONCE and "state" not in self._trouble:
-                    await asyncio.sleep(APART)
+                while len(self._saving.batch.facts) > SAVED_AT_ONCE and "state" not in self._trouble:  # noqa: ASYNC110
+                    await asyncio.sleep(SAVED_WITHIN)
         except StateError:  # which saving says as well
             self._cursor = -1
         self._spreading = None

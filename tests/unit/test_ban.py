@@ -1,6 +1,7 @@
 """Bans: durations, what replaces what, and which ban holds an address."""
 
 import math
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -192,6 +193,8 @@ def test_table_is_a_plain_list_of_bans(steps: list[tuple[Network, str | float | 
     assert len(table) == len(model)
     assert {ban.network: ban for ban in table} == model
     assert all(table.exact(network) == model.get(network) for network, _ in steps)
+    assert sorted(table.in_force(NOW), key=repr) == sorted((ban for ban in table if ban.in_force(NOW)), key=repr)
+    assert table.kinds == Counter(ban.kind for ban in table)
     for text in texts:
         address = parse_address(text)
         holding = [

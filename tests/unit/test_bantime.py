@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appguard.ban import Ban
-from appguard.bantime import REMEMBERED, History, Past, bantime_of
+from appguard.bantime import REMEMBERED, SWEPT_AT_ONCE, History, Past, bantime_of
 from appguard.jail import Jail
 
 NOW = 1_800_000_000.0
@@ -114,6 +114,13 @@ def test_history_is_bounded_and_tells_what_it_forgets() -> None:
     history.changed.clear()
     history.sweep(NOW + 2 + 60 + REMEMBERED)
     assert history.changed == {"203.0.113.1"}
+    many = History()
+    for number in range(3 * SWEPT_AT_ONCE):
+        many.note(ban_of(NOW, address=f"10.0.{number >> 8}.{number & 255}"))
+    for _ in range(3):
+        assert many.of("10.0.0.0") or many.of(f"10.0.{(3 * SWEPT_AT_ONCE - 1) >> 8}.{(3 * SWEPT_AT_ONCE - 1) & 255}")
+        many.sweep(NOW + 2 * REMEMBERED)
+    assert not any(many.of(f"10.0.{number >> 8}.{number & 255}") for number in range(3 * SWEPT_AT_ONCE))
     small = History(networks_most=1)
     small.restore([Past("login", f"203.0.113.{n}", 1, NOW + n, None) for n in (2, 3, 1)])
     assert len(small.of("203.0.113.3")) == 1

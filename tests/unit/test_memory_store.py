@@ -2,6 +2,7 @@
 
 import threading
 import tracemalloc
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -113,6 +114,25 @@ def test_ban_extended_for_ever_is_bounded_in_memory(monkeypatch: pytest.MonkeyPa
     assert len(bans.snapshot().bans) == 1
     now[0] += 1e7
     assert [ban.key for ban in bans.expire()] == ["203.0.113.5"]
+
+
+def test_kinds_are_those_of_the_bans_in_force() -> None:
+    """What is counted of each kind is what a look at all bans finds, also of bans that ended and are not dropped."""
+    now = [NOW]
+    bans = MemoryBanSet(lambda: now[0])
+    for number in range(300):
+        jail, via = ("login", "shop")[number % 2], ("192.0.2.1",) if number % 3 else ()
+        network = parse_network(f"10.0.{number % 50}.{number % 7}")
+        bans.ban(Ban(network, jail, now[0], now[0] + number % 13 + 1, via=via, ports="" if number % 5 else "tcp/22"))
+        if number % 11 == 0:
+            bans.unban(network)
+        if number % 40 == 0:
+            bans.expire()
+        now[0] += 0.25
+        assert bans.kinds() == Counter(ban.kind for ban in bans.snapshot().bans)
+        assert set(bans.of_network(network)) == {ban for ban in bans.snapshot().bans if ban.network == network}
+    now[0] += 60
+    assert bans.kinds().total() == 0
 
 
 def test_history_that_is_gone_is_told() -> None:

@@ -7,6 +7,7 @@ import shutil
 import stat
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Event
 from typing import cast
 
 import pytest
@@ -17,9 +18,9 @@ from appguard.address import Network, parse_network
 from appguard.ban import Ban, Fact
 from appguard.errors import StoreError
 from appguard.stores.fact_lines import fact_line, parse_fact
-from appguard.stores.local import COMPACT_AT_LEAST, RECHECK, LocalStore, Publisher
+from appguard.stores.local import ASIDE_AT_LEAST, COMPACT_AT_LEAST, RECHECK, LocalStore, Publisher
 from tests.forked import forked
-from tests.lab import has_user
+from tests.lab import has_user, wait_until
 from tests.published import STRANGER, Reader, ban_of, fact_of, nothing_else
 from tests.strategies import near_networks
 
@@ -61,6 +62,60 @@ def test_compaction_is_seen_and_happens_rarely(publisher: Publisher, reader: Rea
             assert reader.is_banned("203.0.113.5")
     assert rewritten == [3 * COMPACT_AT_LEAST // 2, 3 * COMPACT_AT_LEAST + 1]
     assert {ban.key for ban in reader.snapshot().bans} == {ban.key for ban in in_force}
+
+
+def test_many_bans_are_written_anew_by_a_thread(publisher: Publisher, reader: Reader) -> None:
+    """While a thread writes, changes are seen at the very next request; they stand in the new file too."""
+    in_force = [ban_of(f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}") for number in range(ASIDE_AT_LEAST)]
+    may_write, asked = Event(), Event()
+
+    def all_in_force() -> Sequence[Ban]:
+        asked.set()
+        may_write.wait(10)
+        return in_force
+
+    publisher.publish_all([*in_force, ban_of("203.0.113.1")])
+    changes = [fact_of("203.0.113.5", is_lifted=bool(number % 2)) for number in range(ASIDE_AT_LEAST + 2)]
+    publisher.publish(changes, all_in_force)
+    assert asked.wait(10)
+    for last, is_lifted in ((7, False), (8, False), (8, True)):
+        publisher.publish([fact_of(f"203.0.113.{last}", is_lifted=is_lifted)], nothing_else)
+        assert reader.is_banned(f"203.0.113.{last}") is not is_lifted
+    may_write.set()
+
+    def is_new() -> bool:
+        publisher.finish()
+        return not reader.is_banned("203.0.113.1")
+
+    wait_until(is_new, 10, "not written anew")
+    banned = {ban.key for ban in reader.snapshot().bans}
+    assert banned == {*(ban.key for ban in in_force), "203.0.113.7"}
+
+
+def test_new_file_that_cannot_be_written_is_told(publisher: Publisher, reader: Reader, tmp_path: Path) -> None:
+    """What a thread meets is raised where its file is asked for, what was published stays, and another try works."""
+
+    def broken() -> Sequence[Ban]:
+        raise RuntimeError("no bans today")
+
+    publisher.publish_all([ban_of("203.0.113.1")])
+    publisher.renew(broken)
+
+    def is_told() -> bool:
+        try:
+            publisher.finish()
+        except OSError as error:
+            return "no bans today" in str(error)
+        return False
+
+    wait_until(is_told, 10, "nothing is told")
+    assert reader.is_banned("203.0.113.1")
+    assert not reader.is_banned("203.0.113.2")
+    publisher.renew(lambda: [ban_of("203.0.113.2")])
+    publisher.publish_all([ban_of("203.0.113.3")])  # instead
+    publisher.finish()
+    assert [reader.is_banned(f"203.0.113.{last}") for last in (1, 2, 3)] == [False, False, True]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["bans", "bans.seq"]
 
 
 def test_restarted_daemon_is_heard_at_once(publisher: Publisher, reader: Reader, tmp_path: Path) -> None:
