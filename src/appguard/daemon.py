@@ -46,9 +46,10 @@ from appguard.stores.local import Publisher
 from appguard.trials import Trials
 from appguard.trouble import Trouble
 from appguard.turns import give_way
+from appguard.whole import whole
 
 NEWS = 3_600.0  # seconds before its start from which on bans are news to a daemon
-SPREAD_AT_ONCE, SAVED_AT_ONCE = 100, 300  # facts, where all are spread
+SAVED_AT_ONCE = 300  # facts, where all are spread
 SAVED_WITHIN = 0.01  # seconds, more or less
 TICK = 1.0  # seconds between looks for ended bans
 VANISHED = 30 * 86_400.0  # seconds after which the position in a log that is gone is dropped, and a lift
@@ -286,26 +287,16 @@ class Daemon:
     async def _spread_all(self) -> None:
         """Compare with what the state holds."""
         try:
-            for part in self._state.ban_parts():
-                self._spread_slice([Fact.lifting(ban, ban.version) for ban in part if not self._bans.holds(ban)])
-                await give_way()
-            self._spread_slice(self._bans.lifted())
-            bans = self._bans.snapshot().bans
-            for first in range(0, len(bans), SPREAD_AT_ONCE):
-                self._spread_slice(list(map(Fact.of, bans[first : first + SPREAD_AT_ONCE])))
-                await give_way()
+            async for facts in whole(self._bans, self._state):
+                self._take_in(facts)
+                self._trouble.attempt("events", partial(self._ban_log.write, facts))
+                self._saving.batch.facts.extend(facts)
+                self._saving.soon()
                 while len(self._saving.batch.facts) > SAVED_AT_ONCE and "state" not in self._trouble:  # noqa: ASYNC110
                     await asyncio.sleep(SAVED_WITHIN)
         except StateError:  # which saving says as well
             self._cursor = -1
         self._spreading = None
-
-    def _spread_slice(self, told: Sequence[Fact]) -> None:
-        facts = [fact for fact in told if self._bans.is_current(fact)]
-        self._take_in(facts)
-        self._trouble.attempt("events", lambda: self._ban_log.write(facts))
-        self._saving.batch.facts.extend(facts)
-        self._saving.soon()
 
     def _end_spreading(self) -> None:
         """Have saved at once what was to be spread in slices."""

@@ -64,7 +64,8 @@ class FollowedBans(MemoryBanSet):
 
     def take(self, answer: Answer) -> None:
         """Take an answer as the truth, also what contradicts what was told before."""
-        self.expire()
+        while self.expire():
+            pass
         with self._bans_lock:
             for fact in (*self._gone(answer), *answer.facts):
                 self._apply(fact)

@@ -27,7 +27,7 @@ KEYS_MOST = 100_000
 EVICTION_TRIES = 16
 FACTS_KEPT = 20_000
 ENDS_SPARE = 1_000
-EXPIRED_AT_ONCE = 1_000
+EXPIRED_AT_ONCE = 500
 
 
 class MemoryCounters:
@@ -307,7 +307,7 @@ class MemoryBanSet:
             self._tell(fact)
 
     def expire(self) -> list[Ban]:
-        """Drop bans that have ended, a thousand at a time; give them, none if all are dropped."""
+        """Drop bans that have ended, some hundreds at a time; give them, none if all are dropped."""
         now = self._clock()
         ended: list[Ban] = []
         with self._bans_lock:

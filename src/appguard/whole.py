@@ -1,0 +1,22 @@
+"""A whole ban set as facts, some at a time: what the state has and is gone, what was lifted, and every ban in force."""
+
+from collections.abc import AsyncIterator, Sequence
+
+from appguard.ban import Fact
+from appguard.state import State
+from appguard.stores.memory import MemoryBanSet
+from appguard.turns import give_way
+
+AT_ONCE = 100  # facts
+
+
+async def whole(bans: MemoryBanSet, state: State) -> AsyncIterator[Sequence[Fact]]:
+    """Give the facts that are still known, letting others go first between two slices. Raise `StateError`."""
+    for part in state.ban_parts():
+        yield [Fact.lifting(ban, ban.version) for ban in part if not bans.holds(ban)]
+        await give_way()
+    yield [fact for fact in bans.lifted() if bans.is_current(fact)]
+    there = bans.snapshot().bans
+    for first in range(0, len(there), AT_ONCE):
+        yield [fact for fact in map(Fact.of, there[first : first + AT_ONCE]) if bans.is_current(fact)]
+        await give_way()
