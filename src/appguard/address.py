@@ -109,7 +109,7 @@ def parse_network(text: str) -> Network:
     if plain := _PLAIN4.fullmatch(text):  # as most are: half the time, which counts where there are 100,000
         first, second, third, fourth = map(int, plain.groups())
         if first < 256 and second < 256 and third < 256 and fourth < 256:
-            return IPv4Network(first << 24 | second << 16 | third << 8 | fourth)
+            return host_network(first << 24 | second << 16 | third << 8 | fourth)
     address, slash, prefix = text.partition("/")
     try:
         network = ip_network(f"{address.partition('%')[0]}{slash}{prefix}", strict=False)
@@ -119,6 +119,13 @@ def parse_network(text: str) -> Network:
         mapped = network.network_address.ipv4_mapped
         if mapped:
             return IPv4Network((mapped, network.prefixlen - 96))
+    return network
+
+
+def host_network(number: int) -> IPv4Network:
+    """Give the network of one IPv4 address in half the memory: `ipaddress` gives each a function `hosts` of its own."""
+    network = IPv4Network(number)
+    delattr(network, "hosts")  # nobody here asks for it, and there may be a million
     return network
 
 

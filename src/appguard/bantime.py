@@ -10,7 +10,7 @@ networks; those banned longest ago are forgotten first. What a person lifts is f
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -47,35 +47,35 @@ class History:
 
     def __init__(self, networks_most: int = NETWORKS_MOST) -> None:
         self._most = networks_most
-        self._pasts: dict[str, dict[str, Past]] = {}  # by network, the one banned longest ago first; by jail
+        self._pasts: dict[str, tuple[Past, ...]] = {}  # by network, the one banned longest ago first; one a jail
         self.changed: set[str] = set()
         self._round: Iterator[str] = iter(())
 
     def earlier(self, jail: Jail, network: str, now: float) -> int:
         """Give how many bans of a network had ended before now, by this jail or, if it says so, by all."""
-        pasts = self._pasts.get(network, {})
-        counted = pasts.values() if jail.bantime_overalljails else filter(None, [pasts.get(jail.name)])
+        pasts = self._pasts.get(network, ())
+        counted = pasts if jail.bantime_overalljails else filter(None, [_of(jail.name, pasts)])
         return sum(past.bans - past.in_force(now) for past in counted if past.is_remembered(now))
 
     def in_force(self, jail: str, network: str, now: float) -> bool:
         """Say whether a jail has banned a network and that has not ended."""
-        past = self._pasts.get(network, {}).get(jail)
+        past = _of(jail, self._pasts.get(network, ()))
         return past is not None and past.in_force(now)
 
     def end(self, jail: str, network: str, now: float) -> None:
         """Take it that a ban is not in force any more: it was lifted elsewhere, or its time is over by our clock."""
-        past = self._pasts.get(network, {}).get(jail)
+        past = _of(jail, self._pasts.get(network, ()))
         if past is not None and past.in_force(now):
-            self._pasts[network][jail] = replace(past, end=now)
+            self._pasts[network] = _with(replace(past, end=now), self._pasts[network])
             self.changed.add(network)
 
     def note(self, ban: Ban) -> bool:
         """Note a ban that is in force; say whether it is another one, not one prolonged."""
-        pasts = self._pasts.pop(ban.where, {})
-        past = pasts.get(ban.jail)
+        pasts = self._pasts.pop(ban.where, ())
+        past = _of(ban.jail, pasts)
         is_new = past is None or not past.in_force(ban.start)
-        pasts[ban.jail] = _another(past, ban) if past is None or is_new else _prolonged(past, ban)
-        self._pasts[ban.where] = pasts
+        newest = _another(past, ban) if past is None or is_new else _prolonged(past, ban)
+        self._pasts[ban.where] = _with(newest, pasts)
         self.changed.add(ban.where)
         if len(self._pasts) > self._most:
             self.forget(next(iter(self._pasts)))
@@ -93,20 +93,28 @@ class History:
             self._round = iter(tuple(self._pasts))
             networks = tuple(islice(self._round, SWEPT_AT_ONCE))
         for network in networks:
-            if not any(past.is_remembered(now) for past in self._pasts.get(network, {}).values()):
+            if not any(past.is_remembered(now) for past in self._pasts.get(network, ())):
                 self.forget(network)
 
     def restore(self, saved: Iterable[Past]) -> None:
         """Take back what was saved, in any order."""
         for past in sorted(saved, key=lambda past: past.start):
-            pasts = self._pasts.pop(past.network, {})
-            self._pasts[past.network] = pasts | {past.jail: past}
+            self._pasts[past.network] = _with(past, self._pasts.pop(past.network, ()))
         while len(self._pasts) > self._most:
             self.forget(next(iter(self._pasts)))
 
     def of(self, network: str) -> tuple[Past, ...]:
         """Give the past of a network."""
-        return tuple(self._pasts.get(network, {}).values())
+        return self._pasts.get(network, ())
+
+
+def _of(jail: str, pasts: Sequence[Past]) -> Past | None:
+    return next((past for past in pasts if past.jail == jail), None)
+
+
+def _with(newest: Past, pasts: Sequence[Past]) -> tuple[Past, ...]:
+    """Give pasts with another one in place of that of its jail."""
+    return (*(past for past in pasts if past.jail != newest.jail), newest)
 
 
 def _another(past: Past | None, ban: Ban) -> Past:
