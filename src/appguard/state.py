@@ -187,7 +187,7 @@ class State:
                     connection.execute("ROLLBACK")
 
     def save(self, batch: Batch) -> None:
-        """Save a batch as a whole or not at all, and drop the bans that have ended."""
+        """Save a batch as a whole or not at all, and drop bans that have ended."""
         with self._transaction() as connection:
             save_positions(connection, batch.positions, self._clock())
             save_failures(connection, batch.failures)

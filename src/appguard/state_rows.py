@@ -22,6 +22,7 @@ from appguard.ports import key_of, parse_key
 COUNT_MOST = 2**53
 VIA_MOST = 64
 DIGEST_MOST = 16
+ENDED_AT_ONCE = 1_000  # bans dropped in one save: some milliseconds
 LAST_ROW = 2**63 - 1
 LIFTS_MOST = 20_000
 PART = 100  # bans read at a time: a millisecond or so, which a new ban may have to wait
@@ -157,6 +158,7 @@ _PUT_LIFT = """
 INSERT INTO lift SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM ban WHERE network = ? AND version >= ?)
 ON CONFLICT (network) DO UPDATE SET version = max(version, excluded.version)
 """
+_DROP_ENDED = "DELETE FROM ban WHERE rowid IN (SELECT rowid FROM ban WHERE ends <= ? LIMIT ?)"
 _PUT_BAN = """
 INSERT INTO ban (network, jail, starts, ends, reason, failures, evidence, via, automatic, version, host)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -181,8 +183,8 @@ def _ban_row(ban: Ban) -> tuple[object, ...]:
 
 
 def purge_bans(connection: sqlite3.Connection, now: float) -> None:
-    """Drop the bans that have ended."""
-    connection.execute("DELETE FROM ban WHERE ends <= ?", (now,))
+    """Drop bans that have ended, so many that nobody waits for it."""
+    connection.execute(_DROP_ENDED, (now, ENDED_AT_ONCE))
 
 
 def read_bans(connection: sqlite3.Connection, before: int) -> tuple[tuple[Ban, ...], int]:

@@ -22,6 +22,7 @@ from appguard.bantime import Past
 from appguard.counted import Failure
 from appguard.errors import StateError
 from appguard.state import Batch, State
+from appguard.state_rows import ENDED_AT_ONCE
 from appguard.stores.memory import MemoryBanSet
 from tests.lab import User, has_user
 
@@ -119,6 +120,22 @@ def test_ended_bans_are_dropped(tmp_path: Path) -> None:
     now[0] += 10
     state.save(Batch())
     assert {ban.key for ban in state.bans()} == {"192.0.2.3"}
+    state.close()
+
+
+def test_many_ended_bans_are_dropped_in_several_saves(tmp_path: Path) -> None:
+    """No save drops more than some, however many have ended, and they are gone in the end."""
+    now = [NOW]
+    state = State(tmp_path / "ended", clock=lambda: now[0])
+    state.open()
+    many = 2 * ENDED_AT_ONCE + 1
+    state.save(Batch(facts=[put(ban_of(f"10.0.{n >> 8}.{n & 255}", n + 1, NOW + 10)) for n in range(many)]))
+    now[0] += 10
+    left: list[int] = []
+    for _ in range(3):
+        state.save(Batch())
+        left.append(state.counts()["ban"])
+    assert left == [ENDED_AT_ONCE + 1, 1, 0]
     state.close()
 
 
