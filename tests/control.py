@@ -75,7 +75,7 @@ class DictionaryDaemon:
             refused=(RefusedBan(GATEWAY, "login", "it is the gateway"),),
         )
 
-    def jail_status(self, name: str) -> JailStatus | None:
+    async def jail_status(self, name: str) -> JailStatus | None:
         """Know one jail."""
         if name != "login":
             return None

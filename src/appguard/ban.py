@@ -256,6 +256,10 @@ class BanTable:
         whole = self.exact(network)
         return (*([whole] if whole else ()), *(self._ported.get(network) or {}).values())
 
+    def all(self) -> list[Ban]:
+        """Give all bans, in force or not."""
+        return [*self._hosts.values(), *self._others()]
+
     def in_force(self, now: float) -> list[Ban]:
         """Give the bans in force, with as little work for each as can be."""
         hosts = [ban for ban in self._hosts.values() if ban.end is None or ban.end > now]

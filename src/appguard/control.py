@@ -135,7 +135,7 @@ class _Endpoints:
     async def jail(self, request: Request) -> Response:
         """Answer how one jail is."""
         name: str = request.path_params["name"]
-        found = self._controlled.jail_status(name)
+        found = await self._controlled.jail_status(name)
         if found is None:
             names = ", ".join(jail.name for jail in self._controlled.status().jails) or "none"
             raise HTTPException(404, f"no such jail: {name!r} (jails: {names})")

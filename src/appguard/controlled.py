@@ -24,7 +24,7 @@ class Controlled(Protocol):
         """Say how the daemon is. Reads memory only."""
         ...
 
-    def jail_status(self, name: str) -> JailStatus | None:
+    async def jail_status(self, name: str) -> JailStatus | None:
         """Say how one jail is; None if there is no such jail. Reads memory only."""
         ...
 

@@ -68,9 +68,9 @@ class Orders:
         complaint = f", not answering: {self._parts.bans.complaint}" if self._parts.bans.complaint else ""
         return self._parts.overview.daemon(self._started, self._parts.bans.name + complaint)
 
-    def jail_status(self, name: str) -> JailStatus | None:
+    async def jail_status(self, name: str) -> JailStatus | None:
         """Say how one jail is."""
-        return self._parts.overview.jail(name)
+        return await self._parts.overview.jail(name)
 
     def record(self, ban: Ban) -> BanRecord:
         """Give the record of a ban, with who enforces it."""

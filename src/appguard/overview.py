@@ -30,6 +30,9 @@ from appguard.status import (
     SourceSummary,
 )
 from appguard.stores.memory import MemoryBanSet
+from appguard.turns import give_way
+
+LOOKED_AT_ONCE = 5_000  # bans
 
 
 class Overview:
@@ -112,14 +115,13 @@ class Overview:
         total = banning.totals[name]
         return JailSummary(name, window.currently_failed, window.total_failed, banned, total, banning.alarm(name))
 
-    def jail(self, name: str) -> JailStatus | None:
-        """Say how one jail is; None if there is none of this name."""
+    async def jail(self, name: str) -> JailStatus | None:
+        """Say how one jail is; None if there is none of this name. Others go first again and again."""
         window = self._windows.get(name)
         if window is None:
             return None
         kinds = Counter({kind: number for kind, number in self._bans.kinds().items() if kind[0] == name})
-        banned = [ban.where for ban in self._bans.snapshot().bans if ban.jail == name]
-        banned += [ban.where for ban in self._banning.dry_bans(name)]
+        banned = [*await self._banned(name), *(ban.where for ban in self._banning.dry_bans(name))]
         enforced_by = "; ".join(map(_enforced_by, self._bouncers.status))
         sources = sources_of(self._jails[name])
         return JailStatus(
@@ -136,6 +138,15 @@ class Overview:
             ports=ports_text(window.jail.ports, window.jail.protocol),
             dropped=self._dropped(name),
         )
+
+    async def _banned(self, jail: str) -> list[str]:
+        found: list[str] = []
+        held, now = self._bans.held(), self._bans.now
+        for first in range(0, len(held), LOOKED_AT_ONCE):
+            part = held[first : first + LOOKED_AT_ONCE]
+            found += [ban.where for ban in part if ban.jail == jail and ban.in_force(now)]
+            await give_way()
+        return found
 
     def _dropped(self, name: str) -> Dropped | None:
         """Give what the firewalls that count by jail have dropped for one; None if there is none such."""

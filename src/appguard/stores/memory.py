@@ -5,10 +5,9 @@ one that is over its limit: a flood of other addresses cannot make the counters 
 at is over its limit, the new key is admitted uncounted.
 """
 
-import heapq
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from threading import Lock
@@ -22,11 +21,11 @@ from appguard.limit import ADMITTED, Hit, Verdict
 from appguard.ports import is_web, parse_key
 from appguard.rate import SlidingWindow, TokenBucket
 from appguard.stores.base import Changes, Snapshot
+from appguard.stores.ends import End, Ends
 
 KEYS_MOST = 100_000
 EVICTION_TRIES = 16
 FACTS_KEPT = 20_000
-ENDS_SPARE = 1_000
 EXPIRED_AT_ONCE = 500
 
 
@@ -143,7 +142,7 @@ class MemoryBanSet:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._table = BanTable()
-        self._ends: list[tuple[float, int, str]] = []
+        self._ends = Ends()
         self._facts: deque[Fact] = deque(maxlen=FACTS_KEPT)
         self._lifted: dict[str, int] = {}
         self._cursor = 0
@@ -220,6 +219,16 @@ class MemoryBanSet:
         with self._bans_lock:
             return Snapshot(self._cursor, tuple(self._table.in_force(now)))
 
+    @property
+    def now(self) -> float:
+        """Give the time by which bans end, Unix seconds."""
+        return self._clock()
+
+    def held(self) -> list[Ban]:
+        """Give all bans there are, some of which may have ended: for who looks at them in slices."""
+        with self._bans_lock:
+            return self._table.all()
+
     def is_current(self, fact: Fact) -> bool:
         """Say whether a fact that was told is still what is known."""
         if fact.ban is not None:
@@ -236,22 +245,11 @@ class MemoryBanSet:
         now = self._clock()
         with self._bans_lock:
             found = self._table.kinds.copy()
-            found.subtract(ban.kind for ban in self._ended(now))
+            ended = {ban.key: ban for end in self._ends.over(now) if (ban := self._ending(end, now))}
+        found.subtract(ban.kind for ban in ended.values())
         return +found
 
-    def _ended(self, now: float) -> Collection[Ban]:
-        """Give the bans that have ended and are not dropped yet: what is above an end in the heap ends sooner."""
-        found: dict[str, Ban] = {}
-        places = [0]
-        while places:
-            place = places.pop()
-            if place < len(self._ends) and self._ends[place][0] <= now:
-                places += 2 * place + 1, 2 * place + 2
-                ban = self._ending(self._ends[place], now)
-                found |= {ban.key: ban} if ban else {}
-        return found.values()
-
-    def _ending(self, end: tuple[float, int, str], now: float) -> Ban | None:
+    def _ending(self, end: End, now: float) -> Ban | None:
         """Give the ban of an end, if it has not been extended or lifted since."""
         _, version, key = end
         ban = self._table.exact(*parse_key(key))
@@ -311,8 +309,8 @@ class MemoryBanSet:
         now = self._clock()
         ended: list[Ban] = []
         with self._bans_lock:
-            while self._ends and self._ends[0][0] <= now and len(ended) < EXPIRED_AT_ONCE:
-                ban = self._ending(heapq.heappop(self._ends), now)
+            while len(ended) < EXPIRED_AT_ONCE and (end := self._ends.take(now)):
+                ban = self._ending(end, now)
                 if ban is not None:
                     self._table.drop(ban.network, ban.ports)
                     ended.append(ban)
@@ -342,11 +340,9 @@ class MemoryBanSet:
 
     def _put(self, ban: Ban) -> None:
         self._table.put(ban)
-        if ban.end is not None:
-            heapq.heappush(self._ends, (ban.end, ban.version, ban.key))
-        if len(self._ends) > 2 * len(self._table) + ENDS_SPARE:  # mostly of bans since extended or lifted
-            self._ends = [(mine.end, mine.version, mine.key) for mine in self._table if mine.end is not None]
-            heapq.heapify(self._ends)
+        self._ends.put(ban)
+        if self._ends.is_stale(len(self._table)):
+            self._ends.renew(self._table)
 
     def _next_version(self, now: float) -> int:
         self._version = max(self._version + 1, int(now * 1_000_000))

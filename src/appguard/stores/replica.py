@@ -4,7 +4,6 @@ Of two facts about a network the one with the higher version wins. Of two with t
 the same microsecond) the one that comes from the truth does, so that all copies agree.
 """
 
-import heapq
 from dataclasses import replace
 
 from appguard.ban import Ban, Fact
@@ -60,8 +59,7 @@ class Replica(MemoryBanSet):
             for ban in [ban for ban in self._table if ban.end is not None]:
                 assert ban.end is not None
                 self._table.put(replace(ban, end=ban.end + seconds))
-            self._ends = [(ban.end, ban.version, ban.key) for ban in self._table if ban.end is not None]
-            heapq.heapify(self._ends)
+            self._ends.renew(self._table)
             self._break_history()
 
     def _break_history(self) -> None:
