@@ -15,7 +15,7 @@ from pathlib import Path
 
 from appguard import explain, orders
 from appguard.address import Grouping
-from appguard.ban import Fact
+from appguard.ban import Ban, Fact
 from appguard.ban_log import BanLog
 from appguard.banning import Banning
 from appguard.bouncer import Bouncer
@@ -153,7 +153,7 @@ class Daemon:
                 await self._restore_bans()
                 tasks.create_task(serve(self._orders, self._config.control_socket))
                 notify("READY=1")
-                log.info("AppGuard daemon is up: %d jails, %d bans", len(self._windows), self._bans.kinds().total())
+                log.info("AppGuard daemon is up: %d jails, %d bans", len(self._windows), len(self._current()))
         finally:
             self._loop = None
             self._names.close()
@@ -215,7 +215,7 @@ class Daemon:
             gc.enable()
         self._bans.end_restore()
         self._bouncers.end_restore()
-        self._trouble.attempt("published bans", lambda: self._publisher.unveil(self._bans.kinds().total()))
+        self._trouble.attempt("published bans", lambda: self._publisher.unveil(len(self._current())))
         self._is_restored = True
         self._spread()
 
@@ -327,6 +327,9 @@ class Daemon:
         self._judge.update(self._facts, administrators())
         self._safelist.learn([*safelist_of(self._config), *(network for network, _ in (*let_in, *others))])
         self._following.protect(let_in, others)
+
+    def _current(self) -> Sequence[Ban]:
+        return self._bans.snapshot().bans
 
     def _write(self, batch: Batch) -> bool:
         return self._trouble.attempt("state", lambda: self._state.save(batch))
