@@ -49,8 +49,6 @@ from appguard.turns import give_way
 from appguard.whole import whole
 
 NEWS = 3_600.0  # seconds before its start from which on bans are news to a daemon
-SAVED_AT_ONCE = 300  # facts, where all are spread
-SAVED_WITHIN = 0.01  # seconds, more or less
 TICK = 1.0  # seconds between looks for ended bans
 VANISHED = 30 * 86_400.0  # seconds after which the position in a log that is gone is dropped, and a lift
 PURGE_EVERY = 86_400.0
@@ -287,16 +285,17 @@ class Daemon:
     async def _spread_all(self) -> None:
         """Compare with what the state holds."""
         try:
-            async for facts in whole(self._bans, self._state):
+            async for facts in whole(self._bans, self._state, self._unsaved):
                 self._take_in(facts)
                 self._trouble.attempt("events", partial(self._ban_log.write, facts))
                 self._saving.batch.facts.extend(facts)
                 self._saving.soon()
-                while len(self._saving.batch.facts) > SAVED_AT_ONCE and "state" not in self._trouble:  # noqa: ASYNC110
-                    await asyncio.sleep(SAVED_WITHIN)
         except StateError:  # which saving says as well
             self._cursor = -1
         self._spreading = None
+
+    def _unsaved(self) -> int:
+        return 0 if "state" in self._trouble else len(self._saving.batch.facts)
 
     def _end_spreading(self) -> None:
         """Have saved at once what was to be spread in slices."""
