@@ -7,7 +7,7 @@ at is over its limit, the new key is admitted uncounted.
 
 import heapq
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -43,7 +43,7 @@ class MemoryCounters:
         in_every_child(self, MemoryCounters._renew_counters)
 
     def _renew_counters(self) -> None:
-        self._counters: dict[str, SlidingWindow | TokenBucket] = {}
+        self._counters: OrderedDict[str, SlidingWindow | TokenBucket] = OrderedDict()  # the latest request last
         self._counters_lock = Lock()
 
     def check(self, hits: Sequence[Hit]) -> Verdict:
@@ -75,20 +75,13 @@ class MemoryCounters:
         """Do the same for one hit, as most requests have, in half the time."""
         key, cost, now = hit.key, hit.cost, self._monotonic()
         with self._counters_lock:
-            counters = self._counters
-            counter = counters.get(key)
-            is_new = counter is None
-            counter = counter or hit.rate.counter()
+            counter = self._counters.get(key) or hit.rate.counter()
             left = counter.take(now, cost)
             if left is None:
                 return Verdict(hit, counter.wait(now, cost))
-            if is_new:
-                if cost:
-                    self._keep(key, counter, now)
-            else:
-                del counters[key]
-                counters[key] = counter  # the dictionary is in the order of the latest request
-            return Verdict(None, 0.0, now, (left,))
+            if cost:
+                self._keep(key, counter, now)
+        return Verdict(None, 0.0, now, (left,))
 
     async def check_async(self, hits: Sequence[Hit]) -> Verdict:
         """Do what `check` does; it never blocks."""
@@ -115,15 +108,15 @@ class MemoryCounters:
         self.resets += 1
 
     def _keep(self, key: str, counter: SlidingWindow | TokenBucket, now: float) -> None:
-        known = self._counters.pop(key, None)
-        if known is None and len(self._counters) >= self._keys_most and not self._make_room(now):
-            return
-        self._counters[key] = counter  # the dictionary is in the order of the latest request
+        counters = self._counters
+        if key in counters:
+            counters.move_to_end(key)
+        elif len(counters) < self._keys_most or self._make_room(now):
+            counters[key] = counter
 
     def _make_room(self, now: float) -> bool:
         for _ in range(EVICTION_TRIES):
-            oldest = next(iter(self._counters))
-            counter = self._counters.pop(oldest)
+            oldest, counter = self._counters.popitem(last=False)
             if counter.wait(now) == 0.0:
                 return True
             self._counters[oldest] = counter
