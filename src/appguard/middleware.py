@@ -96,7 +96,8 @@ class Middleware:
         self._header_of = header_of
         self.clients = Clients(config, self.say)
         self.answers = Answers(config.headers, config.ban_status, config.ban_text, config.response)
-        self._has_fields = self.answers.fields.has_any
+        self.fields = self.answers.fields
+        self._has_fields = self.fields.has_any
         self._said: set[str] = set()
         self.begin(_around[-1])
         _made.add(self)
@@ -191,18 +192,6 @@ class Middleware:
             self._said.add(what)
             log.log(level, message, *args)
 
-    def _judge(
-        self, client: Client, method: str, path: str, now: float, *, is_counted: bool, native: object
-    ) -> Refusal | Sequence[Hit]:
-        """Refuse, or give the hits to be counted; `now` is monotonic seconds. A CORS preflight is not counted."""
-        if client.unknown:
-            self.clients.explain(client)
-        if self.guard.denied:
-            self._forgive()
-        return self.guard.judge(
-            client, method, path, self.store.get, self.clock, now, is_counted=is_counted, native=native
-        )
-
     def _forgive(self) -> None:
         """Drop what is remembered of refusals when a ban was lifted or counters were reset."""
         forgiven = self.store.lifts + self.counters.resets
@@ -216,38 +205,48 @@ class Middleware:
     ) -> Refusal | Visit:
         """Judge and count a request, in a thread: give its refusal, of which events are told, or its visit.
 
-        `native` is the framework's request.
+        `now` is monotonic seconds, `native` the framework's request. A CORS preflight is not counted.
         """
-        found = self._judge(client, method, path, now, is_counted=is_counted, native=native)
+        guard = self.guard
+        if guard.denied:
+            self._forgive()
+        found = guard.judge(client, method, path, self.store.get, self.clock, now, is_counted, native)
         if isinstance(found, Refusal):
             return self._refused(client, found, method, path, now)
         verdict = self.counters.check(found) if found else ADMITTED
         if verdict.refused is not None:
-            return self._refused(client, self.guard.settle(verdict, now), method, path, now)
+            return self._refused(client, guard.settle(verdict, now), method, path, now)
         visit = self._visit(self, client, method, path, found, verdict.left if self._has_fields else ())
-        if self._has_more_limits and is_counted and self.guard.is_limited(client, path):
-            if self.guard.has_dry_limits:
-                run(self._admit(self.guard, visit, found, verdict, native, now), self.counters)
+        if client.address is None:
+            self.clients.explain(client)
+        elif self._has_more_limits and is_counted and guard.is_limited(client, path):
+            if guard.has_dry_limits:
+                run(self._admit(guard, visit, found, verdict, native, now), self.counters)
             else:
-                self._note(self.guard, visit, found, verdict, native)
+                self._note(guard, visit, found, verdict, native)
         return visit
 
     async def decide_async(
         self, client: Client, method: str, path: str, now: float, *, is_counted: bool, native: object = None
     ) -> Refusal | Visit:
         """Do what `decide` does, on the event loop."""
-        found = self._judge(client, method, path, now, is_counted=is_counted, native=native)
+        guard = self.guard
+        if guard.denied:
+            self._forgive()
+        found = guard.judge(client, method, path, self.store.get, self.clock, now, is_counted, native)
         if isinstance(found, Refusal):
             return self._refused(client, found, method, path, now)
         verdict = await self.counters.check_async(found) if found else ADMITTED
         if verdict.refused is not None:
-            return self._refused(client, self.guard.settle(verdict, now), method, path, now)
+            return self._refused(client, guard.settle(verdict, now), method, path, now)
         visit = self._visit(self, client, method, path, found, verdict.left if self._has_fields else ())
-        if self._has_more_limits and is_counted and self.guard.is_limited(client, path):
-            if self.guard.has_dry_limits:
-                await run_async(self._admit(self.guard, visit, found, verdict, native, now), self.counters)
+        if client.address is None:
+            self.clients.explain(client)
+        elif self._has_more_limits and is_counted and guard.is_limited(client, path):
+            if guard.has_dry_limits:
+                await run_async(self._admit(guard, visit, found, verdict, native, now), self.counters)
             else:
-                self._note(self.guard, visit, found, verdict, native)
+                self._note(guard, visit, found, verdict, native)
         return visit
 
     def ask(self, visit: Visit, limit: Limit, route: str, native: object) -> Refusal | None:

@@ -16,6 +16,7 @@ from appguard.middleware import VISIT, Middleware, Visit
 from appguard.report import NOTES
 
 WHOLE = (list, tuple)  # bodies that are made when they are given
+TOLD = (401, 403)  # statuses that may be an event
 ENDED: "WSGIEnvironment" = {"REQUEST_METHOD": "GET"}  # in place of the environ of a request that is over
 
 if TYPE_CHECKING:
@@ -53,12 +54,13 @@ class AppGuard:
             self._started = True
         client, path, method = client_of(middleware, environ), path_of(environ), environ["REQUEST_METHOD"]
         is_counted = method != "OPTIONS" or not is_preflight(environ)
-        visit = middleware.decide(client, method, path, middleware.monotonic(), is_counted=is_counted, native=environ)
-        if isinstance(visit, Refusal):
+        now = middleware.monotonic()
+        visit = middleware.decide(client, method, path, now, is_counted=is_counted, native=environ)
+        if not isinstance(visit, _Visit):
+            assert isinstance(visit, Refusal)
             answer = middleware.answer(visit, client, method, path, environ, text_of(environ, "HTTP_ACCEPT"))
             return _refuse(answer, environ, start_response)
-        assert isinstance(visit, _Visit)
-        visit.begin(environ, start_response)
+        visit.environ, visit.to, visit.status, visit.refused = environ, start_response, 0, None
         environ[VISIT] = visit
         environ[NOTES] = visit.notes
         try:
@@ -82,19 +84,17 @@ class _Visit(Visit):
 
     __slots__ = ("environ", "refused", "status", "to")
 
-    def begin(self, environ: "WSGIEnvironment", to: "StartResponse") -> None:
-        """Take what begins the answer."""
-        self.environ = environ
-        self.to = to
-        self.status = 0
-        self.refused: list[bytes] | None = None
+    environ: "WSGIEnvironment"
+    to: "StartResponse"  # what begins the answer
+    status: int
+    refused: list[bytes] | None  # the body of a refusal that replaced the answer
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: object = None, /
     ) -> Callable[[bytes], object]:
         """Hand the beginning of an answer on with what is left, and see what it says; a refusal replaces it."""
         self.status = int(status[:3])
-        if self.notes or self.status in (401, 403):
+        if self.notes or self.status in TOLD:
             self.tell()
         if self.pending:
             self.middleware.settle(self, self.status)
@@ -105,8 +105,7 @@ class _Visit(Visit):
         if self.refused is not None:
             return lambda _data: None
         if self.left:
-            told = self.middleware.answers.fields.passed(self.hits, self.left, self.middleware.clock)
-            headers = [*headers, *told]
+            headers = [*headers, *self.middleware.fields.passed(self.hits, self.left, self.middleware.clock)]
         return self.to(status, headers, exc_info) if exc_info else self.to(status, headers)  # type: ignore[arg-type]
 
     def tell(self) -> None:

@@ -111,8 +111,8 @@ def _record(visit: Visit, request: HttpRequest, response: HttpResponseBase) -> N
 def _answer(visit: Visit, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     """Give the app's answer, or the refusal by a limit at its view or of a user."""
     if visit.refusal is None:
-        middleware = visit.middleware
-        for name, value in middleware.answers.fields.passed(visit.hits, visit.left, middleware.clock):
+        fields, clock = visit.middleware.fields, visit.middleware.clock
+        for name, value in fields.passed(visit.hits, visit.left, clock) if visit.left else ():
             response.headers[name] = value
         return response
     response.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Lock
 
 from appguard.fork import in_every_child
-from appguard.limit import ADMITTED, Hit, Verdict
+from appguard.limit import ADMITTED, Hit, Verdict, new_verdict
 from appguard.rate import Left
 from appguard.stores.counter_table import SETS, CounterTable, open_table
 from appguard.stores.memory import MemoryCounters
@@ -178,14 +178,14 @@ def _count(table: CounterTable, hits: Sequence[Hit], now: float) -> Verdict:
         if hit.cost and (slot < 0 or is_moved):  # another key of this request may just have taken the slot
             slot, is_moved = table.find(table.place(hit.key)), True
         left.append(_add(table, slot, hit, now))
-    return Verdict(None, 0.0, now, left)
+    return new_verdict((None, 0.0, now, left))
 
 
 def _count_one(table: CounterTable, hit: Hit, now: float) -> Verdict:
     """Do the same for one hit, as most requests have, with less ado."""
     slot = table.find(table.place(hit.key))
     wait = table.wait(slot, hit.rate, now, hit.cost) if slot >= 0 else _wait_of_new(hit)
-    return Verdict(hit, wait) if wait > 0.0 else Verdict(None, 0.0, now, (_add(table, slot, hit, now),))
+    return Verdict(hit, wait) if wait > 0.0 else new_verdict((None, 0.0, now, (_add(table, slot, hit, now),)))
 
 
 def _add(table: CounterTable, slot: int, hit: Hit, now: float) -> Left:

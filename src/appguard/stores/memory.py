@@ -18,7 +18,7 @@ from typing import Self
 from appguard.address import Address, Network
 from appguard.ban import Ban, BanTable, Fact, supersedes
 from appguard.fork import in_every_child
-from appguard.limit import ADMITTED, Hit, Verdict
+from appguard.limit import ADMITTED, Hit, Verdict, new_verdict
 from appguard.ports import is_web, parse_key
 from appguard.rate import SlidingWindow, TokenBucket
 from appguard.stores.base import Changes, Snapshot
@@ -48,10 +48,24 @@ class MemoryCounters:
 
     def check(self, hits: Sequence[Hit]) -> Verdict:
         """Count one request under every hit, or say which limit refuses it the longest."""
-        if len(hits) == 1:
-            return self._check_one(hits[0])
-        if not hits:
-            return ADMITTED
+        if len(hits) != 1:
+            return self._check_all(hits) if hits else ADMITTED
+        hit, now = hits[0], self._monotonic()
+        key, cost = hit.key, hit.cost
+        with self._counters_lock:  # the same as below, for one hit, as most requests have, in half the time
+            counters = self._counters
+            known = counters.get(key)
+            counter = known or hit.rate.counter()
+            left = counter.take(now, cost)
+            if left is None:
+                return Verdict(hit, counter.wait(now, cost))
+            if known is not None:
+                counters.move_to_end(key)
+            elif cost:
+                self._keep(key, counter, now)
+        return new_verdict((None, 0.0, now, (left,)))
+
+    def _check_all(self, hits: Sequence[Hit]) -> Verdict:
         now = self._monotonic()
         refused: Hit | None = None
         longest = 0.0
@@ -70,18 +84,6 @@ class MemoryCounters:
                     self._keep(hit.key, counter, now)
             left = [counter.left(now) for counter in found]
         return Verdict(None, 0.0, now, left)
-
-    def _check_one(self, hit: Hit) -> Verdict:
-        """Do the same for one hit, as most requests have, in half the time."""
-        key, cost, now = hit.key, hit.cost, self._monotonic()
-        with self._counters_lock:
-            counter = self._counters.get(key) or hit.rate.counter()
-            left = counter.take(now, cost)
-            if left is None:
-                return Verdict(hit, counter.wait(now, cost))
-            if cost:
-                self._keep(key, counter, now)
-        return Verdict(None, 0.0, now, (left,))
 
     async def check_async(self, hits: Sequence[Hit]) -> Verdict:
         """Do what `check` does; it never blocks."""
