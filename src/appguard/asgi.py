@@ -14,9 +14,9 @@ from appguard.app_events import Exchange
 from appguard.config import AppOptions, app_config
 from appguard.errors import ConfigError
 from appguard.guard import Refusal
-from appguard.middleware import VISIT, Middleware, Visit
+from appguard.middleware import Middleware, Visit
 from appguard.proxies import Client, forwarded_for
-from appguard.report import NOTES
+from appguard.report import VISIT
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -83,7 +83,6 @@ class AppGuard:
             return
         visit.scope, visit.to, visit.status, visit.has_begun = scope, send, 0, False
         scope[VISIT] = visit
-        scope[NOTES] = visit.notes
         try:
             await self.app(scope, receive, visit.send)
         except Exception:
@@ -94,7 +93,7 @@ class AppGuard:
                 visit.tell()
             if visit.pending:
                 await middleware.settle_async(visit, visit.status)
-            visit.scope = ENDED  # or each would keep the other until the collector of garbage comes
+            visit.scope, visit.to = ENDED, _nothing  # or each would keep the other until the collector of garbage comes
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Do what is not done at every request."""
@@ -105,7 +104,6 @@ class AppGuard:
         elif self._error is not None:
             raise self._error
         elif self._middleware is None:
-            scope[NOTES] = []  # reports are heard and forgotten
             scope[VISIT] = None
             await self.app(scope, receive, send)
         else:

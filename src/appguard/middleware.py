@@ -29,7 +29,7 @@ from appguard.limit import ADMITTED, Hit, Limit, Verdict
 from appguard.outcome import Outcome, Pending, with_status
 from appguard.proxies import Client
 from appguard.rate import Left
-from appguard.report import Note
+from appguard.report import Note, Noted
 from appguard.request import HeaderOf, Request
 from appguard.steps import Step, Steps, run, run_async
 from appguard.stores.base import Counters, Store
@@ -38,21 +38,20 @@ from appguard.traps import Traps
 
 TRAPS_JAIL = Jail("traps", maxretry=3, findtime="10m", bantime="1h", events=(PROBE,))
 DAEMONS = "local://"  # the name of the store whose bans a daemon makes
-VISIT = "appguard.visit"  # where an adapter leaves the visit on the framework's request
 
 log = logging.getLogger("appguard")
 _made: "WeakSet[Middleware]" = WeakSet()
 _around = [REAL]  # what the middlewares of this process run in
 
 
-class Visit:
+class Visit(Noted):
     """A request that was let in, until its answer is known.
 
     `left` is what was left of the limits of the first `hits`. `refusal` is what to answer instead, once a limit at a
     route or of a user's outcomes has refused it.
     """
 
-    __slots__ = ("client", "hits", "left", "method", "middleware", "notes", "outcome", "path", "pending", "refusal")
+    __slots__ = ("client", "hits", "left", "method", "middleware", "outcome", "path", "pending", "refusal")
 
     def __init__(
         self,
@@ -69,7 +68,7 @@ class Visit:
         self.path = path
         self.hits = hits
         self.left = left
-        self.notes: list[Note] = []
+        self.notes: Sequence[Note] = ()
         self.pending: Sequence[tuple[Guard, Pending]] = ()
         self.outcome: Outcome | None = None
         self.refusal: Refusal | None = None

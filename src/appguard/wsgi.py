@@ -12,8 +12,8 @@ from appguard.answers import Answer
 from appguard.config import AppOptions, app_config
 from appguard.environ import client_of, exchange_of, header_of, is_preflight, path_of, text_of
 from appguard.guard import Refusal
-from appguard.middleware import VISIT, Middleware, Visit
-from appguard.report import NOTES
+from appguard.middleware import Middleware, Visit
+from appguard.report import VISIT
 
 WHOLE = (list, tuple)  # bodies that are made when they are given
 TOLD = (401, 403)  # statuses that may be an event
@@ -46,7 +46,6 @@ class AppGuard:
         """Judge one request."""
         middleware = self._middleware
         if middleware is None:
-            environ[NOTES] = []  # reports are heard and forgotten
             environ[VISIT] = None
             return self.application(environ, start_response)
         if not self._started:
@@ -62,7 +61,6 @@ class AppGuard:
             return _refuse(answer, environ, start_response)
         visit.environ, visit.to, visit.status, visit.refused = environ, start_response, 0, None
         environ[VISIT] = visit
-        environ[NOTES] = visit.notes
         try:
             body = self.application(environ, visit.start_response)
         except Exception:

@@ -11,9 +11,9 @@ from django.http.response import HttpResponseBase
 from appguard.django.settings import from_settings
 from appguard.environ import client_of, exchange_of, header_of, is_preflight
 from appguard.guard import Refusal
-from appguard.middleware import VISIT, Middleware, Visit
+from appguard.middleware import Middleware, Visit
 from appguard.proxies import Client
-from appguard.report import NOTES
+from appguard.report import VISIT
 
 Answering = Callable[[HttpRequest], HttpResponseBase] | Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 
@@ -54,13 +54,13 @@ class AppGuardMiddleware:
         respond = cast("Callable[[HttpRequest], HttpResponseBase]", self.get_response)
         middleware = self._middleware
         if middleware is None:
-            _switch_off(request)
+            request.META[VISIT] = None
             return respond(request)
         client, method, path, is_counted = self._prepare(middleware, request)
         visit = middleware.decide(client, method, path, middleware.monotonic(), is_counted=is_counted, native=request)
         if isinstance(visit, Refusal):
             return _refused(middleware, visit, client, request)
-        _leave(visit, request)
+        request.META[VISIT] = visit
         response = respond(request)
         _record(visit, request, response)
         middleware.settle(visit, response.status_code)
@@ -70,7 +70,7 @@ class AppGuardMiddleware:
         respond = cast("Callable[[HttpRequest], Awaitable[HttpResponseBase]]", self.get_response)
         middleware = self._middleware
         if middleware is None:
-            _switch_off(request)
+            request.META[VISIT] = None
             return await respond(request)
         client, method, path, is_counted = self._prepare(middleware, request)
         visit = await middleware.decide_async(
@@ -78,7 +78,7 @@ class AppGuardMiddleware:
         )
         if isinstance(visit, Refusal):
             return _refused(middleware, visit, client, request)
-        _leave(visit, request)
+        request.META[VISIT] = visit
         response = await respond(request)
         _record(visit, request, response)
         await middleware.settle_async(visit, response.status_code)
@@ -91,16 +91,6 @@ class AppGuardMiddleware:
             middleware.start_under(request.META.get(VISIT))
         client = client_of(middleware, request.META)
         return client, request.method or "", request.path_info, not is_preflight(request.META)
-
-
-def _switch_off(request: HttpRequest) -> None:
-    request.META[NOTES] = []  # reports are heard and forgotten
-    request.META[VISIT] = None
-
-
-def _leave(visit: Visit, request: HttpRequest) -> None:
-    request.META[VISIT] = visit
-    request.META[NOTES] = visit.notes
 
 
 def _record(visit: Visit, request: HttpRequest, response: HttpResponseBase) -> None:
