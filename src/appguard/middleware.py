@@ -10,19 +10,20 @@ path.
 import logging
 from collections.abc import Sequence
 from functools import cached_property
-from weakref import WeakSet
+from threading import Lock
 
 from appguard.address import NetworkSet, network_text
 from appguard.advice import ONE_CLIENT, TWICE, findings, is_private
 from appguard.answers import Answer, Answers
 from appguard.app_events import AppEvents, Exchange
 from appguard.app_jails import AppJails
-from appguard.around import REAL, Around
+from appguard.around import Around, begin_around
 from appguard.attempts import Attempts
 from appguard.clients import Clients
 from appguard.config import AppConfig
 from appguard.errors import ConfigError
 from appguard.event import PROBE
+from appguard.fork import in_every_child
 from appguard.guard import Due, Guard, Refusal
 from appguard.jail import Jail
 from appguard.limit import ADMITTED, Hit, Limit, Verdict
@@ -40,18 +41,16 @@ TRAPS_JAIL = Jail("traps", maxretry=3, findtime="10m", bantime="1h", events=(PRO
 DAEMONS = "local://"  # the name of the store whose bans a daemon makes
 
 log = logging.getLogger("appguard")
-_made: "WeakSet[Middleware]" = WeakSet()
-_around = [REAL]  # what the middlewares of this process run in
 
 
 class Visit(Noted):
     """A request that was let in, until its answer is known.
 
     `left` is what was left of the limits of the first `hits`. `refusal` is what to answer instead, once a limit at a
-    route or of a user's outcomes has refused it.
+    route or of a user's outcomes has refused it. `waited` is how many seconds it has waited for counters.
     """
 
-    __slots__ = ("client", "hits", "left", "method", "middleware", "outcome", "path", "pending", "refusal")
+    __slots__ = ("client", "hits", "left", "method", "middleware", "outcome", "path", "pending", "refusal", "waited")
 
     def __init__(
         self,
@@ -72,6 +71,7 @@ class Visit(Noted):
         self.pending: Sequence[tuple[Guard, Pending]] = ()
         self.outcome: Outcome | None = None
         self.refusal: Refusal | None = None
+        self.waited = 0.0
 
     def record(self, exchange: Exchange) -> None:
         """Tell of the answer, once."""
@@ -98,8 +98,12 @@ class Middleware:
         self.fields = self.answers.fields
         self._has_fields = self.fields.has_any
         self._said: set[str] = set()
-        self.begin(_around[-1])
-        _made.add(self)
+        begin_around(self)
+        self._renew()
+        in_every_child(self, Middleware._renew)
+
+    def _renew(self) -> None:
+        self._starting = Lock()
 
     def begin(self, around: Around) -> None:
         """Begin with nothing counted, in these surroundings."""
@@ -160,12 +164,16 @@ class Middleware:
         return AppJails(jails, self.clients.grouping.key, self._safelist, self.clock)
 
     def start(self) -> None:
-        """Open what can fail by a bad setting, ask the host what it must, and say once what is in force."""
-        store = self.store
-        _ = self.clients.finder, self.counters
-        if "start" in self._said:
-            return
-        self._said.add("start")
+        """Open what can fail by a bad setting, ask the host what it must, and say once what is in force.
+
+        The first requests of several threads come here at once, and there is one of each thing.
+        """
+        with self._starting:
+            store = self.store
+            _ = self.clients.finder, self.counters, self._jails
+            if "start" in self._said:
+                return
+            self._said.add("start")
         proxies = [network_text(network) for network in self.config.trusted_proxies.networks]
         proxies += ["unix:"] if self.config.trusted_proxies.unix else []
         log.info(
@@ -216,11 +224,12 @@ class Middleware:
         if verdict.refused is not None:
             return self._refused(client, guard.settle(verdict, now), method, path, now)
         visit = self._visit(self, client, method, path, found, verdict.left if self._has_fields else ())
+        visit.waited = 0.0 if self.counters.is_immediate else self.monotonic() - now
         if client.address is None:
             self.clients.explain(client)
         elif self._has_more_limits and is_counted and guard.is_limited(client, path):
             if guard.has_dry_limits:
-                run(self._admit(guard, visit, found, verdict, native, now), self.counters)
+                run(self._admit(guard, visit, found, verdict, native, now), self.counters, visit)
             else:
                 self._note(guard, visit, found, verdict, native)
         return visit
@@ -239,22 +248,23 @@ class Middleware:
         if verdict.refused is not None:
             return self._refused(client, guard.settle(verdict, now), method, path, now)
         visit = self._visit(self, client, method, path, found, verdict.left if self._has_fields else ())
+        visit.waited = 0.0 if self.counters.is_immediate else self.monotonic() - now
         if client.address is None:
             self.clients.explain(client)
         elif self._has_more_limits and is_counted and guard.is_limited(client, path):
             if guard.has_dry_limits:
-                await run_async(self._admit(guard, visit, found, verdict, native, now), self.counters)
+                await run_async(self._admit(guard, visit, found, verdict, native, now), self.counters, visit)
             else:
                 self._note(guard, visit, found, verdict, native)
         return visit
 
     def ask(self, visit: Visit, limit: Limit, route: str, native: object) -> Refusal | None:
         """Ask a limit at a route that a visit has reached, in a thread; give and note its refusal."""
-        return run(self._ask(visit, limit, route, native), self.counters)
+        return run(self._ask(visit, limit, route, native), self.counters, visit)
 
     async def ask_async(self, visit: Visit, limit: Limit, route: str, native: object) -> Refusal | None:
         """Do what `ask` does, on the event loop."""
-        return await run_async(self._ask(visit, limit, route, native), self.counters)
+        return await run_async(self._ask(visit, limit, route, native), self.counters, visit)
 
     def settle(self, visit: Visit, status: int) -> None:
         """Count the outcome of a visit, in a thread; note a refusal if its user's limit is full.
@@ -263,13 +273,13 @@ class Middleware:
         """
         due = self._due(visit, status)
         if due:
-            run(self._settle(visit, due), self.counters)
+            run(self._settle(visit, due), self.counters, visit)
 
     async def settle_async(self, visit: Visit, status: int) -> None:
         """Do what `settle` does, on the event loop."""
         due = self._due(visit, status)
         if due:
-            await run_async(self._settle(visit, due), self.counters)
+            await run_async(self._settle(visit, due), self.counters, visit)
 
     def _ask(self, visit: Visit, limit: Limit, route: str, native: object) -> Steps[Refusal | None]:
         guard, now = self._guard_at(limit, route), self.monotonic()
@@ -299,7 +309,7 @@ class Middleware:
         if guard is None:
             if self.config.counters:
                 check_counters(self.config.counters, [limit])
-            guard = self._routes[route, limit] = self._new_guard([limit.at(route)])
+            guard = self._routes.setdefault((route, limit), self._new_guard([limit.at(route)]))
         return guard
 
     def _note(self, guard: Guard, visit: Visit, hits: Sequence[Hit], verdict: Verdict, native: object) -> None:
@@ -387,11 +397,3 @@ class Middleware:
             await self.store.close_async()
         if "counters" in self.__dict__:
             await self.counters.close_async()
-
-
-def surround(around: Around) -> None:
-    """Let every middleware of this process begin anew in other surroundings, and those made from now on."""
-    _around[:] = [around]
-    for middleware in list(_made):
-        middleware.close()
-        middleware.begin(around)

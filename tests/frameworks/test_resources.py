@@ -12,7 +12,10 @@ from fastapi import FastAPI, Request
 from starlette.responses import PlainTextResponse
 
 from appguard import AppGuard, Jail, report_auth_failure
+from appguard.around import REAL, Around, surround
+from appguard.stores.memory import MemoryStore
 from tests.frameworks.asgi_client import ALICE, Caller, EventFile
+from tests.frameworks.sites import flask_site
 from tests.frameworks.test_settings import startup
 from tests.unit.event_lines import received, receiving
 
@@ -125,3 +128,30 @@ def test_a_users_own_suite_stays_as_clean_as_it_was(tmp_path: Path) -> None:
     assert "Warning" not in done.stderr
     assert "Traceback" not in done.stderr
     assert EventFile(tmp_path / "events.jsonl").kinds() == ["authn_login_fail"] * 3
+
+
+def test_the_first_requests_of_two_threads_open_one_store() -> None:
+    """Two stores would count twice, and one of them would never be closed."""
+    opened_stores: list[MemoryStore] = []
+    second = threading.Event()
+
+    def open_store() -> MemoryStore:
+        opened_stores.append(MemoryStore())
+        if len(opened_stores) > 1:
+            second.set()
+        second.wait(0.5)  # long enough for the other thread to come here too, were it let in
+        return opened_stores[-1]
+
+    surround(Around(open_store=open_store))
+    try:
+        ask = flask_site(limits=["1/hour"], event_log="logger")
+        answers: list[int] = []
+        threads = [threading.Thread(target=lambda: answers.append(ask().status)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        surround(REAL)
+    assert len(opened_stores) == 1
+    assert sorted(answers) == [200, 429]

@@ -1,6 +1,7 @@
 """Refusals answered from memory: no counter is asked; they end with a reset, a lifted ban, or what is given back."""
 
 from collections.abc import Iterator, Sequence
+from math import inf
 
 import pytest
 
@@ -22,7 +23,7 @@ class Watched(MemoryStore):
 
     asked = 0
 
-    def check(self, hits: Sequence[Hit]) -> Verdict:
+    def check(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Note it, and count."""
         self.asked += 1
         return super().check(hits)

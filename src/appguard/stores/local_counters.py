@@ -9,6 +9,7 @@ and those requests are missing in the table afterwards. The log says when that b
 import logging
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 from pathlib import Path
 from threading import Lock
 
@@ -56,7 +57,7 @@ class LocalCounters:
         self._is_stuck = False
         self.close_table()
 
-    def check(self, hits: Sequence[Hit]) -> Verdict:
+    def check(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Count one request under every hit, or say which limit refuses it the longest."""
         if not hits:
             return ADMITTED
@@ -74,11 +75,11 @@ class LocalCounters:
             finally:
                 table.unlock()
 
-    async def check_async(self, hits: Sequence[Hit]) -> Verdict:
+    async def check_async(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Do what `check` does; it blocks for `PATIENCE` at most, and only if another process was stopped."""
         return self.check(hits)
 
-    def give_back(self, hits: Sequence[Hit], time: float) -> None:
+    def give_back(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Take reserved hits out again, from wherever they were counted."""
         with self._table_lock:
             table = self._shared
@@ -93,7 +94,7 @@ class LocalCounters:
             finally:
                 table.unlock()
 
-    async def give_back_async(self, hits: Sequence[Hit], time: float) -> None:
+    async def give_back_async(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Do what `give_back` does; it blocks as `check_async` does."""
         self.give_back(hits, time)
 

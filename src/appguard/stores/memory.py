@@ -11,6 +11,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from math import inf
 from threading import Lock
 from types import TracebackType
 from typing import Self
@@ -46,7 +47,7 @@ class MemoryCounters:
         self._counters: OrderedDict[str, SlidingWindow | TokenBucket] = OrderedDict()  # the latest request last
         self._counters_lock = Lock()
 
-    def check(self, hits: Sequence[Hit]) -> Verdict:
+    def check(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Count one request under every hit, or say which limit refuses it the longest."""
         if len(hits) != 1:
             return self._check_all(hits) if hits else ADMITTED
@@ -85,11 +86,11 @@ class MemoryCounters:
             left = [counter.left(now) for counter in found]
         return Verdict(None, 0.0, now, left)
 
-    async def check_async(self, hits: Sequence[Hit]) -> Verdict:
+    async def check_async(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Do what `check` does; it never blocks."""
         return self.check(hits)
 
-    def give_back(self, hits: Sequence[Hit], time: float) -> None:
+    def give_back(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Take reserved hits out again."""
         now = self._monotonic()
         with self._counters_lock:
@@ -98,7 +99,7 @@ class MemoryCounters:
                 if counter is not None:
                     counter.give_back(time, now, hit.cost)
 
-    async def give_back_async(self, hits: Sequence[Hit], time: float) -> None:
+    async def give_back_async(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Do what `give_back` does; it never blocks."""
         self.give_back(hits, time)
 

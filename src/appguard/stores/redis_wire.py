@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from math import inf
 from threading import Lock
 from typing import Any, cast
 
@@ -198,13 +199,13 @@ class DirectCommands:
         """Send one command and give its reply."""
         return self.send(packed(arguments))
 
-    def send(self, call: bytes) -> Any:
+    def send(self, call: bytes, seconds: float = inf) -> Any:
         """Send one command as it goes over the wire; raise `TimeoutError` or an error of redis-py's family."""
-        end = time.monotonic() + self._seconds
+        end = time.monotonic() + min(seconds, self._seconds)
         try:
             link = self._idle.pop()
         except IndexError:
-            link = self._opened()
+            link = self._opened(min(seconds, self._seconds) / 2)  # the other half is for the call
         try:
             reply = link.ask(call, end)
         except BaseException:
@@ -220,13 +221,13 @@ class DirectCommands:
             raise reply
         return reply
 
-    def _opened(self) -> "_Link":
+    def _opened(self, seconds: float) -> "_Link":
         with self._lock:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(OPENING_MOST, "appguard-redis")
             opening = self._threads.submit(self._open)
         try:
-            return opening.result(self._seconds / 2)  # the other half is for the call
+            return opening.result(seconds)
         except TimeoutError:
             if not opening.cancel():
                 opening.add_done_callback(self._keep)
