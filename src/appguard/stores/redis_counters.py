@@ -77,11 +77,13 @@ class RedisCounters:
             return self._without_redis(hits)
         try:
             client = self._client_of_loop()
-            if isinstance(client, PipelinedCommands) and seconds >= BUDGET:
-                verdict = await self._ask_async(client, hits)
+            if isinstance(client, PipelinedCommands) and seconds >= BUDGET:  # it needs no timer for this call alone
+                try:
+                    verdict = _verdict(await client.send(self._call(hits)), hits, ADMITTED)
+                except NoScriptError:
+                    verdict = await self._ask_parts_async(client, hits, BUDGET / 2)
             else:
-                async with asyncio.timeout(min(seconds, BUDGET)):
-                    verdict = await self._ask_parts_async(client, hits)
+                verdict = await self._ask_parts_async(client, hits, min(seconds, BUDGET))
         except Exception as error:  # noqa: BLE001 - as above: asyncio's own TypeError was among it
             self._breaker.failed(error)
             return self._without_redis(hits)
@@ -108,14 +110,6 @@ class RedisCounters:
             reply = client.send(call, min(seconds, BUDGET) / 2)
         return _verdict(reply, hits, ADMITTED)
 
-    async def _ask_async(self, client: PipelinedCommands, hits: Sequence[Hit]) -> Verdict:
-        try:
-            reply = await client.send(self._call(hits))
-        except NoScriptError:
-            async with asyncio.timeout(BUDGET / 2):
-                reply = await client.execute_command(*self._count.by_text(self._counter_keys(hits), _arguments(hits)))
-        return _verdict(reply, hits, ADMITTED)
-
     def _ask_parts(self, client: Commands, hits: Sequence[Hit]) -> Verdict:
         verdict = ADMITTED
         for part in _parts(hits):
@@ -125,13 +119,14 @@ class RedisCounters:
                 break
         return verdict
 
-    async def _ask_parts_async(self, client: AsyncCommands, hits: Sequence[Hit]) -> Verdict:
+    async def _ask_parts_async(self, client: AsyncCommands, hits: Sequence[Hit], seconds: float) -> Verdict:
         verdict = ADMITTED
-        for part in self._parts_of(hits):
-            reply = await self._count.call_async(client, self._counter_keys(part), _arguments(part))
-            verdict = _verdict(reply, part, verdict)
-            if verdict.refused is not None:
-                break
+        async with asyncio.timeout(seconds):
+            for part in self._parts_of(hits):
+                reply = await self._count.call_async(client, self._counter_keys(part), _arguments(part))
+                verdict = _verdict(reply, part, verdict)
+                if verdict.refused is not None:
+                    break
         return verdict
 
     def give_back(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:

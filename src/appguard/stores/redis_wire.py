@@ -27,6 +27,7 @@ from appguard.fork import in_every_child
 SILENCE = 1.0  # seconds without a word from a server that owes an answer
 OPENING_MOST = 16  # connections that threads make at the same time
 CHUNK = 65536
+READING = 0.002  # seconds that a loop which is late has to read what has come
 WAIT_LEAST = 0.001  # seconds; none would mean not to wait at all
 
 
@@ -100,6 +101,11 @@ class PipelinedCommands(asyncio.Protocol):
         self._transport.write(b"".join([call for call, _ in calls]))
 
     def _expire(self, calls: Iterable[tuple[bytes, asyncio.Future[Any]]]) -> None:
+        late = [call for call in calls if not call[1].done()]
+        if late:  # by a loop that was busy, perhaps: what has arrived meanwhile is read first
+            self._loop.call_later(READING, self._give_up, late)
+
+    def _give_up(self, calls: Iterable[tuple[bytes, asyncio.Future[Any]]]) -> None:
         late = [answer for _, answer in calls if not answer.done()]
         for answer in late:
             answer.set_exception(TimeoutError(f"no answer within {self._seconds} s"))
