@@ -68,7 +68,7 @@ class LocalCounters:
             if table is None:
                 return self._alone.check(hits)
             try:
-                if not self._locked(table):
+                if (self._is_stuck or not table.lock()) and not self._locked(table):
                     return self._count_alone(hits)
                 now = self._table_clock()  # read under the lock: it does not go back between processes
                 return _count_one(table, hits[0], now) if len(hits) == 1 else _count(table, hits, now)
@@ -185,6 +185,8 @@ def _count(table: CounterTable, hits: Sequence[Hit], now: float) -> Verdict:
 def _count_one(table: CounterTable, hit: Hit, now: float) -> Verdict:
     """Do the same for one hit, as most requests have, with less ado."""
     slot = table.find(table.place(hit.key))
+    if slot >= 0 and (left := table.quickly(slot, hit.rate, now, hit.cost)) is not None:
+        return new_verdict((None, 0.0, now, (left,)))
     wait = table.wait(slot, hit.rate, now, hit.cost) if slot >= 0 else _wait_of_new(hit)
     return Verdict(hit, wait) if wait > 0.0 else new_verdict((None, 0.0, now, (_add(table, slot, hit, now),)))
 
@@ -196,7 +198,9 @@ def _add(table: CounterTable, slot: int, hit: Hit, now: float) -> Left:
         slot = table.take(table.place(hit.key), rate, now)
     if slot < 0:  # nothing is counted for it, or there is no room
         return rate.most, 0.0
-    return table.add(slot, rate, now, cost) if cost else table.left(slot, rate, now)
+    if not cost:
+        return table.left(slot, rate, now)
+    return table.quickly(slot, rate, now, cost) or table.add(slot, rate, now, cost)
 
 
 def _wait_of_new(hit: Hit) -> float:
