@@ -117,7 +117,7 @@ class _Visit(Visit):
             self.tell()
         if self.pending:
             self.middleware.settle(self, status)
-        self.environ = ENDED  # or each would keep the other until the collector of garbage comes
+        self.environ, self.to = ENDED, _too_late  # or each would keep the other until the collector of garbage comes
 
 
 class _Body:
@@ -142,6 +142,11 @@ class _Body:
                 close()
         finally:
             self._visit.finish(self._visit.status)
+
+
+def _too_late(_status: str, _headers: list[tuple[str, str]], _exc_info: object = None, /) -> Callable[[bytes], object]:
+    """Begin no answer: it is over."""
+    return lambda _data: None
 
 
 def _is_whole(body: Iterable[bytes], environ: "WSGIEnvironment") -> bool:
