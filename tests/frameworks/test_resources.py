@@ -201,7 +201,7 @@ def test_no_request_of_asgi_is_left_to_the_collector(kind: str) -> None:
     """Under load it would come again and again, and walk through all that the app holds."""
 
     async def home(_scope: Scope, _receive: Receive, send: Send) -> None:
-        beginning = {"type": "http.response.start", "status": 200, "headers": []}
+        beginning: Message = {"type": "http.response.start", "status": 200, "headers": []}
         await send(beginning if kind == "http" else {"type": "websocket.accept"})
 
     guarded = AppGuard(home, limits=["5/hour", Limit("5/hour", count="auth_failure")], store="memory://")
