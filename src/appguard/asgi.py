@@ -5,7 +5,7 @@ It stands in front of routing, so routers, mounts, 404s and websocket handshakes
 CORS headers too.
 """
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from inspect import getmro
 from typing import Any, Unpack, cast
 
@@ -13,7 +13,7 @@ from appguard.answers import Answer
 from appguard.app_events import Exchange
 from appguard.config import AppOptions, app_config
 from appguard.errors import ConfigError
-from appguard.guard import Refusal
+from appguard.guard import Due, Refusal
 from appguard.middleware import Middleware, Visit
 from appguard.proxies import Client, forwarded_for
 from appguard.report import VISIT
@@ -92,7 +92,7 @@ class AppGuard:
             if visit.notes:  # reported after the last message, or before an exception
                 visit.tell()
             if visit.pending:
-                await middleware.settle_async(visit, visit.status)
+                await middleware.settle_async(visit, middleware.due(visit, visit.status))
             visit.scope, visit.to = ENDED, _nothing  # or each would keep the other until the collector of garbage comes
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -161,14 +161,17 @@ class _Visit(Visit):
             self.status = message["status"]
         if self.notes or self.status in TOLD:
             self.tell()
-        if self.pending or self.refusal is not None:
-            return self._settle(message, self.status or WEBSOCKET_ANSWERS.get(kind, 0))
+        due = self.middleware.due(self, self.status or WEBSOCKET_ANSWERS.get(kind, 0)) if self.pending else ()
+        if due or self.refusal is not None:
+            return self._settle(message, due)
         self.has_begun = self.status != 0 or kind in WEBSOCKET_ANSWERS
         return self.to(self._told(message) if self.left and kind == START else message)
 
-    async def _settle(self, message: Message, status: int) -> None:
+    async def _settle(self, message: Message, due: Sequence[Due]) -> None:
         """Settle the outcome before the answer begins, which may be another one then."""
-        await self.middleware.settle_async(self, status)
+        await self.middleware.settle_async(self, due)
+        kind = message["type"]
+        status = self.status or WEBSOCKET_ANSWERS.get(kind, 0)
         if status and self.refusal is not None:
             scope, accept = self.scope, _header(self.scope, b"accept")
             answer = self.middleware.answer(self.refusal, self.client, self.method, self.path, scope, accept)
@@ -176,7 +179,7 @@ class _Visit(Visit):
             await _send_answer(answer, scope, to)
             return
         self.has_begun = status != 0
-        await self.to(self._told(message) if self.left and message["type"] == START else message)
+        await self.to(self._told(message) if self.left and kind == START else message)
 
     def _told(self, message: Message) -> Message:
         """Give the beginning of an answer with what is left; the app may send the same one again."""

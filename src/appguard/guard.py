@@ -110,7 +110,7 @@ class Guard:
 
     def is_limited(self, client: Client, path: str) -> bool:
         """Say whether any limit may meet a client that is not banned, on this path."""
-        if client.address is None or client.address in self._safelist:
+        if client.address is None or (self._has_safelist and client.address in self._safelist):
             return False
         return not (self._exempt and any_match(self._exempt, normal_path(path)))
 

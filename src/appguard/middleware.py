@@ -1,10 +1,10 @@
 """What all adapters share: the guard and store of one app, and what becomes of a request.
 
 An adapter translates its framework's request into texts and asks, in this order: `client` (who is it), `decide` (may it
-pass: a refusal, or a visit), and of a visit, when the answer is known, `record` (was it a failed login) and `settle`
-(what do limits of outcomes say). A limit at a route asks in between, by `ask`. Constructing opens nothing; files and
-sockets open at their first use, are reopened after a fork, and `close` closes them. Nothing here raises on the request
-path.
+pass: a refusal, or a visit), and of a visit, when the answer is known, `record` (was it a failed login), `due` and
+`settle` (what do limits of outcomes say). A limit at a route asks in between, by `ask`. Constructing opens nothing;
+files and sockets open at their first use, are reopened after a fork, and `close` closes them. Nothing here raises on
+the request path.
 """
 
 import logging
@@ -266,18 +266,13 @@ class Middleware:
         """Do what `ask` does, on the event loop."""
         return await run_async(self._ask(visit, limit, route, native), self.counters, visit)
 
-    def settle(self, visit: Visit, status: int) -> None:
-        """Count the outcome of a visit, in a thread; note a refusal if its user's limit is full.
-
-        A request that ends without an answer told nobody anything: what is counted of it stays counted.
-        """
-        due = self._due(visit, status)
+    def settle(self, visit: Visit, due: Sequence[Due]) -> None:
+        """Count the outcome of a visit, in a thread; note a refusal if its user's limit is full."""
         if due:
             run(self._settle(visit, due), self.counters, visit)
 
-    async def settle_async(self, visit: Visit, status: int) -> None:
+    async def settle_async(self, visit: Visit, due: Sequence[Due]) -> None:
         """Do what `settle` does, on the event loop."""
-        due = self._due(visit, status)
         if due:
             await run_async(self._settle(visit, due), self.counters, visit)
 
@@ -329,8 +324,11 @@ class Middleware:
                 self.events.would_refuse(hit.limit, client, method, path, now)
         self._note(guard, visit, [*hits, *tried], verdict, native)
 
-    def _due(self, visit: Visit, status: int) -> Sequence[Due]:
-        """Give what the outcome of a visit, known by its status, changes: mostly nothing."""
+    def due(self, visit: Visit, status: int) -> Sequence[Due]:
+        """Give what the outcome of a visit, known by its status, changes: mostly nothing. It is for `settle`.
+
+        A request that ends without an answer told nobody anything: what is counted of it stays counted.
+        """
         if not visit.pending or not status:
             return ()
         outcome = with_status(visit.outcome, status)

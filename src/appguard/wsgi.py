@@ -95,7 +95,7 @@ class _Visit(Visit):
         if self.notes or self.status in TOLD:
             self.tell()
         if self.pending:
-            self.middleware.settle(self, self.status)
+            self.middleware.settle(self, self.middleware.due(self, self.status))
         if self.refusal is not None and self.refused is None:
             environ, accept = self.environ, text_of(self.environ, "HTTP_ACCEPT")
             answer = self.middleware.answer(self.refusal, self.client, self.method, self.path, environ, accept)
@@ -116,7 +116,7 @@ class _Visit(Visit):
         if self.notes:
             self.tell()
         if self.pending:
-            self.middleware.settle(self, status)
+            self.middleware.settle(self, self.middleware.due(self, status))
         self.environ, self.to = ENDED, _too_late  # or each would keep the other until the collector of garbage comes
 
 

@@ -63,7 +63,7 @@ class AppGuardMiddleware:
         request.META[VISIT] = visit
         response = respond(request)
         _record(visit, request, response)
-        middleware.settle(visit, response.status_code)
+        middleware.settle(visit, middleware.due(visit, response.status_code))
         return _answer(visit, request, response)
 
     async def _call_async(self, request: HttpRequest) -> HttpResponseBase:
@@ -81,7 +81,7 @@ class AppGuardMiddleware:
         request.META[VISIT] = visit
         response = await respond(request)
         _record(visit, request, response)
-        await middleware.settle_async(visit, response.status_code)
+        await middleware.settle_async(visit, middleware.due(visit, response.status_code))
         return _answer(visit, request, response)
 
     def _prepare(self, middleware: Middleware, request: HttpRequest) -> tuple[Client, str, str, bool]:
