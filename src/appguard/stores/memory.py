@@ -21,7 +21,7 @@ from appguard.ban import Ban, BanTable, Fact, supersedes
 from appguard.fork import in_every_child
 from appguard.limit import ADMITTED, Hit, Verdict, new_verdict
 from appguard.ports import is_web, parse_key
-from appguard.rate import SlidingWindow, TokenBucket
+from appguard.rate import Left, SlidingWindow, TokenBucket
 from appguard.stores.base import Changes, Snapshot
 
 KEYS_MOST = 100_000
@@ -79,11 +79,11 @@ class MemoryCounters:
                     refused, longest = hit, wait
             if refused is not None:
                 return Verdict(refused, longest)
+            left: list[Left] = []
             for hit, counter in zip(hits, found, strict=True):
+                left.append(counter.take(now, hit.cost) or counter.left(now))
                 if hit.cost:
-                    counter.add(now, hit.cost)
                     self._keep(hit.key, counter, now)
-            left = [counter.left(now) for counter in found]
         return Verdict(None, 0.0, now, left)
 
     async def check_async(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
