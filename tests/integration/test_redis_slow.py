@@ -16,7 +16,7 @@ from appguard.wsgi import AppGuard as WsgiAppGuard
 from tests.frameworks.asgi_client import Caller
 from tests.frameworks.sites import of_wsgi
 from tests.redis_server import RedisServer, redis_server
-from tests.slow_line import SlowLine, slow_line
+from tests.slow_relay import SlowRelay, slow_relay
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -33,11 +33,11 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
         yield running
 
 
-def options_of(line: SlowLine, name: str) -> AppOptions:
-    """Give an app with several questions for the Redis at the end of the line."""
+def options_of(relay: SlowRelay, name: str) -> AppOptions:
+    """Give an app with several questions for the Redis behind the relay."""
     tried = [Limit("1000/hour", dry_run=True, name=f"tried {number}") for number in range(TRIPS - 1)]
     return {
-        "store": f"redis://127.0.0.1:{line.port}/0",
+        "store": f"redis://127.0.0.1:{relay.port}/0",
         "limits": ["1000/hour", *tried],
         "name": name,
         "event_log": "logger",
@@ -57,15 +57,15 @@ def wsgi_home(_environ: "WSGIEnvironment", start_response: "StartResponse") -> I
     return [b"home"]
 
 
-def longest_of_asgi(line: SlowLine, seconds: float, name: str) -> float:
+def longest_of_asgi(relay: SlowRelay, seconds: float, name: str) -> float:
     """Give the seconds that the first request takes once answers are so late."""
-    app = AppGuard(home, **options_of(line, name))
+    app = AppGuard(home, **options_of(relay, name))
 
     async def ask() -> float:
         caller = Caller(app)
-        line.seconds = 0.0
+        relay.delay = 0.0
         assert (await caller.ask(caller.http())).status == 200  # connects
-        line.seconds = seconds
+        relay.delay = seconds
         begun = time.monotonic()
         assert (await caller.ask(caller.http())).status == 200
         taken = time.monotonic() - begun
@@ -77,13 +77,13 @@ def longest_of_asgi(line: SlowLine, seconds: float, name: str) -> float:
     return asyncio.run(ask())
 
 
-def longest_of_wsgi(line: SlowLine, seconds: float, name: str) -> float:
+def longest_of_wsgi(relay: SlowRelay, seconds: float, name: str) -> float:
     """Do the same in a thread."""
-    with closing(WsgiAppGuard(wsgi_home, **options_of(line, name))) as app:
+    with closing(WsgiAppGuard(wsgi_home, **options_of(relay, name))) as app:
         ask = of_wsgi(app)
-        line.seconds = 0.0
+        relay.delay = 0.0
         assert ask().status == 200
-        line.seconds = seconds
+        relay.delay = seconds
         begun = time.monotonic()
         assert ask().status == 200
         return time.monotonic() - begun
@@ -92,10 +92,10 @@ def longest_of_wsgi(line: SlowLine, seconds: float, name: str) -> float:
 @pytest.mark.parametrize("longest", [longest_of_asgi, longest_of_wsgi], ids=["asgi", "wsgi"])
 @pytest.mark.parametrize("seconds", [0.03, 0.2], ids=["late", "too late"])
 def test_a_request_waits_for_all_its_answers_together(
-    server: RedisServer, longest: Callable[[SlowLine, float, str], float], seconds: float
+    server: RedisServer, longest: Callable[[SlowRelay, float, str], float], seconds: float
 ) -> None:
     """Five trips to a Redis that answers late are not five waits: what is not known in time is counted here."""
-    with slow_line((server.address, server.port)) as line:
-        taken = [longest(line, seconds, f"shop{number}") for number in range(TRIES)]
+    with slow_relay(server.port, 0.0) as relay:
+        taken = [longest(relay, seconds, f"shop{number}") for number in range(TRIES)]
     assert min(taken) >= min(seconds, 0.04)  # it is asked, and waited for
     assert min(taken) < WAIT_MOST
