@@ -3,8 +3,9 @@
 Everything runs in this process, without a server: an app that answers at once, called in a loop, with a million bans in
 force and the two header fields in every answer. The variants take turns in short rounds, so that all see the same
 machine; of each the best round counts, in processor time. Beside them, in the same rounds: a page of FastAPI and one of
-Flask, alone, under AppGuard, and under slowapi and Flask-Limiter where those are installed; and what the `limits`
-package itself takes for a hit on its memory storage and for what is left. Prints a table and writes JSON.
+Flask, alone, under AppGuard, and under slowapi and Flask-Limiter; and what the `limits` package itself takes for a hit
+on its memory storage and for what is left. The environment is one of its own: see middleware_cost.txt. Prints a table
+and writes JSON.
 """
 
 import argparse
@@ -13,9 +14,9 @@ import io
 import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,7 +42,9 @@ from appguard.wsgi import AppGuard as WsgiAppGuard
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-RESULT = Path(__file__).parent / "results/middleware_cost.json"
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = ROOT / ".venv-middleware_cost"  # made by scripts/bench of middleware_cost.txt
+RESULT = ROOT / "benchmarks/results/middleware_cost.json"
 START: Message = {"type": "http.response.start", "status": 200, "headers": []}
 BODY: Message = {"type": "http.response.body", "body": b"hello"}
 HEADERS = [
@@ -179,24 +182,18 @@ def flask_page(**options: Unpack[AppOptions]) -> Flask:
 
 
 def peers() -> dict[str, Round]:
-    """Give the same pages under slowapi and Flask-Limiter, those of them that are installed."""
-    found: dict[str, Round] = {}
-    with suppress(ImportError):
-        slowapi: Any = import_module("slowapi")
-        key: Any = import_module("slowapi.util").get_remote_address
-        page = fastapi_page()
-        page.state.limiter = slowapi.Limiter(key_func=key, default_limits=[WIDE], headers_enabled=True)
-        page.add_middleware(import_module("slowapi.middleware").SlowAPIASGIMiddleware)
-        found["FastAPI page, slowapi"] = calling(page, scope())
-    with suppress(ImportError):
-        limiter: Any = import_module("flask_limiter")
-        key = import_module("flask_limiter.util").get_remote_address
-        flask = flask_page()
-        limiter.Limiter(key, app=flask, default_limits=[WIDE], headers_enabled=True, storage_uri="memory://")
-        found["Flask page, Flask-Limiter"] = calling_wsgi(flask)
-    if len(found) < 2:
-        print("not all peers are installed; they are with: uv pip install slowapi Flask-Limiter")
-    return found
+    """Give the same pages under slowapi and Flask-Limiter, which the environment of the other benchmarks has not."""
+    slowapi: Any = import_module("slowapi")
+    page = fastapi_page()
+    page.state.limiter = slowapi.Limiter(
+        key_func=import_module("slowapi.util").get_remote_address, default_limits=[WIDE], headers_enabled=True
+    )
+    page.add_middleware(import_module("slowapi.middleware").SlowAPIASGIMiddleware)
+    limiter: Any = import_module("flask_limiter")
+    key = import_module("flask_limiter.util").get_remote_address
+    flask = flask_page()
+    limiter.Limiter(key, app=flask, default_limits=[WIDE], headers_enabled=True, storage_uri="memory://")
+    return {"FastAPI page, slowapi": calling(page, scope()), "Flask page, Flask-Limiter": calling_wsgi(flask)}
 
 
 def ban_many(app: "AppGuard | WsgiAppGuard", bans: int) -> None:
@@ -312,6 +309,10 @@ def main() -> None:
     parser.add_argument("--bans", type=int, default=BANNED)
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
+    if Path(sys.prefix) != ENVIRONMENT:
+        python = ENVIRONMENT / "bin/python"
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+        os.execve(python, [str(python), *sys.argv], environment)
     with TemporaryDirectory() as directory:
         os.environ["XDG_RUNTIME_DIR"] = directory  # where the tables of local:// lie
         rounds = variants(Path(directory), arguments.bans)

@@ -1,8 +1,9 @@
 """What does AppGuard leave of an app's requests a second behind a real server, counting in Redis or on this host?
 
-wrk with 64 connections asks, in short turns so that all see the same machine: FastAPI on uvicorn, bare and with three
-limits counted in a Redis of its own and told in the answers, and with every request refused; and Flask on gunicorn with
-four workers, bare and counting in the table of `local://`. Of each the median of its ratios to the bare app of the same
+wrk with 64 connections asks, in short turns so that all see the same machine: FastAPI on uvicorn as `uvicorn[standard]`
+runs it, on uvloop and httptools, bare and with three limits counted in a Redis of its own and told in the answers, and
+with every request refused; the first two on asyncio and h11 too; and Flask on gunicorn with four workers, bare and
+counting in the table of `local://`. Of each the median of its ratios to the bare app of the same
 turn counts, and the CPU time per request of the server's processes. Then it asks Redis how many commands the refused
 requests cost, and checks that the workers let in exactly the amount. Last, in this process: the CPU time of the call to
 the store alone, with 64 callers at once. Prints a table and writes JSON.
@@ -111,8 +112,10 @@ def answers(port: int) -> bool:
 
 
 @contextmanager
-def served(directory: Path, name: str, app: str, store: str, *, workers: int = 0, bare: str = "") -> Generator[Server]:
-    """Serve an app: by gunicorn if it has workers, else by uvicorn."""
+def served(
+    directory: Path, name: str, app: str, store: str, *, workers: int = 0, bare: str = "", is_plain: bool = False
+) -> Generator[Server]:
+    """Serve an app: by gunicorn if it has workers, else by uvicorn, `is_plain` without what `standard` brings."""
     port = free_port()
     if workers:
         words = ["gunicorn", "--log-level=error", "--threads=2", "-k", "gthread", "-w", str(workers)]
@@ -123,6 +126,7 @@ def served(directory: Path, name: str, app: str, store: str, *, workers: int = 0
             "--log-level=error",
             "--no-access-log",
             "--no-proxy-headers",
+            *(["--loop=asyncio", "--http=h11"] if is_plain else ["--loop=uvloop", "--http=httptools"]),
             f"--port={port}",
             f"apps:{app}",
         ]
@@ -226,7 +230,14 @@ def measure(directory: Path, turns: int, seconds: int) -> dict[str, object]:
             stack.enter_context(
                 served(directory, "  everything refused", "refused", other_redis.uri, bare="uvicorn + FastAPI")
             ),
-        ]
+            stack.enter_context(served(directory, "without uvloop, httptools", "bare", redis.uri, is_plain=True)),
+            stack.enter_context(
+                served(
+                    directory, "  3 limits in Redis, told, plain", "passed", redis.uri, is_plain=True,
+                    bare="without uvloop, httptools",
+                )
+            ),
+        ]  # fmt: skip
         flask = [
             stack.enter_context(served(directory, "gunicorn + Flask, 4 workers", "bare_flask", local, workers=4)),
             stack.enter_context(

@@ -6,12 +6,12 @@ refusals that are answered alike, so that a refused request costs little.
 
 import json
 import logging
-import math
 import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from math import ceil
 
 from appguard.guard import Refusal
 from appguard.rate import Rate
@@ -93,12 +93,11 @@ class Answers:
     def usual(self, refusal: Refusal, accept: str) -> Answer:
         """Give the answer to a refused request whose Accept header this is."""
         is_json = "json" in (accept := accept.lower()) and _JSON.search(accept) is not None
-        limit, rate, wait = refusal.limit, refusal.rate, refusal.wait
+        status, wait, ban, limit, rate = refusal
         if limit is None or rate is None:
-            reference = refusal.ban.ref if refusal.ban else ""
-            key: tuple[object, ...] = (refusal.status, reference, is_json)
-            return self._known.get(key) or self._keep(key, self._unlimited(refusal.status, reference, is_json=is_json))
-        seconds = math.ceil(wait) if wait and wait > 1.0 else 1
+            key: tuple[object, ...] = (status, ban.key, ban.version, is_json) if ban else (status, is_json)
+            return self._known.get(key) or self._keep(key, self._unlimited(refusal, is_json=is_json))
+        seconds = ceil(wait) if wait and wait > 1.0 else 1
         now = int(time.time()) if self.fields.has_legacy else 0
         key = (limit.name, rate.text, seconds, now, is_json)
         return self._known.get(key) or self._keep(key, self._limited(limit.name, rate, seconds, now, is_json=is_json))
@@ -113,9 +112,10 @@ class Answers:
         headers = {"retry-after": str(seconds)} | dict(self.fields.refused(name, rate, seconds, now))
         return _answer(429, f"Too many requests. Try again in {seconds} s.", headers, is_json=is_json)
 
-    def _unlimited(self, status: int, reference: str, *, is_json: bool) -> Answer:
-        if not reference:
-            return _answer(status, HTTPStatus(status).phrase, {}, is_json=is_json)
+    def _unlimited(self, refusal: Refusal, *, is_json: bool) -> Answer:
+        if refusal.ban is None:
+            return _answer(refusal.status, HTTPStatus(refusal.status).phrase, {}, is_json=is_json)
+        reference = refusal.ban.ref
         detail = self._ban_text.replace("{reference}", reference)
         return _answer(self._ban_status, detail, {}, is_json=is_json, reference=reference)
 

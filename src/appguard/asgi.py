@@ -5,7 +5,7 @@ It stands in front of routing, so routers, mounts, 404s and websocket handshakes
 CORS headers too.
 """
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from inspect import getmro
 from typing import Any, Unpack, cast
 
@@ -13,10 +13,10 @@ from appguard.answers import Answer
 from appguard.app_events import Exchange
 from appguard.config import AppOptions, app_config
 from appguard.errors import ConfigError
-from appguard.guard import Refusal
-from appguard.middleware import VISIT, Middleware, Visit
+from appguard.guard import Due, Refusal
+from appguard.middleware import Middleware, Visit
 from appguard.proxies import Client, forwarded_for
-from appguard.report import NOTES
+from appguard.report import VISIT
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -74,16 +74,15 @@ class AppGuard:
             visit = middleware.decide(client, method, path, now, is_counted=is_counted, native=scope)
         else:
             visit = await middleware.decide_async(client, method, path, now, is_counted=is_counted, native=scope)
-        if isinstance(visit, Refusal):
+        if not isinstance(visit, _Visit):
+            assert isinstance(visit, Refusal)
             if scope["type"] == "websocket":
                 await receive()  # the handshake
             answer = middleware.answer(visit, client, method, path, scope, _header(scope, b"accept"))
             await _send_answer(answer, scope, send)
             return
-        assert isinstance(visit, _Visit)
-        visit.begin(scope, send)
+        visit.scope, visit.to, visit.status, visit.has_begun = scope, send, 0, False
         scope[VISIT] = visit
-        scope[NOTES] = visit.notes
         try:
             await self.app(scope, receive, visit.send)
         except Exception:
@@ -93,8 +92,8 @@ class AppGuard:
             if visit.notes:  # reported after the last message, or before an exception
                 visit.tell()
             if visit.pending:
-                await middleware.settle_async(visit, visit.status)
-            visit.scope = ENDED  # or each would keep the other until the collector of garbage comes
+                await middleware.settle_async(visit, middleware.due(visit, visit.status))
+            visit.scope, visit.to = ENDED, _nothing  # or each would keep the other until the collector of garbage comes
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Do what is not done at every request."""
@@ -105,7 +104,6 @@ class AppGuard:
         elif self._error is not None:
             raise self._error
         elif self._middleware is None:
-            scope[NOTES] = []  # reports are heard and forgotten
             scope[VISIT] = None
             await self.app(scope, receive, send)
         else:
@@ -145,48 +143,47 @@ class AppGuard:
 class _Visit(Visit):
     """A request that was let in, and the answer to it on its way out."""
 
-    __slots__ = ("has_begun", "is_replaced", "scope", "status", "to")
+    __slots__ = ("has_begun", "scope", "status", "to")
 
-    def begin(self, scope: Scope, to: Send) -> None:
-        """Take what sends the answer."""
-        self.scope = scope
-        self.to = to
-        self.status = 0
-        self.has_begun = self.is_replaced = False
+    scope: Scope
+    to: Send  # what sends the answer
+    status: int
+    has_begun: bool
 
     def send(self, message: Message) -> Awaitable[None]:
         """Hand a message on, see what it says of the answer, and tell in it what is left."""
         if self.has_begun:
             if self.notes:
                 self.tell()
-            return _nothing() if self.is_replaced else self.to(message)
+            return self.to(message)
         kind = message["type"]
         if kind in BEGINNINGS:
-            self.status = status = message["status"]
-            if status in TOLD:
-                self.tell()
-        if self.notes:
+            self.status = message["status"]
+        if self.notes or self.status in TOLD:
             self.tell()
-        if self.pending or self.refusal is not None:
-            return self._settle(message, self.status or WEBSOCKET_ANSWERS.get(kind, 0))
+        due = self.middleware.due(self, self.status or WEBSOCKET_ANSWERS.get(kind, 0)) if self.pending else ()
+        if due or self.refusal is not None:
+            return self._settle(message, due)
         self.has_begun = self.status != 0 or kind in WEBSOCKET_ANSWERS
         return self.to(self._told(message) if self.left and kind == START else message)
 
-    async def _settle(self, message: Message, status: int) -> None:
+    async def _settle(self, message: Message, due: Sequence[Due]) -> None:
         """Settle the outcome before the answer begins, which may be another one then."""
-        await self.middleware.settle_async(self, status)
+        await self.middleware.settle_async(self, due)
+        kind = message["type"]
+        status = self.status or WEBSOCKET_ANSWERS.get(kind, 0)
         if status and self.refusal is not None:
-            self.has_begun = self.is_replaced = True
             scope, accept = self.scope, _header(self.scope, b"accept")
             answer = self.middleware.answer(self.refusal, self.client, self.method, self.path, scope, accept)
-            await _send_answer(answer, scope, self.to)
+            to, self.to, self.has_begun = self.to, _nothing, True  # what the app still sends is dropped
+            await _send_answer(answer, scope, to)
             return
         self.has_begun = status != 0
-        await self.to(self._told(message) if self.left and message["type"] == START else message)
+        await self.to(self._told(message) if self.left and kind == START else message)
 
     def _told(self, message: Message) -> Message:
         """Give the beginning of an answer with what is left; the app may send the same one again."""
-        told = self.middleware.answers.fields.passed_raw(self.hits, self.left, self.middleware.clock)
+        told = self.middleware.fields.passed_raw(self.hits, self.left, self.middleware.clock)
         return {**message, "headers": [*message.get("headers", ()), *told]}
 
     def tell(self) -> None:
@@ -195,7 +192,7 @@ class _Visit(Visit):
             self.record(_exchange(self, self.status, self.scope))
 
 
-async def _nothing() -> None:
+async def _nothing(_: Message) -> None:
     """Send nothing: the answer was replaced."""
 
 
@@ -239,13 +236,11 @@ def _exchange(visit: Visit, status: int, scope: Scope) -> Exchange:
 
 
 async def _send_answer(refused: Answer, scope: Scope, send: Send) -> None:
-    prefix = ""
+    start, rest = START, "http.response.body"
     if scope["type"] == "websocket":
         if "websocket.http.response" not in (scope.get("extensions") or ()):
             await send({"type": "websocket.close", "code": 1008})
             return
-        prefix = "websocket."
-    start = {"type": f"{prefix}http.response.start", "status": refused.status, "headers": [*refused.raw_headers]}
-    await send(start)
-    body = b"" if scope.get("method") == "HEAD" else refused.body
-    await send({"type": f"{prefix}http.response.body", "body": body})
+        start, rest = "websocket.http.response.start", "websocket.http.response.body"
+    await send({"type": start, "status": refused.status, "headers": [*refused.raw_headers]})
+    await send({"type": rest, "body": b"" if scope.get("method") == "HEAD" else refused.body})

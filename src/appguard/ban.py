@@ -166,16 +166,20 @@ class BanTable:
         self._ported: NetworkMap[dict[str, Ban]] = NetworkMap()
         self._ported_number = 0
         self.kinds: Counter[Kind] = Counter()
+        self._has_wider = False  # whether an address may be banned otherwise than as a host of all ports
 
     def find(self, address: Address, now: float) -> Ban | None:
         """Give the ban in force that shuts the address out of what the web serves."""
-        hosts = self._hosts
-        ban = hosts.get(address.text)
+        ban = self._hosts.get(address.text)
         if ban is not None and ban.in_force(now):
             return ban
-        if address.version == 6 and (ban := hosts.get(address.slash64)) is not None and ban.in_force(now):
+        return self._find_wider(address, now) if self._has_wider or address.version == 6 else None
+
+    def _find_wider(self, address: Address, now: float) -> Ban | None:
+        ban = self._hosts.get(address.slash64) if address.version == 6 else None
+        if ban is not None and ban.in_force(now):
             return ban
-        for ban in self._networks.holding(address) if self._networks else ():
+        for ban in self._networks.holding(address):
             if ban.in_force(now):
                 return ban
         if not self._ported_number:
@@ -222,6 +226,7 @@ class BanTable:
             self._networks.add(ban.network, ban)
         self.kinds[ban.kind] += 1
         self._count_out(before)
+        self._has_wider = bool(self._networks) or self._ported_number > 0
 
     def drop(self, network: Network, ports: str = "") -> None:
         """Forget the ban of a network and these ports."""
@@ -233,6 +238,7 @@ class BanTable:
             before = self._networks.get(network)
             self._networks.remove(network)
         self._count_out(before)
+        self._has_wider = bool(self._networks) or self._ported_number > 0
 
     def _count_out(self, ban: Ban | None) -> None:
         if ban is not None:

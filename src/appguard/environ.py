@@ -41,7 +41,9 @@ def client_of(middleware: Middleware, environ: Mapping[str, object]) -> Client:
 
 def path_of(environ: Mapping[str, object]) -> str:
     """Give the path inside the app, decoded: PEP 3333 hands the bytes over as latin-1."""
-    path = text_of(environ, "PATH_INFO")
+    path = environ.get("PATH_INFO", "")
+    if not isinstance(path, str):
+        return "/"
     if path.isascii():
         return path or "/"
     try:

@@ -7,6 +7,7 @@ request is not counted. A limit of outcomes may be given back what was reserved,
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from hashlib import blake2b
 from re import Pattern
 from typing import NamedTuple
@@ -37,6 +38,12 @@ class Refusal(NamedTuple):
 
 
 TRAPPED = Refusal(404, None)
+NOT_DENIED = (0.0, 0.0, 0)
+
+_new_refusal: Callable[[tuple[int, float, None, Limit, Rate]], Refusal] = partial(
+    tuple.__new__,  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+    Refusal,
+)  # what `Refusal` does of the same five, in half the time
 
 
 class Guard:
@@ -76,7 +83,6 @@ class Guard:
         ban_of: Callable[[Address], Ban | None],
         wall: Callable[[], float],
         now: float,
-        *,
         is_counted: bool = True,
         native: object = None,
     ) -> Refusal | Sequence[Hit]:
@@ -97,14 +103,14 @@ class Guard:
         hits = self._matching.hits(client, method, path, native)
         if self.denied:
             for hit in hits:
-                until, end, cost = self.denied.get(hit.key, (0.0, 0.0, 0))
+                until, end, cost = self.denied.get(hit.key, NOT_DENIED)
                 if until > now and (hit.cost or 1) >= cost:
-                    return Refusal(429, end - now, None, hit.limit, hit.rate)
+                    return _new_refusal((429, end - now, None, hit.limit, hit.rate))
         return hits
 
     def is_limited(self, client: Client, path: str) -> bool:
         """Say whether any limit may meet a client that is not banned, on this path."""
-        if client.address is None or client.address in self._safelist:
+        if client.address is None or (self._has_safelist and client.address in self._safelist):
             return False
         return not (self._exempt and any_match(self._exempt, normal_path(path)))
 

@@ -11,6 +11,7 @@ at once, are no twenty guesses. What nobody had reserved is counted afterwards.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Literal, NamedTuple, TypedDict
 
 from appguard.errors import AppGuardError, ConfigError
@@ -184,6 +185,10 @@ class Verdict(NamedTuple):
 
 
 ADMITTED = Verdict()
+new_verdict: Callable[[tuple[Hit | None, float, float, Sequence[Left]]], Verdict] = partial(
+    tuple.__new__,  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
+    Verdict,
+)  # what `Verdict` does of the same four, in half the time
 
 
 def path_pattern(pattern: str) -> re.Pattern[str]:

@@ -1,35 +1,36 @@
 """What all adapters share: the guard and store of one app, and what becomes of a request.
 
 An adapter translates its framework's request into texts and asks, in this order: `client` (who is it), `decide` (may it
-pass: a refusal, or a visit), and of a visit, when the answer is known, `record` (was it a failed login) and `settle`
-(what do limits of outcomes say). A limit at a route asks in between, by `ask`. Constructing opens nothing; files and
-sockets open at their first use, are reopened after a fork, and `close` closes them. Nothing here raises on the request
-path.
+pass: a refusal, or a visit), and of a visit, when the answer is known, `record` (was it a failed login), `due` and
+`settle` (what do limits of outcomes say). A limit at a route asks in between, by `ask`. Constructing opens nothing;
+files and sockets open at their first use, are reopened after a fork, and `close` closes them. Nothing here raises on
+the request path.
 """
 
 import logging
 from collections.abc import Sequence
 from functools import cached_property
-from weakref import WeakSet
+from threading import Lock
 
 from appguard.address import NetworkSet, network_text
 from appguard.advice import ONE_CLIENT, TWICE, findings, is_private
 from appguard.answers import Answer, Answers
 from appguard.app_events import AppEvents, Exchange
 from appguard.app_jails import AppJails
-from appguard.around import REAL, Around
+from appguard.around import Around, begin_around
 from appguard.attempts import Attempts
 from appguard.clients import Clients
 from appguard.config import AppConfig
 from appguard.errors import ConfigError
 from appguard.event import PROBE
+from appguard.fork import in_every_child
 from appguard.guard import Due, Guard, Refusal
 from appguard.jail import Jail
 from appguard.limit import ADMITTED, Hit, Limit, Verdict
 from appguard.outcome import Outcome, Pending, with_status
 from appguard.proxies import Client
 from appguard.rate import Left
-from appguard.report import Note
+from appguard.report import Note, Noted
 from appguard.request import HeaderOf, Request
 from appguard.steps import Step, Steps, run, run_async
 from appguard.stores.base import Counters, Store
@@ -38,21 +39,18 @@ from appguard.traps import Traps
 
 TRAPS_JAIL = Jail("traps", maxretry=3, findtime="10m", bantime="1h", events=(PROBE,))
 DAEMONS = "local://"  # the name of the store whose bans a daemon makes
-VISIT = "appguard.visit"  # where an adapter leaves the visit on the framework's request
 
 log = logging.getLogger("appguard")
-_made: "WeakSet[Middleware]" = WeakSet()
-_around = [REAL]  # what the middlewares of this process run in
 
 
-class Visit:
+class Visit(Noted):
     """A request that was let in, until its answer is known.
 
     `left` is what was left of the limits of the first `hits`. `refusal` is what to answer instead, once a limit at a
-    route or of a user's outcomes has refused it.
+    route or of a user's outcomes has refused it. `waited` is how many seconds it has waited for counters.
     """
 
-    __slots__ = ("client", "hits", "left", "method", "middleware", "notes", "outcome", "path", "pending", "refusal")
+    __slots__ = ("client", "hits", "left", "method", "middleware", "outcome", "path", "pending", "refusal", "waited")
 
     def __init__(
         self,
@@ -69,10 +67,11 @@ class Visit:
         self.path = path
         self.hits = hits
         self.left = left
-        self.notes: list[Note] = []
+        self.notes: Sequence[Note] = ()
         self.pending: Sequence[tuple[Guard, Pending]] = ()
         self.outcome: Outcome | None = None
         self.refusal: Refusal | None = None
+        self.waited = 0.0
 
     def record(self, exchange: Exchange) -> None:
         """Tell of the answer, once."""
@@ -96,10 +95,15 @@ class Middleware:
         self._header_of = header_of
         self.clients = Clients(config, self.say)
         self.answers = Answers(config.headers, config.ban_status, config.ban_text, config.response)
-        self._has_fields = self.answers.fields.has_any
+        self.fields = self.answers.fields
+        self._has_fields = self.fields.has_any
         self._said: set[str] = set()
-        self.begin(_around[-1])
-        _made.add(self)
+        begin_around(self)
+        self._renew()
+        in_every_child(self, Middleware._renew)
+
+    def _renew(self) -> None:
+        self._starting = Lock()
 
     def begin(self, around: Around) -> None:
         """Begin with nothing counted, in these surroundings."""
@@ -160,12 +164,16 @@ class Middleware:
         return AppJails(jails, self.clients.grouping.key, self._safelist, self.clock)
 
     def start(self) -> None:
-        """Open what can fail by a bad setting, ask the host what it must, and say once what is in force."""
-        store = self.store
-        _ = self.clients.finder, self.counters
-        if "start" in self._said:
-            return
-        self._said.add("start")
+        """Open what can fail by a bad setting, ask the host what it must, and say once what is in force.
+
+        The first requests of several threads come here at once, and there is one of each thing.
+        """
+        with self._starting:
+            store = self.store
+            _ = self.clients.finder, self.counters, self._jails
+            if "start" in self._said:
+                return
+            self._said.add("start")
         proxies = [network_text(network) for network in self.config.trusted_proxies.networks]
         proxies += ["unix:"] if self.config.trusted_proxies.unix else []
         log.info(
@@ -191,18 +199,6 @@ class Middleware:
             self._said.add(what)
             log.log(level, message, *args)
 
-    def _judge(
-        self, client: Client, method: str, path: str, now: float, *, is_counted: bool, native: object
-    ) -> Refusal | Sequence[Hit]:
-        """Refuse, or give the hits to be counted; `now` is monotonic seconds. A CORS preflight is not counted."""
-        if client.unknown:
-            self.clients.explain(client)
-        if self.guard.denied:
-            self._forgive()
-        return self.guard.judge(
-            client, method, path, self.store.get, self.clock, now, is_counted=is_counted, native=native
-        )
-
     def _forgive(self) -> None:
         """Drop what is remembered of refusals when a ban was lifted or counters were reset."""
         forgiven = self.store.lifts + self.counters.resets
@@ -216,62 +212,69 @@ class Middleware:
     ) -> Refusal | Visit:
         """Judge and count a request, in a thread: give its refusal, of which events are told, or its visit.
 
-        `native` is the framework's request.
+        `now` is monotonic seconds, `native` the framework's request. A CORS preflight is not counted.
         """
-        found = self._judge(client, method, path, now, is_counted=is_counted, native=native)
+        guard = self.guard
+        if guard.denied:
+            self._forgive()
+        found = guard.judge(client, method, path, self.store.get, self.clock, now, is_counted, native)
         if isinstance(found, Refusal):
             return self._refused(client, found, method, path, now)
         verdict = self.counters.check(found) if found else ADMITTED
         if verdict.refused is not None:
-            return self._refused(client, self.guard.settle(verdict, now), method, path, now)
+            return self._refused(client, guard.settle(verdict, now), method, path, now)
         visit = self._visit(self, client, method, path, found, verdict.left if self._has_fields else ())
-        if self._has_more_limits and is_counted and self.guard.is_limited(client, path):
-            if self.guard.has_dry_limits:
-                run(self._admit(self.guard, visit, found, verdict, native, now), self.counters)
+        visit.waited = 0.0 if self.counters.is_immediate else self.monotonic() - now
+        if client.address is None:
+            self.clients.explain(client)
+        elif self._has_more_limits and is_counted and guard.is_limited(client, path):
+            if guard.has_dry_limits:
+                run(self._admit(guard, visit, found, verdict, native, now), self.counters, visit)
             else:
-                self._note(self.guard, visit, found, verdict, native)
+                self._note(guard, visit, found, verdict, native)
         return visit
 
     async def decide_async(
         self, client: Client, method: str, path: str, now: float, *, is_counted: bool, native: object = None
     ) -> Refusal | Visit:
         """Do what `decide` does, on the event loop."""
-        found = self._judge(client, method, path, now, is_counted=is_counted, native=native)
+        guard = self.guard
+        if guard.denied:
+            self._forgive()
+        found = guard.judge(client, method, path, self.store.get, self.clock, now, is_counted, native)
         if isinstance(found, Refusal):
             return self._refused(client, found, method, path, now)
         verdict = await self.counters.check_async(found) if found else ADMITTED
         if verdict.refused is not None:
-            return self._refused(client, self.guard.settle(verdict, now), method, path, now)
+            return self._refused(client, guard.settle(verdict, now), method, path, now)
         visit = self._visit(self, client, method, path, found, verdict.left if self._has_fields else ())
-        if self._has_more_limits and is_counted and self.guard.is_limited(client, path):
-            if self.guard.has_dry_limits:
-                await run_async(self._admit(self.guard, visit, found, verdict, native, now), self.counters)
+        visit.waited = 0.0 if self.counters.is_immediate else self.monotonic() - now
+        if client.address is None:
+            self.clients.explain(client)
+        elif self._has_more_limits and is_counted and guard.is_limited(client, path):
+            if guard.has_dry_limits:
+                await run_async(self._admit(guard, visit, found, verdict, native, now), self.counters, visit)
             else:
-                self._note(self.guard, visit, found, verdict, native)
+                self._note(guard, visit, found, verdict, native)
         return visit
 
     def ask(self, visit: Visit, limit: Limit, route: str, native: object) -> Refusal | None:
         """Ask a limit at a route that a visit has reached, in a thread; give and note its refusal."""
-        return run(self._ask(visit, limit, route, native), self.counters)
+        return run(self._ask(visit, limit, route, native), self.counters, visit)
 
     async def ask_async(self, visit: Visit, limit: Limit, route: str, native: object) -> Refusal | None:
         """Do what `ask` does, on the event loop."""
-        return await run_async(self._ask(visit, limit, route, native), self.counters)
+        return await run_async(self._ask(visit, limit, route, native), self.counters, visit)
 
-    def settle(self, visit: Visit, status: int) -> None:
-        """Count the outcome of a visit, in a thread; note a refusal if its user's limit is full.
-
-        A request that ends without an answer told nobody anything: what is counted of it stays counted.
-        """
-        due = self._due(visit, status)
+    def settle(self, visit: Visit, due: Sequence[Due]) -> None:
+        """Count the outcome of a visit, in a thread; note a refusal if its user's limit is full."""
         if due:
-            run(self._settle(visit, due), self.counters)
+            run(self._settle(visit, due), self.counters, visit)
 
-    async def settle_async(self, visit: Visit, status: int) -> None:
+    async def settle_async(self, visit: Visit, due: Sequence[Due]) -> None:
         """Do what `settle` does, on the event loop."""
-        due = self._due(visit, status)
         if due:
-            await run_async(self._settle(visit, due), self.counters)
+            await run_async(self._settle(visit, due), self.counters, visit)
 
     def _ask(self, visit: Visit, limit: Limit, route: str, native: object) -> Steps[Refusal | None]:
         guard, now = self._guard_at(limit, route), self.monotonic()
@@ -301,7 +304,7 @@ class Middleware:
         if guard is None:
             if self.config.counters:
                 check_counters(self.config.counters, [limit])
-            guard = self._routes[route, limit] = self._new_guard([limit.at(route)])
+            guard = self._routes.setdefault((route, limit), self._new_guard([limit.at(route)]))
         return guard
 
     def _note(self, guard: Guard, visit: Visit, hits: Sequence[Hit], verdict: Verdict, native: object) -> None:
@@ -321,8 +324,11 @@ class Middleware:
                 self.events.would_refuse(hit.limit, client, method, path, now)
         self._note(guard, visit, [*hits, *tried], verdict, native)
 
-    def _due(self, visit: Visit, status: int) -> Sequence[Due]:
-        """Give what the outcome of a visit, known by its status, changes: mostly nothing."""
+    def due(self, visit: Visit, status: int) -> Sequence[Due]:
+        """Give what the outcome of a visit, known by its status, changes: mostly nothing. It is for `settle`.
+
+        A request that ends without an answer told nobody anything: what is counted of it stays counted.
+        """
         if not visit.pending or not status:
             return ()
         outcome = with_status(visit.outcome, status)
@@ -389,11 +395,3 @@ class Middleware:
             await self.store.close_async()
         if "counters" in self.__dict__:
             await self.counters.close_async()
-
-
-def surround(around: Around) -> None:
-    """Let every middleware of this process begin anew in other surroundings, and those made from now on."""
-    _around[:] = [around]
-    for middleware in list(_made):
-        middleware.close()
-        middleware.begin(around)

@@ -1,15 +1,14 @@
 """Outcome: what became of a request, and what that means for the limits of outcomes it met."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from appguard.event import LOGIN_FAIL, LOGIN_SUCCESS
 from appguard.limit import Hit, Limit
 from appguard.request import Request
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """The status of an answer and, of a login, the kind of its event and the user; a repetition counts for nothing."""
 
     status: int
@@ -31,8 +30,7 @@ class Outcome:
         return self.kind in (LOGIN_FAIL, LOGIN_SUCCESS)
 
 
-@dataclass(frozen=True, slots=True)
-class Pending:
+class Pending(NamedTuple):
     """A request that was let in, as far as its outcome will be counted.
 
     `hits` are those of outcomes; `time` is the counters' own, when they were reserved. `users` are limits of users'
@@ -55,4 +53,4 @@ class Pending:
 
 def with_status(outcome: Outcome | None, status: int) -> Outcome:
     """Give what is known of an outcome, with the status of its answer."""
-    return Outcome(status) if outcome is None else replace(outcome, status=status)
+    return Outcome(status) if outcome is None else outcome._replace(status=status)

@@ -22,6 +22,7 @@ or until the next whole token is back; 0 seconds if nothing is used.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from math import inf
 
 from limits import parse_many
 
@@ -69,80 +70,98 @@ def parse_rate(text: str, burst: int = 0) -> Rate:
 
 
 class SlidingWindow:
-    """The requests of one key under one rate; see the module's theory of operation."""
+    """The requests of one key under one rate; see the module's theory of operation.
 
-    __slots__ = ("_amount", "_open_for", "_opened", "_runs", "_total", "_window")
+    The newest run is kept apart from the older ones: most requests change it alone. Until `_until` it is open, and no
+    older one leaves.
+    """
+
+    __slots__ = ("_amount", "_last", "_number", "_older", "_opened", "_total", "_until", "_window")
 
     def __init__(self, rate: Rate) -> None:
         self._amount = rate.amount
-        self._open_for = rate.window / RUNS_PER_WINDOW
         self._window = rate.window
-        self._runs: list[tuple[float, int]] = []
-        self._opened = 0.0
+        self._older: list[tuple[float, int]] = []  # the oldest first
+        self._last = self._opened = self._until = -inf
+        self._number = 0
         self._total = 0
+
+    def _runs(self) -> list[tuple[float, int]]:
+        return [*self._older, (self._last, self._number)]
+
+    def _drop(self, now: float) -> None:
+        """Drop the runs that have left."""
+        older, window = self._older, self._window
+        while older and older[0][0] + window <= now:
+            self._total -= older.pop(0)[1]
+        if self._last + window <= now:
+            self._total -= self._number
+            self._number = 0
 
     def wait(self, now: float, cost: int = 1) -> float:
         """Give the seconds until a request of this cost is admitted; 0 if it is now."""
-        over = self._total + (cost or 1) - self._amount
-        if over <= 0:  # even with the runs that have left
+        asked = cost or 1
+        if self._total + asked <= self._amount:  # even with the runs that have left
             return 0.0
-        runs, window = self._runs, self._window
-        while runs and runs[0][0] + window <= now:
-            number = runs.pop(0)[1]
-            self._total -= number
-            over -= number
+        self._drop(now)
+        over = self._total + asked - self._amount
         if over <= 0:
             return 0.0
-        for last, number in runs:
+        for last, number in self._runs():
             over -= number
             if over <= 0:
-                return last + window - now
-        return window  # more than the whole amount: never
+                return last + self._window - now
+        return self._window  # more than the whole amount: never
 
     def take(self, now: float, cost: int = 1) -> Left | None:
         """Count one request and give what is left, None if it has to wait; in one call, as most requests are."""
-        runs, total = self._runs, self._total + cost
-        if runs and cost and total <= self._amount and now - self._opened < self._open_for:
-            oldest, number = runs[0]
-            if number and oldest + self._window > now:
-                last, number = runs[-1]
-                runs[-1] = (now if now > last else last, number + cost)
-                self._total = total
-                return self._amount - total, (oldest if len(runs) > 1 else runs[-1][0]) + self._window - now
-        return take(self, now, cost)
+        total = self._total + cost
+        if now >= self._until or total > self._amount or not cost:
+            return take(self, now, cost)
+        self._total = total
+        self._number += cost
+        if now > self._last:
+            self._last = now
+        oldest = self._older[0][0] if self._older else self._last
+        return self._amount - total, oldest + self._window - now
 
     def add(self, now: float, cost: int = 1) -> None:
         """Count one request."""
-        runs = self._runs
-        if runs and now - self._opened < self._open_for:
-            last, number = runs[-1]
-            runs[-1] = (now if now > last else last, number + cost)
+        if now - self._opened < self._window / RUNS_PER_WINDOW:
+            self._last = max(self._last, now)
+            self._number += cost
         else:
-            while runs and runs[0][0] + self._window <= now:
-                self._total -= runs.pop(0)[1]
-            runs.append((now, cost))
-            self._opened = now
+            self._drop(now)
+            if self._number:
+                self._older.append((self._last, self._number))
+            self._last = self._opened = now
+            self._number = cost
         self._total += cost
+        self._until = self._opened + self._window / RUNS_PER_WINDOW
+        if self._older:
+            self._until = min(self._until, self._older[0][0] + self._window) if self._older[0][1] else -inf
 
     def left(self, now: float) -> Left:
         """Give what is left."""
-        runs, window = self._runs, self._window
-        while runs and runs[0][0] + window <= now:
-            self._total -= runs.pop(0)[1]
-        for last, number in runs:
+        self._drop(now)
+        for last, number in self._runs():
             if number:
-                return self._amount - self._total, last + window - now
+                return self._amount - self._total, last + self._window - now
         return self._amount, 0.0
 
     def give_back(self, at: float, now: float, cost: int) -> None:
         """Take out a request that was counted at `at`."""
         if now - at >= self._window:
             return  # its run may be gone, and a later one must not pay for it
-        for place, (last, number) in enumerate(self._runs):
+        self._until = -inf
+        for place, (last, number) in enumerate(self._runs()):
             if last >= at:
                 cost = min(cost, number)
-                self._runs[place] = (last, number - cost)
                 self._total -= cost
+                if place < len(self._older):
+                    self._older[place] = (last, number - cost)
+                else:
+                    self._number -= cost
                 return
 
 

@@ -5,8 +5,8 @@ may still change; its names stand here and nowhere else. Of several limits the o
 outcomes are not told: they would tell how many guesses are left.
 """
 
-import math
 from collections.abc import Callable, Sequence
+from math import ceil
 
 from appguard.limit import Hit
 from appguard.rate import TOLERANCE, Left, Rate
@@ -28,7 +28,7 @@ class _Policy:
     def __init__(self, name: str, rate: Rate) -> None:
         quoted = _quoted(name)
         self.amount = rate.amount
-        self.field = (POLICY, f"{quoted};q={rate.amount};w={math.ceil(rate.window)}")
+        self.field = (POLICY, f"{quoted};q={rate.amount};w={ceil(rate.window)}")
         self.state = f"{quoted};r="
         self.raw_field = (POLICY.encode(), self.field[1].encode())
         self.raw_state = self.state.encode()
@@ -49,24 +49,35 @@ class RateFields:
 
     def passed(self, hits: Sequence[Hit], left: Sequence[Left], wall: Callable[[], float]) -> Fields:
         """Give the fields of an answer to a request, from its hits and what they left; `wall` gives Unix seconds."""
-        least = _least(hits, left)
-        if least is None:
+        policy, number, reset = self._least(hits, left)
+        if policy is None:
             return []
-        hit, number, reset = least
-        return self._fields(self._policy(hit.limit.name, hit.rate), number, math.ceil(reset - TOLERANCE), wall)
+        if self.has_legacy:
+            return self._fields(policy, number, ceil(reset - TOLERANCE), wall)
+        return [policy.field, (STATE, f"{policy.state}{number};t={ceil(reset - TOLERANCE)}")]
 
     def passed_raw(self, hits: Sequence[Hit], left: Sequence[Left], wall: Callable[[], float]) -> RawFields:
         """Give the same as ASGI wants them."""
         if self.has_legacy:
             return [(name.encode(), value.encode()) for name, value in self.passed(hits, left, wall)]
-        is_one = len(left) == 1 and hits[0].limit.counts_requests  # as most requests have
-        least = (hits[0], *left[0]) if is_one else _least(hits, left)
-        if least is None:
+        policy, number, reset = self._least(hits, left)
+        if policy is None:
             return []
-        hit, number, reset = least
-        limit = hit.limit
-        policy = self._policies.get((limit.name, hit.rate.text)) or self._policy(limit.name, hit.rate)
-        return [policy.raw_field, (RAW_STATE, b"%b%d;t=%d" % (policy.raw_state, number, math.ceil(reset - TOLERANCE)))]
+        return [policy.raw_field, (RAW_STATE, b"%b%d;t=%d" % (policy.raw_state, number, ceil(reset - TOLERANCE)))]
+
+    def _least(self, hits: Sequence[Hit], left: Sequence[Left]) -> tuple[_Policy | None, int, float]:
+        """Give the policy of the limit of requests that has least left (None without one), and what is left of it."""
+        hit, (number, reset) = hits[0], left[0]
+        for other, (its, its_reset) in zip(hits, left, strict=False) if len(left) > 1 else ():
+            if other.limit.counts_requests and (its < number or not hit.limit.counts_requests):
+                hit, number, reset = other, its, its_reset
+        if not hit.limit.counts_requests:
+            return None, 0, 0.0
+        return (
+            self._policies.get((hit.limit.name, hit.rate.text)) or self._policy(hit.limit.name, hit.rate),
+            number,
+            reset,
+        )
 
     def _policy(self, name: str, rate: Rate) -> _Policy:
         policy = self._policies.get((name, rate.text))
@@ -84,15 +95,6 @@ class RateFields:
             fields += [("x-ratelimit-limit", str(policy.amount)), ("x-ratelimit-remaining", str(number))]
             fields.append(("x-ratelimit-reset", str(int(wall()) + seconds)))
         return fields
-
-
-def _least(hits: Sequence[Hit], left: Sequence[Left]) -> tuple[Hit, int, float] | None:
-    """Give the limit of requests that has least left, None without one."""
-    found: tuple[Hit, int, float] | None = None
-    for hit, (number, seconds) in zip(hits, left, strict=False):
-        if hit.limit.counts_requests and (found is None or number < found[1]):
-            found = hit, number, seconds
-    return found
 
 
 def _quoted(text: str) -> str:

@@ -1,17 +1,17 @@
 """report_auth_failure and report_auth_success: the app notes a fact on the request, nothing else.
 
-The middleware puts an empty list into the request before the app runs and reads it when the answer is known; so a
+The middleware leaves on the request what hears reports before the app runs, and asks it when the answer is known; so a
 report costs nothing, cannot fail the request, and needs no import of a framework.
 """
 
 import logging
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
 from appguard.event import LOGIN_FAIL, LOGIN_SUCCESS
 
-NOTES = "appguard.notes"
+VISIT = "appguard.visit"  # where it is left; None where AppGuard is switched off: reports are heard and forgotten
 
 log = logging.getLogger("appguard.report")
 
@@ -23,6 +23,19 @@ class Note:
     kind: str
     user: str = ""
     credential: str = field(default="", repr=False)
+
+
+class Noted:
+    """A request on which something may be noted."""
+
+    __slots__ = ("notes",)
+
+    def __init__(self) -> None:
+        self.notes: Sequence[Note] = ()
+
+    def note(self, note: Note) -> None:
+        """Note what was reported."""
+        self.notes = (*self.notes, note)
 
 
 def report_auth_failure(request: object, user: str = "", *, credential: str = "") -> None:
@@ -40,10 +53,10 @@ def report_auth_success(request: object, user: str = "") -> None:
 
 
 def _note(request: object, kind: str, user: object, credential: object = "") -> None:
-    notes = _mapping_of(request).get(NOTES)
-    if isinstance(notes, list):
-        cast("list[Note]", notes).append(Note(kind, _text(user), _text(credential)))
-    else:
+    visit = _mapping_of(request).get(VISIT, "missing")
+    if isinstance(visit, Noted):
+        visit.note(Note(kind, _text(user), _text(credential)))
+    elif visit is not None:
         log.warning("%s reported, but no AppGuard middleware is in front of this request", kind)
 
 
@@ -62,4 +75,4 @@ def _mapping_of(request: object) -> Mapping[str, object]:
             "expected a Starlette, Flask or Django request, an ASGI scope or a WSGI environ, "
             f"not {type(request).__name__}"
         )
-    return next((each for each in found if NOTES in each), found[0])  # Django's ASGI request has scope and META
+    return next((each for each in found if VISIT in each), found[0])  # Django's ASGI request has scope and META

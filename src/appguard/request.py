@@ -4,8 +4,7 @@ import base64
 import binascii
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 from appguard.proxies import Client
 
@@ -14,8 +13,7 @@ USER_MOST = 256
 HeaderOf = Callable[[object, str], str]  # (the framework's request, header name in lower case) -> its text or ""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A request before the app has run.
 
     `client` is who sent it, `native` is the framework's own: ASGI scope, WSGI environ, Django's HttpRequest.
@@ -55,6 +53,8 @@ class Request:
 
 def authorization(header: str) -> tuple[str, str]:
     """Give the scheme of an Authorization header, in lower case, and its credential."""
+    if not header:
+        return "", ""
     scheme, credential = ([*header.split(None, 1), "", ""])[:2]
     return scheme.lower(), credential
 

@@ -16,9 +16,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from appguard.around import REAL, Around
+from appguard.around import REAL, Around, surround
 from appguard.event import Event
-from appguard.middleware import surround
 from appguard.stores.memory import MemoryStore
 
 

@@ -12,10 +12,11 @@ from appguard.answers import Answer
 from appguard.config import AppOptions, app_config
 from appguard.environ import client_of, exchange_of, header_of, is_preflight, path_of, text_of
 from appguard.guard import Refusal
-from appguard.middleware import VISIT, Middleware, Visit
-from appguard.report import NOTES
+from appguard.middleware import Middleware, Visit
+from appguard.report import VISIT
 
 WHOLE = (list, tuple)  # bodies that are made when they are given
+TOLD = (401, 403)  # statuses that may be an event
 ENDED: "WSGIEnvironment" = {"REQUEST_METHOD": "GET"}  # in place of the environ of a request that is over
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ class AppGuard:
         """Judge one request."""
         middleware = self._middleware
         if middleware is None:
-            environ[NOTES] = []  # reports are heard and forgotten
             environ[VISIT] = None
             return self.application(environ, start_response)
         if not self._started:
@@ -53,14 +53,14 @@ class AppGuard:
             self._started = True
         client, path, method = client_of(middleware, environ), path_of(environ), environ["REQUEST_METHOD"]
         is_counted = method != "OPTIONS" or not is_preflight(environ)
-        visit = middleware.decide(client, method, path, middleware.monotonic(), is_counted=is_counted, native=environ)
-        if isinstance(visit, Refusal):
+        now = middleware.monotonic()
+        visit = middleware.decide(client, method, path, now, is_counted=is_counted, native=environ)
+        if not isinstance(visit, _Visit):
+            assert isinstance(visit, Refusal)
             answer = middleware.answer(visit, client, method, path, environ, text_of(environ, "HTTP_ACCEPT"))
             return _refuse(answer, environ, start_response)
-        assert isinstance(visit, _Visit)
-        visit.begin(environ, start_response)
+        visit.environ, visit.to, visit.status, visit.refused = environ, start_response, 0, None
         environ[VISIT] = visit
-        environ[NOTES] = visit.notes
         try:
             body = self.application(environ, visit.start_response)
         except Exception:
@@ -82,22 +82,20 @@ class _Visit(Visit):
 
     __slots__ = ("environ", "refused", "status", "to")
 
-    def begin(self, environ: "WSGIEnvironment", to: "StartResponse") -> None:
-        """Take what begins the answer."""
-        self.environ = environ
-        self.to = to
-        self.status = 0
-        self.refused: list[bytes] | None = None
+    environ: "WSGIEnvironment"
+    to: "StartResponse"  # what begins the answer
+    status: int
+    refused: list[bytes] | None  # the body of a refusal that replaced the answer
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: object = None, /
     ) -> Callable[[bytes], object]:
         """Hand the beginning of an answer on with what is left, and see what it says; a refusal replaces it."""
         self.status = int(status[:3])
-        if self.notes or self.status in (401, 403):
+        if self.notes or self.status in TOLD:
             self.tell()
         if self.pending:
-            self.middleware.settle(self, self.status)
+            self.middleware.settle(self, self.middleware.due(self, self.status))
         if self.refusal is not None and self.refused is None:
             environ, accept = self.environ, text_of(self.environ, "HTTP_ACCEPT")
             answer = self.middleware.answer(self.refusal, self.client, self.method, self.path, environ, accept)
@@ -105,8 +103,7 @@ class _Visit(Visit):
         if self.refused is not None:
             return lambda _data: None
         if self.left:
-            told = self.middleware.answers.fields.passed(self.hits, self.left, self.middleware.clock)
-            headers = [*headers, *told]
+            headers = [*headers, *self.middleware.fields.passed(self.hits, self.left, self.middleware.clock)]
         return self.to(status, headers, exc_info) if exc_info else self.to(status, headers)  # type: ignore[arg-type]
 
     def tell(self) -> None:
@@ -119,8 +116,8 @@ class _Visit(Visit):
         if self.notes:
             self.tell()
         if self.pending:
-            self.middleware.settle(self, status)
-        self.environ = ENDED  # or each would keep the other until the collector of garbage comes
+            self.middleware.settle(self, self.middleware.due(self, status))
+        self.environ, self.to = ENDED, _too_late  # or each would keep the other until the collector of garbage comes
 
 
 class _Body:
@@ -145,6 +142,11 @@ class _Body:
                 close()
         finally:
             self._visit.finish(self._visit.status)
+
+
+def _too_late(_status: str, _headers: list[tuple[str, str]], _exc_info: object = None, /) -> Callable[[bytes], object]:
+    """Begin no answer: it is over."""
+    return lambda _data: None
 
 
 def _is_whole(body: Iterable[bytes], environ: "WSGIEnvironment") -> bool:

@@ -1,20 +1,32 @@
 """What AppGuard opens and when, and that nothing of it stays: in an app, a forked worker, a user's own test suite."""
 
+import asyncio
 import gc
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import ref
 
 import pytest
 from fastapi import FastAPI, Request
 from starlette.responses import PlainTextResponse
 
-from appguard import AppGuard, Jail, report_auth_failure
+from appguard import AppGuard, Jail, Limit, report_auth_failure
+from appguard.around import REAL, Around, surround
+from appguard.asgi import Message, Receive, Scope, Send
+from appguard.stores.memory import MemoryStore
+from appguard.wsgi import AppGuard as WsgiAppGuard
 from tests.frameworks.asgi_client import ALICE, Caller, EventFile
+from tests.frameworks.sites import flask_site
 from tests.frameworks.test_settings import startup
 from tests.unit.event_lines import received, receiving
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 SUITE = Path(__file__).parent / "user_suite"
 
@@ -125,3 +137,98 @@ def test_a_users_own_suite_stays_as_clean_as_it_was(tmp_path: Path) -> None:
     assert "Warning" not in done.stderr
     assert "Traceback" not in done.stderr
     assert EventFile(tmp_path / "events.jsonl").kinds() == ["authn_login_fail"] * 3
+
+
+def test_the_first_requests_of_two_threads_open_one_store() -> None:
+    """Two stores would count twice, and one of them would never be closed."""
+    opened_stores: list[MemoryStore] = []
+    second = threading.Event()
+
+    def open_store() -> MemoryStore:
+        opened_stores.append(MemoryStore())
+        if len(opened_stores) > 1:
+            second.set()
+        second.wait(0.5)  # long enough for the other thread to come here too, were it let in
+        return opened_stores[-1]
+
+    surround(Around(open_store=open_store))
+    try:
+        ask = flask_site(limits=["1/hour"], event_log="logger")
+        answers: list[int] = []
+        threads = [threading.Thread(target=lambda: answers.append(ask().status)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        surround(REAL)
+    assert len(opened_stores) == 1
+    assert sorted(answers) == [200, 429]
+
+
+class Exchanged:
+    """A server's end of one request, which refers to what it has handed to the app."""
+
+    def __init__(self, handed: dict[str, object]) -> None:
+        self.handed = handed
+        self.sent: list[object] = []
+
+    async def receive(self) -> Message:
+        """Give the empty body of a request."""
+        return {"type": "http.request"}
+
+    async def send(self, message: Message) -> None:
+        """Take a message of ASGI."""
+        self.sent.append(message)
+
+    def start_response(self, *beginning: object) -> Callable[[bytes], object]:
+        """Take the beginning of an answer of WSGI."""
+        self.sent.append(beginning)
+        return len
+
+
+@pytest.fixture
+def without_collector() -> Iterator[None]:
+    """Switch the collector of garbage off."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("without_collector")
+@pytest.mark.parametrize("kind", ["http", "websocket"])
+def test_no_request_of_asgi_is_left_to_the_collector(kind: str) -> None:
+    """Under load it would come again and again, and walk through all that the app holds."""
+
+    async def home(_scope: Scope, _receive: Receive, send: Send) -> None:
+        beginning: Message = {"type": "http.response.start", "status": 200, "headers": []}
+        await send(beginning if kind == "http" else {"type": "websocket.accept"})
+
+    guarded = AppGuard(home, limits=["5/hour", Limit("5/hour", count="auth_failure")], store="memory://")
+    one = Caller(guarded).http() | {"type": kind}
+
+    async def request() -> ref[Exchanged]:
+        exchanged = Exchanged(dict(one))
+        await guarded(exchanged.handed, exchanged.receive, exchanged.send)
+        assert len(exchanged.sent) == 1
+        return ref(exchanged)
+
+    assert asyncio.run(request())() is None
+
+
+@pytest.mark.usefixtures("without_collector")
+def test_no_request_of_wsgi_is_left_to_the_collector() -> None:
+    """The same in a thread."""
+
+    def home(_environ: "WSGIEnvironment", start_response: "StartResponse") -> list[bytes]:
+        start_response("200 OK", [])
+        return [b"home"]
+
+    guarded = WsgiAppGuard(home, limits=["5/hour"], store="memory://")
+
+    def request() -> ref[Exchanged]:
+        exchanged = Exchanged({"REQUEST_METHOD": "GET", "PATH_INFO": "/", "REMOTE_ADDR": ALICE})
+        assert [*guarded(exchanged.handed, exchanged.start_response)] == [b"home"]
+        return ref(exchanged)
+
+    assert request()() is None

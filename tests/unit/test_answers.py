@@ -22,7 +22,12 @@ def answer(refusal: Refusal, accept: str = "", answers: Answers | None = None) -
     return (answers or Answers()).usual(refusal, accept)
 
 
-REQUEST = Request(Client(None), "GET", "/", None, lambda _native, _name: "")
+def no_header(_native: object, _name: str) -> str:
+    """Give the text of a header that was not sent."""
+    return ""
+
+
+REQUEST = Request(Client(None), "GET", "/", None, no_header)
 
 
 def headers(found: Answer) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Refusals answered from memory: no counter is asked; they end with a reset, a lifted ban, or what is given back."""
 
 from collections.abc import Iterator, Sequence
+from math import inf
 
 import pytest
 
@@ -22,7 +23,7 @@ class Watched(MemoryStore):
 
     asked = 0
 
-    def check(self, hits: Sequence[Hit]) -> Verdict:
+    def check(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Note it, and count."""
         self.asked += 1
         return super().check(hits)
@@ -89,11 +90,11 @@ def test_place_that_is_given_back_may_be_taken_at_once(middleware: Middleware) -
     visit = ask(middleware, "/login")
     assert isinstance(visit, Visit)
     assert isinstance(ask(middleware, "/login"), Refusal)
-    middleware.settle(visit, 200)
+    middleware.settle(visit, middleware.due(visit, 200))
     visit = ask(middleware, "/login")
     assert isinstance(visit, Visit)
     visit.outcome = Outcome(401, "authn_login_fail")
-    middleware.settle(visit, 401)
+    middleware.settle(visit, middleware.due(visit, 401))
     assert isinstance(ask(middleware, "/login"), Refusal)
 
 

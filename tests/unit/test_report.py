@@ -10,7 +10,7 @@ from starlette.websockets import WebSocket
 
 from appguard.app_events import Exchange
 from appguard.proxies import Client
-from appguard.report import NOTES, Note, report_auth_failure, report_auth_success
+from appguard.report import VISIT, Note, Noted, report_auth_failure, report_auth_success
 
 
 class DjangoRequest:
@@ -26,10 +26,10 @@ async def nothing(*_: object) -> None:
 
 def test_a_note_stands_on_every_kind_of_request() -> None:
     """Starlette's requests and websockets, ASGI scopes, WSGI environs and Django's requests are understood."""
-    notes: list[Note] = []
-    http = {"type": "http", NOTES: notes}
-    socket = {"type": "websocket", NOTES: notes}
-    environ: dict[str, object] = {"REQUEST_METHOD": "POST", NOTES: notes}
+    heard = Noted()
+    http = {"type": "http", VISIT: heard}
+    socket = {"type": "websocket", VISIT: heard}
+    environ: dict[str, object] = {"REQUEST_METHOD": "POST", VISIT: heard}
     requests = [
         Request(http),
         HTTPConnection(http),
@@ -40,17 +40,17 @@ def test_a_note_stands_on_every_kind_of_request() -> None:
     ]
     for number, request in enumerate(requests):
         report_auth_failure(request, user=str(number))
-    assert notes == [Note("authn_login_fail", str(number)) for number in range(len(requests))]
+    assert [*heard.notes] == [Note("authn_login_fail", str(number)) for number in range(len(requests))]
 
 
 def test_a_note_stands_on_flasks_request() -> None:
     """Flask's global `request` is understood inside a request."""
     app = Flask("shop")
-    notes: list[Note] = []
-    with app.test_request_context("/", environ_overrides={NOTES: notes}):
+    heard = Noted()
+    with app.test_request_context("/", environ_overrides={VISIT: heard}):
         report_auth_failure(flask_request, "alice", credential="one")
         report_auth_success(flask_request, "alice")
-    assert notes == [Note("authn_login_fail", "alice", "one"), Note("authn_login_success", "alice")]
+    assert [*heard.notes] == [Note("authn_login_fail", "alice", "one"), Note("authn_login_success", "alice")]
 
 
 @pytest.mark.parametrize(
@@ -58,13 +58,13 @@ def test_a_note_stands_on_flasks_request() -> None:
 )
 def test_any_value_is_noted_as_text(user: object, noted: str) -> None:
     """What an unchecked body held as a name or a credential raises nothing, now or later."""
-    notes: list[Note] = []
-    scope = {NOTES: notes}
+    heard = Noted()
+    scope = {VISIT: heard}
     report_auth_failure(scope, user, credential=user)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    assert notes == [Note("authn_login_fail", noted, noted)]
+    assert [*heard.notes] == [Note("authn_login_fail", noted, noted)]
 
 
-@pytest.mark.parametrize("scope", [{}, {NOTES: None}, {NOTES: "text"}])
+@pytest.mark.parametrize("scope", [{}, {VISIT: "text"}])
 def test_without_the_middleware_a_report_is_a_warning(
     scope: dict[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -73,6 +73,12 @@ def test_without_the_middleware_a_report_is_a_warning(
     (record,) = caplog.records
     assert (record.levelno, record.name) == (logging.WARNING, "appguard.report")
     assert "no AppGuard middleware" in record.getMessage()
+
+
+def test_where_appguard_is_switched_off_a_report_is_forgotten(caplog: pytest.LogCaptureFixture) -> None:
+    """Who has switched it off needs no warning at every login."""
+    report_auth_success({VISIT: None})
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("what", [None, "request", 5, object()])

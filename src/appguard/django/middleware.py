@@ -11,9 +11,9 @@ from django.http.response import HttpResponseBase
 from appguard.django.settings import from_settings
 from appguard.environ import client_of, exchange_of, header_of, is_preflight
 from appguard.guard import Refusal
-from appguard.middleware import VISIT, Middleware, Visit
+from appguard.middleware import Middleware, Visit
 from appguard.proxies import Client
-from appguard.report import NOTES
+from appguard.report import VISIT
 
 Answering = Callable[[HttpRequest], HttpResponseBase] | Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 
@@ -54,23 +54,23 @@ class AppGuardMiddleware:
         respond = cast("Callable[[HttpRequest], HttpResponseBase]", self.get_response)
         middleware = self._middleware
         if middleware is None:
-            _switch_off(request)
+            request.META[VISIT] = None
             return respond(request)
         client, method, path, is_counted = self._prepare(middleware, request)
         visit = middleware.decide(client, method, path, middleware.monotonic(), is_counted=is_counted, native=request)
         if isinstance(visit, Refusal):
             return _refused(middleware, visit, client, request)
-        _leave(visit, request)
+        request.META[VISIT] = visit
         response = respond(request)
         _record(visit, request, response)
-        middleware.settle(visit, response.status_code)
+        middleware.settle(visit, middleware.due(visit, response.status_code))
         return _answer(visit, request, response)
 
     async def _call_async(self, request: HttpRequest) -> HttpResponseBase:
         respond = cast("Callable[[HttpRequest], Awaitable[HttpResponseBase]]", self.get_response)
         middleware = self._middleware
         if middleware is None:
-            _switch_off(request)
+            request.META[VISIT] = None
             return await respond(request)
         client, method, path, is_counted = self._prepare(middleware, request)
         visit = await middleware.decide_async(
@@ -78,10 +78,10 @@ class AppGuardMiddleware:
         )
         if isinstance(visit, Refusal):
             return _refused(middleware, visit, client, request)
-        _leave(visit, request)
+        request.META[VISIT] = visit
         response = await respond(request)
         _record(visit, request, response)
-        await middleware.settle_async(visit, response.status_code)
+        await middleware.settle_async(visit, middleware.due(visit, response.status_code))
         return _answer(visit, request, response)
 
     def _prepare(self, middleware: Middleware, request: HttpRequest) -> tuple[Client, str, str, bool]:
@@ -93,16 +93,6 @@ class AppGuardMiddleware:
         return client, request.method or "", request.path_info, not is_preflight(request.META)
 
 
-def _switch_off(request: HttpRequest) -> None:
-    request.META[NOTES] = []  # reports are heard and forgotten
-    request.META[VISIT] = None
-
-
-def _leave(visit: Visit, request: HttpRequest) -> None:
-    request.META[VISIT] = visit
-    request.META[NOTES] = visit.notes
-
-
 def _record(visit: Visit, request: HttpRequest, response: HttpResponseBase) -> None:
     if visit.notes or response.status_code in (401, 403):
         visit.record(exchange_of(request.META, visit.client, visit.path, response.status_code))
@@ -111,8 +101,8 @@ def _record(visit: Visit, request: HttpRequest, response: HttpResponseBase) -> N
 def _answer(visit: Visit, request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
     """Give the app's answer, or the refusal by a limit at its view or of a user."""
     if visit.refusal is None:
-        middleware = visit.middleware
-        for name, value in middleware.answers.fields.passed(visit.hits, visit.left, middleware.clock):
+        fields, clock = visit.middleware.fields, visit.middleware.clock
+        for name, value in fields.passed(visit.hits, visit.left, clock) if visit.left else ():
             response.headers[name] = value
         return response
     response.close()

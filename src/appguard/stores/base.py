@@ -8,6 +8,7 @@ All times are Unix seconds.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -33,22 +34,23 @@ class Counters(Protocol):
         """Give a number that changes when something was reset."""
         ...
 
-    def check(self, hits: Sequence[Hit]) -> Verdict:
+    def check(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Count one request under every hit, or say which limit refuses it and for how long.
 
-        A hit at a cost of 0 only asks. If the last hit is reserved the verdict says when.
+        A hit at a cost of 0 only asks. If the last hit is reserved the verdict says when. Whoever is
+        asked outside this host is waited for at most so many `seconds`, if any.
         """
         ...
 
-    async def check_async(self, hits: Sequence[Hit]) -> Verdict:
+    async def check_async(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Do what `check` does without blocking the event loop."""
         ...
 
-    def give_back(self, hits: Sequence[Hit], time: float) -> None:
+    def give_back(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Take reserved hits out again; `time` is what the verdict said. What is left is never too little."""
         ...
 
-    async def give_back_async(self, hits: Sequence[Hit], time: float) -> None:
+    async def give_back_async(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Do what `give_back` does without blocking the event loop."""
         ...
 

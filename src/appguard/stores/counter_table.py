@@ -39,6 +39,8 @@ from appguard.rate import RUNS_PER_WINDOW, TOLERANCE, Left, Rate, tokens_left
 if sys.platform != "win32":
     import fcntl
 
+    TRY = fcntl.LOCK_EX | fcntl.LOCK_NB
+
 SETS = 4096
 WAYS = 16
 RUNS = RUNS_PER_WINDOW + 1
@@ -114,7 +116,7 @@ class CounterTable:
         end = 0.0
         while True:
             try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._file, TRY)
             except OSError:
                 now = time.monotonic()
                 end = end or now + patience
@@ -208,6 +210,19 @@ class CounterTable:
         counts = RUN_COUNTS.unpack_from(self._map, begin + 8 * COUNTS)
         return [run for run in zip(times, counts, strict=True) if run[0] + window > now]
 
+    def quickly(self, slot: int, rate: Rate, now: float, cost: int) -> Left | None:
+        """Count one request, as most are: it joins the newest run, and none has left; None if it is another one."""
+        begin, window = slot * WORDS, rate.window
+        opened, stale, total, newest = HEAD.unpack_from(self._map, self._slots_at + 8 * begin)
+        left = rate.amount - total - cost
+        if left < 0 or now >= stale or now - opened >= window / RUNS_PER_WINDOW or rate.burst or not cost:
+            return None
+        numbers = self._numbers
+        numbers[begin + TOTAL] = total + cost  # first: it is never too small
+        numbers[begin + COUNTS + newest] += cost
+        self._seconds[begin + TIMES + newest] = now
+        return left, min(stale - now, window)
+
     def add(self, slot: int, rate: Rate, now: float, cost: int = 1) -> Left:
         """Count one request that is admitted; give what is left then."""
         seconds, numbers, begin, window = self._seconds, self._numbers, slot * WORDS, rate.window
@@ -215,14 +230,11 @@ class CounterTable:
             interval = window / rate.amount
             seconds[begin + OPENED] = full_at = max(seconds[begin + OPENED], now) + cost * interval
             return tokens_left(full_at - now, rate.burst, interval)
-        opened, stale, total, newest = HEAD.unpack_from(self._map, self._slots_at + 8 * begin)
-        if now >= stale or now - opened >= window / RUNS_PER_WINDOW or total + cost > rate.amount:
-            stale, total, newest = self._tidy(slot, window, now)
-        total += cost
-        numbers[begin + TOTAL] = total  # first: it is never too small
+        stale, total, newest = self._tidy(slot, window, now)
+        numbers[begin + TOTAL] = total + cost  # first, as above
         numbers[begin + COUNTS + newest] += cost
         seconds[begin + TIMES + newest] = now
-        return rate.amount - total, min(stale - now, window)
+        return rate.amount - total - cost, min(stale - now, window)
 
     def _tidy(self, slot: int, window: float, now: float) -> tuple[float, int, int]:
         """Open a run if it is time, and work out what is kept to be quick: `stale`, `total`, `newest`."""

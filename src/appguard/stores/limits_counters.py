@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from hashlib import blake2b
+from math import inf
 from threading import Lock
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -95,36 +96,36 @@ class LimitsCounters:
         self._limiter: RateLimiter | None = None
         self._opening = Lock()
 
-    def check(self, hits: Sequence[Hit]) -> Verdict:
+    def check(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Count one request under every hit, or say which limit refuses it the longest."""
-        if not hits or not self._breaker.may_ask():
+        if seconds <= 0.0 or not hits or not self._breaker.may_ask():
             return self._without_storage(hits)
         asked = self._submit(hits)
         try:
-            verdict = asked.result(BUDGET)
+            verdict = asked.result(min(seconds, BUDGET))
         except Exception as error:  # noqa: BLE001 - storages raise what their drivers raise
             asked.cancel()
             return self._failed(error, hits)
         self._breaker.worked()
         return verdict
 
-    async def check_async(self, hits: Sequence[Hit]) -> Verdict:
+    async def check_async(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Do what `check` does without blocking the event loop."""
-        if not hits or not self._breaker.may_ask():
+        if seconds <= 0.0 or not hits or not self._breaker.may_ask():
             return self._without_storage(hits)
         asked = self._submit(hits)
         try:
-            async with asyncio.timeout(BUDGET):
+            async with asyncio.timeout(min(seconds, BUDGET)):
                 verdict = await asyncio.wrap_future(asked)
         except Exception as error:  # noqa: BLE001 - storages raise what their drivers raise
             return self._failed(error, hits)
         self._breaker.worked()
         return verdict
 
-    def give_back(self, hits: Sequence[Hit], time: float) -> None:
+    def give_back(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Do nothing: nothing is reserved here."""
 
-    async def give_back_async(self, hits: Sequence[Hit], time: float) -> None:
+    async def give_back_async(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Do nothing: nothing is reserved here."""
 
     def reset(self, key: str) -> None:

@@ -9,11 +9,12 @@ and those requests are missing in the table afterwards. The log says when that b
 import logging
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 from pathlib import Path
 from threading import Lock
 
 from appguard.fork import in_every_child
-from appguard.limit import ADMITTED, Hit, Verdict
+from appguard.limit import ADMITTED, Hit, Verdict, new_verdict
 from appguard.rate import Left
 from appguard.stores.counter_table import SETS, CounterTable, open_table
 from appguard.stores.memory import MemoryCounters
@@ -56,7 +57,7 @@ class LocalCounters:
         self._is_stuck = False
         self.close_table()
 
-    def check(self, hits: Sequence[Hit]) -> Verdict:
+    def check(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Count one request under every hit, or say which limit refuses it the longest."""
         if not hits:
             return ADMITTED
@@ -67,18 +68,18 @@ class LocalCounters:
             if table is None:
                 return self._alone.check(hits)
             try:
-                if not self._locked(table):
+                if (self._is_stuck or not table.lock()) and not self._locked(table):
                     return self._count_alone(hits)
                 now = self._table_clock()  # read under the lock: it does not go back between processes
                 return _count_one(table, hits[0], now) if len(hits) == 1 else _count(table, hits, now)
             finally:
                 table.unlock()
 
-    async def check_async(self, hits: Sequence[Hit]) -> Verdict:
+    async def check_async(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Do what `check` does; it blocks for `PATIENCE` at most, and only if another process was stopped."""
         return self.check(hits)
 
-    def give_back(self, hits: Sequence[Hit], time: float) -> None:
+    def give_back(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Take reserved hits out again, from wherever they were counted."""
         with self._table_lock:
             table = self._shared
@@ -93,7 +94,7 @@ class LocalCounters:
             finally:
                 table.unlock()
 
-    async def give_back_async(self, hits: Sequence[Hit], time: float) -> None:
+    async def give_back_async(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Do what `give_back` does; it blocks as `check_async` does."""
         self.give_back(hits, time)
 
@@ -178,14 +179,16 @@ def _count(table: CounterTable, hits: Sequence[Hit], now: float) -> Verdict:
         if hit.cost and (slot < 0 or is_moved):  # another key of this request may just have taken the slot
             slot, is_moved = table.find(table.place(hit.key)), True
         left.append(_add(table, slot, hit, now))
-    return Verdict(None, 0.0, now, left)
+    return new_verdict((None, 0.0, now, left))
 
 
 def _count_one(table: CounterTable, hit: Hit, now: float) -> Verdict:
     """Do the same for one hit, as most requests have, with less ado."""
     slot = table.find(table.place(hit.key))
+    if slot >= 0 and (left := table.quickly(slot, hit.rate, now, hit.cost)) is not None:
+        return new_verdict((None, 0.0, now, (left,)))
     wait = table.wait(slot, hit.rate, now, hit.cost) if slot >= 0 else _wait_of_new(hit)
-    return Verdict(hit, wait) if wait > 0.0 else Verdict(None, 0.0, now, (_add(table, slot, hit, now),))
+    return Verdict(hit, wait) if wait > 0.0 else new_verdict((None, 0.0, now, (_add(table, slot, hit, now),)))
 
 
 def _add(table: CounterTable, slot: int, hit: Hit, now: float) -> Left:
@@ -195,7 +198,9 @@ def _add(table: CounterTable, slot: int, hit: Hit, now: float) -> Left:
         slot = table.take(table.place(hit.key), rate, now)
     if slot < 0:  # nothing is counted for it, or there is no room
         return rate.most, 0.0
-    return table.add(slot, rate, now, cost) if cost else table.left(slot, rate, now)
+    if not cost:
+        return table.left(slot, rate, now)
+    return table.quickly(slot, rate, now, cost) or table.add(slot, rate, now, cost)
 
 
 def _wait_of_new(hit: Hit) -> float:

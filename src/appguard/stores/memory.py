@@ -6,10 +6,11 @@ at is over its limit, the new key is admitted uncounted.
 """
 
 import time
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
+from math import inf
 from threading import Lock
 from types import TracebackType
 from typing import Self
@@ -17,9 +18,9 @@ from typing import Self
 from appguard.address import Address, Network
 from appguard.ban import Ban, BanTable, Fact, Kind, supersedes
 from appguard.fork import in_every_child
-from appguard.limit import ADMITTED, Hit, Verdict
+from appguard.limit import ADMITTED, Hit, Verdict, new_verdict
 from appguard.ports import is_web, parse_key
-from appguard.rate import SlidingWindow, TokenBucket
+from appguard.rate import Left, SlidingWindow, TokenBucket
 from appguard.stores.base import Changes, Snapshot
 from appguard.stores.ends import End, Ends
 
@@ -42,15 +43,29 @@ class MemoryCounters:
         in_every_child(self, MemoryCounters._renew_counters)
 
     def _renew_counters(self) -> None:
-        self._counters: dict[str, SlidingWindow | TokenBucket] = {}
+        self._counters: OrderedDict[str, SlidingWindow | TokenBucket] = OrderedDict()  # the latest request last
         self._counters_lock = Lock()
 
-    def check(self, hits: Sequence[Hit]) -> Verdict:
+    def check(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Count one request under every hit, or say which limit refuses it the longest."""
-        if len(hits) == 1:
-            return self._check_one(hits[0])
-        if not hits:
-            return ADMITTED
+        if len(hits) != 1:
+            return self._check_all(hits) if hits else ADMITTED
+        hit, now = hits[0], self._monotonic()
+        key, cost = hit.key, hit.cost
+        with self._counters_lock:  # the same as below, for one hit, as most requests have, in half the time
+            counters = self._counters
+            known = counters.get(key)
+            counter = known or hit.rate.counter()
+            left = counter.take(now, cost)
+            if left is None:
+                return Verdict(hit, counter.wait(now, cost))
+            if known is not None:
+                counters.move_to_end(key)
+            elif cost:
+                self._keep(key, counter, now)
+        return new_verdict((None, 0.0, now, (left,)))
+
+    def _check_all(self, hits: Sequence[Hit]) -> Verdict:
         now = self._monotonic()
         refused: Hit | None = None
         longest = 0.0
@@ -63,37 +78,18 @@ class MemoryCounters:
                     refused, longest = hit, wait
             if refused is not None:
                 return Verdict(refused, longest)
+            left: list[Left] = []
             for hit, counter in zip(hits, found, strict=True):
+                left.append(counter.take(now, hit.cost) or counter.left(now))
                 if hit.cost:
-                    counter.add(now, hit.cost)
                     self._keep(hit.key, counter, now)
-            left = [counter.left(now) for counter in found]
         return Verdict(None, 0.0, now, left)
 
-    def _check_one(self, hit: Hit) -> Verdict:
-        """Do the same for one hit, as most requests have, in half the time."""
-        key, cost, now = hit.key, hit.cost, self._monotonic()
-        with self._counters_lock:
-            counters = self._counters
-            counter = counters.get(key)
-            is_new = counter is None
-            counter = counter or hit.rate.counter()
-            left = counter.take(now, cost)
-            if left is None:
-                return Verdict(hit, counter.wait(now, cost))
-            if is_new:
-                if cost:
-                    self._keep(key, counter, now)
-            else:
-                del counters[key]
-                counters[key] = counter  # the dictionary is in the order of the latest request
-            return Verdict(None, 0.0, now, (left,))
-
-    async def check_async(self, hits: Sequence[Hit]) -> Verdict:
+    async def check_async(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Do what `check` does; it never blocks."""
         return self.check(hits)
 
-    def give_back(self, hits: Sequence[Hit], time: float) -> None:
+    def give_back(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Take reserved hits out again."""
         now = self._monotonic()
         with self._counters_lock:
@@ -102,7 +98,7 @@ class MemoryCounters:
                 if counter is not None:
                     counter.give_back(time, now, hit.cost)
 
-    async def give_back_async(self, hits: Sequence[Hit], time: float) -> None:
+    async def give_back_async(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Do what `give_back` does; it never blocks."""
         self.give_back(hits, time)
 
@@ -114,15 +110,15 @@ class MemoryCounters:
         self.resets += 1
 
     def _keep(self, key: str, counter: SlidingWindow | TokenBucket, now: float) -> None:
-        known = self._counters.pop(key, None)
-        if known is None and len(self._counters) >= self._keys_most and not self._make_room(now):
-            return
-        self._counters[key] = counter  # the dictionary is in the order of the latest request
+        counters = self._counters
+        if key in counters:
+            counters.move_to_end(key)
+        elif len(counters) < self._keys_most or self._make_room(now):
+            counters[key] = counter
 
     def _make_room(self, now: float) -> bool:
         for _ in range(EVICTION_TRIES):
-            oldest = next(iter(self._counters))
-            counter = self._counters.pop(oldest)
+            oldest, counter = self._counters.popitem(last=False)
             if counter.wait(now) == 0.0:
                 return True
             self._counters[oldest] = counter

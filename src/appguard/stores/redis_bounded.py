@@ -8,12 +8,15 @@ one. A call that nobody waits for any more may still be carried out.
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from math import inf
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 from appguard.fork import in_every_child
 from appguard.stores.redis_commands import AsyncCommands, Commands
+
+T = TypeVar("T")
 
 CALLS_MOST = 16  # at the same time: each has a connection, and a burst should not open many
 
@@ -34,11 +37,15 @@ class BoundedCommands:
 
     def execute_command(self, *arguments: object) -> Any:
         """Send one command and give its reply; raise `TimeoutError` or what the client raises."""
-        call: Future[Any] = self._pool().submit(self._call, arguments)
+        return self.run(lambda client: client.execute_command(*arguments))
+
+    def run(self, work: Callable[[Commands], T], seconds: float = inf) -> T:
+        """Do what takes several commands, in the time of one or less; raise `TimeoutError` or what it raises."""
+        done = self._pool().submit(lambda: work(self._opened()))
         try:
-            return call.result(self._seconds)
+            return done.result(min(seconds, self._seconds))
         finally:
-            call.cancel()  # if it has not begun
+            done.cancel()  # if it has not begun
 
     def _pool(self) -> ThreadPoolExecutor:
         with self._lock:
@@ -46,7 +53,7 @@ class BoundedCommands:
                 self._threads = ThreadPoolExecutor(CALLS_MOST, thread_name_prefix="appguard-redis")
             return self._threads
 
-    def _call(self, arguments: tuple[object, ...]) -> Any:
+    def _opened(self) -> Commands:
         with self._lock:
             client = self._client
         if client is None:
@@ -55,7 +62,7 @@ class BoundedCommands:
                 client = self._client = self._client or opened
             if client is not opened:
                 opened.close()
-        return client.execute_command(*arguments)
+        return client
 
     def close(self) -> None:
         """Close the connections when the calls that still run have ended."""

@@ -63,7 +63,7 @@ class Credentials(CredentialProvider):
         return self.get_credentials()
 
 
-def connect(uri: RedisUri, timeout: float) -> Commands:
+def connect(uri: RedisUri, timeout: float) -> BoundedCommands | DirectCommands:
     """Give a client for threads, whose every wait is at most `timeout` seconds. Connects at its first command."""
     if uri.kind == "cluster":
         return BoundedCommands(lambda: _ClusterClient(uri), timeout)

@@ -1,6 +1,6 @@
 """Counters in Redis: one script call per request for all its limits, by the server's clock.
 
-The ladder when Redis is slow or down: the decision waits at most `BUDGET` seconds, once; after a few failures a breaker
+The ladder when Redis is slow or down: a check waits at most `BUDGET` seconds; after a few failures a breaker
 keeps everybody from asking, and meanwhile the app does what `on_store_error` says: count in this process (`local`),
 admit (`open`) or refuse (`closed`).
 """
@@ -9,6 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from itertools import chain, groupby
+from math import inf
 from urllib.parse import quote
 
 from redis.exceptions import NoScriptError
@@ -17,6 +18,7 @@ from appguard.fork import in_every_child
 from appguard.limit import ADMITTED, Hit, Verdict
 from appguard.stores.breaker import Breaker
 from appguard.stores.memory import MemoryCounters
+from appguard.stores.redis_bounded import BoundedCommands
 from appguard.stores.redis_commands import AsyncCommands, Commands, Script
 from appguard.stores.redis_connection import connect, connect_async, connect_to
 from appguard.stores.redis_uri import parse_redis_uri
@@ -44,7 +46,7 @@ class RedisCounters:
         self._give_back = Script("give_back")
         self.resets = 0
         self._calls: dict[str, tuple[Sequence[Hit], bytes]] = {}
-        self._client: Commands | None = None
+        self._client: BoundedCommands | DirectCommands | None = None
         self._async_clients: dict[asyncio.AbstractEventLoop, AsyncCommands] = {}
         self._parents: object = None
         in_every_child(self, RedisCounters._leave_parents)
@@ -53,29 +55,35 @@ class RedisCounters:
         """Leave a forked process's parent its event loops: whoever closes here what belongs to one closes it there."""
         self._parents, self._async_clients = self._async_clients, {}
 
-    def check(self, hits: Sequence[Hit]) -> Verdict:
+    def check(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Count one request under every hit, or say which limit refuses it the longest."""
-        if not hits or not self._breaker.may_ask():
+        if seconds <= 0.0 or not hits or not self._breaker.may_ask():
             return self._without_redis(hits)
         try:
             client = self._client_of_threads()
-            verdict = self._ask(client, hits) if isinstance(client, DirectCommands) else self._ask_parts(client, hits)
+            if isinstance(client, DirectCommands):
+                verdict = self._ask(client, hits, seconds)
+            else:
+                verdict = client.run(lambda client: self._ask_parts(client, hits), seconds)
         except Exception as error:  # noqa: BLE001 - no request fails of whatever a client of Redis raises
             self._breaker.failed(error)
             return self._without_redis(hits)
         self._breaker.worked()
         return verdict
 
-    async def check_async(self, hits: Sequence[Hit]) -> Verdict:
+    async def check_async(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Do what `check` does without blocking the event loop."""
-        if not hits or not self._breaker.may_ask():
+        if seconds <= 0.0 or not hits or not self._breaker.may_ask():
             return self._without_redis(hits)
         try:
             client = self._client_of_loop()
-            if isinstance(client, PipelinedCommands):
-                verdict = await self._ask_async(client, hits)
+            if isinstance(client, PipelinedCommands) and seconds >= BUDGET:  # it needs no timer for this call alone
+                try:
+                    verdict = _verdict(await client.send(self._call(hits)), hits, ADMITTED)
+                except NoScriptError:
+                    verdict = await self._ask_parts_async(client, hits, BUDGET / 2)
             else:
-                verdict = await self._ask_parts_async(client, hits)
+                verdict = await self._ask_parts_async(client, hits, min(seconds, BUDGET))
         except Exception as error:  # noqa: BLE001 - as above: asyncio's own TypeError was among it
             self._breaker.failed(error)
             return self._without_redis(hits)
@@ -94,19 +102,12 @@ class RedisCounters:
         self._calls[key] = hits, call
         return call
 
-    def _ask(self, client: DirectCommands, hits: Sequence[Hit]) -> Verdict:
+    def _ask(self, client: DirectCommands, hits: Sequence[Hit], seconds: float) -> Verdict:
         try:
-            reply = client.send(self._call(hits))
+            reply = client.send(self._call(hits), seconds)
         except NoScriptError:
-            reply = client.execute_command(*self._count.by_text(self._counter_keys(hits), _arguments(hits)))
-        return _verdict(reply, hits, ADMITTED)
-
-    async def _ask_async(self, client: PipelinedCommands, hits: Sequence[Hit]) -> Verdict:
-        try:
-            reply = await client.send(self._call(hits))
-        except NoScriptError:
-            async with asyncio.timeout(BUDGET / 2):
-                reply = await client.execute_command(*self._count.by_text(self._counter_keys(hits), _arguments(hits)))
+            call = packed(self._count.by_text(self._counter_keys(hits), _arguments(hits)))
+            reply = client.send(call, min(seconds, BUDGET) / 2)
         return _verdict(reply, hits, ADMITTED)
 
     def _ask_parts(self, client: Commands, hits: Sequence[Hit]) -> Verdict:
@@ -118,38 +119,51 @@ class RedisCounters:
                 break
         return verdict
 
-    async def _ask_parts_async(self, client: AsyncCommands, hits: Sequence[Hit]) -> Verdict:
+    async def _ask_parts_async(self, client: AsyncCommands, hits: Sequence[Hit], seconds: float) -> Verdict:
         verdict = ADMITTED
-        async with asyncio.timeout(BUDGET):
-            for part in _parts(hits):
+        async with asyncio.timeout(seconds):
+            for part in self._parts_of(hits):
                 reply = await self._count.call_async(client, self._counter_keys(part), _arguments(part))
                 verdict = _verdict(reply, part, verdict)
                 if verdict.refused is not None:
                     break
         return verdict
 
-    def give_back(self, hits: Sequence[Hit], time: float) -> None:
+    def give_back(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Take reserved hits out again, from wherever they were counted; if Redis does not answer they stay counted."""
         if time >= 0.0:
             self._local.give_back(hits, time)
-        elif self._breaker.may_ask():
+        elif seconds > 0.0 and self._breaker.may_ask():
             try:
                 client = self._client_of_threads()
-                for part in self._parts_of(hits):
-                    self._give_back.call(client, self._counter_keys(part), [int(-time), *_arguments(part)])
+                if isinstance(client, DirectCommands):
+                    self._return(client, hits, time, seconds)
+                else:
+                    client.run(lambda client: self._return_parts(client, hits, time), seconds)
             except Exception as error:  # noqa: BLE001 - as in `check`
                 self._breaker.failed(error)
             else:
                 self._breaker.worked()
 
-    async def give_back_async(self, hits: Sequence[Hit], time: float) -> None:
+    def _return(self, client: DirectCommands, hits: Sequence[Hit], time: float, seconds: float) -> None:
+        keys, arguments = self._counter_keys(hits), [int(-time), *_arguments(hits)]
+        try:
+            client.send(packed(self._give_back.by_digest(keys, arguments)), seconds)
+        except NoScriptError:
+            client.send(packed(self._give_back.by_text(keys, arguments)), min(seconds, BUDGET) / 2)
+
+    def _return_parts(self, client: Commands, hits: Sequence[Hit], time: float) -> None:
+        for part in _parts(hits):
+            self._give_back.call(client, self._counter_keys(part), [int(-time), *_arguments(part)])
+
+    async def give_back_async(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Do what `give_back` does without blocking the event loop."""
         if time >= 0.0:
             self._local.give_back(hits, time)
-        elif self._breaker.may_ask():
+        elif seconds > 0.0 and self._breaker.may_ask():
             try:
                 client = self._client_of_loop()
-                async with asyncio.timeout(BUDGET):
+                async with asyncio.timeout(min(seconds, BUDGET)):
                     for part in self._parts_of(hits):
                         keys, arguments = self._counter_keys(part), [int(-time), *_arguments(part)]
                         await self._give_back.call_async(client, keys, arguments)
@@ -182,7 +196,7 @@ class RedisCounters:
         if client is not None:
             await client.aclose()
 
-    def _client_of_threads(self) -> Commands:
+    def _client_of_threads(self) -> BoundedCommands | DirectCommands:
         if self._client is None:
             self._client = connect(self._counters_uri, BUDGET)
         return self._client

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from math import inf
 from threading import Lock
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from appguard.fork import in_every_child
 SILENCE = 1.0  # seconds without a word from a server that owes an answer
 OPENING_MOST = 16  # connections that threads make at the same time
 CHUNK = 65536
+READING = 0.002  # seconds that a loop which is late has to read what has come
 WAIT_LEAST = 0.001  # seconds; none would mean not to wait at all
 
 
@@ -99,6 +101,11 @@ class PipelinedCommands(asyncio.Protocol):
         self._transport.write(b"".join([call for call, _ in calls]))
 
     def _expire(self, calls: Iterable[tuple[bytes, asyncio.Future[Any]]]) -> None:
+        late = [call for call in calls if not call[1].done()]
+        if late:  # by a loop that was busy, perhaps: what has arrived meanwhile is read first
+            self._loop.call_later(READING, self._give_up, late)
+
+    def _give_up(self, calls: Iterable[tuple[bytes, asyncio.Future[Any]]]) -> None:
         late = [answer for _, answer in calls if not answer.done()]
         for answer in late:
             answer.set_exception(TimeoutError(f"no answer within {self._seconds} s"))
@@ -198,13 +205,13 @@ class DirectCommands:
         """Send one command and give its reply."""
         return self.send(packed(arguments))
 
-    def send(self, call: bytes) -> Any:
+    def send(self, call: bytes, seconds: float = inf) -> Any:
         """Send one command as it goes over the wire; raise `TimeoutError` or an error of redis-py's family."""
-        end = time.monotonic() + self._seconds
+        end = time.monotonic() + min(seconds, self._seconds)
         try:
             link = self._idle.pop()
         except IndexError:
-            link = self._opened()
+            link = self._opened(min(seconds, self._seconds) / 2)  # the other half is for the call
         try:
             reply = link.ask(call, end)
         except BaseException:
@@ -220,13 +227,13 @@ class DirectCommands:
             raise reply
         return reply
 
-    def _opened(self) -> "_Link":
+    def _opened(self, seconds: float) -> "_Link":
         with self._lock:
             if self._threads is None:
                 self._threads = ThreadPoolExecutor(OPENING_MOST, "appguard-redis")
             opening = self._threads.submit(self._open)
         try:
-            return opening.result(self._seconds / 2)  # the other half is for the call
+            return opening.result(seconds)
         except TimeoutError:
             if not opening.cancel():
                 opening.add_done_callback(self._keep)

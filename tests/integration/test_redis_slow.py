@@ -1,0 +1,101 @@
+"""A Redis that answers late: however many questions a request has for it, it waits for them a bounded time."""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from appguard import AppGuard, Limit
+from appguard.asgi import Message, Receive, Scope, Send
+from appguard.config import AppOptions
+from appguard.wsgi import AppGuard as WsgiAppGuard
+from tests.frameworks.asgi_client import Caller
+from tests.frameworks.sites import of_wsgi
+from tests.redis_server import RedisServer, redis_server
+from tests.slow_relay import SlowRelay, slow_relay
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+WAIT_MOST = 0.06
+TRIES = 3  # the quickest counts: what a busy machine makes a request wait is not what is asked about
+TRIPS = 5  # of each request: the limit, and those in dry run, each by itself
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """Give a running server."""
+    with redis_server(tmp_path) as running:
+        yield running
+
+
+def options_of(relay: SlowRelay, name: str) -> AppOptions:
+    """Give an app with several questions for the Redis behind the relay."""
+    tried = [Limit("1000/hour", dry_run=True, name=f"tried {number}") for number in range(TRIPS - 1)]
+    return {
+        "store": f"redis://127.0.0.1:{relay.port}/0",
+        "limits": ["1000/hour", *tried],
+        "name": name,
+        "event_log": "logger",
+    }
+
+
+async def home(_scope: Scope, _receive: Receive, send: Send) -> None:
+    """Answer."""
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    last: Message = {"type": "http.response.body", "body": b"home"}
+    await send(last)
+
+
+def wsgi_home(_environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+    """Answer."""
+    start_response("200 OK", [])
+    return [b"home"]
+
+
+def longest_of_asgi(relay: SlowRelay, seconds: float, name: str) -> float:
+    """Give the seconds that the first request takes once answers are so late."""
+    app = AppGuard(home, **options_of(relay, name))
+
+    async def ask() -> float:
+        caller = Caller(app)
+        relay.delay = 0.0
+        assert (await caller.ask(caller.http())).status == 200  # connects
+        relay.delay = seconds
+        begun = time.monotonic()
+        assert (await caller.ask(caller.http())).status == 200
+        taken = time.monotonic() - begun
+        middleware = app._middleware  # pyright: ignore[reportPrivateUsage]
+        assert middleware is not None
+        await middleware.close_async()
+        return taken
+
+    return asyncio.run(ask())
+
+
+def longest_of_wsgi(relay: SlowRelay, seconds: float, name: str) -> float:
+    """Do the same in a thread."""
+    with closing(WsgiAppGuard(wsgi_home, **options_of(relay, name))) as app:
+        ask = of_wsgi(app)
+        relay.delay = 0.0
+        assert ask().status == 200
+        relay.delay = seconds
+        begun = time.monotonic()
+        assert ask().status == 200
+        return time.monotonic() - begun
+
+
+@pytest.mark.parametrize("longest", [longest_of_asgi, longest_of_wsgi], ids=["asgi", "wsgi"])
+@pytest.mark.parametrize("seconds", [0.03, 0.2], ids=["late", "too late"])
+def test_a_request_waits_for_all_its_answers_together(
+    server: RedisServer, longest: Callable[[SlowRelay, float, str], float], seconds: float
+) -> None:
+    """Five trips to a Redis that answers late are not five waits: what is not known in time is counted here."""
+    with slow_relay(server.port, 0.0) as relay:
+        taken = [longest(relay, seconds, f"shop{number}") for number in range(TRIES)]
+    assert min(taken) >= min(seconds, 0.04)  # it is asked, and waited for
+    assert min(taken) < WAIT_MOST
