@@ -10,6 +10,7 @@ filters care whether a line was cut, and one with an escape sequence, because th
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
@@ -49,7 +50,6 @@ class Sieve:
         self._new_search = search or search_for
         self._chosen: Literals = ANY
         self._search: Search | None = None
-        self._whole_lines = re.compile(rb"[^\n]+")  # what the search finds, each with the rest of its line
         self._choice_left = 0  # bytes
         self._rest_left = 0  # blocks
         self._has_searched = False
@@ -74,7 +74,9 @@ class Sieve:
         block = b"\n".join(lines) + b"\n"
         if ESCAPE in block or any(_long(block, self._line_most // 2)):
             return len(self._lines(block, self._places(block, self._search)))
-        return len(self._whole_lines.findall(block.lower() if self._chosen.folded else block))
+        block = block.lower() if self._chosen.folded else block
+        texts = frozenset(text for text in self._chosen.texts if text[0].encode() in block)  # the fewer, the quicker
+        return len(_whole_lines(texts).findall(block)) if texts else 0
 
     def _all(self, block: bytes) -> list[bytes]:
         lines = block.split(b"\n")
@@ -113,7 +115,6 @@ class Sieve:
         chosen = any_of(min(sets, key=lambda each: counts[each]) for sets in self._needs)
         if chosen != self._chosen:
             self._chosen, self._search = chosen, self._new_search(chosen)
-            self._whole_lines = re.compile(_pattern(chosen) + rb"[^\n]*")
 
 
 def search_for(literals: Literals) -> Search:
@@ -127,7 +128,7 @@ def search_for(literals: Literals) -> Search:
 
 def by_re(literals: Literals) -> Search:
     """Make a search that needs nothing but Python."""
-    pattern = re.compile(_pattern(literals))
+    pattern = re.compile(_pattern(literals.texts))
 
     def search(block: bytes) -> Iterable[int]:
         return (match.start() for match in pattern.finditer(block.lower() if literals.folded else block))
@@ -135,8 +136,14 @@ def by_re(literals: Literals) -> Search:
     return search
 
 
-def _pattern(literals: Literals) -> bytes:
-    texts = sorted(literals.texts)
+@lru_cache(maxsize=256)
+def _whole_lines(texts: frozenset[str]) -> re.Pattern[bytes]:
+    """Give what finds texts, each with the rest of its line; it gives nothing of them, which is to be counted only."""
+    return re.compile(_pattern(texts) + rb"().*+")
+
+
+def _pattern(literals: frozenset[str]) -> bytes:
+    texts = sorted(literals)
     prefix = _common_prefix(texts)
     rest = "|".join(re.escape(text[len(prefix) :]) for text in texts)
     return f"{re.escape(prefix)}(?:{rest})".encode()
