@@ -80,3 +80,14 @@ def test_lines_that_were_not_searched_are_counted_by_a_search() -> None:
     odd = [b"failed\x1b[0m", b"fai\x1b[0mled", b"x" * 90, b"nothing"]
     assert sieve.count(sieve.candidates(dense + b"nothing\n")) == 100
     assert sieve.count(sieve.candidates(b"\n".join(odd) + b"\n")) == 3
+
+
+@given(lines=st.lists(st.lists(st.sampled_from(["fail", "Fail", "refuse", "x", " "])).map("".join), min_size=1))
+def test_a_line_is_counted_once_whatever_it_holds(lines: list[str]) -> None:
+    """Of lines all of which are candidates, those are counted that hold one of the texts, in any case if that is so."""
+    block = "".join(f"{line}\n" for line in lines).encode()
+    for is_folded in (False, True):
+        sieve = Sieve([[Literals(frozenset({"fail", "refuse"}), folded=is_folded)]], 100)
+        sieve.candidates(b"fail\n" * 10)
+        alike = [line.lower() if is_folded else line for line in lines]
+        assert sieve.count(sieve.candidates(block)) == sum("fail" in line or "refuse" in line for line in alike)

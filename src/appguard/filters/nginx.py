@@ -30,11 +30,13 @@ LINE = re.compile(
 )
 PLAIN = r"[!#-\[\]-~]"  # what a quoted value has without escapes, but blanks
 PATH = r"[!$->@-\[\]-~]"  # the same up to where a path ends
+SHORT = 256  # letters of a path
 COMMON = re.compile(
-    rf'^(?:([0-9.]{{7,15}}+) - (?:(- )|[^ "\\\n]++ )\[([ +/0-:A-Za-z]{{26}})\] '
-    rf'"([A-Z]++) ({PATH}++)(?:[?#]{PLAIN}*+)?+ HTTP/[0-9.]++" ([1-9][0-9]{{2}}) )?+.*+$',
+    rf'^(?:([0-9.]{{7,15}}+) - (?:(- )|[^ "\\\n]++ )\[(.{{26}})\] '
+    rf'"([A-Z]{{1,16}}+) ({PATH}{{1,{SHORT}}}+)(?:[?#]{PLAIN}*+)?+ HTTP/[0-9.]++" ([1-9][0-9]{{2}}) )?.*+$',
     re.MULTILINE,
 )  # what most lines begin with: address, no user, time, method, path, status
+UNAUTHORIZED_MOST = 4096  # requests that are remembered: clients choose them, so they are short
 TIME_LENGTH = len(" [20/Nov/2026:09:11:02 +0000] ")
 END_OF_PATH = re.compile("[?#]")
 PROBED = (400, 404, 405, 444)
@@ -51,6 +53,7 @@ class NginxFilter:
     def __init__(self, kinds: Collection[str] = (), name: str = "nginx", statuses: Collection[int] = ()) -> None:
         self.name = name
         self._wanted = Wanted(kinds, statuses)
+        self._unauthorized = lru_cache(maxsize=UNAUTHORIZED_MOST)(self._wanted.unauthorized)
         texts = self._wanted.texts('" {} ')
         self.needs = ((Literals(texts),),) if texts else ()
 
@@ -91,15 +94,16 @@ class NginxFilter:
             if "%" in path or "/." in path:
                 path = path_of(path)
             if status == "401":
-                kind = kind_of_answer(UNAUTHORIZED, scheme="" if no_user else "basic", method=method, path=path)
-                what = (kind, UNAUTHORIZED) if kind else what
+                what = self._unauthorized(method, path, "" if no_user else "basic")
             if what is None:
                 found.append(() if status else None)
                 continue
             if time != last:
                 last, told = time, _seconds(time)
-            is_told = told is not None and is_ipv4(address)
-            found.append((what, address, told, path, (), line) if is_told else None)
+            if told is None or not is_ipv4(address):
+                found.append(None)
+            else:
+                found.append((what, address, told, path, (), line))
         return found
 
     def hosts_of(self, lines: Sequence[bytes]) -> Sequence[bytes]:
@@ -122,6 +126,11 @@ class Wanted:
     def rest(self, status: int) -> str:
         """Give the kind of a request that is nothing else."""
         return REQUEST if status and (self._is_any or status in self._statuses) else ""
+
+    def unauthorized(self, method: str, path: str, scheme: str) -> What | None:
+        """Say what an answer 401 means."""
+        kind = kind_of_request(UNAUTHORIZED, method, path, scheme)
+        return (kind, UNAUTHORIZED) if kind else self.what.get(str(UNAUTHORIZED))
 
     def texts(self, form: str) -> frozenset[str]:
         """Give the texts of which a line that tells of something has one, unless it was cut; none if any may."""
