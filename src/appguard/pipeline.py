@@ -244,7 +244,8 @@ class _Turn:
 
     def _count_briefs(self, route: Route, briefs: Sequence[Brief], untimely: set[int]) -> list[tuple[Brief, Ban]]:
         window, earliest, latest = route.window, self.now - route.window.oldest, self.now + AHEAD_MOST
-        if not all(earliest < time <= latest for time in {brief[2] for brief in briefs}):
+        times = [brief[2] for brief in briefs]
+        if not (earliest < min(times) and max(times) <= latest):
             untimely.update(id(brief) for brief in briefs if not earliest < brief[2] <= latest)
             briefs = [brief for brief in briefs if earliest < brief[2] <= latest]
         keys, bans = window.add_briefs(briefs)

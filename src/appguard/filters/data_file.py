@@ -64,18 +64,18 @@ class United:
     """All forms of one of our own filters as one expression.
 
     The name of the last group that took part says which form it was: `whats` has what that tells in brief, and the
-    group of the address.
+    groups of the address and of the time, the latter empty if no line tells it.
     """
 
     def __init__(self, head: Expression, forms: Sequence[Form]) -> None:
         tried: list[str] = []
-        self.whats: dict[str | None, tuple[What | None, str]] = {}
+        self.whats: dict[str | None, tuple[What | None, str, str]] = {}
         for number, form in enumerate(forms):
             name = f"form{number}"
             tried.append(GROUP.sub(rf"(?P<{name}_\1", form.regex.pattern) + f"(?P<{name}>)")
-            self.whats[name] = form.what(head), "address" if "address" in head.groups else f"{name}_address"
+            address = "address" if "address" in head.groups else f"{name}_address"
+            self.whats[name] = form.what(head), address, "time" if "time" in head.groups else name
         self.fit = re.compile(f"(?>{head.pattern})(?:{'|'.join(tried)})", FLAGS).fullmatch
-        self.tells_time = "time" in head.groups
 
 
 class DataFilter:
@@ -134,11 +134,11 @@ class DataFilter:
         found = united.fit(line.decode("latin-1"))  # what is asked for below is ASCII
         if found is None:
             return ()
-        what, group = united.whats[found.lastgroup]
+        what, of_address, of_time = united.whats[found.lastgroup]
         if what is None:
             return None
-        address, text = found[group], found["time"] if united.tells_time else None
-        told = now if text is None else self._when(text, now)
+        address, time = found.group(of_address, of_time)
+        told = self._when(time, now) if time else now
         return None if told is None or not is_ipv4(address) else (what, address, told, "", (), line)
 
     @property
