@@ -128,7 +128,7 @@ def search_for(literals: Literals) -> Search:
 
 def by_re(literals: Literals) -> Search:
     """Make a search that needs nothing but Python."""
-    pattern = re.compile(_pattern(literals.texts))
+    pattern = re.compile(_pattern(literals))
 
     def search(block: bytes) -> Iterable[int]:
         return (match.start() for match in pattern.finditer(block.lower() if literals.folded else block))
@@ -139,11 +139,11 @@ def by_re(literals: Literals) -> Search:
 @lru_cache(maxsize=256)
 def _whole_lines(texts: frozenset[str]) -> re.Pattern[bytes]:
     """Give what finds texts, each with the rest of its line; it gives nothing of them, which is to be counted only."""
-    return re.compile(_pattern(texts) + rb"().*+")
+    return re.compile(_pattern(Literals(texts)) + rb"().*+")
 
 
-def _pattern(literals: frozenset[str]) -> bytes:
-    texts = sorted(literals)
+def _pattern(literals: Literals) -> bytes:
+    texts = sorted(literals.texts)
     prefix = _common_prefix(texts)
     rest = "|".join(re.escape(text[len(prefix) :]) for text in texts)
     return f"{re.escape(prefix)}(?:{rest})".encode()
