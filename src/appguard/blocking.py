@@ -47,6 +47,14 @@ class Blocking:
             self.refused.pop(key, None)
         return Block(ban.network, ban.end, ban.ports, ban.jail)
 
+    def may_hold(self, network: Network) -> bool:
+        """Say whether the judge lets a network be shut out; whom he refuses is not remembered."""
+        try:
+            self.judge.check_network(network)
+        except RefusedForSafety:
+            return False
+        return True
+
     def leave_out(self, blocks: Mapping[str, Block], bans: Mapping[str, Ban], full: FirewallFullError) -> list[str]:
         """Choose who of these is not enforced in a full firewall. What was lifted meanwhile is going anyway."""
         out = self.room.make({key: block for key, block in blocks.items() if key in bans}, full)

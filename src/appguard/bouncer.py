@@ -7,6 +7,9 @@ a long list. After a failure nobody knows what the firewall holds, so it is give
 is at the start, when somebody took our table away, of which some firewalls tell at once, when the list of those always
 let in has changed, and when the clock was set: bans end by the clock, and in a firewall after so many seconds. They end
 there by themselves and are only forgotten here. Nothing is lifted because the bouncer ends.
+
+After a restart the firewall is loaded before all else: with bans read in brief from where they are saved, because to
+have the ban set filled with them takes several times as long. What it turns out not to want is taken out again.
 """
 
 import asyncio
@@ -36,6 +39,8 @@ ENDS_SPARE = 1_000
 SLICE = 250  # changes given at a time, the newest first: some 3 milliseconds
 SET_LEAST = 1.0  # seconds by which a clock that was set is another
 RETRY_FIRST, RETRY_MOST = 0.05, 10.0  # seconds until a failed round is tried again, doubled each time
+
+Saved = Callable[[], Iterable[tuple[Network, float | None, str, str]]]  # ends, ports and jails of bans, newest first
 
 log = logging.getLogger("appguard.bouncer")
 
@@ -80,8 +85,9 @@ class Bouncer:
         self._is_held = self._is_lifted = False
         self._is_unknown = True  # what the firewall holds
         self._is_suspect = False  # somebody may have taken our rules away
-        self._is_restoring = False
-        self._is_exhausted = False  # what a load takes its blocks from
+        self._saved: Saved = tuple
+        self._is_restored = False  # and what the ban set does not want may be in the firewall
+        self._tried = asyncio.Event()
         self._look_at = 0.0
         self._error = ""
         self._dropped: int | None = None
@@ -105,14 +111,18 @@ class Bouncer:
         """Say that the ban set has changed."""
         self._woken.set()
 
-    def begin_restore(self) -> None:
-        """Say that the ban set is being filled after a restart: a load of the firewall ends when all bans are back."""
-        self._is_restoring = True
+    def begin_restore(self, saved: Saved) -> None:
+        """Say that the ban set will be filled after a restart; loads of the firewall take what is `saved` at once."""
+        self._saved = saved
 
     def end_restore(self) -> None:
         """Say that all bans are back."""
-        self._is_restoring = False
+        self._saved, self._is_restored = tuple, True
         self.wake()
+
+    async def tried(self) -> None:
+        """Wait until the firewall was given everything once, or failed."""
+        await self._tried.wait()
 
     def force(self, network: Network) -> None:
         """Let a ban of this network pass that the judge refuses unless forced, until it is lifted or ends."""
@@ -150,10 +160,12 @@ class Bouncer:
                 await self.settle()
             except AppGuardError as error:
                 self._say(str(error))
+                self._tried.set()
                 await asyncio.sleep(retry)
                 retry = min(2 * retry, RETRY_MOST)
                 continue
             self._say("")
+            self._tried.set()
             retry = RETRY_FIRST
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._interval):
@@ -185,6 +197,9 @@ class Bouncer:
             self._changed.clear()  # everything is judged when it is given again
         elif self._is_unknown:
             await self._give_all(now)
+        if self._is_restored:
+            self._is_restored = False
+            self._changed |= dict.fromkeys(key for key in self._mirror if key not in self._wanted)
         while self._changed and not (self._is_held or self._is_switched_off()):
             await self._give_changes(now)
             await give_way()
@@ -297,7 +312,6 @@ class Bouncer:
         """Give the firewall everything, or all it has room for; give the new mirror."""
         while True:
             mirror = Mirror()
-            self._is_exhausted = False
             blocks = self._blocks(changed, mirror, now)
             late = partial(self._late, mirror, now)
             try:
@@ -319,22 +333,16 @@ class Bouncer:
             if block is not None:
                 mirror[key] = (block, now)
                 yield block
-        self._is_exhausted = True
+        for network, end, ports, jail in self._saved():
+            key = key_of(network_text(network), ports)
+            if key not in self._wanted and key not in self._changed and self._blocking.may_hold(network):
+                block = Block(network, end, ports, jail)
+                mirror[key] = (block, now)
+                yield block
 
     async def _late(self, mirror: Mirror, now: float) -> list[Block]:
-        """Give blocks of bans that came while the firewall was being loaded; the other changes have to wait.
-
-        If the load has nothing else to do and a restore goes on, wait for more.
-        """
-        while True:
-            self._woken.clear()
-            self._follow()
-            late = self._take_late(mirror, now)
-            if late or not (self._is_restoring and self._is_exhausted):
-                return late
-            await self._woken.wait()
-
-    def _take_late(self, mirror: Mirror, now: float) -> list[Block]:
+        """Give blocks of bans that came while the firewall was being loaded; the other changes have to wait."""
+        self._follow()
         found: list[Block] = []
         waiting: list[str] = []
         while self._changed and len(found) < SLICE:

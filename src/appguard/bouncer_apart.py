@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from appguard.address import Network, network_text
+from appguard.bouncer import Saved
 from appguard.bouncer_status import BouncerStatus
 from appguard.errors import FirewallError, RefusedForSafety
 from appguard.following import Following
@@ -51,8 +52,11 @@ class BouncerApart:
     def wake(self) -> None:
         """Do nothing: followers are told by `Following`."""
 
-    def begin_restore(self) -> None:
+    def begin_restore(self, saved: Saved) -> None:
         """Do nothing: nobody can follow before all bans are back."""
+
+    async def tried(self) -> None:
+        """Do nothing."""
 
     def end_restore(self) -> None:
         """Do nothing."""

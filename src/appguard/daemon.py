@@ -172,7 +172,7 @@ class Daemon:
         self._purge()
         self._bans.restore_lifts(self._state.lifts())
         self._bans.begin_restore()
-        self._bouncers.begin_restore()
+        self._bouncers.begin_restore(self._state.brief_bans)
         self._trouble.attempt("published bans", self._publisher.begin)
         self._banning.history.restore(self._state.pasts())
         for name, window in self._windows.items():
@@ -191,16 +191,16 @@ class Daemon:
                     self._sources[name] = open_source(name, origin, runtime, positions, may_be_slow=is_slow)
 
     async def _restore_bans(self) -> None:
-        """Take back the bans, part by part: what is new goes to the firewall between them.
+        """Take back the bans when the firewall has them, part by part: what is new goes to it between them.
 
         Whoever follows the bans or asks about them is answered when all are back, and what apps read stays until then.
         The garbage collector would stop everything again and again to look at what is here to stay.
         """
         gc.disable()
         try:
+            await self._bouncers.tried()
             for part in self._state.ban_parts():
                 bans = [ban for ban in part if ban.in_force(self._clock())]
-                self._spread()
                 self._bans.restore(bans)
                 self._spread({id(ban) for ban in bans})
                 self._banning.restore(bans)

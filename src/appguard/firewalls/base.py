@@ -10,9 +10,13 @@ serves the web alone and cannot tell which port a client has dialled holds the b
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 from appguard.address import Network
+from appguard.turns import give_way
+
+TAKEN_AT_ONCE = 200  # blocks; some milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,11 @@ async def nobody() -> Sequence[Block]:
 
 async def all_of(blocks: Iterable[Block], late: Late) -> list[Block]:
     """Give the blocks, and those that come late until no more do."""
-    found = list(blocks)
+    found: list[Block] = []
+    rest = iter(blocks)
+    while part := list(islice(rest, TAKEN_AT_ONCE)):
+        found += part
+        await give_way()
     while more := await late():
         found += more
     return found
@@ -67,8 +75,8 @@ class Firewall(Protocol):
         """Make the firewall hold exactly this, whatever it held: networks never shut out, and the blocks.
 
         A load that takes long takes the blocks as it goes, lets the event loop run, and asks `late` now and then for
-        blocks that have come meanwhile. It asks again when it has taken all blocks, until it is given none: after a
-        restart `late` waits until all bans are back. Those that come still later are given by a `change` afterwards.
+        blocks that have come meanwhile. It asks again when it has taken all blocks, until it is given none. Those that
+        come still later are given by a `change` afterwards.
         """
         ...
 

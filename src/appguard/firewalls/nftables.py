@@ -104,7 +104,7 @@ class Nftables:
             return list(self._in_force(await late()))
 
         self._lists_there = {""}
-        with self._room():
+        with self._room(), self._watch.paused():
             self._wide = await self._transport.replace(let_in, self._in_force(blocks), came_late)
         self._let_in = tuple(let_in)
         self._identity = table_identity(TABLE)
