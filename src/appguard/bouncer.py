@@ -13,7 +13,6 @@ have the ban set filled with them takes several times as long. What it turns out
 """
 
 import asyncio
-import heapq
 import logging
 import time
 from collections import deque
@@ -33,9 +32,9 @@ from appguard.mirror import Mirror
 from appguard.ports import key_of
 from appguard.stores.base import BanSet
 from appguard.turns import give_way
+from appguard.wanted import Wanted
 
 INTERVAL = 1.0  # seconds between looks at the host, the firewall and the ban set when nobody wakes
-ENDS_SPARE = 1_000
 SLICE = 250  # changes given at a time, the newest first: some 3 milliseconds
 SET_LEAST = 1.0  # seconds by which a clock that was set is another
 RETRY_FIRST, RETRY_MOST = 0.05, 10.0  # seconds until a failed round is tried again, doubled each time
@@ -77,9 +76,9 @@ class Bouncer:
         self._woken = asyncio.Event()
         self._turn = asyncio.Lock()
         self._cursor: int | None = None
-        self._wanted: dict[str, Ban] = {}
-        self._ends: list[tuple[float, str]] = []  # a heap
+        self._wanted = Wanted()
         self._changed: dict[str, None] = {}  # in the order it changed
+        self._waiting: dict[str, None] = {}  # changed while a load had been given them already, the newest first
         self._mirror = Mirror()
         self._let_in: tuple[Network, ...] = ()
         self._is_held = self._is_lifted = False
@@ -224,16 +223,11 @@ class Bouncer:
     def _take(self, bans: dict[str, Ban | None]) -> None:
         for key, ban in bans.items():
             if ban is None:
-                self._forget(key)
+                self._wanted.pop(key, None)
+                self._blocking.forget(key)
             else:
-                self._wanted[key] = ban
+                self._wanted.put(key, ban)
                 self._blocking.room.forget(key)  # it may end later than before
-                if ban.end is not None:
-                    heapq.heappush(self._ends, (ban.end, key))
-        if len(self._ends) > 2 * len(self._wanted) + ENDS_SPARE:  # mostly of bans since extended or lifted
-            self._ends = [(ban.end, key) for key, ban in self._wanted.items() if ban.end is not None]
-            heapq.heapify(self._ends)
-        for key in bans:
             self._note(key)
 
     def _note(self, key: str) -> None:
@@ -241,18 +235,11 @@ class Bouncer:
         self._changed.pop(key, None)
         self._changed[key] = None
 
-    def _forget(self, key: str) -> None:
-        self._wanted.pop(key, None)
-        self._blocking.forget(key)
-
     def _forget_ended(self, now: float) -> None:
-        while self._ends and self._ends[0][0] <= now:
-            _, key = heapq.heappop(self._ends)
-            ban = self._wanted.get(key)
-            if ban is not None and not ban.in_force(now):
-                self._forget(key)
-                if self._mirror.pop(key, None):
-                    self._blocking.room.free()
+        for key in self._wanted.take_ended(now):
+            self._blocking.forget(key)
+            if self._mirror.pop(key, None):
+                self._blocking.room.free()
 
     async def _look_around(self, now: float) -> None:
         """Look at the host, at what is to be renewed, and at the firewall."""
@@ -321,6 +308,9 @@ class Bouncer:
                 if not self._blocking.leave_out(mirror.blocks(), self._wanted, full):
                     raise
                 continue
+            finally:
+                self._changed = dict.fromkeys(reversed(self._waiting)) | self._changed
+                self._waiting.clear()
             return mirror
 
     def _blocks(self, changed: dict[str, None], mirror: Mirror, now: float) -> Iterator[Block]:
@@ -335,7 +325,8 @@ class Bouncer:
                 yield block
         for network, end, ports, jail in self._saved():
             key = key_of(network_text(network), ports)
-            if key not in self._wanted and key not in self._changed and self._blocking.may_hold(network):
+            is_known = key in self._wanted or key in self._changed or key in mirror
+            if not is_known and self._blocking.may_hold(network):
                 block = Block(network, end, ports, jail)
                 mirror[key] = (block, now)
                 yield block
@@ -344,17 +335,15 @@ class Bouncer:
         """Give blocks of bans that came while the firewall was being loaded; the other changes have to wait."""
         self._follow()
         found: list[Block] = []
-        waiting: list[str] = []
         while self._changed and len(found) < SLICE:
             key, _ = self._changed.popitem()
             if key in mirror:
-                waiting.append(key)
+                self._waiting[key] = None
                 continue
             self._mirror.pop(key, None)  # so that no load takes it from there, this one or its repetition
             if (block := self._block(key)) is not None:
                 mirror[key] = (block, now)
                 found.append(block)
-        self._changed |= dict.fromkeys(reversed(waiting))
         return found
 
     async def _give_changes(self, now: float) -> None:

@@ -14,7 +14,7 @@ from appguard.bouncer_apart import BouncerApart
 from appguard.bouncer_status import BouncerStatus
 from appguard.errors import AppGuardError, FirewallError
 
-FIRST_MOST = 5.0  # seconds
+FIRST_MOST = 10.0  # seconds
 
 
 class Bouncers:

@@ -265,9 +265,11 @@ class Daemon:
             news = [fact for fact in changes.facts if id(fact.ban) not in saved]
             self._ban_log.learn(fact for fact in changes.facts if id(fact.ban) in saved)
             self._trouble.attempt("events", lambda: self._ban_log.write(news))
-            self._saving.batch.facts.extend(news)
+            self._saving.batch.facts += news
             facts = self._bans.for_apps(changes.facts)
             self._trouble.attempt("published bans", lambda: self._publisher.publish(facts, self._bans.bans_for_apps))
+            if not news:
+                return
         self._saving.soon()
 
     def _spread_all(self) -> None:
