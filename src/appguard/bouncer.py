@@ -298,7 +298,7 @@ class Bouncer:
     async def _replace(self, let_in: tuple[Network, ...], changed: dict[str, None], now: float) -> Mirror:
         """Give the firewall everything, or all it has room for; give the new mirror."""
         while True:
-            mirror = Mirror()
+            mirror = Mirror(now)
             blocks = self._blocks(changed, mirror, now)
             late = partial(self._late, mirror, now)
             try:

@@ -146,10 +146,10 @@ class Daemon:
                     tasks.create_task(source.run(partial(self._deliver, source.name)))
                 tasks.create_task(self._tick())
                 tasks.create_task(keep_alive())
-                await self._restore_bans()
+                number = await self._restore_bans()
                 tasks.create_task(serve(self._orders, self._config.control_socket))
                 notify("READY=1")
-                log.info("AppGuard daemon is up: %d jails, %d bans", len(self._windows), len(self._current()))
+                log.info("AppGuard daemon is up: %d jails, %d bans", len(self._windows), number)
         finally:
             self._loop = None
             self._names.close()
@@ -190,8 +190,8 @@ class Daemon:
                     runtime = self._config.runtime_directory
                     self._sources[name] = open_source(name, origin, runtime, positions, may_be_slow=is_slow)
 
-    async def _restore_bans(self) -> None:
-        """Take back the bans when the firewall has them, part by part: what is new goes to it between them.
+    async def _restore_bans(self) -> int:
+        """Take back the bans when the firewall has them, part by part, and give their number; what is new goes between.
 
         Whoever follows the bans or asks about them is answered when all are back, and what apps read stays until then.
         The garbage collector would stop everything again and again to look at what is here to stay.
@@ -210,9 +210,11 @@ class Daemon:
             gc.enable()
         self._bans.end_restore()
         self._bouncers.end_restore()
-        self._trouble.attempt("published bans", lambda: self._publisher.unveil(len(self._current())))
+        number = len(self._current())
+        self._trouble.attempt("published bans", lambda: self._publisher.unveil(number))
         self._is_restored = True
         self._spread()
+        return number
 
     def _purge(self) -> None:
         """Drop what will not be asked for any more; a full disk is no reason not to start."""
