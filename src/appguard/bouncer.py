@@ -184,7 +184,8 @@ class Bouncer:
             self._is_unknown = True
         self._follow()
         self._forget_ended(now)
-        if not self._look_at - self._interval <= now < self._look_at:
+        patience = self._interval if self._changed else 0.0  # a new ban goes first
+        if not self._look_at - self._interval <= now < self._look_at + patience:
             await self._look_around(now)
             self._look_at = now + self._interval
         elif self._is_suspect and not self._changed:

@@ -1,8 +1,9 @@
 """The companion daemon: wires sources > filters > jails > ban set, and from there state, published bans and bouncer.
 
 Everything runs on one event loop. A chunk of lines goes through in one plain call (`_deliver`): count, ban, wake the
-bouncer, publish for the apps, and save counters and read position in one transaction (one write to a log, not synced;
-`saving.py`). So a daemon killed at any point continues after a restart with exactly the lines it had not counted.
+bouncer. When the bouncer had its turn, the bans are published for the apps and saved with counters and read position
+in one transaction (one write to a log, not synced; `saving.py`): first the kernel, then files. A daemon killed at any
+point continues after a restart with exactly the lines it had not counted.
 """
 
 import asyncio
@@ -87,7 +88,7 @@ class Daemon:
         self._overview = Overview(
             config.jails, self._windows, self._banning, self._sources, self._bouncers, self._current, self._pipeline
         )
-        self._saving = Saving(self._windows, self._banning.totals, self._write)
+        self._saving = Saving(self._windows, self._banning.totals, self._gather, self._write)
         self._orders = self._new_orders()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cursor, self._purge_at = 0, 0.0
@@ -202,7 +203,7 @@ class Daemon:
             for part in self._state.ban_parts():
                 bans = [ban for ban in part if ban.in_force(self._clock())]
                 self._bans.restore(bans)
-                self._spread({id(ban) for ban in bans})
+                self._gather({id(ban) for ban in bans})
                 self._banning.restore(bans)
                 await give_way()
         finally:
@@ -232,7 +233,12 @@ class Daemon:
 
     def _take(self, outcome: Outcome) -> None:
         self._banning.take(outcome)
-        self._note_late(outcome)
+        if not outcome.bans or self._loop is None:
+            self._note_late(outcome)
+            return
+        self._note(outcome)
+        self._bouncers.wake()
+        self._loop.call_soon(self._spread)
 
     def _resolved(self, unresolved: Unresolved, addresses: Addresses) -> None:
         """Hear, maybe in another thread, which addresses the client of an event has."""
@@ -254,7 +260,11 @@ class Daemon:
         self._note(outcome)
         self._spread()
 
-    def _spread(self, saved: Collection[int] = ()) -> None:
+    def _spread(self) -> None:
+        self._gather()
+        self._saving.soon()
+
+    def _gather(self, saved: Collection[int] = ()) -> None:
         """Tell the bouncer, the apps and the state what changed in the ban set; `saved` are ids of bans it has."""
         changes = self._bans.follow(self._cursor)
         if changes is None and self._is_restored:
@@ -270,9 +280,6 @@ class Daemon:
             self._saving.batch.facts += news
             facts = self._bans.for_apps(changes.facts)
             self._trouble.attempt("published bans", lambda: self._publisher.publish(facts, self._bans.bans_for_apps))
-            if not news:
-                return
-        self._saving.soon()
 
     def _spread_all(self) -> None:
         """Do so where too much changed for the ban set to remember it: compare with what the state holds."""

@@ -1,0 +1,25 @@
+"""What is saved together."""
+
+import asyncio
+
+from appguard.address import parse_network
+from appguard.ban import Ban, Fact
+from appguard.saving import Saving
+from appguard.state import Batch
+
+
+def test_a_position_is_saved_with_the_bans_it_led_to() -> None:
+    """However a save comes about, it gathers first: a daemon killed after it has lost no ban of a line it has read."""
+    fact = Fact.of(Ban(parse_network("203.0.113.5"), "login", 0.0, None))
+    written: list[Batch] = []
+    saving = Saving({}, {}, lambda: saving.batch.facts.append(fact), lambda batch: bool(written.append(batch)) or True)
+
+    async def scene() -> None:
+        for number, save in enumerate((saving.now, saving.soon), 1):
+            saving.batch.positions["log", "/log"] = "1"
+            save()
+            while len(written) < number:
+                await asyncio.sleep(0)  # it is saved in a little while
+
+    asyncio.run(scene())
+    assert [(list(batch.positions), batch.facts) for batch in written] == 2 * [([("log", "/log")], [fact])]
