@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from types import MappingProxyType
 
 from appguard.address import Address, Network, network_text
 from appguard.ban import Ban
@@ -65,7 +66,7 @@ class Bouncer:
     ) -> None:
         self._ban_set = ban_set
         self._firewall = firewall
-        self._blocking = Blocking(judge)
+        self._blocking = Blocking(judge, firewall.refusal)
         self._clock = clock
         self._read_facts = read_facts
         self._read_administrators = read_administrators
@@ -103,7 +104,7 @@ class Bouncer:
             enforced=len(self._mirror),
             dropped=self._dropped,
             counts=self._counts,
-            refused=tuple(self._blocking.refused.values()),
+            refused=MappingProxyType(self._blocking.refused),
         )
 
     def wake(self) -> None:
@@ -123,9 +124,9 @@ class Bouncer:
         """Wait until the firewall was given everything once, or failed."""
         await self._tried.wait()
 
-    def force(self, network: Network) -> None:
-        """Let a ban of this network pass that the judge refuses unless forced, until it is lifted or ends."""
-        self._blocking.force(network)
+    def force(self, key: str) -> None:
+        """Let a ban pass that the judge refuses unless forced, until it is lifted or ends."""
+        self._blocking.force(key)
 
     def hold(self) -> None:
         """Lift everything and enforce nothing until `release`. The next round does it; `settle` waits for it."""
@@ -327,7 +328,7 @@ class Bouncer:
         for network, end, ports, jail in self._saved():
             key = key_of(network_text(network), ports)
             is_known = key in self._wanted or key in self._changed or key in mirror
-            if not is_known and self._blocking.may_hold(network):
+            if not is_known and self._blocking.may_hold(network, ports):
                 block = Block(network, end, ports, jail)
                 mirror[key] = (block, now)
                 yield block

@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from appguard.address import Network, network_text
 from appguard.bouncer import Saved
 from appguard.bouncer_status import BouncerStatus
 from appguard.errors import FirewallError, RefusedForSafety
@@ -39,7 +38,7 @@ class BouncerApart:
             error=self._error(),
             enforced=0,
             dropped=None,
-            refused=(),
+            refused={},
         )
 
     def _error(self) -> str:
@@ -61,10 +60,10 @@ class BouncerApart:
     def end_restore(self) -> None:
         """Do nothing."""
 
-    def force(self, network: Network) -> None:
+    def force(self, key: str) -> None:
         """Raise `RefusedForSafety`: the bouncer apart takes no forced ban from a process without privilege."""
         raise RefusedForSafety(
-            f"{network_text(network)}: a bouncer apart judges for itself and cannot be forced; ban narrower networks"
+            f"{key}: a bouncer apart judges for itself and cannot be forced; ban narrower networks"
         )
 
     def hold(self) -> None:

@@ -8,7 +8,6 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 
-from appguard.address import Network
 from appguard.bouncer import Bouncer, Saved
 from appguard.bouncer_apart import BouncerApart
 from appguard.bouncer_status import BouncerStatus
@@ -50,10 +49,10 @@ class Bouncers:
         for bouncer in self._bouncers:
             bouncer.end_restore()
 
-    def force(self, network: Network) -> None:
+    def force(self, key: str) -> None:
         """Let a ban pass that the judges refuse unless forced; raise `RefusedForSafety` if one takes no such ban."""
         for bouncer in self._bouncers:
-            bouncer.force(network)
+            bouncer.force(key)
 
     def hold(self) -> None:
         """Lift everything and enforce nothing until `release`."""

@@ -12,7 +12,12 @@ def test_a_position_is_saved_with_the_bans_it_led_to() -> None:
     """However a save comes about, it gathers first: a daemon killed after it has lost no ban of a line it has read."""
     fact = Fact.of(Ban(parse_network("203.0.113.5"), "login", 0.0, None))
     written: list[Batch] = []
-    saving = Saving({}, {}, lambda: saving.batch.facts.append(fact), lambda batch: bool(written.append(batch)) or True)
+
+    def write(batch: Batch) -> bool:
+        written.append(batch)
+        return True
+
+    saving = Saving({}, {}, lambda: saving.batch.facts.append(fact), write)
 
     async def scene() -> None:
         for number, save in enumerate((saving.now, saving.soon), 1):

@@ -45,6 +45,12 @@ class Count:
     packets: int
     bytes: int
 
+    def __add__(self, other: "Count") -> "Count":
+        """Give both together."""
+        return Count(self.packets + other.packets, self.bytes + other.bytes)
+
+
+NONE = Count(0, 0)
 
 Late = Callable[[], Awaitable[Sequence[Block]]]
 
@@ -87,6 +93,13 @@ class Firewall(Protocol):
         """
         ...
 
+    def refusal(self, ports: str) -> str:
+        """Say why blocks of some ports alone cannot be held; nothing if they can. Asked before they are given.
+
+        It is not for the firewall of one service to say that of the ports of others.
+        """
+        ...
+
     async def lift(self) -> None:
         """Take away everything that is ours. May be repeated."""
         ...
@@ -110,9 +123,9 @@ class Firewall(Protocol):
         ...
 
     async def dropped(self) -> int | None:
-        """Give the number of packets dropped since `replace`; None if the firewall does not count."""
+        """Give the number of packets dropped so far; None if the firewall does not count."""
         ...
 
     async def counts(self) -> Mapping[str, Count]:
-        """Give what was dropped since `replace`, by jail; nothing if the firewall does not count that."""
+        """Give what was dropped so far, by jail; nothing if the firewall does not count that."""
         ...
