@@ -198,13 +198,17 @@ class Bouncer:
             self._changed.clear()  # everything is judged when it is given again
         elif self._is_unknown:
             await self._give_all(now)
-        if self._is_restored:
-            self._is_restored = False
-            self._changed |= dict.fromkeys(key for key in self._mirror if key not in self._wanted)
+        self._note_unwanted()
         while self._changed and not (self._is_held or self._is_switched_off()):
             await self._give_changes(now)
             await give_way()
             self._follow()
+
+    def _note_unwanted(self) -> None:
+        """After a restore, have taken out what was saved and is not wanted."""
+        if self._is_restored:
+            self._is_restored = False
+            self._changed |= dict.fromkeys(key for key in self._mirror if key not in self._wanted)
 
     def _was_set(self, now: float) -> bool:
         """Say whether the clock was set since the last round, or went on while this host slept."""

@@ -62,9 +62,7 @@ class BouncerApart:
 
     def force(self, key: str) -> None:
         """Raise `RefusedForSafety`: the bouncer apart takes no forced ban from a process without privilege."""
-        raise RefusedForSafety(
-            f"{key}: a bouncer apart judges for itself and cannot be forced; ban narrower networks"
-        )
+        raise RefusedForSafety(f"{key}: a bouncer apart judges for itself and cannot be forced; ban narrower networks")
 
     def hold(self) -> None:
         """Note that nothing is to be enforced."""

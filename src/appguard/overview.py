@@ -61,7 +61,11 @@ class Overview:
         """Say how the whole daemon is; `store` is what to say of its store."""
         bouncers, bans = self._bouncers.status, self._bans()
         banned = Counter(ban.jail for ban in bans)
-        refused = {(ban.key, why): RefusedBan(ban.key, ban.jail, why) for each in bouncers for ban, why in each.refused.values()}
+        refused = {
+            (ban.key, why): RefusedBan(ban.key, ban.jail, why)
+            for each in bouncers
+            for ban, why in each.refused.values()
+        }
         return DaemonStatus(
             version=version("appguard-py"),
             pid=os.getpid(),

@@ -276,7 +276,9 @@ def test_a_full_firewall_leaves_out_what_ends_soonest(transport: str, caplog: py
     ban("2001:db8:1::/64", 60)  # in a set of its own, which has room
     ban("203.0.113.4", 1200)
     assert banned().keys() == {"203.0.113.1", "203.0.113.2", "203.0.113.4", "2001:db8:1::/64"}
-    assert [(found.key, "room for 3" in why) for found, why in bouncer.status.refused.values()] == [("203.0.113.3", True)]
+    assert [(found.key, "room for 3" in why) for found, why in bouncer.status.refused.values()] == [
+        ("203.0.113.3", True)
+    ]
     assert "203.0.113.3 first" in caplog.text
     assert "everything anew" not in caplog.text  # which would take seconds for as many bans as really fill a set
     ban("203.0.113.5", 300)  # itself the one that ends first

@@ -193,7 +193,11 @@ def test_what_a_program_is_told(tmp_path: Path) -> None:
     """The lines are those of docs/firewalls.md: a verb, a line for each thing, and `end`."""
     said = tmp_path / "said"
     firewall = Command(
-        command=[program(tmp_path / "writes", f"tee -a {said} | sed -e s/ports/yes/ -e s/intact/yes/ -e s/dropped/7/ -e /end/d")],
+        command=[
+            program(
+                tmp_path / "writes", f"tee -a {said} | sed -e s/ports/yes/ -e s/intact/yes/ -e s/dropped/7/ -e /end/d"
+            )
+        ],
         look_every=0,
     )
     do(firewall.replace([network("192.0.2.0/24")], [block("203.0.113.5", 60), Block(network("2001:db8::/64"), None)]))
@@ -218,7 +222,7 @@ def test_what_a_program_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("answer", ["exit 2", "echo no"])
 def test_what_a_program_does_not_hold_is_not_enforced(tmp_path: Path, answer: str) -> None:
-    """A program that does not say that it holds bans of some ports is told of none, and they do not count as enforced."""
+    """A program that does not say that it holds bans of ports is told of none, and they do not count as enforced."""
     said = tmp_path / "said"
     script = program(tmp_path / "plain", f"tee -a {said} | grep -q ports && {answer}; exit 0")
     bans = MemoryBanSet()

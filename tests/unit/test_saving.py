@@ -6,6 +6,7 @@ from appguard.address import parse_network
 from appguard.ban import Ban, Fact
 from appguard.saving import Saving
 from appguard.state import Batch
+from tests.bouncing import until
 
 
 def test_a_position_is_saved_with_the_bans_it_led_to() -> None:
@@ -23,8 +24,7 @@ def test_a_position_is_saved_with_the_bans_it_led_to() -> None:
         for number, save in enumerate((saving.now, saving.soon), 1):
             saving.batch.positions["log", "/log"] = "1"
             save()
-            while len(written) < number:
-                await asyncio.sleep(0)  # it is saved in a little while
+            await until(lambda: len(written) == number, "it is not saved")  # noqa: B023 - it is over before the next
 
     asyncio.run(scene())
     assert [(list(batch.positions), batch.facts) for batch in written] == 2 * [([("log", "/log")], [fact])]
