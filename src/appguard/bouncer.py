@@ -6,10 +6,8 @@ the mirror (what the firewall was last given): thousands in slices, the newest f
 a long list. After a failure nobody knows what the firewall holds, so it is given everything anew with `replace`; so it
 is at the start, when somebody took our table away, of which some firewalls tell at once, when the list of those always
 let in has changed, and when the clock was set: bans end by the clock, and in a firewall after so many seconds. They end
-there by themselves and are only forgotten here. Nothing is lifted because the bouncer ends.
-
-After a restart the firewall is loaded before all else: with bans read in brief from where they are saved, because to
-have the ban set filled with them takes several times as long. What it turns out not to want is taken out again.
+there by themselves and are only forgotten here. Nothing is lifted because the bouncer ends. After a restart the first
+load has what is saved, because to fill the ban set takes several times as long; what is not wanted then goes again.
 """
 
 import asyncio
@@ -86,7 +84,7 @@ class Bouncer:
         self._is_unknown = True  # what the firewall holds
         self._is_suspect = False  # somebody may have taken our rules away
         self._saved: Saved = tuple
-        self._is_restored = False  # and what the ban set does not want may be in the firewall
+        self._is_restored = False  # just now: what the ban set does not want may be in the firewall
         self._tried = asyncio.Event()
         self._look_at = 0.0
         self._error = ""
@@ -306,9 +304,8 @@ class Bouncer:
         while True:
             mirror = Mirror(now)
             blocks = self._blocks(changed, mirror, now)
-            late = partial(self._late, mirror, now)
             try:
-                await self._firewall.replace(let_in, blocks, late)
+                await self._firewall.replace(let_in, blocks, partial(self._late, mirror, now))
             except FirewallFullError as full:
                 deque(blocks, maxlen=0)  # those it was not given yet count too
                 if not self._blocking.leave_out(mirror.blocks(), self._wanted, full):

@@ -1,4 +1,4 @@
-"""What a firewall offers: five verbs. The bouncer alone calls them, one at a time, on the daemon's event loop.
+"""What a firewall offers. The bouncer alone calls them, one at a time, on the daemon's event loop.
 
 A firewall obeys: what may be banned was judged before. Every verb either does all of what it was asked or raises
 `FirewallError` with the firewall's own words (`FirewallPermissionError` where a privilege is missing) and may then be
