@@ -140,7 +140,7 @@ def main() -> None:
     asked = parser.parse_args()
     found: dict[str, dict[str, object]] = {}
     print(
-        f"{'the attacker gets':<22} alone req/s   beside: median of {asked.pairs} ratios (quartiles)   his CPU   p99, ms"
+        f"{'the attacker gets':<22} alone req/s   beside: median of {asked.pairs} ratios (quartiles)  his CPU  p99, ms"
     )
     for way in WAYS:
         with Internet([ATTACKER, GOOD]) as internet:
@@ -154,9 +154,8 @@ def main() -> None:
         cpu = median(each.attacker_cpu for each in turns)
         found[way] = {"ratio": middle, "quartiles": [low, high], "ratios": ratios, "alone_per_second": alone}
         found[way] |= {"attacker_cpu": cpu, "p99_ms_alone": p99[0], "p99_ms_beside": p99[1]}
-        print(
-            f"{way:<22} {alone:11.0f} {middle:18.2f}   ({low:.2f} to {high:.2f}) {cpu:22.2f}   {p99[0]:.1f} / {p99[1]:.1f}"
-        )
+        cells = f"{middle:18.2f}   ({low:.2f} to {high:.2f}) {cpu:22.2f}  {p99[0]:.1f} / {p99[1]:.1f}"
+        print(f"{way:<22} {alone:11.0f} {cells}")
     print(f"target: {KERNEL} >= {TARGET}")
     host = {"kernel": platform.release(), "python": platform.python_version(), "cpus": os.cpu_count()}
     RESULT.parent.mkdir(exist_ok=True)
