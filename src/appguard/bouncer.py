@@ -85,7 +85,7 @@ class Bouncer:
         self._is_suspect = False  # somebody may have taken our rules away
         self._saved: Saved = tuple
         self._is_restored = False  # just now: what the ban set does not want may be in the firewall
-        self._tried = asyncio.Event()
+        self.tried = asyncio.Event()  # to give the firewall everything, well or not
         self._look_at = 0.0
         self._error = ""
         self._dropped: int | None = None
@@ -117,10 +117,6 @@ class Bouncer:
         """Say that all bans are back."""
         self._saved, self._is_restored = tuple, True
         self.wake()
-
-    async def tried(self) -> None:
-        """Wait until the firewall was given everything once, or failed."""
-        await self._tried.wait()
 
     def force(self, key: str) -> None:
         """Let a ban pass that the judge refuses unless forced, until it is lifted or ends."""
@@ -158,12 +154,12 @@ class Bouncer:
                 await self.settle()
             except AppGuardError as error:
                 self._say(str(error))
-                self._tried.set()
+                self.tried.set()
                 await asyncio.sleep(retry)
                 retry = min(2 * retry, RETRY_MOST)
                 continue
             self._say("")
-            self._tried.set()
+            self.tried.set()
             retry = RETRY_FIRST
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._interval):
@@ -376,9 +372,11 @@ class Bouncer:
         remove: dict[str, Block] = {}
         for key in [self._changed.popitem()[0] for _ in range(min(SLICE, len(self._changed)))]:
             block = self._block(key)
-            held, _ = self._mirror.get(key, (None, now))
+            held, given = self._mirror.get(key, (None, now))
             if block is not None and (block != held or self._mirror.is_stale(key, now)):
                 add[key] = block
+            elif block is not None:
+                self._mirror[key] = (block, given)  # of a restored ban: its network is kept once
             if held is not None and (block is None or block.jail != held.jail):
                 remove[key] = held
         return add, remove

@@ -26,6 +26,8 @@ class BouncerApart:
         self._following = following
         self._clock = clock
         self._is_held = False
+        self.tried = asyncio.Event()
+        self.tried.set()  # nobody waits for it
 
     @property
     def status(self) -> BouncerStatus:
@@ -53,9 +55,6 @@ class BouncerApart:
 
     def begin_restore(self, saved: Saved) -> None:
         """Do nothing: nobody can follow before all bans are back."""
-
-    async def tried(self) -> None:
-        """Do nothing."""
 
     def end_restore(self) -> None:
         """Do nothing."""

@@ -42,7 +42,7 @@ class Bouncers:
         with suppress(TimeoutError):
             async with asyncio.timeout(FIRST_MOST):
                 for bouncer in self._bouncers:
-                    await bouncer.tried()
+                    await bouncer.tried.wait()
 
     def end_restore(self) -> None:
         """Say that all bans are back."""

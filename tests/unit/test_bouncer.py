@@ -371,7 +371,7 @@ def test_what_is_saved_is_loaded_before_the_ban_set_has_it() -> None:
     """The first load has the saved bans but those the judge refuses; what does not come back in the end goes."""
 
     async def scene(world: World) -> None:
-        await world.bouncer.tried()
+        await world.bouncer.tried.wait()
         world.ban("203.0.113.5")
         world.ban_set.restore(OLD[1:10])
         world.unban("10.0.0.7")
@@ -393,7 +393,7 @@ def test_a_load_that_is_tried_again_has_what_is_saved() -> None:
     """While bans are restored a load that failed is not without them, and nobody waits for a firewall that fails."""
 
     async def scene(world: World) -> None:
-        await world.bouncer.tried()
+        await world.bouncer.tried.wait()
         assert not world.firewall.held
         world.firewall.fails = ""
         await until(lambda: world.firewall.held == {ban.key for ban in OLD}, "not loaded")

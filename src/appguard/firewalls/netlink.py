@@ -139,10 +139,9 @@ def ask(question: int, attributes: bytes, *, many: bool = False) -> list[bytes]:
             if answers is not None:
                 return answers
     except _RefusedError as error:
-        refused = OSError(error.code, os.strerror(error.code))
-        if error.code == errno.ENOENT:
-            raise refused from error
-        raise _error(refused) from error
+        if error.code == errno.ENOENT:  # not kept in a name: that would keep all callers' frames, and what they hold
+            raise FileNotFoundError(error.code, os.strerror(error.code)) from error
+        raise _error(OSError(error.code, os.strerror(error.code))) from error
     except OSError as error:
         raise _error(error) from error
     raise FirewallError("nf_tables: what was asked for changes all the time")
