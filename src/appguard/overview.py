@@ -61,7 +61,11 @@ class Overview:
         """Say how the whole daemon is; `store` is what to say of its store."""
         bouncers, bans = self._bouncers.status, self._bans()
         banned = Counter(ban.jail for ban in bans)
-        refused = {ban.key: RefusedBan(ban.key, ban.jail, why) for each in bouncers for ban, why in each.refused}
+        refused = {
+            (ban.key, why): RefusedBan(ban.key, ban.jail, why)
+            for each in bouncers
+            for ban, why in each.refused.values()
+        }
         return DaemonStatus(
             version=version("appguard-py"),
             pid=os.getpid(),
@@ -77,13 +81,13 @@ class Overview:
         )
 
     def _reach_of(self, bans: Sequence[Ban]) -> tuple[ReachSummary, ...]:
-        hidden = ((others, ban.ports) for ban in bans if (others := self._reach.others(ban.via)))
-        counted = Counter((", ".join(others), self._enforcers(others, ports)) for others, ports in hidden)
+        hidden = ((others, ban) for ban in bans if (others := self._reach.others(ban.via)))
+        counted = Counter((", ".join(others), self._enforcers(others, ban)) for others, ban in hidden)
         return tuple(ReachSummary(others, n, enforced_by) for (others, enforced_by), n in counted.items())
 
-    def _enforcers(self, others: Sequence[str], ports: str) -> tuple[str, ...]:
-        kinds = [each.kind for each in self._bouncers.status if not each.error and not each.is_held]
-        return enforcers(others, kinds, ports)
+    def _enforcers(self, others: Sequence[str], ban: Ban) -> tuple[str, ...]:
+        able = (each for each in self._bouncers.status if not each.error and not each.is_held)
+        return enforcers(others, [each.kind for each in able if ban.key not in each.refused], ban.ports)
 
     def _source(self, name: str) -> SourceSummary:
         status, counts = self._sources[name].status(), self._pipeline.counts(name)
@@ -137,7 +141,7 @@ class Overview:
 
     def ban(self, ban: Ban) -> BanRecord:
         """Give the record of a ban, with who enforces it."""
-        return BanRecord.of(ban, self._enforcers(self._reach.others(ban.via), ban.ports))
+        return BanRecord.of(ban, self._enforcers(self._reach.others(ban.via), ban))
 
 
 def _enforced_by(bouncer: BouncerStatus) -> str:

@@ -22,6 +22,7 @@ from appguard.bantime import Past
 from appguard.counted import Failure
 from appguard.errors import StateError
 from appguard.state import Batch, State
+from appguard.state_rows import PART
 from appguard.stores.memory import MemoryBanSet
 from tests.lab import User, has_user
 
@@ -119,6 +120,21 @@ def test_ended_bans_are_dropped(tmp_path: Path) -> None:
     now[0] += 10
     state.save(Batch())
     assert {ban.key for ban in state.bans()} == {"192.0.2.3"}
+    state.close()
+
+
+def test_bans_are_told_in_brief(tmp_path: Path) -> None:
+    """What a firewall must know is told of every ban in force, of more than one part too, the newest first."""
+    now = [NOW]
+    state = State(tmp_path / "brief", clock=lambda: now[0])
+    state.open()
+    bans = [ban_of(f"10.0.{n // 250}.{n % 250}", n, None if n % 2 else NOW + 700) for n in range(2 * PART + 1)]
+    bans.append(replace(ban_of("2001:db8::/64", 500, NOW + 900), ports="tcp/22"))
+    state.save(Batch(facts=[put(ban) for ban in (*bans, ban_of("203.0.113.1", 501, NOW + 10))]))
+    state.save(Batch(facts=[Fact.lifting(bans[7], 1000)]))
+    now[0] += 10
+    left = [(ban.network, ban.end, ban.ports, ban.jail) for ban in reversed(bans) if ban is not bans[7]]
+    assert list(state.brief_bans()) == left
     state.close()
 
 
