@@ -1,9 +1,12 @@
 """What a good client still gets while a banned one hammers: dropped in the kernel, denied by nginx, 403 by the app.
 
 The example shop (nginx, uvicorn with two workers, daemon) with its limits taken out, on a small internet with two
-clients. The attacker hammers before he is banned and goes on after it; the good client's requests per second then are
-compared with those while nobody else asks, measured just before. All run on this one machine, wrk included, so what
-the attacker's wrk itself costs is in the ratio. Prints a table and writes JSON.
+clients. The attacker has hammered with wrk before he is banned and goes on after it. Then the good client asks in short
+turns, one with the attacker's wrk stopped and one with it going on, in an order that alternates, so that both see the
+same machine: of each pair the ratio of requests counts, and of the ratios the median. All run on this one machine, the
+attacker too. What his wrk itself takes from the good client no firewall of the server can give back: that is the first
+row, where the router between them already takes his packets away; the CPU time of his wrk is beside each ratio. Prints
+a table and writes JSON.
 """
 
 import argparse
@@ -12,7 +15,10 @@ import os
 import platform
 import re
 import shutil
+import signal
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import median, quantiles
 
 from tests.internet import SERVER4, Internet, Place
 from tests.lab import Process, running, wait_until
@@ -25,14 +31,16 @@ ATTACKER = Place("attacker", ("203.0.113.5/24",))
 GOOD = Place("good", ("198.51.100.7/24",))
 ADDRESS = "203.0.113.5"
 TARGET = 0.9
-WAYS = {"kernel drop": 0, "nginx deny": 403, "app 403": 403}  # what the attacker gets, 0 for nothing
+FLOOR, KERNEL, NGINX, APP = "nothing: router drop", "kernel drop", "nginx deny", "app 403"
+WAYS = {FLOOR: 0, KERNEL: 0, NGINX: 403, APP: 403}  # what the attacker gets, 0 for no answer
+TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class OpenShop(Shop):
     """The shop without limits; nginx may be told to deny an address."""
 
     def __init__(self, server: Machine, way: str) -> None:
-        super().__init__(server, Path("/run/shop"), firewall="nftables" if way == "kernel drop" else "dry_run")
+        super().__init__(server, Path("/run/shop"), firewall="nftables" if way == KERNEL else "dry_run")
         self.way = way
 
     def _prepare(self) -> None:
@@ -46,9 +54,11 @@ class OpenShop(Shop):
         include = f"include {self._directory}/deny*.conf;"
         return changed(site, "location / {", f"{include}\n    location / {{")
 
-    def ban(self) -> None:
+    def ban(self, router: Machine) -> None:
         """Shut the attacker out."""
-        if self.way == "nginx deny":
+        if self.way == FLOOR:
+            router.run("ip", "rule", "add", "from", ADDRESS, "blackhole")
+        elif self.way == NGINX:
             (self._directory / "deny.conf").write_text(f"deny {ADDRESS};\n")
             self.server.run("kill", "-HUP", (self._directory / "nginx.pid").read_text().strip())
         else:
@@ -74,37 +84,79 @@ def served(machine: Machine, seconds: int) -> dict[str, float]:
     return {"per_second": float(rate[1]), "p99_ms": float(p99[1]) * {"us": 0.001, "ms": 1.0, "s": 1000.0}[p99[2]]}
 
 
-def measure(internet: Internet, way: str, seconds: int) -> dict[str, dict[str, float]]:
-    """Measure one way, without an attacker and with one."""
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two turns of the good client, without the attacker and beside him, and his share of one processor meanwhile."""
+
+    alone: dict[str, float]
+    beside: dict[str, float]
+    attacker_cpu: float
+
+    @property
+    def ratio(self) -> float:
+        """Give the share of requests that are still answered."""
+        return self.beside["per_second"] / self.alone["per_second"]
+
+
+def measure(internet: Internet, way: str, pairs: int, seconds: int) -> list[Pair]:
+    """Measure one way in pairs of turns."""
     good, attacker = internet.machines["good"], internet.machines["attacker"]
-    with OpenShop(internet.server, way) as shop:
+    hammering = 2 * pairs * (seconds + 1) + 60
+    with OpenShop(internet.server, way) as shop, running(wrk(attacker, hammering, 64)) as hammer:
+        visitor = Visitor(attacker, SERVER4, ADDRESS)
         served(good, 1)
-        alone = served(good, seconds)
-        with running(wrk(attacker, 3 * seconds + 20, 64)) as hammer:
-            visitor = Visitor(attacker, SERVER4, ADDRESS)
-            shop.ban()
-            wait_until(lambda: visitor.outcome(SILENCE) == WAYS[way], 10, f"{way}: the attacker is not shut out")
-            beside = served(good, seconds)
-            assert hammer.status is None, hammer.output()
-            assert visitor.outcome(SILENCE) == WAYS[way]
-    return {"alone": alone, "beside": beside}
+        shop.ban(internet.machines["router"])
+        wait_until(lambda: visitor.outcome(SILENCE) == WAYS[way], 10, f"{way}: the attacker is not shut out")
+        found = [pair(good, hammer, seconds, is_alone_first=bool(number % 2)) for number in range(pairs)]
+        assert hammer.status is None, hammer.output()
+        assert visitor.outcome(SILENCE) == WAYS[way]
+    return found
+
+
+def pair(good: Machine, hammer: Process, seconds: int, *, is_alone_first: bool) -> Pair:
+    """Let the good client ask alone and beside the attacker."""
+    turns: dict[bool, dict[str, float]] = {}
+    took = 0.0
+    for is_alone in (is_alone_first, not is_alone_first):
+        hammer.send(signal.SIGSTOP if is_alone else signal.SIGCONT)
+        before = cpu_seconds(hammer)
+        turns[is_alone] = served(good, seconds)
+        took += cpu_seconds(hammer) - before
+    hammer.send(signal.SIGCONT)
+    return Pair(turns[True], turns[False], took / seconds)
+
+
+def cpu_seconds(process: Process) -> float:
+    """Give the CPU time that a process and its threads have taken."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
 
 
 def main() -> None:
     """Measure all ways."""
     parser = argparse.ArgumentParser(description="Measure a good client beside a banned one that hammers.")
-    parser.add_argument("--seconds", type=int, default=4, choices=range(1, 61), metavar="S")
-    seconds = parser.parse_args().seconds
-    found: dict[str, dict[str, dict[str, float]]] = {}
-    print(f"{'the attacker gets':<20} alone req/s   beside req/s   ratio   p99 alone / beside, ms")
-    with Internet([ATTACKER, GOOD]) as internet:
-        for way in WAYS:
-            each = found[way] = measure(internet, way, seconds)
-            alone, beside = each["alone"], each["beside"]
-            each["ratio"] = {"of_requests": beside["per_second"] / alone["per_second"]}
-            rates = f"{alone['per_second']:11.0f} {beside['per_second']:14.0f} {each['ratio']['of_requests']:7.2f}"
-            print(f"{way:<20} {rates} {alone['p99_ms']:10.1f} / {beside['p99_ms']:.1f}")
-    print(f"target: kernel drop >= {TARGET}")
+    parser.add_argument("--seconds", type=int, default=1, choices=range(1, 61), metavar="S", help="of one turn")
+    parser.add_argument("--pairs", type=int, default=9, choices=range(2, 101), metavar="N", help="of turns")
+    asked = parser.parse_args()
+    found: dict[str, dict[str, object]] = {}
+    print(
+        f"{'the attacker gets':<22} alone req/s   beside: median of {asked.pairs} ratios (quartiles)  his CPU  p99, ms"
+    )
+    for way in WAYS:
+        with Internet([ATTACKER, GOOD]) as internet:
+            turns = measure(internet, way, asked.pairs, asked.seconds)
+        ratios = [each.ratio for each in turns]
+        low, middle, high = quantiles(ratios, n=4, method="inclusive")
+        alone = median(each.alone["per_second"] for each in turns)
+        p99 = [
+            median(each["p99_ms"] for each in side) for side in zip(*((t.alone, t.beside) for t in turns), strict=True)
+        ]
+        cpu = median(each.attacker_cpu for each in turns)
+        found[way] = {"ratio": middle, "quartiles": [low, high], "ratios": ratios, "alone_per_second": alone}
+        found[way] |= {"attacker_cpu": cpu, "p99_ms_alone": p99[0], "p99_ms_beside": p99[1]}
+        cells = f"{middle:18.2f}   ({low:.2f} to {high:.2f}) {cpu:22.2f}  {p99[0]:.1f} / {p99[1]:.1f}"
+        print(f"{way:<22} {alone:11.0f} {cells}")
+    print(f"target: {KERNEL} >= {TARGET}")
     host = {"kernel": platform.release(), "python": platform.python_version(), "cpus": os.cpu_count()}
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps({"host": host, "target": TARGET, "ways": found}, indent=2) + "\n")

@@ -18,7 +18,6 @@ from appguard.errors import AddressError
 
 Network = IPv4Network | IPv6Network
 V = TypeVar("V")
-_PLAIN4 = re.compile(r"\.".join(4 * [r"(0|[1-9][0-9]{0,2})"]))
 
 NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
 PRIVATE: tuple[Network, ...] = tuple(
@@ -106,10 +105,9 @@ def _address(ip: IPv4Address | IPv6Address) -> Address:
 
 def parse_network(text: str) -> Network:
     """Parse an address or network, host bits allowed; raise `AddressError`."""
-    if plain := _PLAIN4.fullmatch(text):  # as most are: half the time, which counts where there are 100,000
-        first, second, third, fourth = map(int, plain.groups())
-        if first < 256 and second < 256 and third < 256 and fourth < 256:
-            return host_network(first << 24 | second << 16 | third << 8 | fourth)
+    if _IPV4.fullmatch(text):  # as most are: a third of the time, which counts where there are 100,000
+        first, second, third, fourth = text.split(".")
+        return host_network(int(first) << 24 | int(second) << 16 | int(third) << 8 | int(fourth))
     address, slash, prefix = text.partition("/")
     try:
         network = ip_network(f"{address.partition('%')[0]}{slash}{prefix}", strict=False)

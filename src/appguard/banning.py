@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Protocol
 
-from appguard.address import network_text, parse_address
+from appguard.address import Address, network_text, parse_address
 from appguard.ban import PERMANENT, Ban, Fact, Kind, is_host
 from appguard.ban_rate import BanRate, capped
 from appguard.bantime import History, bantime_of
@@ -207,7 +207,7 @@ class Banning:
             log.warning("[%s] %s is not banned: %s", ban.jail, ban.key, error)
             self._on_refused(ban, str(error))
             return
-        if bench.bans.get(parse_address(str(ban.network.network_address))) is None and not bench.bans.holds(ban):
+        if bench.bans.get(_first_of(ban)) is None and not bench.bans.holds(ban):
             bench.history.end(ban.jail, ban.where, ban.start)
         is_new = not bench.history.in_force(ban.jail, ban.where, ban.start)
         sized = self._sized(bench, ban, is_new=is_new)
@@ -250,7 +250,7 @@ class Banning:
 
     def _follow_up(self, bench: _Bench, ban: Ban, outcome: Outcome) -> None:
         if ban.jail not in self._listeners and not bench.jail.dry_run and is_host(ban.network):
-            event = Event(BAN, ban.start, parse_address(str(ban.network.network_address)))
+            event = Event(BAN, ban.start, _first_of(ban))
             for window in self._listeners.values():
                 for further in count(window, event, f"[{ban.jail}] Ban {ban.key}", outcome):
                     self._take(further, outcome)
@@ -307,3 +307,8 @@ class Banning:
         """Give what a jail in dry run would have banned now."""
         bench = self._benches[jail]
         return bench.bans.snapshot().bans if bench.jail.dry_run else ()
+
+
+def _first_of(ban: Ban) -> Address:
+    """Give the address of a ban, or the first of its network."""
+    return parse_address(ban.where.partition("/")[0])

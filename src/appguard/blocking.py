@@ -1,9 +1,9 @@
 """From a ban to the block a firewall is to hold, or to the reason why it is to hold none."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from appguard.address import Network, network_text
+from appguard.address import Network
 from appguard.ban import Ban
 from appguard.errors import FirewallFullError, RefusedForSafety
 from appguard.firewalls.base import Block
@@ -14,17 +14,18 @@ log = logging.getLogger("appguard.bouncer")
 
 
 class Blocking:
-    """Asks the judge, and remembers by key whom he refuses and for whom there is no room, and why."""
+    """Asks the judge, and the firewall for its `refusal`; remembers by key whom they have not shut out, and why."""
 
-    def __init__(self, judge: Judge) -> None:
+    def __init__(self, judge: Judge, refusal: Callable[[str], str] = lambda ports: "") -> None:
         self.judge = judge
+        self._refusal = refusal
         self.room = Room()
         self.refused: dict[str, tuple[Ban, str]] = {}
         self._forced: set[str] = set()
 
-    def force(self, network: Network) -> None:
-        """Let a ban of this network pass that the judge refuses unless forced, until it is forgotten."""
-        self._forced.add(network_text(network))
+    def force(self, key: str) -> None:
+        """Let a ban pass that the judge refuses unless forced, until it is forgotten."""
+        self._forced.add(key)
 
     def forget(self, key: str) -> None:
         """Forget a ban that was lifted or has ended."""
@@ -36,16 +37,26 @@ class Blocking:
         """Give what the firewall is to hold for a ban; None if there is none, or it is refused."""
         if ban is None or key in self.room:
             return None
-        try:
-            self.judge.check(ban, force=key in self._forced)
-        except RefusedForSafety as error:
-            if self.refused.get(key, (ban, ""))[1] != str(error):
-                log.warning("[%s] %s is not enforced: %s", ban.jail, key, error)
-            self.refused[key] = (ban, str(error))
+        why = self._why_not(ban.network, ban.ports, force=key in self._forced)
+        if why:
+            if self.refused.get(key, (ban, ""))[1] != why:
+                log.warning("[%s] %s is not enforced: %s", ban.jail, key, why)
+            self.refused[key] = (ban, why)
             return None
         if self.refused:
             self.refused.pop(key, None)
         return Block(ban.network, ban.end, ban.ports, ban.jail)
+
+    def may_hold(self, network: Network, ports: str) -> bool:
+        """Say whether a network may be shut out of these ports; one that may not is not remembered."""
+        return not self._why_not(network, ports, force=False)
+
+    def _why_not(self, network: Network, ports: str, *, force: bool) -> str:
+        try:
+            self.judge.check_network(network, force=force)
+        except RefusedForSafety as error:
+            return str(error)
+        return self._refusal(ports) if ports else ""
 
     def leave_out(self, blocks: Mapping[str, Block], bans: Mapping[str, Ban], full: FirewallFullError) -> list[str]:
         """Choose who of these is not enforced in a full firewall. What was lifted meanwhile is going anyway."""

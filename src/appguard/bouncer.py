@@ -6,17 +6,18 @@ the mirror (what the firewall was last given): thousands in slices, the newest f
 a long list. After a failure nobody knows what the firewall holds, so it is given everything anew with `replace`; so it
 is at the start, when somebody took our table away, of which some firewalls tell at once, when the list of those always
 let in has changed, and when the clock was set: bans end by the clock, and in a firewall after so many seconds. They end
-there by themselves and are only forgotten here. Nothing is lifted because the bouncer ends.
+there by themselves and are only forgotten here. Nothing is lifted because the bouncer ends. After a restart the first
+load has what is saved, because to fill the ban set takes several times as long; what is not wanted then goes again.
 """
 
 import asyncio
-import heapq
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from types import MappingProxyType
 
 from appguard.address import Address, Network, network_text
 from appguard.ban import Ban
@@ -30,12 +31,14 @@ from appguard.mirror import Mirror
 from appguard.ports import key_of
 from appguard.stores.base import BanSet
 from appguard.turns import give_way
+from appguard.wanted import Wanted
 
 INTERVAL = 1.0  # seconds between looks at the host, the firewall and the ban set when nobody wakes
-ENDS_SPARE = 1_000
 SLICE = 250  # changes given at a time, the newest first: some 3 milliseconds
 SET_LEAST = 1.0  # seconds by which a clock that was set is another
 RETRY_FIRST, RETRY_MOST = 0.05, 10.0  # seconds until a failed round is tried again, doubled each time
+
+Saved = Callable[[], Iterable[tuple[Network, float | None, str, str]]]  # ends, ports and jails of bans, newest first
 
 log = logging.getLogger("appguard.bouncer")
 
@@ -61,7 +64,7 @@ class Bouncer:
     ) -> None:
         self._ban_set = ban_set
         self._firewall = firewall
-        self._blocking = Blocking(judge)
+        self._blocking = Blocking(judge, firewall.refusal)
         self._clock = clock
         self._read_facts = read_facts
         self._read_administrators = read_administrators
@@ -72,16 +75,17 @@ class Bouncer:
         self._woken = asyncio.Event()
         self._turn = asyncio.Lock()
         self._cursor: int | None = None
-        self._wanted: dict[str, Ban] = {}
-        self._ends: list[tuple[float, str]] = []  # a heap
+        self._wanted = Wanted()
         self._changed: dict[str, None] = {}  # in the order it changed
+        self._waiting: dict[str, None] = {}  # changed while a load had been given them already, the newest first
         self._mirror = Mirror()
         self._let_in: tuple[Network, ...] = ()
         self._is_held = self._is_lifted = False
         self._is_unknown = True  # what the firewall holds
         self._is_suspect = False  # somebody may have taken our rules away
-        self._is_restoring = False
-        self._is_exhausted = False  # what a load takes its blocks from
+        self._saved: Saved = tuple
+        self._is_restored = False  # just now: what the ban set does not want may be in the firewall
+        self.tried = asyncio.Event()  # to give the firewall everything, well or not
         self._look_at = 0.0
         self._error = ""
         self._dropped: int | None = None
@@ -98,25 +102,25 @@ class Bouncer:
             enforced=len(self._mirror),
             dropped=self._dropped,
             counts=self._counts,
-            refused=tuple(self._blocking.refused.values()),
+            refused=MappingProxyType(self._blocking.refused),
         )
 
     def wake(self) -> None:
         """Say that the ban set has changed."""
         self._woken.set()
 
-    def begin_restore(self) -> None:
-        """Say that the ban set is being filled after a restart: a load of the firewall ends when all bans are back."""
-        self._is_restoring = True
+    def begin_restore(self, saved: Saved) -> None:
+        """Say that the ban set will be filled after a restart; loads of the firewall take what is `saved` at once."""
+        self._saved = saved
 
     def end_restore(self) -> None:
         """Say that all bans are back."""
-        self._is_restoring = False
+        self._saved, self._is_restored = tuple, True
         self.wake()
 
-    def force(self, network: Network) -> None:
-        """Let a ban of this network pass that the judge refuses unless forced, until it is lifted or ends."""
-        self._blocking.force(network)
+    def force(self, key: str) -> None:
+        """Let a ban pass that the judge refuses unless forced, until it is lifted or ends."""
+        self._blocking.force(key)
 
     def hold(self) -> None:
         """Lift everything and enforce nothing until `release`. The next round does it; `settle` waits for it."""
@@ -150,10 +154,12 @@ class Bouncer:
                 await self.settle()
             except AppGuardError as error:
                 self._say(str(error))
+                self.tried.set()
                 await asyncio.sleep(retry)
                 retry = min(2 * retry, RETRY_MOST)
                 continue
             self._say("")
+            self.tried.set()
             retry = RETRY_FIRST
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._interval):
@@ -173,7 +179,8 @@ class Bouncer:
             self._is_unknown = True
         self._follow()
         self._forget_ended(now)
-        if not self._look_at - self._interval <= now < self._look_at:
+        patience = self._interval if self._changed else 0.0  # a new ban goes first
+        if not self._look_at - self._interval <= now < self._look_at + patience:
             await self._look_around(now)
             self._look_at = now + self._interval
         elif self._is_suspect and not self._changed:
@@ -185,10 +192,17 @@ class Bouncer:
             self._changed.clear()  # everything is judged when it is given again
         elif self._is_unknown:
             await self._give_all(now)
+        self._note_unwanted()
         while self._changed and not (self._is_held or self._is_switched_off()):
             await self._give_changes(now)
             await give_way()
             self._follow()
+
+    def _note_unwanted(self) -> None:
+        """After a restore, have taken out what was saved and is not wanted."""
+        if self._is_restored:
+            self._is_restored = False
+            self._changed |= dict.fromkeys(key for key in self._mirror if key not in self._wanted)
 
     def _was_set(self, now: float) -> bool:
         """Say whether the clock was set since the last round, or went on while this host slept."""
@@ -209,16 +223,11 @@ class Bouncer:
     def _take(self, bans: dict[str, Ban | None]) -> None:
         for key, ban in bans.items():
             if ban is None:
-                self._forget(key)
+                self._wanted.pop(key, None)
+                self._blocking.forget(key)
             else:
-                self._wanted[key] = ban
+                self._wanted.put(key, ban)
                 self._blocking.room.forget(key)  # it may end later than before
-                if ban.end is not None:
-                    heapq.heappush(self._ends, (ban.end, key))
-        if len(self._ends) > 2 * len(self._wanted) + ENDS_SPARE:  # mostly of bans since extended or lifted
-            self._ends = [(ban.end, key) for key, ban in self._wanted.items() if ban.end is not None]
-            heapq.heapify(self._ends)
-        for key in bans:
             self._note(key)
 
     def _note(self, key: str) -> None:
@@ -226,18 +235,11 @@ class Bouncer:
         self._changed.pop(key, None)
         self._changed[key] = None
 
-    def _forget(self, key: str) -> None:
-        self._wanted.pop(key, None)
-        self._blocking.forget(key)
-
     def _forget_ended(self, now: float) -> None:
-        while self._ends and self._ends[0][0] <= now:
-            _, key = heapq.heappop(self._ends)
-            ban = self._wanted.get(key)
-            if ban is not None and not ban.in_force(now):
-                self._forget(key)
-                if self._mirror.pop(key, None):
-                    self._blocking.room.free()
+        for key in self._wanted.take_ended(now):
+            self._blocking.forget(key)
+            if self._mirror.pop(key, None):
+                self._blocking.room.free()
 
     async def _look_around(self, now: float) -> None:
         """Look at the host, at what is to be renewed, and at the firewall."""
@@ -296,17 +298,18 @@ class Bouncer:
     async def _replace(self, let_in: tuple[Network, ...], changed: dict[str, None], now: float) -> Mirror:
         """Give the firewall everything, or all it has room for; give the new mirror."""
         while True:
-            mirror = Mirror()
-            self._is_exhausted = False
+            mirror = Mirror(now)
             blocks = self._blocks(changed, mirror, now)
-            late = partial(self._late, mirror, now)
             try:
-                await self._firewall.replace(let_in, blocks, late)
+                await self._firewall.replace(let_in, blocks, partial(self._late, mirror, now))
             except FirewallFullError as full:
                 deque(blocks, maxlen=0)  # those it was not given yet count too
                 if not self._blocking.leave_out(mirror.blocks(), self._wanted, full):
                     raise
                 continue
+            finally:
+                self._changed = dict.fromkeys(reversed(self._waiting)) | self._changed
+                self._waiting.clear()
             return mirror
 
     def _blocks(self, changed: dict[str, None], mirror: Mirror, now: float) -> Iterator[Block]:
@@ -319,34 +322,27 @@ class Bouncer:
             if block is not None:
                 mirror[key] = (block, now)
                 yield block
-        self._is_exhausted = True
+        for network, end, ports, jail in self._saved():
+            key = key_of(network_text(network), ports)
+            is_known = key in self._wanted or key in self._changed or key in mirror
+            if not is_known and self._blocking.may_hold(network, ports):
+                block = Block(network, end, ports, jail)
+                mirror[key] = (block, now)
+                yield block
 
     async def _late(self, mirror: Mirror, now: float) -> list[Block]:
-        """Give blocks of bans that came while the firewall was being loaded; the other changes have to wait.
-
-        If the load has nothing else to do and a restore goes on, wait for more.
-        """
-        while True:
-            self._woken.clear()
-            self._follow()
-            late = self._take_late(mirror, now)
-            if late or not (self._is_restoring and self._is_exhausted):
-                return late
-            await self._woken.wait()
-
-    def _take_late(self, mirror: Mirror, now: float) -> list[Block]:
+        """Give blocks of bans that came while the firewall was being loaded; the other changes have to wait."""
+        self._follow()
         found: list[Block] = []
-        waiting: list[str] = []
         while self._changed and len(found) < SLICE:
             key, _ = self._changed.popitem()
             if key in mirror:
-                waiting.append(key)
+                self._waiting[key] = None
                 continue
             self._mirror.pop(key, None)  # so that no load takes it from there, this one or its repetition
             if (block := self._block(key)) is not None:
                 mirror[key] = (block, now)
                 found.append(block)
-        self._changed |= dict.fromkeys(reversed(waiting))
         return found
 
     async def _give_changes(self, now: float) -> None:
@@ -376,9 +372,11 @@ class Bouncer:
         remove: dict[str, Block] = {}
         for key in [self._changed.popitem()[0] for _ in range(min(SLICE, len(self._changed)))]:
             block = self._block(key)
-            held, _ = self._mirror.get(key, (None, now))
+            held, given = self._mirror.get(key, (None, now))
             if block is not None and (block != held or self._mirror.is_stale(key, now)):
                 add[key] = block
+            elif block is not None:
+                self._mirror[key] = (block, given)  # of a restored ban: its network is kept once
             if held is not None and (block is None or block.jail != held.jail):
                 remove[key] = held
         return add, remove

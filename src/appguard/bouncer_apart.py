@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from appguard.address import Network, network_text
+from appguard.bouncer import Saved
 from appguard.bouncer_status import BouncerStatus
 from appguard.errors import FirewallError, RefusedForSafety
 from appguard.following import Following
@@ -26,6 +26,8 @@ class BouncerApart:
         self._following = following
         self._clock = clock
         self._is_held = False
+        self.tried = asyncio.Event()
+        self.tried.set()  # nobody waits for it
 
     @property
     def status(self) -> BouncerStatus:
@@ -38,7 +40,7 @@ class BouncerApart:
             error=self._error(),
             enforced=0,
             dropped=None,
-            refused=(),
+            refused={},
         )
 
     def _error(self) -> str:
@@ -51,17 +53,15 @@ class BouncerApart:
     def wake(self) -> None:
         """Do nothing: followers are told by `Following`."""
 
-    def begin_restore(self) -> None:
+    def begin_restore(self, saved: Saved) -> None:
         """Do nothing: nobody can follow before all bans are back."""
 
     def end_restore(self) -> None:
         """Do nothing."""
 
-    def force(self, network: Network) -> None:
+    def force(self, key: str) -> None:
         """Raise `RefusedForSafety`: the bouncer apart takes no forced ban from a process without privilege."""
-        raise RefusedForSafety(
-            f"{network_text(network)}: a bouncer apart judges for itself and cannot be forced; ban narrower networks"
-        )
+        raise RefusedForSafety(f"{key}: a bouncer apart judges for itself and cannot be forced; ban narrower networks")
 
     def hold(self) -> None:
         """Note that nothing is to be enforced."""

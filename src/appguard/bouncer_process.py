@@ -8,6 +8,7 @@ the first answer the firewall is not touched, so bans of an earlier bouncer stay
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from appguard.bouncer import Bouncer
@@ -17,13 +18,15 @@ from appguard.errors import AppGuardError, ConfigError
 from appguard.firewalls.base import Firewall
 from appguard.firewalls.open import kinds_of, open_firewall
 from appguard.followed_bans import Answer, FollowedBans, ask
+from appguard.footing import collect_seldom
 from appguard.held import HoldMark
 from appguard.judge import Judge, Protections
 from appguard.notify import keep_alive, notify, until_signal
 from appguard.store_hosts import StoreHosts
 
 RETRY = 0.5  # seconds between attempts while the daemon is away or the firewall fails
-READY_MOST = 5.0  # seconds a booting host waits for the first bans
+READY_MOST = 5.0  # seconds a booting host waits for a daemon that does not answer
+ANSWERED_MOST = 20.0  # and for the first bans of one that does: of 100,000 it tells for seconds
 
 log = logging.getLogger("appguard.bouncer")
 
@@ -51,12 +54,18 @@ class BouncerProcess:
             tasks.create_task(keep_alive())
             tasks.create_task(self._follow())
             tasks.create_task(self._enforce())
-            try:
-                async with asyncio.timeout(READY_MOST):
-                    await self._in_step.wait()
-            except TimeoutError:
-                log.warning("no bans within %g s; the host goes on without", READY_MOST)
+            if not await self._is_in_step(READY_MOST) and (
+                self._complaint or not await self._is_in_step(ANSWERED_MOST - READY_MOST)
+            ):
+                log.warning("no bans so far; the host goes on without")
             notify("READY=1")
+
+    async def _is_in_step(self, within: float) -> bool:
+        """Wait so many seconds for the first bans to be in the firewall; say whether they are."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._in_step.wait()
+        return self._in_step.is_set()
 
     async def _enforce(self) -> None:
         """Keep the firewall in step, from the first answer on."""
@@ -106,6 +115,7 @@ def main(path: Path | None = None, socket: Path | None = None) -> int:
     """Run the bouncer until SIGTERM or SIGINT; give the exit code. Raise `AppGuardError` if it cannot start."""
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", level=logging.INFO)
     config = daemon_config(path or CONFIG_FILE)
+    collect_seldom()
     process = BouncerProcess(config, socket or config.control_socket)
     try:
         farewell = "AppGuard bouncer stops; bans stay in the firewall until they end"

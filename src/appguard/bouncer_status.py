@@ -9,7 +9,7 @@ from appguard.firewalls.base import Count
 
 @dataclass(frozen=True, slots=True)
 class BouncerStatus:
-    """How enforcement is: `error` is empty while it works; `refused` holds bans the judge keeps out, and why.
+    """How enforcement is: `error` is empty while it works; `refused` holds by key bans that are kept out, and why.
 
     `firewall` is what to call it; `dropped` is None where the number is not known, `counts` is the same by jail.
     """
@@ -20,5 +20,5 @@ class BouncerStatus:
     error: str
     enforced: int
     dropped: int | None
-    refused: tuple[tuple[Ban, str], ...]
+    refused: Mapping[str, tuple[Ban, str]]
     counts: Mapping[str, Count] = field(default_factory=dict[str, Count])

@@ -6,12 +6,14 @@ bouncer, its own judge and its own task.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
-from appguard.address import Network
-from appguard.bouncer import Bouncer
+from appguard.bouncer import Bouncer, Saved
 from appguard.bouncer_apart import BouncerApart
 from appguard.bouncer_status import BouncerStatus
 from appguard.errors import AppGuardError, FirewallError
+
+FIRST_MOST = 10.0  # seconds
 
 
 class Bouncers:
@@ -30,20 +32,27 @@ class Bouncers:
         for bouncer in self._bouncers:
             bouncer.wake()
 
-    def begin_restore(self) -> None:
-        """Say that the ban set is being filled after a restart."""
+    def begin_restore(self, saved: Saved) -> None:
+        """Say that the ban set will be filled after a restart, and with what."""
         for bouncer in self._bouncers:
-            bouncer.begin_restore()
+            bouncer.begin_restore(saved)
+
+    async def tried(self) -> None:
+        """Wait until all firewalls were given everything once, or failed; but not long for one that hangs."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_MOST):
+                for bouncer in self._bouncers:
+                    await bouncer.tried.wait()
 
     def end_restore(self) -> None:
         """Say that all bans are back."""
         for bouncer in self._bouncers:
             bouncer.end_restore()
 
-    def force(self, network: Network) -> None:
+    def force(self, key: str) -> None:
         """Let a ban pass that the judges refuse unless forced; raise `RefusedForSafety` if one takes no such ban."""
         for bouncer in self._bouncers:
-            bouncer.force(network)
+            bouncer.force(key)
 
     def hold(self) -> None:
         """Lift everything and enforce nothing until `release`."""

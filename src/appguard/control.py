@@ -46,6 +46,7 @@ from appguard.control_socket import Peer, serve_on
 from appguard.controlled import Controlled
 from appguard.errors import AddressError, AppGuardError, ConfigError, RefusedForSafety
 from appguard.following import WAIT
+from appguard.ports import ports_text
 from appguard.status import BanRecord, FactRecord, SafelistRecord
 
 ADMIN_GROUP = "appguard-admin"
@@ -99,6 +100,8 @@ class _BanOrder(msgspec.Struct, forbid_unknown_fields=True):
     reason: str = ""
     force: bool = False
     automatic: bool = False
+    ports: list[int | str] = []
+    protocol: list[str] = []
 
 
 class _ConfirmOrder(msgspec.Struct, forbid_unknown_fields=True):
@@ -180,7 +183,7 @@ class _Endpoints:
         peer = self._admin(request)
         order = msgspec.json.decode(body, type=_BanOrder)
         asked = Ban.of(order.address, jail=order.jail, bantime=order.bantime, reason=order.reason)
-        asked = replace(asked, automatic=order.automatic)
+        asked = replace(asked, automatic=order.automatic, ports=ports_text(order.ports, order.protocol))
         logger.info("uid %d asks to ban %s%s", peer.uid, asked.key, " by force" if order.force else "")
         kept = await self._controlled.ban(asked, force=order.force)
         not_enforced = await self._controlled.settled()

@@ -1,8 +1,9 @@
 """The companion daemon: wires sources > filters > jails > ban set, and from there state, published bans and bouncer.
 
 Everything runs on one event loop. A chunk of lines goes through in one plain call (`_deliver`): count, ban, wake the
-bouncer, publish for the apps, and save counters and read position in one transaction (one write to a log, not synced;
-`saving.py`). So a daemon killed at any point continues after a restart with exactly the lines it had not counted.
+bouncer. When the bouncer had its turn, the bans are published for the apps and saved with counters and read position
+in one transaction (one write to a log, not synced; `saving.py`): first the kernel, then files. A daemon killed at any
+point continues after a restart with exactly the lines it had not counted.
 """
 
 import asyncio
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from appguard import explain, orders
 from appguard.address import Grouping
-from appguard.ban import Ban, Fact
+from appguard.ban import Fact
 from appguard.ban_log import BanLog
 from appguard.banning import Banning
 from appguard.bouncer import Bouncer
@@ -88,7 +89,7 @@ class Daemon:
         self._overview = Overview(
             config.jails, self._windows, self._banning, self._sources, self._bouncers, self._bans, self._pipeline
         )
-        self._saving = Saving(self._windows, self._banning.totals, self._write)
+        self._saving = Saving(self._windows, self._banning.totals, self._gather, self._write)
         self._orders = self._new_orders()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cursor, self._purge_at = 0, 0.0
@@ -148,10 +149,10 @@ class Daemon:
                     tasks.create_task(source.run(partial(self._deliver, source.name)))
                 tasks.create_task(self._tick())
                 tasks.create_task(keep_alive())
-                await self._restore_bans()
+                number = await self._restore_bans()
                 tasks.create_task(serve(self._orders, self._config.control_socket))
                 notify("READY=1")
-                log.info("AppGuard daemon is up: %d jails, %d bans", len(self._windows), len(self._current()))
+                log.info("AppGuard daemon is up: %d jails, %d bans", len(self._windows), number)
         finally:
             self._loop = None
             self._names.close()
@@ -175,7 +176,7 @@ class Daemon:
         self._purge()
         self._bans.restore_lifts(self._state.lifts())
         self._bans.begin_restore()
-        self._bouncers.begin_restore()
+        self._bouncers.begin_restore(self._state.brief_bans)
         self._trouble.attempt("published bans", self._publisher.begin)
         self._banning.history.restore(self._state.pasts())
         for name, window in self._windows.items():
@@ -193,19 +194,19 @@ class Daemon:
                     runtime = self._config.runtime_directory
                     self._sources[name] = open_source(name, origin, runtime, positions, may_be_slow=is_slow)
 
-    async def _restore_bans(self) -> None:
-        """Take back the bans, part by part: what is new goes to the firewall between them.
+    async def _restore_bans(self) -> int:
+        """Take back the bans when the firewall has them, part by part, and give their number; what is new goes between.
 
         Whoever follows the bans or asks about them is answered when all are back, and what apps read stays until then.
         The garbage collector would stop everything again and again to look at what is here to stay.
         """
         gc.disable()
         try:
+            await self._bouncers.tried()
             for part in self._state.ban_parts():
                 bans = [ban for ban in part if ban.in_force(self._clock())]
-                self._spread()
                 self._bans.restore(bans)
-                self._spread({id(ban) for ban in bans})
+                self._gather({id(ban) for ban in bans})
                 self._banning.restore(bans)
                 await give_way()
         finally:
@@ -213,9 +214,11 @@ class Daemon:
             gc.enable()
         self._bans.end_restore()
         self._bouncers.end_restore()
-        self._trouble.attempt("published bans", lambda: self._publisher.unveil(len(self._current())))
+        number = self._bans.kinds().total()
+        self._trouble.attempt("published bans", lambda: self._publisher.unveil(number))
         self._is_restored = True
         self._spread()
+        return number
 
     def _purge(self) -> None:
         """Drop what will not be asked for any more; a full disk is no reason not to start."""
@@ -233,7 +236,12 @@ class Daemon:
 
     def _take(self, outcome: Outcome) -> None:
         self._banning.take(outcome)
-        self._note_late(outcome)
+        if not outcome.bans or self._loop is None:
+            self._note_late(outcome)
+            return
+        self._note(outcome)
+        self._bouncers.wake()
+        self._loop.call_soon(self._spread)
 
     def _resolved(self, unresolved: Unresolved, addresses: Addresses) -> None:
         """Hear, maybe in another thread, which addresses the client of an event has."""
@@ -255,7 +263,11 @@ class Daemon:
         self._note(outcome)
         self._spread()
 
-    def _spread(self, saved: Collection[int] = ()) -> None:
+    def _spread(self) -> None:
+        self._gather()
+        self._saving.soon()
+
+    def _gather(self, saved: Collection[int] = ()) -> None:
         """Tell the bouncer, the apps and the state what changed in the ban set; `saved` are ids of bans it has."""
         changes = self._bans.follow(self._cursor)
         if changes is None and self._is_restored:
@@ -268,10 +280,9 @@ class Daemon:
             news = [fact for fact in changes.facts if id(fact.ban) not in saved]
             self._ban_log.learn(fact for fact in changes.facts if id(fact.ban) in saved)
             self._trouble.attempt("events", lambda: self._ban_log.write(news))
-            self._saving.batch.facts.extend(news)
+            self._saving.batch.facts += news
             facts = self._bans.for_apps(changes.facts)
             self._trouble.attempt("published bans", lambda: self._publisher.publish(facts, self._bans.bans_for_apps))
-        self._saving.soon()
 
     def _begin_to_spread_all(self) -> None:
         """Do so where too much changed for the ban set to remember it: in slices, which others may come between."""
@@ -326,9 +337,6 @@ class Daemon:
         self._judge.update(self._facts, administrators())
         self._safelist.learn([*safelist_of(self._config), *(network for network, _ in (*let_in, *others))])
         self._following.protect(let_in, others)
-
-    def _current(self) -> Sequence[Ban]:
-        return self._bans.snapshot().bans
 
     def _write(self, batch: Batch) -> bool:
         return self._trouble.attempt("state", lambda: self._state.save(batch))

@@ -188,8 +188,8 @@ def is_login_path(path: str, login_paths: tuple[str, ...] = LOGIN_PATHS) -> bool
 
     Case does not matter, as it does not to some of the apps behind nginx.
     """
-    path = path.rstrip("/").lower()
-    return not _as_compared(login_paths).isdisjoint((path, path.rpartition("/")[2]))
+    path, known = path.rstrip("/").lower(), _as_compared(login_paths)
+    return path in known or path.rpartition("/")[2] in known
 
 
 @lru_cache(maxsize=256)

@@ -23,17 +23,20 @@ def _is_ending(pattern: str) -> bool:
     return pattern.startswith("*") and len(pattern) > 1 and "*" not in pattern[1:]
 
 
-def holding(patterns: Sequence[str]) -> Callable[[str], bool]:
-    """Give what says whether a path is one of those the patterns mean."""
+def holding(patterns: Sequence[str], *, answer: bool = True) -> Callable[[str], bool]:
+    """Give what says whether a path is one of those the patterns mean; `answer` is what it says of such."""
     endings = tuple(pattern[1:] for pattern in patterns if _is_ending(pattern))
     others = [path_pattern(pattern) for pattern in patterns if not _is_ending(pattern)]
 
     if not others:
-        return lambda path: (normal_path(path) if "//" in path or path[-1:] == "/" else path).endswith(endings)
+        in_question = *endings, "/"  # what most paths end with is none of these
+        return lambda path: (
+            (("//" in path or path.endswith(in_question)) and normal_path(path).endswith(endings)) is answer
+        )
 
     def holds(path: str) -> bool:
         path = normal_path(path)
-        return path.endswith(endings) or any(other.fullmatch(path) for other in others)
+        return (path.endswith(endings) or any(other.fullmatch(path) for other in others)) is answer
 
     remembered = lru_cache(maxsize=REMEMBERED)(holds)
     return lambda path: remembered(path) if len(path) <= SHORT else holds(path)
@@ -41,9 +44,8 @@ def holding(patterns: Sequence[str]) -> Callable[[str], bool]:
 
 def watching(paths: Sequence[str], exempt: Sequence[str]) -> Callable[[str], bool] | None:
     """Give what says whether a jail looks at a path: one of `paths`, none of `exempt`. None: it looks at any."""
-    is_watched, is_exempt = holding(paths) if paths else None, holding(exempt) if exempt else None
-    if is_exempt is None:
-        return is_watched
-    if is_watched is None:
-        return lambda path: not is_exempt(path)
-    return lambda path: is_watched(path) and not is_exempt(path)
+    is_watched = holding(paths) if paths else None
+    is_spared = holding(exempt, answer=False) if exempt else None
+    if is_watched is None or is_spared is None:
+        return is_watched or is_spared
+    return lambda path: is_watched(path) and is_spared(path)

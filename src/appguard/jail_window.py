@@ -13,7 +13,7 @@ a second one that meets it in the window makes an object of it. Events told in b
 leads to what counting one by one leads to.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 from appguard.address import Address, Network, NetworkSet, parse_network
@@ -130,51 +130,52 @@ class JailWindow:
         self.dropped = ()
         self.total_failed += event.count
         if event.count == 1 and self._keeps_first and isinstance(evidence, bytes):
-            return self._add_one(key, event.kind, event.time, evidence, event.via)
+            brief = (event.kind, event.status), key, event.time, "", event.via, evidence
+            return tuple(ban for _, ban in self._add_ones([brief]))
         value = self.value(event)
         network = self._group(event.address) if self._is_by_user else ""
         counted = self._take(key)
         counted.add(event.time, event.count, evidence, value, network)
         return self._judge(key, counted, event.kind, event.time, event.via)
 
-    def add_briefs(self, briefs: Iterable[Brief]) -> tuple[list[str], list[tuple[Brief, Ban]]]:
+    def add_briefs(self, briefs: Sequence[Brief]) -> tuple[list[str], list[tuple[Brief, Ban]]]:
         """Count events told in brief, of kinds, statuses and times that may count.
 
         Give the keys of those that count, and the bans that some lead to.
         """
         self.dropped = ()
-        keys: list[str] = []
-        bans: list[tuple[Brief, Ban]] = []
-        counted, looks_at, keeps_first = self._counted, self._looks_at, self._keeps_first
-        is_safe = None if self._safelist is None else self._safelist.holds_ipv4
-        for brief in briefs:
-            what, key, time, path, via, line = brief
-            if looks_at is not None and not looks_at(path):
-                continue
-            if is_safe is not None and is_safe(key):
-                continue
-            keys.append(key)
-            if keeps_first and key not in counted:  # as `_add_one` would, in half the time
-                line = line[:LINE_BYTES_MOST]
-                counted[key] = (time, line)
-                self._cost += FIRST_COST + len(line)
-                if self._cost > self._bytes_most or len(counted) > self._keys_most:
-                    self._make_room()
-            elif bans_of_key := self._add_one(key, what[0], time, line, via):
-                bans += ((brief, ban) for ban in bans_of_key)
-        self.total_failed += len(keys)
-        return keys, bans
+        if self._looks_at is not None:
+            looks_at = self._looks_at
+            briefs = [brief for brief in briefs if looks_at(brief[3])]
+        if self._safelist is not None:
+            is_safe = self._safelist.holds_ipv4
+            briefs = [brief for brief in briefs if not is_safe(brief[1])]
+        self.total_failed += len(briefs)
+        return [brief[1] for brief in briefs], self._add_ones(briefs)
 
-    def _add_one(self, key: str, kind: str, time: float, line: bytes, via: tuple[str, ...]) -> tuple[Ban, ...]:
-        """Count one event of a jail that counts nothing but events."""
-        known = self._counted.get(key)
-        if self._keeps_first and (known is None or (isinstance(known, tuple) and known[0] <= time - self.findtime)):
-            self.forget(key)
-            self._keep_first(key, time, line)
-            return ()
-        counted = self._take(key)
-        counted.add(time, 1, line)
-        return self._judge(key, counted, kind, time, via)
+    def _add_ones(self, briefs: Iterable[Brief]) -> list[tuple[Brief, Ban]]:
+        """Count events, each under its address as it is grouped, of a jail that counts nothing but events."""
+        bans: list[tuple[Brief, Ban]] = []
+        counted, keeps_first, findtime = self._counted, self._keeps_first, self.findtime
+        for brief in briefs:
+            what, key, time, _, via, line = brief
+            known = counted.get(key)
+            if not keeps_first or (known is not None and (type(known) is not tuple or known[0] > time - findtime)):
+                again = self._take(key)
+                again.add(time, 1, line)
+                bans += ((brief, ban) for ban in self._judge(key, again, what[0], time, via))
+                continue
+            if known is not None:
+                del counted[key]
+                self._cost -= FIRST_COST + len(known[1])
+            length = len(line)
+            if length > LINE_BYTES_MOST:
+                line, length = line[:LINE_BYTES_MOST], LINE_BYTES_MOST
+            counted[key] = time, line
+            self._cost += length + FIRST_COST
+            if self._cost > self._bytes_most or len(counted) > self._keys_most:
+                self._make_room()
+        return bans
 
     def _judge(self, key: str, counted: Counted, kind: str, time: float, via: tuple[str, ...]) -> tuple[Ban, ...]:
         """Put back what is counted for a key, or give the bans it leads to."""

@@ -124,7 +124,10 @@ class Judge:
 
     def check(self, ban: Ban, *, force: bool = False) -> None:
         """Raise `RefusedForSafety` if the ban must not be enforced; `force` is a person's word, given on this host."""
-        network = ban.network
+        self.check_network(ban.network, force=force)
+
+    def check_network(self, network: Network, *, force: bool = False) -> None:
+        """Do so if no ban of this network must be enforced."""
         _check_width(network, force=force)
         if not self._all.touch(network):
             return

@@ -10,7 +10,7 @@ read. Every line is read where it may matter to somebody else: a jail that count
 addresses, a dry run, or a ban whose length depends on earlier ones.
 """
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -43,6 +43,7 @@ class Route:
 
 
 Put = Callable[[Brief], None]
+Pass = Callable[[bytes], None]
 
 
 class Hearers(dict[What, tuple[Put, ...] | None]):
@@ -92,7 +93,8 @@ class Lane:
         )
         self._telling = self._filter if may_pass_over and isinstance(self._filter, TellsHost) else None
         self._windows = {route.window.jail.name: route.window for route in routes}
-        self._banned: OrderedDict[bytes, tuple[float, JailWindow | None]] = OrderedDict()  # until when, and by whom
+        self._passed = defaultdict[JailWindow | None, list[bytes]](list)  # lines not read, by whose ban
+        self._banned: OrderedDict[bytes, tuple[float, Pass]] = OrderedDict()  # until when, and what takes its lines
 
     def lines(self, chunk: Chunk, now: float) -> Sequence[bytes]:
         """Give the lines of a chunk that may tell of something; all where each has its time."""
@@ -108,14 +110,16 @@ class Lane:
         if not self._banned or self._telling is None:
             return lines
         kept: list[bytes] = []
-        passed: dict[JailWindow | None, list[bytes]] = {}
-        for line, found in zip(lines, map(self._banned.get, self._telling.hosts_of(lines)), strict=True):
-            if found is None or found[0] <= now:
-                kept.append(line)
+        keep = kept.append
+        for line, by in zip(lines, map(self._banned.get, self._telling.hosts_of(lines)), strict=True):
+            if by is None or by[0] <= now:
+                keep(line)
             else:
-                passed.setdefault(found[1], []).append(line)
-        for window, of_banned in passed.items():
-            self._tally(window, of_banned)
+                by[1](line)
+        for window, of_banned in self._passed.items():
+            if of_banned:
+                self._tally(window, of_banned)
+                of_banned.clear()
         return kept
 
     def _tally(self, window: JailWindow | None, lines: Sequence[bytes]) -> None:
@@ -140,7 +144,7 @@ class Lane:
     def learn(self, key: str, ban: Ban | None) -> None:
         """Take what became true of a network, by its key: banned, or not any more."""
         host = key.encode()  # of a ban of some ports alone this is no host, and its lines are read on
-        before, _ = self._banned.pop(host, (0.0, None))
+        before, *_ = self._banned.pop(host, (0.0,))
         if ban is None or self._telling is None or ban.network.version != 4 or ban.network.prefixlen != HOST_LENGTH:
             return
         until = max(before, self._passes_until(ban))
@@ -148,7 +152,7 @@ class Lane:
             return
         if len(self._banned) >= HOSTS_MOST:
             self._banned.popitem(last=False)
-        self._banned[host] = (until, self._windows.get(ban.jail))
+        self._banned[host] = (until, self._passed[self._windows.get(ban.jail)].append)
 
     def _passes_until(self, ban: Ban) -> float:
         """Say until when no jail here could make a ban last longer. One cut short by a cap counts as what it was."""

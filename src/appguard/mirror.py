@@ -8,7 +8,9 @@ RENEWAL = 86400.0  # seconds after which a block without an end is renewed; far 
 class Mirror(dict[str, tuple[Block, float]]):
     """By the key of its ban, each block and when it was given."""
 
-    _looked_at = 0.0
+    def __init__(self, now: float = 0.0) -> None:
+        super().__init__()
+        self._looked_at = now  # all that is noted was given since
 
     def blocks(self) -> dict[str, Block]:
         """Give the blocks alone."""

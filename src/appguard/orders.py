@@ -19,6 +19,7 @@ from appguard.held import HoldMark
 from appguard.judge import Judge
 from appguard.overview import Overview
 from appguard.pipeline import Outcome
+from appguard.ports import key_of, parse_key
 from appguard.safelisted import Safelisted
 from appguard.state import State
 from appguard.status import BanRecord, DaemonStatus, JailStatus
@@ -82,7 +83,7 @@ class Orders:
             ban = replace(ban, network=parse_network(self._parts.grouping.key(parse_address(ban.where))))
         self._parts.judge.check(ban, force=force)
         if force:
-            self._parts.bouncers.force(ban.network)
+            self._parts.bouncers.force(ban.key)
             ban = self._parts.trials.on_trial(ban, self._parts.clock())
         return self._put(ban)
 
@@ -97,7 +98,7 @@ class Orders:
 
     async def confirm(self, what: str) -> Ban | None:
         """Give a ban by force the length that was asked for."""
-        ban = self._parts.trials.take(network_text(parse_network(what)))
+        ban = self._parts.trials.take(_key_of(what))
         return self._put(ban) if ban is not None and self._parts.bans.holds(ban) else None
 
     def _outlasting(self, ban: Ban) -> Ban:
@@ -192,3 +193,14 @@ class Orders:
             self._parts.bouncers.release()
         else:
             self._parts.bouncers.hold()
+
+
+def _key_of(what: str) -> str:
+    """Give the key of a ban as people write it, its network perhaps not as it is written here; raise our errors."""
+    try:
+        network, ports = parse_key(what)
+    except AddressError:
+        raise
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return key_of(network_text(network), ports)

@@ -67,7 +67,11 @@ class Overview:
         banned: Counter[str] = Counter()
         for (jail, _, _), number in kinds.items():
             banned[jail] += number
-        refused = {ban.key: RefusedBan(ban.key, ban.jail, why) for each in bouncers for ban, why in each.refused}
+        refused = {
+            (ban.key, why): RefusedBan(ban.key, ban.jail, why)
+            for each in bouncers
+            for ban, why in each.refused.values()
+        }
         return DaemonStatus(
             version=version("appguard-py"),
             pid=os.getpid(),
@@ -87,11 +91,18 @@ class Overview:
         for (_, via, ports), number in kinds.items():
             if others := self._reach.others(via):
                 counted[", ".join(others), self._enforcers(others, ports)] += number
+        refused = {ban.key: ban for each in self._bouncers.status for ban, _ in each.refused.values()}
+        for key, ban in refused.items():  # counted with those of their kind, but by fewer enforced
+            others = self._reach.others(ban.via)
+            if others and ban.kind in kinds and self._bans.holds(ban):
+                counted[", ".join(others), self._enforcers(others, ban.ports)] -= 1
+                counted[", ".join(others), self._enforcers(others, ban.ports, key)] += 1
+        counted = +counted
         return tuple(ReachSummary(others, n, enforced_by) for (others, enforced_by), n in counted.items())
 
-    def _enforcers(self, others: Sequence[str], ports: str) -> tuple[str, ...]:
-        kinds = [each.kind for each in self._bouncers.status if not each.error and not each.is_held]
-        return enforcers(others, kinds, ports)
+    def _enforcers(self, others: Sequence[str], ports: str, key: str = "") -> tuple[str, ...]:
+        able = (each for each in self._bouncers.status if not each.error and not each.is_held)
+        return enforcers(others, [each.kind for each in able if key not in each.refused], ports)
 
     def _source(self, name: str) -> SourceSummary:
         status, counts = self._sources[name].status(), self._pipeline.counts(name)
@@ -155,7 +166,7 @@ class Overview:
 
     def ban(self, ban: Ban) -> BanRecord:
         """Give the record of a ban, with who enforces it."""
-        return BanRecord.of(ban, self._enforcers(self._reach.others(ban.via), ban.ports))
+        return BanRecord.of(ban, self._enforcers(self._reach.others(ban.via), ban.ports, ban.key))
 
 
 def _enforced_by(bouncer: BouncerStatus) -> str:

@@ -10,6 +10,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 from appguard.address import Address, NetworkSet
 from appguard.ban import Ban, Fact
@@ -154,25 +155,23 @@ class Pipeline:
 
         Those told in brief are gathered and counted together.
         """
-        matched = 0
         lines = lane.lines(chunk, turn.now)
         is_all = chunk.uid is None or all(route in permitted for route in lane.routes)
         times = chunk.times or [turn.now] * len(lines)
         briefs = lane.briefs(lines, times) if is_all else [None] * len(lines)
+        matched = sum(map(bool, briefs))
         hearers, holds = lane.hearers, self._safelist.holds_ipv4 if self._safelist else None
         for number, brief in enumerate(briefs):
             puts = hearers[brief[0]] if brief else brief
             if puts is None:
                 event = lane.match(lines[number], times[number])
                 if event is not None:
-                    matched += 1
+                    matched += not brief
                     turn.count_gathered(hearers.gathered, briefs)
                     self._count_event(lane, lines[number], event, permitted, turn)
-            elif brief:
-                matched += 1
-                if holds is None or not holds(brief[1]):
-                    for put in puts:
-                        put(brief)
+            elif puts and brief and (holds is None or not holds(brief[1])):
+                for put in puts:
+                    put(brief)
         turn.count_gathered(hearers.gathered, briefs)
         return matched
 
@@ -234,28 +233,30 @@ class _Turn:
 
     def count_gathered(self, gathered: Iterable[tuple[Route, list[Brief]]], told: Sequence[Told]) -> None:
         """Count what was gathered of what lines told in brief, and make the bans in the order of the lines."""
-        decided: list[tuple[Brief, Ban]] = []
+        decided: list[list[tuple[Brief, Ban]]] = []
         untimely: set[int] = set()  # of briefs, each by its id: several jails may leave it out
         for route, briefs in gathered:
             if briefs:
-                decided += self._count_briefs(route, briefs, untimely)
+                decided.append(self._count_briefs(route, briefs, untimely))
                 briefs.clear()
         self.outcome.untimely += len(untimely)
+        decided = [bans for bans in decided if bans]
         if len(decided) > 1:
             places = {id(brief): place for place, brief in enumerate(told)}
-            decided.sort(key=lambda each: places[id(each[0])])
-        self.outcome.bans += (ban for _, ban in decided)
+            decided = [sorted(chain(*decided), key=lambda each: places[id(each[0])])]
+        self.outcome.bans += (ban for _, ban in chain(*decided))
 
-    def _count_briefs(self, route: Route, briefs: Sequence[Brief], untimely: set[int]) -> Iterable[tuple[Brief, Ban]]:
+    def _count_briefs(self, route: Route, briefs: Sequence[Brief], untimely: set[int]) -> list[tuple[Brief, Ban]]:
         window, earliest, latest = route.window, self.now - route.window.oldest, self.now + AHEAD_MOST
-        timely = [brief for brief in briefs if earliest < brief[2] <= latest]
-        if len(timely) < len(briefs):
+        times = [brief[2] for brief in briefs]
+        if not (earliest < min(times) and max(times) <= latest):
             untimely.update(id(brief) for brief in briefs if not earliest < brief[2] <= latest)
-        keys, bans = window.add_briefs(timely)
+            briefs = [brief for brief in briefs if earliest < brief[2] <= latest]
+        keys, bans = window.add_briefs(briefs)
         if keys:
             self._touched(window).update(keys, window.dropped)
             self.found.note(window, keys)
-        return ((brief, replace(ban, via=(*ban.via, *route.behind))) for brief, ban in bans)
+        return [(brief, _behind(ban, route.behind)) for brief, ban in bans]
 
     def _touched(self, window: JailWindow) -> set[str]:
         return self.outcome.touched.setdefault(window.jail.name, set())

@@ -21,15 +21,21 @@ APART_MOST = 0.25
 class Saving:
     """What is to be saved, `batch` and the counted events of `windows`; `banned` are the bans each jail made.
 
-    `write` saves a batch and says whether that worked. All is called on one event loop.
+    `gather` puts into the batch what is true but not in it yet: no position is saved without the bans that the lines
+    before it led to. `write` saves a batch and says whether that worked. All is called on one event loop.
     """
 
     def __init__(
-        self, windows: Mapping[str, JailWindow], banned: Mapping[str, int], write: Callable[[Batch], bool]
+        self,
+        windows: Mapping[str, JailWindow],
+        banned: Mapping[str, int],
+        gather: Callable[[], None],
+        write: Callable[[Batch], bool],
     ) -> None:
         self.batch = Batch()
         self._windows = windows
         self._banned = banned
+        self._gather = gather
         self._write = write
         self._touched: dict[str, set[str]] = {}
         self._fails = False
@@ -57,6 +63,7 @@ class Saving:
             self._timer.cancel()
             self._timer = None
         began = loop.time()
+        self._gather()
         for jail, keys in self._touched.items():
             self.batch.failures.update(failures_of(self._windows[jail], keys))
         self._touched.clear()

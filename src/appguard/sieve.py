@@ -11,6 +11,7 @@ literal.
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
@@ -52,7 +53,6 @@ class Sieve:
         self._chosen: Literals = ANY
         self._searched: Literals = ANY  # these, or their beginnings
         self._search: Search | None = None
-        self._whole_lines = re.compile(rb"[^\n]+")  # what the search finds, each with the rest of its line
         self._choice_left = 0  # bytes
         self._rest_left = 0  # blocks
 
@@ -76,7 +76,9 @@ class Sieve:
         block = b"\n".join(lines) + b"\n"
         if ESCAPE in block or any(long_lines(block, self._line_most // 2)):
             return len(self._lines(block, self._places(block, self._search)))
-        return len(self._whole_lines.findall(block.lower() if self._chosen.folded else block))
+        block = block.lower() if self._chosen.folded else block
+        texts = frozenset(text for text in self._chosen.texts if text[0].encode() in block)  # the fewer, the quicker
+        return len(_whole_lines(texts).findall(block)) if texts else 0
 
     def _all(self, block: bytes) -> list[bytes]:
         lines = block.split(b"\n")
@@ -115,7 +117,6 @@ class Sieve:
         short = _shortened(chosen, folded if chosen.folded else sample)
         if (chosen, short) != (self._chosen, self._searched):
             self._chosen, self._searched, self._search = chosen, short, self._new_search(short)
-            self._whole_lines = re.compile(_pattern(chosen) + rb"[^\n]*")
 
 
 def _count(literals: Literals, text: bytes) -> int:
@@ -147,6 +148,12 @@ def by_re(literals: Literals) -> Search:
         return (match.start() for match in pattern.finditer(block.lower() if literals.folded else block))
 
     return search
+
+
+@lru_cache(maxsize=256)
+def _whole_lines(texts: frozenset[str]) -> re.Pattern[bytes]:
+    """Give what finds texts, each with the rest of its line; it gives nothing of them, which is to be counted only."""
+    return re.compile(_pattern(Literals(texts)) + rb"().*+")
 
 
 def _pattern(literals: Literals) -> bytes:

@@ -23,11 +23,13 @@ from appguard.counted import Failure
 from appguard.errors import StateError
 from appguard.state_rows import (
     LAST_ROW,
+    BriefBan,
     purge_bans,
     purge_failures,
     purge_lifts,
     purge_positions,
     read_bans,
+    read_brief_bans,
     read_failures,
     read_lifts,
     read_pasts,
@@ -256,6 +258,14 @@ class State:
             with self._database() as connection:
                 part, row = read_bans(connection, row)
             yield part
+
+    def brief_bans(self) -> Iterator[BriefBan]:
+        """Give what a firewall must know of the bans in force, the newest first: a third of the work."""
+        row, now = LAST_ROW, self._clock()
+        while row > 0:
+            with self._database() as connection:
+                part, row = read_brief_bans(connection, row, now)
+            yield from part
 
     def totals(self, jail: str) -> tuple[int, int]:
         """Give how many failures and bans a jail has counted since it exists."""

@@ -10,10 +10,11 @@ import logging
 import math
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import cast
 
-from appguard.address import network_text, parse_network
+from appguard.address import Network, network_text, parse_network
 from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST, HOST_MOST, JAIL_NAME, REASON_MOST, Ban, Fact
 from appguard.bantime import Past
 from appguard.counted import Failure
@@ -26,6 +27,8 @@ ENDED_AT_ONCE = 1_000  # bans dropped in one save: some milliseconds
 LAST_ROW = 2**63 - 1
 LIFTS_MOST = 20_000
 PART = 100  # bans read at a time: a millisecond or so, which a new ban may have to wait
+
+BriefBan = tuple[Network, float | None, str, str]  # network, end, ports and jail
 
 _log = logging.getLogger(__name__)
 
@@ -174,6 +177,12 @@ WHERE rowid < ? ORDER BY rowid DESC LIMIT ?
 """
 
 
+_GET_BRIEF_BANS = """
+SELECT rowid, network, jail, ends FROM ban
+WHERE rowid < ? AND (ends > ? OR ends IS NULL) ORDER BY rowid DESC LIMIT ?
+"""
+
+
 def _ban_row(ban: Ban) -> tuple[object, ...]:
     evidence, via = json.dumps(ban.evidence), json.dumps(ban.via)
     reason, host, automatic = _clean(ban.reason), _clean(ban.host), int(ban.automatic)
@@ -197,6 +206,17 @@ def read_bans(connection: sqlite3.Connection, before: int) -> tuple[tuple[Ban, .
         except (ValueError, OverflowError, RecursionError) as error:
             _log.warning("the saved ban of %r is dropped: %s", row[0], error)
     return tuple(found), rows[-1][0] if len(rows) == PART else 0
+
+
+def read_brief_bans(connection: sqlite3.Connection, before: int, now: float) -> tuple[list[BriefBan], int]:
+    """Read the same in brief, those alone that are in force at a time; what is not right is left out."""
+    found: list[BriefBan] = []
+    rows = connection.execute(_GET_BRIEF_BANS, (before, now, PART)).fetchall()
+    for _, key, jail, end in rows:
+        with suppress(ValueError):
+            network, ports = parse_key(_text(key))
+            found.append((network, None if end is None else _time(end), ports, _jail_name(_text(jail))))
+    return found, rows[-1][0] if len(rows) == PART else 0
 
 
 def _ban(row: Sequence[object]) -> Ban:

@@ -48,7 +48,7 @@ class SourceSummary:
 
 @dataclass(frozen=True, slots=True)
 class RefusedBan:
-    """A ban of the ban set that the last judge keeps out of the firewall, and why."""
+    """A ban of the ban set that the last judge or a firewall keeps out of it, and why."""
 
     network: str
     jail: str
@@ -59,7 +59,7 @@ class RefusedBan:
 class FirewallSummary:
     """One firewall: its name, its last words if it is failing (empty if not), and the packets it dropped.
 
-    They are counted since it was last set up; None where they are not known.
+    None where they are not known.
     """
 
     name: str

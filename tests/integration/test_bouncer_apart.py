@@ -1,18 +1,22 @@
 """Following the ban set over the control socket, and the bouncer that does so as a process apart."""
 
+import asyncio
 import json
 import signal
+import socket
 import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from appguard import following
+from appguard import bouncer_process, following
+from appguard.bouncer_process import BouncerProcess
+from appguard.config import daemon_config
 from appguard.control import FOLLOWERS_PER_USER
 from tests.control import DictionaryDaemon, ask, connected, run, serving
 from tests.daemon import Place, in_kernel, running_daemon, web_jail
@@ -23,6 +27,7 @@ from tests.netns import run as run_in_lab
 DAEMON = User(4711)
 BOUNCER = User(4712, groups=(4711, 0), capabilities=("net_admin",))
 APART = '[firewall]\nkind = "apart"\n'
+ANSWER = b'{"cursor": "0", "whole": true, "enforcing": true, "facts": []}'
 AT_ONCE = 5.0  # seconds on a busy machine; far less than the 25 an answer without news takes
 
 
@@ -300,3 +305,33 @@ def test_programs_neither_shorten_nor_lift_what_others_ban(place: Place) -> None
         assert place.ask("ban", *short)["jail"] == "shop"
         assert place.run("unban", "203.0.113.5", "--jail", "shop", "--missing-ok").returncode == 0
         assert place.banned() == []
+
+
+@pytest.mark.lab
+def test_a_booting_host_waits_for_a_daemon_that_answers(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bouncer is ready when the kernel has the bans, also where the daemon takes long to tell of them."""
+    monkeypatch.setattr(bouncer_process, "READY_MOST", 0.2)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(place.control.parent / "notify"))
+        manager.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", manager.getsockname())
+
+        async def tell(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if b"follow= " in await reader.readuntil(b"\r\n\r\n"):
+                await asyncio.sleep(1)
+                writer.write(b"HTTP/1.1 200 OK\r\n\r\n" + ANSWER)
+            writer.close()
+            await writer.wait_closed()
+
+        async def scene() -> None:
+            server = await asyncio.start_unix_server(tell, place.control)
+            task = asyncio.create_task(BouncerProcess(daemon_config(place.config), place.control).run())
+            assert await asyncio.to_thread(manager.recv, 100) == b"READY=1"
+            assert has_table()
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            server.close()
+            await server.wait_closed()
+
+        asyncio.run(scene())

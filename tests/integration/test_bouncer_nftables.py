@@ -94,7 +94,7 @@ def test_this_host_is_never_shut_out() -> None:
             ban_set.ban(Ban.of(text))
         bouncer.wake()
         await until(lambda: set(banned()) == {ATTACKER}, "the one harmless ban did not arrive")
-        why = {ban.key: why for ban, why in bouncer.status.refused}
+        why = {ban.key: why for ban, why in bouncer.status.refused.values()}
         assert set(why) == {HERE, HERE6, "2001:db8:a::/64", "127.0.0.1"}
         assert why[HERE].startswith(f"{HERE} is an address of this host")
 
@@ -276,7 +276,9 @@ def test_a_full_firewall_leaves_out_what_ends_soonest(transport: str, caplog: py
     ban("2001:db8:1::/64", 60)  # in a set of its own, which has room
     ban("203.0.113.4", 1200)
     assert banned().keys() == {"203.0.113.1", "203.0.113.2", "203.0.113.4", "2001:db8:1::/64"}
-    assert [(found.key, "room for 3" in why) for found, why in bouncer.status.refused] == [("203.0.113.3", True)]
+    assert [(found.key, "room for 3" in why) for found, why in bouncer.status.refused.values()] == [
+        ("203.0.113.3", True)
+    ]
     assert "203.0.113.3 first" in caplog.text
     assert "everything anew" not in caplog.text  # which would take seconds for as many bans as really fill a set
     ban("203.0.113.5", 300)  # itself the one that ends first

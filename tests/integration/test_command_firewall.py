@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from appguard.ban import Ban
+from appguard.bouncer import Bouncer
 from appguard.errors import ConfigError, FirewallError, FirewallPermissionError
 from appguard.firewalls.base import Block
 from appguard.firewalls.command import Command
 from appguard.firewalls.open import open_firewall
+from appguard.judge import Judge
+from appguard.stores.memory import MemoryBanSet
 from tests.blocklist import Blocklist, blocklist
 from tests.docker_chains import PUBLISHED, docker_host
 from tests.lab import wait_until
@@ -189,7 +193,11 @@ def test_what_a_program_is_told(tmp_path: Path) -> None:
     """The lines are those of docs/firewalls.md: a verb, a line for each thing, and `end`."""
     said = tmp_path / "said"
     firewall = Command(
-        command=[program(tmp_path / "writes", f"tee -a {said} | sed -e s/intact/yes/ -e s/dropped/7/ -e /end/d")],
+        command=[
+            program(
+                tmp_path / "writes", f"tee -a {said} | sed -e s/ports/yes/ -e s/intact/yes/ -e s/dropped/7/ -e /end/d"
+            )
+        ],
         look_every=0,
     )
     do(firewall.replace([network("192.0.2.0/24")], [block("203.0.113.5", 60), Block(network("2001:db8::/64"), None)]))
@@ -200,6 +208,7 @@ def test_what_a_program_is_told(tmp_path: Path) -> None:
     assert asyncio.run(firewall.dropped()) == 7
     do(firewall.lift())
     assert said.read_text().split("end\n") == [
+        "ports\n",
         "replace\nallow 192.0.2.0/24\nban 203.0.113.5/32 60\nban 2001:db8::/64 604800\n",
         "change\nunban 203.0.113.5/32\nban 203.0.113.6/32 60\n",
         "change\nban-ports 203.0.113.6/32 60 tcp/22,8000-8010\n",
@@ -209,6 +218,24 @@ def test_what_a_program_is_told(tmp_path: Path) -> None:
         "lift\n",
         "",
     ]
+
+
+@pytest.mark.parametrize("answer", ["exit 2", "echo no"])
+def test_what_a_program_does_not_hold_is_not_enforced(tmp_path: Path, answer: str) -> None:
+    """A program that does not say that it holds bans of ports is told of none, and they do not count as enforced."""
+    said = tmp_path / "said"
+    script = program(tmp_path / "plain", f"tee -a {said} | grep -q ports && {answer}; exit 0")
+    bans = MemoryBanSet()
+    bouncer = Bouncer(bans, Command(command=[script]), Judge())
+    for ports in ("", "tcp/22"):
+        bans.ban(replace(Ban.of("203.0.113.5"), ports=ports))
+    asyncio.run(bouncer.settle())
+    assert bouncer.status.enforced == 1
+    assert {key: why for key, (_, why) in bouncer.status.refused.items()} == {
+        "203.0.113.5 tcp/22": f"{script} holds no bans of some ports alone"
+    }
+    assert "ban 203.0.113.5/32" in said.read_text()
+    assert "ban-ports" not in said.read_text()
 
 
 def test_a_command_is_needed() -> None:

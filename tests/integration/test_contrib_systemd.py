@@ -115,6 +115,39 @@ def test_systemd_finds_nothing_wrong(units: list[str]) -> None:
         assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+PROBE = """
+[Unit]
+DefaultDependencies=no
+Requires={first} {then}
+After={then}
+Before={first}
+
+[Service]
+ExecStart=/bin/true
+"""
+
+
+def is_before(first: str, then: str, units: list[str], probe: Path) -> bool:
+    """Say whether systemd starts one unit before the other.
+
+    If so, a third one after the latter and before the former is a cycle, which it finds when it is to start all.
+    """
+    probe.write_text(PROBE.format(first=first, then=then))
+    command = ["systemd-analyze", "verify", "--man=no", str(probe), *units]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) is ("ordering cycle" not in done.stderr), done.stderr
+    return done.returncode != 0
+
+
+def test_bans_are_back_before_there_is_a_network(units: list[str], tmp_path: Path) -> None:
+    """At boot daemon and bouncer, which is ready when the kernel has the bans, come before network-pre.target."""
+    probe, (daemon, bouncer) = tmp_path / "probe.service", UNITS
+    for first, then in ((daemon, bouncer), (bouncer, "network-pre.target"), (daemon, "network-pre.target")):
+        assert is_before(first, then, units, probe), f"{first} is not before {then}"
+        assert not is_before(then, first, units, probe)
+    assert "network-pre.target" in settings(Path(units[1]))["Wants"][0].split()
+
+
 @pytest.mark.parametrize("number", [0, 1])
 def test_exposure_is_at_most_two(units: list[str], number: int) -> None:
     """`systemd-analyze security` gives an exposure of at most 2.0, and would say so if it were more."""

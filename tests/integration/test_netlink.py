@@ -1,20 +1,23 @@
 """Talking to nf_tables over netlink: what the kernel refuses is said clearly, and what does not fit is divided."""
 
 import asyncio
+import gc
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
 
+from appguard.address import Network
 from appguard.errors import ConfigError, FirewallError, FirewallPermissionError
 from appguard.firewalls import netlink
 from appguard.firewalls.base import Block
 from appguard.firewalls.netlink import Message, SetFullError, commit
-from appguard.firewalls.nft_messages import add_hosts, ban_networks, remove_hosts, remove_table
+from appguard.firewalls.nft_messages import add_hosts, ban_networks, remove_hosts, remove_table, table_identity
 from appguard.firewalls.nft_ports import PortLists
 from appguard.firewalls.nftables import Nftables
 from appguard.firewalls.open import kinds_of, open_firewall
@@ -67,6 +70,33 @@ def test_a_kept_socket_tells_each_answer_to_its_question() -> None:
             assert not holds(OTHER)
             commit(list(remove_hosts(TABLE, [Block(network(HOST), None)], PortLists(), destroy=False)))
         assert not banned()
+
+
+def test_who_does_not_listen_is_told_nothing() -> None:
+    """While we load a table nothing of it is told, and what happens afterwards is."""
+    with netlink.listen() as link:
+        netlink.listen_not(link)
+        commit(remove_table("appguard"))
+        netlink.listen_again(link)
+        assert netlink.hear(link, range(64)) == ([], True)
+        commit(remove_table("appguard"))
+        assert netlink.hear(link, range(64))[0]
+
+
+def test_what_a_question_raises_keeps_nothing_alive() -> None:
+    """An error is not part of a cycle, which would keep the locals of all callers until the garbage is collected."""
+    held: list[weakref.ref[Network]] = []
+
+    def look(mine: Network) -> None:
+        held.append(weakref.ref(mine))
+        assert table_identity("nobody's") is None
+
+    gc.disable()
+    try:
+        look(network("203.0.113.5"))
+        assert held[0]() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.usefixtures("firewall")

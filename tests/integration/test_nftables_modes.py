@@ -9,6 +9,7 @@ import pytest
 
 from appguard.firewalls.base import Block
 from appguard.firewalls.nftables import Nftables
+from tests.lab import Process, running, wait_until
 from tests.machine import Machine
 from tests.netns import answers, joined, listening, network, run
 
@@ -17,6 +18,11 @@ pytestmark = pytest.mark.lab
 HERE, HERE6 = "198.51.100.1", "2001:db8:a::1"
 ATTACKER, ATTACKER6, OTHER = "198.51.100.2", "2001:db8:a::2", "198.51.100.3"
 WITHIN = 0.3
+TRACING = """
+table inet tracing {
+    chain in { type filter hook prerouting priority -400; udp dport 9 meta nftrace set 1; }
+}
+"""
 
 
 @pytest.fixture(params=["netlink", "nft"])
@@ -116,6 +122,24 @@ def test_count_lets_in_and_counts(transport: str, attacker: Machine) -> None:
         for _ in range(10):
             udp.sendto(b"x", (HERE, 9))
     assert asyncio.run(firewall.dropped()) - (before or 0) == 10
+
+
+@pytest.mark.parametrize(("source", "here"), [(ATTACKER, HERE), (ATTACKER6, HERE6)])
+def test_dropped_packets_come_to_the_rule_that_logs(transport: str, attacker: Machine, source: str, here: str) -> None:
+    """The kernel traces them into it and on to the drop; into its log it writes those of the first namespace alone."""
+    banning(Nftables(transport=transport, block="log"))
+    run("nft", "-f", "-", text=TRACING)
+    family = socket.AF_INET6 if ":" in here else socket.AF_INET
+    with (
+        running(Process("trace", ["nft", "monitor", "trace"])) as trace,
+        attacker.open_socket(family, socket.SOCK_DGRAM) as udp,
+    ):
+        udp.bind((source, 0))
+        wait_until(lambda: udp.sendto(b"x", (here, 9)) and trace.lines(), 10, "nothing is traced")
+        trace.wait_for(
+            'refuse rule limit rate 10/second burst 20 packets log prefix "appguard ban: " (verdict continue)'
+        )
+        trace.wait_for("refuse rule drop (verdict drop)")
 
 
 def test_log_drops_as_well(transport: str, attacker: Machine) -> None:

@@ -212,7 +212,7 @@ def test_a_ban_ends_in_the_kernel_by_itself(firewall: Nftables, attacker: Machin
 
 
 def test_every_dropped_packet_is_counted(firewall: Nftables, attacker: Machine) -> None:
-    """The count is exact, and begins anew with replace."""
+    """The count is exact, and goes on when the table is made anew, by whomever it was there, or was taken away."""
     ban(firewall, ATTACKER, "198.51.100.0/24")
     for source in (ATTACKER, ATTACKER_SECOND):
         with attacker.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
@@ -221,7 +221,16 @@ def test_every_dropped_packet_is_counted(firewall: Nftables, attacker: Machine) 
                 flood.sendto(b"x", (HERE, 9))
     assert dropped(firewall) == 100
     asyncio.run(firewall.replace([], [Block(network(ATTACKER), None)]))
-    assert dropped(firewall) == 0
+    assert dropped(firewall) == 100
+    run("nft", "delete table inet appguard")
+    asyncio.run(firewall.replace([], [Block(network(ATTACKER), None, jail="web")]))
+    with attacker.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
+        flood.bind((ATTACKER, 0))
+        flood.sendto(b"x", (HERE, 9))
+    assert dropped(firewall) == 101
+    after = Nftables()
+    asyncio.run(after.replace([], []))
+    assert {jail: count.packets for jail, count in asyncio.run(after.counts()).items()} == {"": 0, "web": 1}
 
 
 @pytest.mark.parametrize("others", [0, 5_000])

@@ -12,7 +12,7 @@ from appguard.address import Grouping, NetworkSet, parse_address, parse_network
 from appguard.event import KINDS, LOGIN_FAIL, LOGIN_SUCCESS, PROBE, REQUEST, Event
 from appguard.filters.base import Filter, Named, TellsBriefly
 from appguard.filters.event_log import EventLogFilter
-from appguard.filters.nginx import NginxFilter
+from appguard.filters.nginx import SHORT, NginxFilter
 from appguard.filters.nginx_json import NginxJsonFilter
 from appguard.filters.open import open_filter
 from appguard.filters.options import FilterOptions
@@ -21,7 +21,7 @@ from appguard.jail import Jail
 from appguard.jail_window import JailWindow
 from appguard.pipeline import Outcome, Pipeline, Route
 from appguard.sources.base import LINE_MOST, Block, Chunk
-from tests.unit.test_stage_one import logged
+from tests.unit.test_stage_one import OWN, SAMPLES, logged
 
 NOW = 1_795_000_000.0  # 18 Nov 2026 11:06:40
 PASSWORD = r"sshd\[\d+\]: Failed password for <F-USER>.*</F-USER> from <HOST> port \d+ ssh\d$"
@@ -34,10 +34,11 @@ FILTERS: dict[str, Filter] = {
     "nginx-json any": NginxJsonFilter([REQUEST]),
     "appguard logins": EventLogFilter([LOGIN_FAIL]),
     "appguard all": EventLogFilter(KINDS),
-    "sshd": open_filter("sshd"),
     "regex": RegexFilter("regex", FilterOptions(failregex=(PASSWORD,), ignoreregex=("root",))),
     "regex undated": RegexFilter("regex", FilterOptions(failregex=(PASSWORD,), datepattern=("{NONE}",))),
+    **{name: open_filter(name) for name in ("sshd", "apache-error", "django", "nginx-error")},
 }
+BY_STATUS = ("gunicorn", "uvicorn", "werkzeug")  # which `match` reads
 ADDRESSES = (
     "203.0.113.5",
     "203.0.113.6",
@@ -48,6 +49,20 @@ ADDRESSES = (
     "1.2.3.4.5",
     "::ffff:203.0.113.5",
 )
+
+COMMON = {
+    "nginx": [b'203.0.113.5 - - [18/Nov/2026:11:06:40 +0000] "GET /x?y=1 HTTP/1.1" 404 153 "-" "curl \xc3\xa9"'],
+    "nginx-json": [
+        b'{"time":1795000000.123,"client":"203.0.113.5","peer":"10.0.0.1","status":"404","limit_req":"","auth":"",'
+        b'"request_id":"0f","method":"GET","uri":"/x?y=1","user":"","user_agent":"curl"}'
+    ],
+    "appguard": [
+        Event(LOGIN_FAIL, NOW, parse_address("203.0.113.5"), user="ann", status=401, via=("127.0.0.1",))
+        .to_line()
+        .encode()
+    ],
+    "sshd": [b"Nov 18 11:06:40 vm1 sshd[7]: Failed password for root from 203.0.113.5 port 7 ssh2"],
+}  # what most lines of a log are like
 
 
 class OneByOne:
@@ -72,6 +87,11 @@ def nginx_line(draw: st.DrawFn) -> str:
                 "POST /login",
                 "GET /a/../b",
                 "GET /%61?x=1",
+                "GET /a?b/../c#d",
+                "GET /a#b?c",
+                "GET ?a",
+                "POST /Login/?next=/",
+                "GET /" + "x" * SHORT,
                 "GET /x.css",
                 "get /",
                 "GET /a b",
@@ -170,13 +190,11 @@ def lines_of(draw: st.DrawFn) -> bytes:
 logs = st.lists(lines_of(), min_size=1, max_size=40)
 
 
-@pytest.mark.parametrize("name", FILTERS)
-@given(lines=logs)
-def test_a_brief_says_what_the_whole_event_does(name: str, lines: list[bytes]) -> None:
-    """Of each line that is told in brief, `match` tells the same."""
-    made = FILTERS[name]
+def told_in_brief(made: Filter, lines: Sequence[bytes]) -> int:
+    """Give how many lines are told in brief; fail if `match` does not tell the same of one."""
     assert isinstance(made, TellsBriefly)
-    for line, brief in zip(lines, made.briefs(lines, [NOW] * len(lines)), strict=True):
+    briefs = made.briefs(lines, [NOW] * len(lines))
+    for line, brief in zip(lines, briefs, strict=True):
         event = made.match(line, NOW)
         assert not isinstance(event, Named)
         if brief == ():
@@ -195,27 +213,29 @@ def test_a_brief_says_what_the_whole_event_does(name: str, lines: list[bytes]) -
                 via,
             )
             assert (event.count, event.jail) == (1, "")
+    return sum(map(bool, briefs))
 
 
-@pytest.mark.parametrize("name", [name for name in FILTERS if not name.startswith("regex")])
+@pytest.mark.parametrize("name", FILTERS)
+@given(lines=logs)
+def test_a_brief_says_what_the_whole_event_does(name: str, lines: list[bytes]) -> None:
+    """Of each line that is told in brief, `match` tells the same."""
+    told_in_brief(FILTERS[name], lines)
+
+
+@pytest.mark.parametrize("name", [name for name in OWN if isinstance(OWN[name], TellsBriefly)])
+def test_samples_are_told_in_brief_as_they_are(name: str) -> None:
+    """Of each sample of any filter a brief is right, whatever bytes its texts have."""
+    texts = b"root", "\u00e9 \u00a0".encode(), b"\xff\x85 "
+    lines = [line.replace(b"root", text) for line in SAMPLES for text in texts]
+    assert told_in_brief(OWN[name], lines) > 0 or name in BY_STATUS
+
+
+@pytest.mark.parametrize("name", [name for name in FILTERS if name.partition(" ")[0] in COMMON])
 def test_common_lines_are_told_in_brief(name: str) -> None:
     """What most lines of a log are like is not left to be read one by one."""
-    made = FILTERS[name]
-    assert isinstance(made, TellsBriefly)
-    lines = {
-        "nginx": [b'203.0.113.5 - - [18/Nov/2026:11:06:40 +0000] "GET /x?y=1 HTTP/1.1" 404 153 "-" "curl \xc3\xa9"'],
-        "nginx-json": [
-            b'{"time":1795000000.123,"client":"203.0.113.5","peer":"10.0.0.1","status":"404","limit_req":"","auth":"",'
-            b'"request_id":"0f","method":"GET","uri":"/x?y=1","user":"","user_agent":"curl"}'
-        ],
-        "appguard": [
-            Event(LOGIN_FAIL, NOW, parse_address("203.0.113.5"), user="ann", status=401, via=("127.0.0.1",))
-            .to_line()
-            .encode()
-        ],
-        "sshd": [b"Nov 18 11:06:40 vm1 sshd[7]: Failed password for root from 203.0.113.5 port 7 ssh2"],
-    }[name.partition(" ")[0]]
-    assert all(made.briefs(lines, [NOW]))
+    lines = COMMON[name.partition(" ")[0]]
+    assert told_in_brief(FILTERS[name], lines) == len(lines)
 
 
 def test_lines_of_a_known_shape_are_told_in_brief() -> None:

@@ -1,6 +1,7 @@
 """What a jail counts, and by what: keys, different values, paths, statuses; each against a plain model."""
 
 import random
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -273,3 +274,18 @@ def test_only_what_is_asked_for_counts(settings: dict[str, Any], event: Event, i
     assert window.counts(event) is is_counted
     window.record(event)
     assert window.total_failed == is_counted
+
+
+ENDINGS = ("*.css", "*/.env", "*/a/b", "*.b")
+paths = st.lists(st.sampled_from(["/", "/", "a", "b", ".css", ".env", ".b", "."]), max_size=8).map("".join)
+
+
+@given(watched=st.sets(st.sampled_from(ENDINGS)), spared=st.sets(st.sampled_from(ENDINGS)), path=paths)
+def test_slashes_hide_no_ending_of_a_path(watched: set[str], spared: set[str], path: str) -> None:
+    """A jail looks at a path if its normal form ends as one of `paths`, and as none of `exempt_paths`."""
+    window = window_of(events=PROBE, paths=sorted(watched), exempt_paths=sorted(spared))
+    plain = re.sub("/+", "/", path)
+    plain = plain[:-1] if len(plain) > 1 and plain.endswith("/") else plain
+    ends = {pattern for pattern in ENDINGS if plain.endswith(pattern[1:])}
+    is_watched = not watched or not ends.isdisjoint(watched)
+    assert window.counts(event_of(kind=PROBE, path=path)) is (is_watched and ends.isdisjoint(spared))

@@ -101,3 +101,14 @@ def test_beginnings_are_searched_for_where_they_find_no_more(search: NewSearch) 
     others = b'd" 499 5\n' * 30 + common
     sieve.candidates(others * (CHOICE_LASTS // len(others) + 1))
     assert sieve.candidates(others + b'e" 503 5\n') == [b'e" 503 5']
+
+
+@given(lines=st.lists(st.lists(st.sampled_from(["fail", "Fail", "refuse", "x", " "])).map("".join), min_size=1))
+def test_a_line_is_counted_once_whatever_it_holds(lines: list[str]) -> None:
+    """Of lines all of which are candidates, those are counted that hold one of the texts, in any case if that is so."""
+    block = "".join(f"{line}\n" for line in lines).encode()
+    for is_folded in (False, True):
+        sieve = Sieve([[Literals(frozenset({"fail", "refuse"}), folded=is_folded)]], 100)
+        sieve.candidates(b"fail\n" * 10)
+        alike = [line.lower() if is_folded else line for line in lines]
+        assert sieve.count(sieve.candidates(block)) == sum("fail" in line or "refuse" in line for line in alike)

@@ -22,7 +22,7 @@ from appguard.bantime import Past
 from appguard.counted import Failure
 from appguard.errors import StateError
 from appguard.state import Batch, State
-from appguard.state_rows import ENDED_AT_ONCE
+from appguard.state_rows import ENDED_AT_ONCE, PART
 from appguard.stores.memory import MemoryBanSet
 from tests.lab import User, has_user
 
@@ -136,6 +136,21 @@ def test_many_ended_bans_are_dropped_in_several_saves(tmp_path: Path) -> None:
         state.save(Batch())
         left.append(state.counts()["ban"])
     assert left == [ENDED_AT_ONCE + 1, 1, 0]
+    state.close()
+
+
+def test_bans_are_told_in_brief(tmp_path: Path) -> None:
+    """What a firewall must know is told of every ban in force, of more than one part too, the newest first."""
+    now = [NOW]
+    state = State(tmp_path / "brief", clock=lambda: now[0])
+    state.open()
+    bans = [ban_of(f"10.0.{n // 250}.{n % 250}", n, None if n % 2 else NOW + 700) for n in range(2 * PART + 1)]
+    bans.append(replace(ban_of("2001:db8::/64", 500, NOW + 900), ports="tcp/22"))
+    state.save(Batch(facts=[put(ban) for ban in (*bans, ban_of("203.0.113.1", 501, NOW + 10))]))
+    state.save(Batch(facts=[Fact.lifting(bans[7], 1000)]))
+    now[0] += 10
+    left = [(ban.network, ban.end, ban.ports, ban.jail) for ban in reversed(bans) if ban is not bans[7]]
+    assert list(state.brief_bans()) == left
     state.close()
 
 

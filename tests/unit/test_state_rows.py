@@ -60,6 +60,8 @@ def test_a_bad_ban_is_dropped(state: State, tmp_path: Path, caplog: pytest.LogCa
     with caplog.at_level(logging.WARNING):
         assert state.bans() == (good,)
     assert "the saved ban of" in caplog.text
+    is_told_in_brief = damage.split()[0] in ("network", "jail", "ends")
+    assert len(list(state.brief_bans())) == (1 if is_told_in_brief else 2)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from shlex import quote as quoted
 from urllib.parse import quote
 
 import click
@@ -21,6 +22,7 @@ from appguard.cli.client import (
 )
 from appguard.cli.text import span_text
 from appguard.errors import AddressError, ConfigError, FirewallError
+from appguard.ports import PROTOCOLS, key_of, ports_text, spoken
 from appguard.status import BanRecord
 
 ENFORCE_SECONDS = 10.0  # a bouncer apart may take half of that
@@ -38,6 +40,12 @@ _REF = re.compile(r"[A-Z2-7]{8}")
     help="Ban even what would cut off this host: on this host only, until the daemon restarts, and for a minute until"
     " you confirm it.",
 )
+@click.option(
+    "--ports",
+    default="",
+    help="Of these ports alone, as they are dialled: 22, ssh, 8000-8010, several with commas between. Default: all.",
+)
+@click.option("--protocol", multiple=True, type=click.Choice(PROTOCOLS), help="Of tcp or udp alone. Default: both.")
 @click.option("--automatic", is_flag=True, help="For programs: leave a ban that ends later as it is.")
 @control_options
 def ban(  # each is an option
@@ -46,6 +54,8 @@ def ban(  # each is an option
     jail: str,
     reason: str,
     force: bool,
+    ports: str,
+    protocol: tuple[str, ...],
     automatic: bool,
     socket_path: Path,
     as_json: bool,
@@ -53,10 +63,13 @@ def ban(  # each is an option
     """Ban an address or a network."""
     try:
         asked = Ban.of(address, jail=jail, bantime=bantime, reason=reason)
+        listed = [port.strip() for port in ports.split(",")] if ports else []
+        ports_text(listed, protocol, "--ports")
     except (AddressError, ConfigError) as error:
         raise click.UsageError(str(error)) from error
     order = {"address": asked.key, "bantime": bantime, "jail": jail, "reason": asked.reason}
-    reply = ask(socket_path, "POST", "/v1/bans", order | {"force": force, "automatic": automatic})
+    more = {"force": force, "automatic": automatic, "ports": listed, "protocol": protocol}
+    reply = ask(socket_path, "POST", "/v1/bans", order | more)
     _say_ban(reply, as_json=as_json)
 
 
@@ -65,14 +78,15 @@ def _say_ban(reply: Reply, *, as_json: bool) -> None:
         return say_json(reply)
     with understanding():
         kept = BanRecord.from_json(reply)
-        line = f"Banned {kept.network} {span_text(kept)} (jail {kept.jail}, ref {kept.ref})"
+        alone = f" from {spoken(kept.ports)} alone" if kept.ports else ""
+        line = f"Banned {kept.network}{alone} {span_text(kept)} (jail {kept.jail}, ref {kept.ref})"
         warning = f"Not enforced: {kept.not_enforced}" if kept.not_enforced else ""
-        network, is_trial = kept.network, kept.unconfirmed
+        key, is_trial = key_of(kept.network, kept.ports), kept.unconfirmed
     say(line)
     if warning:
         say(warning)
     if is_trial:
-        say(f"It ends within a minute unless you confirm that you are still here: appguard confirm {network}")
+        say(f"It ends within a minute unless you confirm that you are still here: appguard confirm {quoted(key)}")
 
 
 @click.command()

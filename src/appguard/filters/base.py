@@ -66,6 +66,7 @@ class TellsHost(Protocol):
 
 Told = Brief | tuple[()] | None  # an event in brief, none at all, or what only `match` can read
 
+_INET = int(AF_INET)  # an enum is slow to be asked
 _OCTET = "(?:1[0-9]{2}|[1-9]?[0-9]|2[0-4][0-9]|25[0-5])"
 IPV4 = rf"(?:{_OCTET}\.){{3}}{_OCTET}(?![0-9])"
 
@@ -91,7 +92,7 @@ def rows_of(form: re.Pattern[str], lines: Sequence[bytes]) -> Sequence[tuple[str
 def is_ipv4(text: str) -> bool:
     """Say whether a text is an IPv4 address as it is counted, in a third of the time that an expression takes."""
     try:
-        inet_pton(AF_INET, text)
+        inet_pton(_INET, text)
     except (OSError, ValueError):
         return False
     return True

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import cast
 
 from appguard.errors import ConfigError
-from appguard.event import Event
+from appguard.event import LINE_MOST, Event, What
 from appguard.filters.base import Told, is_ipv4
 from appguard.filters.expression import Expression, OverBudget
 from appguard.filters.fields import BY_STATUS, FIELDS, check_kind, event_of, may_be_cut, rest_of
@@ -41,6 +41,7 @@ FLAGS = re.DOTALL | re.ASCII
 KEYS = {"description": str, "time": list, "warnings": list, "head": str, "line": list}
 MORE = {"status", "method", "path", "request", "count"}  # groups with more than is told in brief
 LINE_KEYS = {"kind": str, "regex": str, "cut": bool}
+GROUP = re.compile(r"\(\?P<(\w+)")
 LINEAR = "^"  # costs as little as our own regular expressions do
 
 
@@ -52,10 +53,29 @@ class Form:
     regex: Expression
     is_cut: bool = False
 
-    def is_brief(self, head: Expression) -> bool:
-        """Say whether its event is told in brief: of one kind, with its time in the head and nothing jails look at."""
-        is_usual = "address" in self.regex.groups - head.groups and "time" not in self.regex.groups
-        return is_usual and not MORE & (self.regex.groups | head.groups) and self.kind != BY_STATUS
+    def what(self, head: Expression) -> What | None:
+        """Say what its event is in brief: if it is of one kind, with its time in the head and nothing jails look at."""
+        is_usual = "address" in self.regex.groups ^ head.groups and "time" not in self.regex.groups
+        is_usual = is_usual and not MORE & (self.regex.groups | head.groups)
+        return (self.kind, 0) if is_usual and self.kind != BY_STATUS else None
+
+
+class United:
+    """All forms of one of our own filters as one expression.
+
+    The name of the last group that took part says which form it was: `whats` has what that tells in brief, and the
+    groups of the address and of the time, the latter empty if no line tells it.
+    """
+
+    def __init__(self, head: Expression, forms: Sequence[Form]) -> None:
+        tried: list[str] = []
+        self.whats: dict[str | None, tuple[What | None, str, str]] = {}
+        for number, form in enumerate(forms):
+            name = f"form{number}"
+            tried.append(GROUP.sub(rf"(?P<{name}_\1", form.regex.pattern) + f"(?P<{name}>)")
+            address = "address" if "address" in head.groups else f"{name}_address"
+            self.whats[name] = form.what(head), address, "time" if "time" in head.groups else name
+        self.fit = re.compile(f"(?>{head.pattern})(?:{'|'.join(tried)})", FLAGS).fullmatch
 
 
 class DataFilter:
@@ -71,7 +91,9 @@ class DataFilter:
         self._forms = tuple(form for form in forms if not form.is_cut)
         self._cut = tuple(form for form in forms if form.is_cut)
         self._time_forms = tuple(time_forms)
-        self._whats = [(form.kind, 0) if form.is_brief(self._head) else None for form in self._forms]
+        is_ours = all(each.costs_like == LINEAR for each in self.regexes)
+        is_of_use = is_ours and any(form.what(head) for form in self._forms)
+        self._united = United(head, self._forms) if is_of_use else None
         self._when = lru_cache(maxsize=1024)(self._seconds)
         of_head = literals_of(head.pattern, FLAGS)
         self.needs = tuple((*of_head, *literals_of(form.regex.pattern, FLAGS)) for form in self._forms)
@@ -106,28 +128,18 @@ class DataFilter:
         return list(map(self._brief, lines, times))
 
     def _brief(self, line: bytes, now: float) -> Told:
-        if may_be_cut(line) or not line.isascii() or b"\x1b" in line:
+        united = self._united
+        if united is None or len(line) >= LINE_MOST or b"\x1b" in line:
             return None
-        try:
-            return self._read_brief(line, line.decode(), now)
-        except OverBudget:
-            self.patience.skip()
+        found = united.fit(line.decode("latin-1"))  # what is asked for below is ASCII
+        if found is None:
             return ()
-
-    def _read_brief(self, line: bytes, text: str, now: float) -> Told:
-        budget = self.patience.budget()
-        head = self._head.match(text, budget)
-        if head is None:
-            return ()
-        begin = head.span()[1]
-        for form, what in zip(self._forms, self._whats, strict=True):
-            found = form.regex.fullmatch(text, begin, budget)
-            if found is not None:
-                told, address = self._told(head.groupdict(), now), found.groupdict()["address"] if what else None
-                if what is None or told is None or not address or not is_ipv4(address):
-                    return None
-                return what, address, told, "", (), line
-        return ()
+        what, of_address, of_time = united.whats[found.lastgroup]
+        if what is None:
+            return None
+        address, time = found.group(of_address, of_time)
+        told = self._when(time, now) if time else now
+        return None if told is None or not is_ipv4(address) else (what, address, told, "", (), line)
 
     @property
     def complaint(self) -> str:

@@ -22,7 +22,7 @@ BEGIN = b'{"time":"'
 ESCAPE = r"\u00"  # how JSON may write a letter of a kind
 STATUS_MOST = 999
 MICRO = 1_000_000
-POINT = len("2026-11-20T09:11:02")
+FRACTION = len("2026-11-20T09:11:02.")
 ZONE = len("2026-11-20T09:11:02.123456")
 FITTING = TEXT_MOST + len('{"time":"2026-11-20T09:11:02.123456Z","event":"x","source_ip":"1.1.1.1","app":""}') - 1
 
@@ -71,7 +71,7 @@ class EventLogFilter:
 
     def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Sequence[Told]:
         """Say what common lines tell, of each; see `TellsBriefly`."""
-        return [self._brief(line) for line in lines]
+        return list(map(self._brief, lines))
 
     def _brief(self, line: bytes) -> Told:
         try:
@@ -85,17 +85,14 @@ class EventLogFilter:
         if through is None or not 0 <= found.status <= STATUS_MOST or (len(line) > FITTING and not _fits(found)):
             return None
         kind = found.event
-        if self._kinds:
-            return ((kind, found.status), address, time, found.path, through, line) if kind in self._kinds else ()
+        if self._kinds and kind not in self._kinds:
+            return ()
         return ((kind, found.status), address, time, found.path, through, line) if 0 < len(kind) <= SHORT_TEXT else None
 
     def hosts_of(self, lines: Sequence[bytes]) -> Sequence[bytes]:
         """Give what stands where the client does; an app's words alone stand before it."""
-        return [_host(line.split(b'"', 12)) for line in lines]
-
-
-def _host(words: Sequence[bytes]) -> bytes:
-    return words[11] if len(words) == 13 and words[9] == b"source_ip" else b""
+        split = (line.split(b'"', 12) for line in lines)
+        return [words[11] if len(words) == 13 and words[9] == b"source_ip" else b"" for words in split]
 
 
 def _parsed(line: bytes) -> Event | None:
@@ -139,20 +136,19 @@ def _fits(found: Record) -> bool:
 
 def _time(text: str) -> float | None:
     """Read a time as our own writer writes it."""
-    fraction = text[POINT + 1 : ZONE]
-    if len(text) != ZONE + 1 or text[POINT] != "." or text[ZONE] != "Z" or not (text.isascii() and fraction.isdigit()):
+    micros, fraction = _micros(text[:FRACTION]), text[FRACTION:ZONE]
+    if micros is None or text[ZONE:] != "Z" or not (fraction.isdigit() and fraction.isascii()):
         return None
-    micros = _micros(text[:POINT])
-    return None if micros is None else (micros + int(fraction)) / MICRO
+    return (micros + int(fraction)) / MICRO
 
 
 @lru_cache(maxsize=1024)
 def _micros(text: str) -> int | None:
     try:
-        seconds = int(datetime.fromisoformat(text + "+00:00").timestamp())
+        seconds = int(datetime.fromisoformat(f"{text[:-1]}+00:00").timestamp())
     except ValueError:
         return None
-    return seconds * MICRO if is_time(seconds) else None
+    return seconds * MICRO if text[-1] == "." and is_time(seconds) else None
 
 
 @lru_cache(maxsize=1024)

@@ -6,7 +6,7 @@ Nor can length hide a failure: what follows the status may be cut off, and a req
 counts as refused (nginx itself takes no longer ones by default).
 
 Most lines are of a common request: an IPv4 address, a request line of three words, no escapes. They are told in brief:
-what a request or a time means is remembered, and hardly anything is left to read. Others are left to `match`.
+one expression reads many of them at once. Others are left to `match`.
 """
 
 import posixpath
@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from appguard.address import parse_address
 from appguard.errors import AddressError
 from appguard.event import LIMIT_EXCEEDED, LINE_MOST, PROBE, REQUEST, Event, What, kind_of_answer
-from appguard.filters.base import Told, is_ipv4
+from appguard.filters.base import Told, is_ipv4, rows_of
 from appguard.filters.literals import Literals
 from appguard.filters.times import seconds_of
 
@@ -29,10 +29,14 @@ LINE = re.compile(
     re.DOTALL,
 )
 PLAIN = r"[!#-\[\]-~]"  # what a quoted value has without escapes, but blanks
-ASKED = re.compile(rf"[A-Z]+ {PLAIN}+ HTTP/[0-9.]+ [1-9][0-9]{{2}} ".encode())
-ASKED_MOST = 4096  # requests that are remembered
-ASKED_LENGTH = 256  # bytes of one, and of what stands before it
-STATUS_LENGTH = len(" 404 ")
+PATH = r"[!$->@-\[\]-~]"  # the same up to where a path ends
+SHORT = 256  # letters of a path
+COMMON = re.compile(
+    rf'^(?:([0-9.]{{7,15}}+) - (?:(- )|[^ "\\\n]++ )\[(.{{26}})\] '
+    rf'"([A-Z]{{1,16}}+) ({PATH}{{1,{SHORT}}}+)(?:[?#]{PLAIN}*+)?+ HTTP/[0-9.]++" ([1-9][0-9]{{2}}) )?.*+$',
+    re.MULTILINE,
+)  # what most lines begin with: address, no user, time, method, path, status
+UNAUTHORIZED_MOST = 4096  # requests that are remembered: clients choose them, so they are short
 TIME_LENGTH = len(" [20/Nov/2026:09:11:02 +0000] ")
 END_OF_PATH = re.compile("[?#]")
 PROBED = (400, 404, 405, 444)
@@ -49,7 +53,7 @@ class NginxFilter:
     def __init__(self, kinds: Collection[str] = (), name: str = "nginx", statuses: Collection[int] = ()) -> None:
         self.name = name
         self._wanted = Wanted(kinds, statuses)
-        self._meaning = lru_cache(maxsize=ASKED_MOST)(self._meaning_of)
+        self._unauthorized = lru_cache(maxsize=UNAUTHORIZED_MOST)(self._wanted.unauthorized)
         texts = self._wanted.texts('" {} ')
         self.needs = ((Literals(texts),),) if texts else ()
 
@@ -71,7 +75,7 @@ class NginxFilter:
             kind = kind_of_request(status, method, path, scheme) if status else kind_of_cut(method, path, scheme)
             kind = kind or rest
         time_text = user_and_time[-TIME_LENGTH:]
-        told = _seconds(time_text[1:-1]) if time_text[:1] == time_text[-1:] == " " else None
+        told = _seconds(time_text[2:-2]) if time_text[:2] == " [" and time_text[-2:] == "] " else None
         if not kind or told is None:
             return None
         try:
@@ -83,37 +87,24 @@ class NginxFilter:
 
     def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Sequence[Told]:
         """Say what common lines tell, of each; see `TellsBriefly`."""
-        return [self._brief(line) for line in lines]
-
-    def _brief(self, line: bytes) -> Told:
-        parts = line.split(b'"', 2)
-        if len(parts) != 3:
-            return None
-        head, request, rest = parts
-        if len(head) > ASKED_LENGTH or len(request) > ASKED_LENGTH:  # clients choose them: memory is for short ones
-            return None
-        if len(rest) < STATUS_LENGTH:  # else a request that ends like one would be read with its status
-            return None
-        client, _, user_and_time = head.partition(b" - ")
-        login = _login(user_and_time)
-        meaning = self._meaning(request + rest[:STATUS_LENGTH], login[0]) if login else None
-        address = client.decode("latin-1")
-        if login is None or meaning is None or not is_ipv4(address):
-            return None
-        what, path = meaning
-        return (what, address, login[1], path, (), line) if what else ()
-
-    def _meaning_of(self, asked: bytes, scheme: str) -> tuple[What | None, str] | None:
-        """Say what a common request and its status mean, and which path it is for; None of any other request."""
-        if not ASKED.fullmatch(asked):
-            return None
-        method, target, _, status, _ = asked.decode().split(" ")
-        path = path_of(target)
-        what = self._wanted.what.get(status)
-        if status == "401":
-            kind = kind_of_request(UNAUTHORIZED, method, path, scheme)
-            what = (kind, UNAUTHORIZED) if kind else what
-        return what, path
+        found: list[Told] = []
+        what_of, last, told = self._wanted.what, "", None
+        for line, (address, no_user, time, method, path, status) in zip(lines, rows_of(COMMON, lines), strict=True):
+            what = what_of.get(status)
+            if "%" in path or "/." in path:
+                path = path_of(path)
+            if status == "401":
+                what = self._unauthorized(method, path, "" if no_user else "basic")
+            if what is None:
+                found.append(() if status else None)
+                continue
+            if time != last:
+                last, told = time, _seconds(time)
+            if told is None or not is_ipv4(address):
+                found.append(None)
+            else:
+                found.append((what, address, told, path, (), line))
+        return found
 
     def hosts_of(self, lines: Sequence[bytes]) -> Sequence[bytes]:
         """Give the first words."""
@@ -135,6 +126,11 @@ class Wanted:
     def rest(self, status: int) -> str:
         """Give the kind of a request that is nothing else."""
         return REQUEST if status and (self._is_any or status in self._statuses) else ""
+
+    def unauthorized(self, method: str, path: str, scheme: str) -> What | None:
+        """Say what an answer 401 means."""
+        kind = kind_of_request(UNAUTHORIZED, method, path, scheme)
+        return (kind, UNAUTHORIZED) if kind else self.what.get(str(UNAUTHORIZED))
 
     def texts(self, form: str) -> frozenset[str]:
         """Give the texts of which a line that tells of something has one, unless it was cut; none if any may."""
@@ -173,13 +169,5 @@ def request_of(request: str) -> tuple[str, str]:
 
 
 @lru_cache(maxsize=1024)
-def _login(user_and_time: bytes) -> tuple[str, float] | None:
-    """Give the scheme of a user, if there is one, and the time behind it; None where that takes a closer look."""
-    text = user_and_time.decode("latin-1")
-    told = _seconds(text[1 - TIME_LENGTH : -1]) if text[-TIME_LENGTH:][:1] == text[-1:] == " " else None
-    return None if told is None or "\\" in text else ("" if text[:-TIME_LENGTH] == "-" else "basic", told)
-
-
-@lru_cache(maxsize=1024)
 def _seconds(text: str) -> float | None:
-    return seconds_of(text[1:-1], ("clf",), 0.0) if text[:1] == "[" and text[-1:] == "]" else None
+    return seconds_of(text, ("clf",), 0.0)

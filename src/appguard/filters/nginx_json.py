@@ -18,7 +18,7 @@ from appguard.errors import AddressError
 from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, Event
 from appguard.filters.base import IPV4, Told, rows_of
 from appguard.filters.literals import Literals
-from appguard.filters.nginx import PLAIN, TELLING, TEXT, UNAUTHORIZED, Wanted, kind_of_request, path_of
+from appguard.filters.nginx import PLAIN, TELLING, TEXT, Wanted, kind_of_request, path_of
 
 LINE = re.compile(
     r'\{"time":(?P<time>[0-9]{1,11}\.[0-9]{3}),"client":"(?P<client>[0-9A-Fa-f:.]+)","peer":"(?P<peer>[^"\\]*)",'
@@ -93,8 +93,7 @@ class NginxJsonFilter:
             if limit_req == REFUSED:
                 what = (LIMIT_EXCEEDED, int(status))
             elif status == "401":
-                kind = kind_of_request(UNAUTHORIZED, method, path, auth)
-                what = (kind, UNAUTHORIZED) if kind else what
+                what = self._wanted.unauthorized(method, path, auth)
             found.append(() if what is None else (what, client, float(time), path, _via(peer, client), line))
         return found
 

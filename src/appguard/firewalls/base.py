@@ -1,4 +1,4 @@
-"""What a firewall offers: five verbs. The bouncer alone calls them, one at a time, on the daemon's event loop.
+"""What a firewall offers. The bouncer alone calls them, one at a time, on the daemon's event loop.
 
 A firewall obeys: what may be banned was judged before. Every verb either does all of what it was asked or raises
 `FirewallError` with the firewall's own words (`FirewallPermissionError` where a privilege is missing) and may then be
@@ -10,9 +10,13 @@ serves the web alone and cannot tell which port a client has dialled holds the b
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol
 
 from appguard.address import Network
+from appguard.turns import give_way
+
+TAKEN_AT_ONCE = 200  # blocks; some milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,12 @@ class Count:
     packets: int
     bytes: int
 
+    def __add__(self, other: "Count") -> "Count":
+        """Give both together."""
+        return Count(self.packets + other.packets, self.bytes + other.bytes)
+
+
+NONE = Count(0, 0)
 
 Late = Callable[[], Awaitable[Sequence[Block]]]
 
@@ -52,7 +62,11 @@ async def nobody() -> Sequence[Block]:
 
 async def all_of(blocks: Iterable[Block], late: Late) -> list[Block]:
     """Give the blocks, and those that come late until no more do."""
-    found = list(blocks)
+    found: list[Block] = []
+    rest = iter(blocks)
+    while part := list(islice(rest, TAKEN_AT_ONCE)):
+        found += part
+        await give_way()
     while more := await late():
         found += more
     return found
@@ -67,8 +81,8 @@ class Firewall(Protocol):
         """Make the firewall hold exactly this, whatever it held: networks never shut out, and the blocks.
 
         A load that takes long takes the blocks as it goes, lets the event loop run, and asks `late` now and then for
-        blocks that have come meanwhile. It asks again when it has taken all blocks, until it is given none: after a
-        restart `late` waits until all bans are back. Those that come still later are given by a `change` afterwards.
+        blocks that have come meanwhile. It asks again when it has taken all blocks, until it is given none. Those that
+        come still later are given by a `change` afterwards.
         """
         ...
 
@@ -76,6 +90,13 @@ class Firewall(Protocol):
         """Add or renew blocks and remove others, whatever their ends, in one step.
 
         Removing what is not there is no error.
+        """
+        ...
+
+    def refusal(self, ports: str) -> str:
+        """Say why blocks of some ports alone cannot be held; nothing if they can. Asked before they are given.
+
+        It is not for the firewall of one service to say that of the ports of others.
         """
         ...
 
@@ -102,9 +123,9 @@ class Firewall(Protocol):
         ...
 
     async def dropped(self) -> int | None:
-        """Give the number of packets dropped since `replace`; None if the firewall does not count."""
+        """Give the number of packets dropped so far; None if the firewall does not count."""
         ...
 
     async def counts(self) -> Mapping[str, Count]:
-        """Give what was dropped since `replace`, by jail; nothing if the firewall does not count that."""
+        """Give what was dropped so far, by jail; nothing if the firewall does not count that."""
         ...

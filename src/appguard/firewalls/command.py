@@ -45,6 +45,7 @@ class Command:
         self._clock = clock
         self._look_every = look_every
         self._patience = patience
+        self._has_ports: bool | None = None  # whether the program holds bans of some ports alone; None: not asked yet
         self._ends: dict[_Place, float] | None = None  # of what the program was given; None before `replace`
         self._is_intact = False
         self._dropped: int | None = None
@@ -52,6 +53,9 @@ class Command:
 
     async def replace(self, allow: Sequence[Network], blocks: Iterable[Block], late: Late = nobody) -> None:
         """Tell everything."""
+        if self._has_ports is None:
+            done = await self._run("ports", ())
+            self._has_ports = None if done.status else done.output.strip() == "yes"
         ends = self._ends_of(await all_of(blocks, late))
         self._ends = None
         now = self._clock()
@@ -71,6 +75,10 @@ class Command:
         lines = [_unban(*place) for place in gone if place not in kept]
         await self._tell("change", [*lines, *_bans(kept, now)])
         self._ends = {place: end for place, end in self._ends.items() if place not in gone} | kept
+
+    def refusal(self, ports: str) -> str:
+        """Say so if the program does not say that it holds such bans."""
+        return "" if not ports or self._has_ports else f"{self._command[0]} holds no bans of some ports alone"
 
     async def lift(self) -> None:
         """Tell it to take everything away."""

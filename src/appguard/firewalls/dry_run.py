@@ -49,6 +49,11 @@ class DryRun:
         for block in remove:
             log.info("dry run: would let in %s", _text(block))
 
+    def refusal(self, ports: str) -> str:
+        """Hold all."""
+        del ports
+        return ""
+
     async def lift(self) -> None:
         """Forget everything."""
         self.allow, self._blocks = (), None

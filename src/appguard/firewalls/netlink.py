@@ -40,7 +40,7 @@ _DUMP_INTERRUPTED = 0x10
 _ERROR, _DONE = 2, 3
 _INET = 1
 _CHANGES = 7  # the multicast group
-_SOL_NETLINK, _CAP_ACK = 270, 10
+_SOL_NETLINK, _JOIN, _LEAVE, _CAP_ACK = 270, 1, 2, 10
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
 
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
@@ -139,10 +139,9 @@ def ask(question: int, attributes: bytes, *, many: bool = False) -> list[bytes]:
             if answers is not None:
                 return answers
     except _RefusedError as error:
-        refused = OSError(error.code, os.strerror(error.code))
-        if error.code == errno.ENOENT:
-            raise refused from error
-        raise _error(refused) from error
+        if error.code == errno.ENOENT:  # not kept in a name: that would keep all callers' frames, and what they hold
+            raise FileNotFoundError(error.code, os.strerror(error.code)) from error
+        raise _error(OSError(error.code, os.strerror(error.code))) from error
     except OSError as error:
         raise _error(error) from error
     raise FirewallError("nf_tables: what was asked for changes all the time")
@@ -158,6 +157,16 @@ def listen() -> socket.socket:
         link.close()
         raise
     return link
+
+
+def listen_again(link: socket.socket) -> None:
+    """Undo `listen_not`; raise `OSError`."""
+    link.setsockopt(_SOL_NETLINK, _JOIN, _CHANGES)
+
+
+def listen_not(link: socket.socket) -> None:
+    """Have such a socket told of no change any more; what it was told waits to be read. Raise `OSError`."""
+    link.setsockopt(_SOL_NETLINK, _LEAVE, _CHANGES)
 
 
 def hear(link: socket.socket, wanted: Collection[int]) -> tuple[list[bytes], bool]:

@@ -1,7 +1,8 @@
 """Hears what others change in nf_tables, and remembers which elements were taken out of our table.
 
 The kernel tells of our own changes too. So what was taken out is a question, not a finding: whether it is missing is
-asked of the kernel when it is known what ought to be there. An element that ends at its timeout is not told of.
+asked of the kernel when it is known what ought to be there. An element that ends at its timeout is not told of. While
+everything is made anew nothing is heard: whether our rules are there is asked afterwards.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from socket import socket
 
-from appguard.firewalls.netlink import hear, keeping, listen
+from appguard.firewalls.netlink import hear, keeping, listen, listen_again, listen_not
 from appguard.firewalls.nft_messages import TAKEN_OUT, taken_out
 
 LOST_APART = 60.0  # seconds between two times that what was not heard is reason to make everything anew
@@ -26,6 +27,7 @@ class Watch:
     def __init__(self, table: str) -> None:
         self._table = table
         self._link: socket | None = None
+        self._suspect: Callable[[], None] = lambda: None
         self._taken: dict[tuple[str, bytes], None] = {}
         self._is_whole = True
         self._lost_at = float("-inf")
@@ -49,6 +51,8 @@ class Watch:
             self._hear(link)
             suspect()
 
+        self._suspect = suspect
+
         loop = asyncio.get_running_loop()
         with link, keeping():
             self._link = link
@@ -58,6 +62,23 @@ class Watch:
             finally:
                 self._link = None
                 loop.remove_reader(link)
+
+    @contextmanager
+    def paused(self) -> Generator[None]:
+        """Do not hear of what we load, which would cost as much as the load; then have asked what is there."""
+        self._tell(listen_not)
+        try:
+            yield
+        finally:
+            self._tell(listen_again)
+            self._suspect()
+
+    def _tell(self, act: Callable[[socket], None]) -> None:
+        try:
+            if self._link is not None:
+                act(self._link)
+        except OSError as error:
+            log.warning("what others change in the firewall may not be heard at once: %s", error.strerror)
 
     def settle(self) -> None:
         """Hear what waits after everything was made anew: nothing is lost then, however much there was to hear."""

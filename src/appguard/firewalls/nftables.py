@@ -16,11 +16,11 @@ from typing import Protocol
 from appguard.address import Network
 from appguard.ban import is_host
 from appguard.errors import FirewallFullError
-from appguard.firewalls.base import Block, Count, Late, nobody
+from appguard.firewalls.base import NONE, Block, Count, Late, nobody
 from appguard.firewalls.netlink import SetFullError
 from appguard.firewalls.nft_messages import counters, first_keys, has_element, jail_of, table_identity
 from appguard.firewalls.nft_netlink import NetlinkTransport, NotTakenError
-from appguard.firewalls.nft_ports import PortLists, Wide, first_ports, pieces_of
+from appguard.firewalls.nft_ports import LISTS_MOST, PortLists, Wide, first_ports, pieces_of
 from appguard.firewalls.nft_script import COUNT, ScriptTransport, Shape
 from appguard.firewalls.nft_watch import Watch
 
@@ -90,6 +90,8 @@ class Nftables:
         self._let_in: tuple[Network, ...] = ()
         self._wide: Wide = {}
         self._lists_there = {""}  # those the table has rules for
+        self._earlier: Mapping[str, Count] = {}  # what tables of before have counted
+        self._counted: Mapping[str, Count] = {}  # and this one, when that was last asked
         self._identity: bytes | None = None
 
     async def replace(self, allow: Sequence[Network], blocks: Iterable[Block], late: Late = nobody) -> None:
@@ -104,9 +106,11 @@ class Nftables:
             return list(self._in_force(await late()))
 
         self._lists_there = {""}
-        with self._room():
+        earlier = await self.counts()
+        with self._room(), self._watch.paused():
             self._wide = await self._transport.replace(let_in, self._in_force(blocks), came_late)
         self._let_in = tuple(let_in)
+        self._earlier, self._counted = earlier, {}
         self._identity = table_identity(TABLE)
         self._watch.settle()
 
@@ -123,6 +127,10 @@ class Nftables:
         self._wide = wide
         if len(self._lists_there) > lists_before:  # so there are new rules, and they are ours
             self._identity = table_identity(TABLE)
+
+    def refusal(self, ports: str) -> str:
+        """Say so where there are too many lists of ports already."""
+        return "" if self._lists.takes(ports) else f"nftables has bans of {LISTS_MOST} other lists of ports already"
 
     async def lift(self) -> None:
         """Take the table away."""
@@ -160,13 +168,15 @@ class Nftables:
         return pieces_of(self._wide, self._lists)
 
     async def dropped(self) -> int:
-        """Give the number of packets of banned addresses dropped since `replace`."""
+        """Give the number of packets of banned addresses dropped by our tables, those of before included."""
         return sum(count.packets for count in (await self.counts()).values())
 
     async def counts(self) -> Mapping[str, Count]:
-        """Give what was dropped since `replace`, by jail."""
+        """Give the same by jail. Of a table that somebody took away what it had when this was last asked counts."""
         found = ((jail_of(name), count) for name, count in counters(TABLE).items())
-        return {jail: Count(*count) for jail, count in found if jail is not None}
+        self._counted = {jail: Count(*count) for jail, count in found if jail is not None} or self._counted
+        jails = dict.fromkeys((*self._earlier, *self._counted))
+        return {jail: self._earlier.get(jail, NONE) + self._counted.get(jail, NONE) for jail in jails}
 
     async def _choose(self) -> None:
         """Find out once whether this kernel can be told everything over netlink."""
@@ -185,8 +195,7 @@ class Nftables:
         for block in blocks:
             if block.end is not None and block.end <= now:
                 continue
-            if block.ports and not self._lists.takes(block.ports):
-                log.error("%s is not shut out of %s: there are too many lists of ports", block.network, block.ports)
+            if not self._lists.takes(block.ports):  # see `refusal`
                 continue
             self._lists_there.add(block.ports)
             lease = now + self._lease

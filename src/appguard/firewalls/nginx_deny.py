@@ -79,6 +79,11 @@ class NginxDeny:
         await self._wait_for_turn()
         await self._put(_in_force(asked, self._clock()))
 
+    def refusal(self, ports: str) -> str:
+        """Say nothing: what is not about the web is no matter of nginx."""
+        del ports
+        return ""
+
     async def lift(self) -> None:
         """Write an empty file and reload, at once."""
         self._allow = ()
