@@ -41,9 +41,9 @@ def is_counted(store: RedisStore, hits: Sequence[Hit]) -> bool:
     return store.check(hits).wait != CLOSED_WAIT
 
 
-def complains(bans: RedisBanSet, words: str) -> bool:
-    """Say whether this is what is wrong with a ban set."""
-    return words in bans.complaint
+def complains(bans: RedisBanSet, words: tuple[str, ...]) -> bool:
+    """Say whether one of these is what is wrong with a ban set."""
+    return any(each in bans.complaint for each in words)
 
 
 async def ask(store: RedisStore, client: str, times: int) -> list[Verdict]:
@@ -133,9 +133,9 @@ def test_tls(tmp_path: Path) -> None:
     with redis_server(tmp_path, "--tls-port", str(port), *options):
         works(f"rediss://127.0.0.1:{port}/0?{trusted}&{own}", tmp_path)
         refusals = {
-            f"rediss://127.0.0.1:{port}/0?{own}": "certificate verify failed",
-            f"rediss://localhost:{port}/0?{trusted}&{own}": "certificate is not valid for 'localhost'",
-            f"rediss://127.0.0.1:{port}/0?{trusted}": "certificate required",
+            f"rediss://127.0.0.1:{port}/0?{own}": ("certificate verify failed",),
+            f"rediss://localhost:{port}/0?{trusted}&{own}": ("certificate is not valid for 'localhost'",),
+            f"rediss://127.0.0.1:{port}/0?{trusted}": ("certificate required", "EOF occurred"),  # it may hang up before that is read
         }
         for uri, words in refusals.items():
             daemon = RedisBanSet(uri)
