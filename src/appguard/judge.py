@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from appguard.address import NAT64, Address, Network, NetworkMap, network_text, parse_network
+from appguard.address import NAT64, Address, Network, NetworkMap, network_text, overlap, parse_network
 from appguard.ban import Ban
 from appguard.errors import RefusedForSafety
 from appguard.host import HostFacts
@@ -137,7 +137,7 @@ class Judge:
 
     def _check_never(self, network: Network) -> None:
         for known in _SPECIAL:
-            if network.overlaps(known.network):
+            if overlap(network, known.network):
                 raise RefusedForSafety(f"{_told(network, known)}; it is never banned")
         for known in self._let_in:
             if _covers(known.network, network):
@@ -151,10 +151,10 @@ class Judge:
 
     def _check_unless_forced(self, network: Network) -> None:
         for known in (*self._let_in, *self._others, *self._sessions):
-            if network.overlaps(known.network):
+            if overlap(network, known.network):
                 raise RefusedForSafety(f"{_told(network, known)}; ban narrower networks, or use --force")
         for known in () if network.prefixlen == network.max_prefixlen else self._crowds:
-            if network.overlaps(known.network):
+            if overlap(network, known.network):
                 raise RefusedForSafety(f"{_told(network, known)}; ban single hosts there, or use --force")
 
 
@@ -174,7 +174,7 @@ def _told(network: Network, known: _Known) -> str:
 
 
 def _covers(wider: Network, network: Network) -> bool:
-    return wider.prefixlen <= network.prefixlen and wider.overlaps(network)
+    return wider.prefixlen <= network.prefixlen and overlap(wider, network)
 
 
 class _Networks:

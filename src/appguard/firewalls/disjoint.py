@@ -7,7 +7,7 @@ pieces are the /24 and what is left of the /16 around it, and nothing has to be 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from appguard.address import Network
+from appguard.address import Network, overlap
 
 End = TypeVar("End", float, tuple[float, str])  # the later one wins; with it may come whose it is
 
@@ -48,4 +48,4 @@ def _pieces(
 
 
 def _within(network: Network, wider: Network) -> bool:
-    return network.version == wider.version and network.prefixlen >= wider.prefixlen and network.overlaps(wider)
+    return network.prefixlen >= wider.prefixlen and overlap(network, wider)
