@@ -202,6 +202,7 @@ class Bouncer:
         """After a restore, have taken out what was saved and is not wanted."""
         if self._is_restored:
             self._is_restored = False
+            self._follow()  # the last bans may have come back while a load had no ear for them
             self._changed |= dict.fromkeys(key for key in self._mirror if key not in self._wanted)
 
     def _was_set(self, now: float) -> bool:
