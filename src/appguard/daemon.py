@@ -360,7 +360,7 @@ class Daemon:
                 self._trouble.attempt("published bans", self._publisher.finish)
             self._publisher.beat()
             self._look_at_host()
-            self._trouble.attempt("state", self._look_at_mark)
+            self._trouble.attempt("enforcement's switch", self._look_at_mark)
             if self._clock() >= self._purge_at:
                 self._purge()
             self._saving.now()
