@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from appguard import explain, orders
@@ -47,7 +48,7 @@ from appguard.stores.local import Publisher
 from appguard.trials import Trials
 from appguard.trouble import Trouble
 from appguard.turns import give_way
-from appguard.whole import whole
+from appguard.whole import slices, whole
 
 NEWS = 3_600.0  # seconds before its start from which on bans are news to a daemon
 TICK = 1.0  # seconds between looks for ended bans
@@ -312,7 +313,8 @@ class Daemon:
         """Have saved at once what was to be spread in slices."""
         if self._spreading is not None:
             self._spreading.cancel()
-            self._saving.batch.facts.extend(map(Fact.of, self._bans.snapshot().bans))
+            facts = chain.from_iterable(slices(self._bans, self._state))
+            self._trouble.attempt("state", lambda: self._saving.batch.facts.extend(facts))
 
     def _learn(self, facts: Sequence[Fact]) -> None:
         """Tell who acts on them what became true of networks."""
