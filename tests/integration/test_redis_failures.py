@@ -270,6 +270,18 @@ def test_clock_is_set_while_running(server: RedisServer) -> None:
         hosts.agree([KEPT])
 
 
+def test_what_ended_by_a_wrong_clock_comes_back(server: RedisServer) -> None:
+    """A host whose clock was set far ahead, and that has dropped what ended by it, takes it from Redis again."""
+    with fleet(server.uri, (0.0,)) as earlier:
+        earlier.ban(0, KEPT)
+        wait_until(lambda: bans_kept(server.uri) == [KEPT], 5, "the ban was not told")
+    with fleet(server.uri, (0.0, 0.0)) as hosts:
+        hosts.agree([KEPT])
+        hosts.skews[0] += 7200
+        assert [ban.key for ban in hosts.hosts[0].expire()] == [KEPT]
+        hosts.agree([KEPT])
+
+
 def test_automatic_bans_of_two_hosts_agree(server: RedisServer) -> None:
     """Two jails ban one address in the same moment for different times: both keep the longer, whoever was first."""
     with fleet(server.uri, (0.0, 0.0)) as hosts:

@@ -269,6 +269,7 @@ class RedisBanSet(RecordedReplica):
         if self._synced.is_set():
             log.warning("%s: a clock was set: the ends of bans move by %.1f s", self.name, change)
             self.shift(change)
+            self._last = (b"", b"")  # all is read anew: what ended by a wrong clock is gone here
             self._on_change()
 
     def _continues(self, client: Commands) -> bool:
