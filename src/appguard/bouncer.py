@@ -177,6 +177,7 @@ class Bouncer:
         if self._was_set(now):
             log.warning("the clock was set: giving the firewall everything anew")
             self._is_unknown = True
+            self._cursor = None  # what ended by a wrong clock is wanted again
         self._follow()
         self._forget_ended(now)
         patience = self._interval if self._changed else 0.0  # a new ban goes first

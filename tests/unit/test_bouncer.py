@@ -457,6 +457,16 @@ def test_a_clock_that_is_set_makes_everything_anew(seconds: float) -> None:
     assert world.firewall.given == {"203.0.113.6": 5990 - seconds} | ({"203.0.113.5": 3590} if seconds < 0 else {})
 
 
+def test_what_ended_by_a_wrong_clock_is_enforced_again() -> None:
+    """A clock that is set ahead and back ends no ban that the ban set still has."""
+    world = World()
+    world.ban("203.0.113.5")
+    world.settle()
+    for world.ahead in (7200, 0):
+        world.settle()
+    assert world.firewall.held == {"203.0.113.5"}
+
+
 @pytest.mark.parametrize("fails", ["", "not permitted"])
 def test_what_is_over_is_not_remembered_while_nothing_is_enforced(fails: str) -> None:
     """Bans that come and go while enforcement is off, or the firewall fails, leave nothing behind."""
