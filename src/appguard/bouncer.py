@@ -228,7 +228,7 @@ class Bouncer:
                 self._wanted.pop(key, None)
                 self._blocking.forget(key)
             else:
-                self._wanted.put(key, ban)
+                self._wanted.put(ban)
                 self._blocking.room.forget(key)  # it may end later than before
             self._note(key)
 
