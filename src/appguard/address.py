@@ -148,6 +148,11 @@ def overlap(one: Network, other: Network) -> bool:
     return int(one.network_address) >> shift == int(other.network_address) >> shift
 
 
+def covers(wider: Network, network: Network) -> bool:
+    """Say whether all of a network lies in the wider one, or is that one."""
+    return wider.prefixlen <= network.prefixlen and overlap(wider, network)
+
+
 class NetworkMap(Generic[V]):
     """Values by network, found by address: one dictionary per prefix length, longest first.
 
