@@ -90,7 +90,7 @@ class Daemon:
         self._overview = Overview(
             config.jails, self._windows, self._banning, self._sources, self._bouncers, self._bans, self._pipeline
         )
-        self._saving = Saving(self._windows, self._banning.totals, self._gather, self._write)
+        self._saving = Saving(self._windows, self._banning.totals, self._gather, self._write, clock)
         self._orders = self._new_orders()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cursor, self._purge_at = 0, 0.0
