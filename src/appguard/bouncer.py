@@ -177,6 +177,7 @@ class Bouncer:
         if self._was_set(now):
             log.warning("the clock was set: giving the firewall everything anew")
             self._is_unknown = True
+            self._cursor = None  # what ended by a wrong clock is wanted again
         self._follow()
         self._forget_ended(now)
         patience = self._interval if self._changed else 0.0  # a new ban goes first
@@ -202,6 +203,7 @@ class Bouncer:
         """After a restore, have taken out what was saved and is not wanted."""
         if self._is_restored:
             self._is_restored = False
+            self._follow()  # the last bans may have come back while a load had no ear for them
             self._changed |= dict.fromkeys(key for key in self._mirror if key not in self._wanted)
 
     def _was_set(self, now: float) -> bool:
@@ -226,7 +228,7 @@ class Bouncer:
                 self._wanted.pop(key, None)
                 self._blocking.forget(key)
             else:
-                self._wanted.put(key, ban)
+                self._wanted.put(ban)
                 self._blocking.room.forget(key)  # it may end later than before
             self._note(key)
 

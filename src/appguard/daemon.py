@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from appguard import explain, orders
@@ -47,7 +48,7 @@ from appguard.stores.local import Publisher
 from appguard.trials import Trials
 from appguard.trouble import Trouble
 from appguard.turns import give_way
-from appguard.whole import whole
+from appguard.whole import slices, whole
 
 NEWS = 3_600.0  # seconds before its start from which on bans are news to a daemon
 TICK = 1.0  # seconds between looks for ended bans
@@ -89,7 +90,7 @@ class Daemon:
         self._overview = Overview(
             config.jails, self._windows, self._banning, self._sources, self._bouncers, self._bans, self._pipeline
         )
-        self._saving = Saving(self._windows, self._banning.totals, self._gather, self._write)
+        self._saving = Saving(self._windows, self._banning.totals, self._gather, self._write, clock)
         self._orders = self._new_orders()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cursor, self._purge_at = 0, 0.0
@@ -312,7 +313,8 @@ class Daemon:
         """Have saved at once what was to be spread in slices."""
         if self._spreading is not None:
             self._spreading.cancel()
-            self._saving.batch.facts.extend(map(Fact.of, self._bans.snapshot().bans))
+            facts = chain.from_iterable(slices(self._bans, self._state))
+            self._trouble.attempt("state", lambda: self._saving.batch.facts.extend(facts))
 
     def _learn(self, facts: Sequence[Fact]) -> None:
         """Tell who acts on them what became true of networks."""
@@ -360,7 +362,7 @@ class Daemon:
                 self._trouble.attempt("published bans", self._publisher.finish)
             self._publisher.beat()
             self._look_at_host()
-            self._trouble.attempt("state", self._look_at_mark)
+            self._trouble.attempt("enforcement's switch", self._look_at_mark)
             if self._clock() >= self._purge_at:
                 self._purge()
             self._saving.now()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 
-from appguard.address import Address, Network, parse_address, parse_network
+from appguard.address import Address, Network, overlap, parse_address, parse_network
 from appguard.errors import AddressError
 
 ROOT = Path("/")
@@ -205,7 +205,7 @@ def _parsed(texts: Iterable[str]) -> Iterator[Address]:
 
 def _networks(networks: Iterable[Network]) -> tuple[Network, ...]:
     """Sort out doubles and loopback, so that equal facts are equal."""
-    outside = {network for network in networks if not any(network.overlaps(inner) for inner in _LOOPBACK)}
+    outside = {network for network in networks if not any(overlap(network, inner) for inner in _LOOPBACK)}
     return tuple(sorted(outside, key=lambda one: (one.version, int(one.network_address), one.prefixlen)))
 
 

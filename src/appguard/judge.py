@@ -13,7 +13,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from appguard.address import NAT64, Address, Network, NetworkMap, network_text, parse_network
+from appguard.address import NAT64, Address, Network, NetworkMap, covers, network_text, overlap, parse_network
 from appguard.ban import Ban
 from appguard.errors import RefusedForSafety
 from appguard.host import HostFacts
@@ -137,24 +137,24 @@ class Judge:
 
     def _check_never(self, network: Network) -> None:
         for known in _SPECIAL:
-            if network.overlaps(known.network):
+            if overlap(network, known.network):
                 raise RefusedForSafety(f"{_told(network, known)}; it is never banned")
         for known in self._let_in:
-            if _covers(known.network, network):
+            if covers(known.network, network):
                 raise RefusedForSafety(
                     f"{_told(network, known)}; that is always let in, so a ban would do nothing"
                     " (settings: safelist, trusted_proxies)"
                 )
         for known in self._others:
-            if _covers(known.network, network):
+            if covers(known.network, network):
                 raise RefusedForSafety(f"{_told(network, known)}; no host of the fleet bans it")
 
     def _check_unless_forced(self, network: Network) -> None:
         for known in (*self._let_in, *self._others, *self._sessions):
-            if network.overlaps(known.network):
+            if overlap(network, known.network):
                 raise RefusedForSafety(f"{_told(network, known)}; ban narrower networks, or use --force")
         for known in () if network.prefixlen == network.max_prefixlen else self._crowds:
-            if network.overlaps(known.network):
+            if overlap(network, known.network):
                 raise RefusedForSafety(f"{_told(network, known)}; ban single hosts there, or use --force")
 
 
@@ -169,12 +169,8 @@ def _told(network: Network, known: _Known) -> str:
     name = network_text(network)
     if network == known.network:
         return f"{name} is {known.what}"
-    relation = "lies in" if _covers(known.network, network) else "holds"
+    relation = "lies in" if covers(known.network, network) else "holds"
     return f"{name} {relation} {network_text(known.network)}, which is {known.what}"
-
-
-def _covers(wider: Network, network: Network) -> bool:
-    return wider.prefixlen <= network.prefixlen and wider.overlaps(network)
 
 
 class _Networks:

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from appguard.address import Grouping, Network, network_text, parse_address, parse_network
+from appguard.address import Grouping, Network, network_text, overlap, parse_address, parse_network
 from appguard.ban import Ban
 from appguard.ban_log import BanEvent, BanLog
 from appguard.banning import Banning
@@ -170,8 +170,7 @@ class Orders:
     ) -> tuple[Safelisted, list[Ban]]:
         """Put a network on the safelist and lift the bans that it shares an address with; give both."""
         entry = self._parts.fleet.add(network, seconds, reason)
-        version, reaches = network.version, network.overlaps
-        return entry, self._lift(await self._all(lambda ban: ban.network.version == version and reaches(ban.network)))
+        return entry, self._lift(await self._all(lambda ban: overlap(ban.network, network)))
 
     async def remove_from_safelist(self, network: Network) -> Safelisted | None:
         """Take exactly this network off the safelist."""

@@ -7,7 +7,7 @@ is its ban's `via`. A hop is no other machine if it is an address of this host o
 
 from collections.abc import Iterable, Sequence
 
-from appguard.address import parse_network
+from appguard.address import covers, parse_network
 from appguard.errors import AddressError
 from appguard.host import HostFacts
 from appguard.ports import is_web
@@ -39,7 +39,7 @@ class Reach:
             network = parse_network(hop)
         except AddressError:
             return False
-        return any(here.prefixlen <= network.prefixlen and here.overlaps(network) for here in self._here)
+        return any(covers(here, network) for here in self._here)
 
 
 def enforcers(others: Sequence[str], kinds: Iterable[str], ports: str = "") -> tuple[str, ...]:

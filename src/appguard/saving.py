@@ -7,8 +7,10 @@ since, and reads those lines again; of a source that cannot be read again, so ma
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable, Mapping
 
+from appguard.ban import Fact
 from appguard.jail_window import JailWindow
 from appguard.pipeline import failures_of
 from appguard.state import Batch
@@ -16,6 +18,7 @@ from appguard.state import Batch
 APART = 0.005  # seconds from one save to the next
 APART_FACTOR = 4  # and if one takes long, that many times as long
 APART_MOST = 0.25
+FACTS_MOST = 20_000  # that may wait; more are looked through for those that matter no more
 
 
 class Saving:
@@ -31,12 +34,15 @@ class Saving:
         banned: Mapping[str, int],
         gather: Callable[[], None],
         write: Callable[[Batch], bool],
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.batch = Batch()
         self._windows = windows
         self._banned = banned
         self._gather = gather
         self._write = write
+        self._clock = clock
+        self._facts_most = FACTS_MOST
         self._touched: dict[str, set[str]] = {}
         self._fails = False
         self._due = 0.0
@@ -72,5 +78,18 @@ class Saving:
         self._fails = not self._write(self.batch)
         if not self._fails:
             self.batch = Batch()
+        elif len(self.batch.facts) > self._facts_most:
+            self._shorten()
         ended = loop.time()
         self._due = ended + min(APART_MOST, max(APART, APART_FACTOR * (ended - began)))
+
+    def _shorten(self) -> None:
+        """Forget what newer facts replace, and bans that have ended: a disk may be full for days."""
+        newest: dict[str, Fact] = {}
+        for fact in self.batch.facts:
+            known = newest.get(fact.key)
+            if known is None or known.version <= fact.version:
+                newest[fact.key] = fact
+        now = self._clock()
+        self.batch.facts = [fact for fact in newest.values() if fact.ban is None or fact.ban.in_force(now)]
+        self._facts_most = max(FACTS_MOST, 2 * len(self.batch.facts))

@@ -83,6 +83,10 @@ def test_full_disk_stops_neither_bans_nor_requests(place: Place, disk: Path, mon
         daemon.wait_for("make room on its disk")
         assert place.run("ban", "198.51.100.7").returncode == 0
         assert statuses(disk / "events.jsonl", monkeypatch) == ["401", "401", "401", "429"]
+        for address in ("198.51.100.8", "198.51.100.9"):  # a turn of the daemon's clock passes with each
+            assert place.run("ban", address, "--for", "1s").returncode == 0
+            daemon.wait_for(f"Unban {address}")
+        assert "state is written again" not in daemon.output()
         ballast.unlink()
         daemon.wait_for("state is written again")
     with running_daemon(place):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from appguard.address import parse_network
 from appguard.ban import Ban
 from tests.lab import wait_until
 from tests.redis_groups import cluster, sentinel_group
@@ -127,6 +128,16 @@ def test_flushed_with_one_host_alone(server: RedisServer) -> None:
         server.command("FLUSHALL")
         hosts.agree([KEPT])
         assert versions(list((facts_kept(server.uri) or {}).values())) == before
+
+
+def test_what_is_restored_after_redis_was_read_is_told(server: RedisServer) -> None:
+    """Bans that only a daemon's state has kept reach the fleet, also those that were back when Redis had been read."""
+    now = time.time()
+    with fleet(server.uri, (0.0, 0.0)) as hosts:
+        hosts.hosts[0].begin_restore()
+        hosts.hosts[0].restore([Ban(parse_network(KEPT), "old", now - 9, now + 3600, version=int(now * 1e6) - 9)])
+        hosts.hosts[0].end_restore()
+        hosts.agree([KEPT])
 
 
 def test_flushed_while_writing(server: RedisServer) -> None:
@@ -256,6 +267,18 @@ def test_clock_is_set_while_running(server: RedisServer) -> None:
             assert differ() == pytest.approx(300, abs=1)
             wait_until(lambda: differ() < 1, 5, "the end was not moved")
             assert hosts.hosts[0].follow(cursor) is None
+        hosts.agree([KEPT])
+
+
+def test_what_ended_by_a_wrong_clock_comes_back(server: RedisServer) -> None:
+    """A host whose clock was set far ahead, and that has dropped what ended by it, takes it from Redis again."""
+    with fleet(server.uri, (0.0,)) as earlier:
+        earlier.ban(0, KEPT)
+        wait_until(lambda: bans_kept(server.uri) == [KEPT], 5, "the ban was not told")
+    with fleet(server.uri, (0.0, 0.0)) as hosts:
+        hosts.agree([KEPT])
+        hosts.skews[0] += 7200
+        assert [ban.key for ban in hosts.hosts[0].expire()] == [KEPT]
         hosts.agree([KEPT])
 
 

@@ -16,6 +16,7 @@ from appguard.address import (
     NetworkSet,
     host_network,
     network_text,
+    overlap,
     parse_address,
     parse_network,
 )
@@ -179,6 +180,15 @@ def test_two_hosts_of_one_slash64_share_a_key() -> None:
     key = Grouping().key
     assert key(parse_address("2001:db8::1")) == key(parse_address("2001:db8::ffff:ffff:ffff:ffff"))
     assert key(parse_address("2001:db8::1")) != key(parse_address("2001:db8:0:1::1"))
+
+
+@given(near_networks, near_networks)
+def test_two_networks_overlap_as_they_say_themselves(one: Network, other: Network) -> None:
+    """It is asked about every ban there is, so unlike their own answer it leaves nothing at them."""
+    before = [set(vars(each)) for each in (one, other)]
+    answer = overlap(one, other)
+    assert [set(vars(each)) for each in (one, other)] == before
+    assert answer == one.overlaps(other)
 
 
 @given(st.lists(st.tuples(st.booleans(), near_networks)), st.lists(near_texts, min_size=1), near_networks)

@@ -389,6 +389,24 @@ def test_what_is_saved_is_loaded_before_the_ban_set_has_it() -> None:
     play(scene, world)
 
 
+def test_nobody_is_let_in_between_because_the_restore_ends_during_a_load() -> None:
+    """What came back when a load listened no more is not taken for what nobody wants."""
+
+    class Slow(Recording):
+        async def replace(self, allow: Sequence[Network], blocks: Iterable[Block], late: Late = nobody) -> None:
+            await super().replace(allow, blocks, late)
+            world.ban_set.restore(OLD[1:])
+            world.bouncer.end_restore()
+
+    world = World()
+    world.firewall = Slow(world.clock)
+    world.bouncer = world.new_bouncer()
+    world.bouncer.begin_restore(lambda: IN_BRIEF)
+    world.settle()
+    assert world.firewall.held == {ban.key for ban in OLD[1:]}
+    assert world.firewall.verbs == ["replace", "change +0 -1"]
+
+
 def test_a_load_that_is_tried_again_has_what_is_saved() -> None:
     """While bans are restored a load that failed is not without them, and nobody waits for a firewall that fails."""
 
@@ -437,6 +455,16 @@ def test_a_clock_that_is_set_makes_everything_anew(seconds: float) -> None:
         world.settle()
     assert world.firewall.verbs == ["replace", "replace"]
     assert world.firewall.given == {"203.0.113.6": 5990 - seconds} | ({"203.0.113.5": 3590} if seconds < 0 else {})
+
+
+def test_what_ended_by_a_wrong_clock_is_enforced_again() -> None:
+    """A clock that is set ahead and back ends no ban that the ban set still has."""
+    world = World()
+    world.ban("203.0.113.5")
+    world.settle()
+    for world.ahead in (7200, 0):
+        world.settle()
+    assert world.firewall.held == {"203.0.113.5"}
 
 
 @pytest.mark.parametrize("fails", ["", "not permitted"])

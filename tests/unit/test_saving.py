@@ -4,7 +4,7 @@ import asyncio
 
 from appguard.address import parse_network
 from appguard.ban import Ban, Fact
-from appguard.saving import Saving
+from appguard.saving import FACTS_MOST, Saving
 from appguard.state import Batch
 from tests.bouncing import until
 
@@ -28,3 +28,44 @@ def test_a_position_is_saved_with_the_bans_it_led_to() -> None:
 
     asyncio.run(scene())
     assert [(list(batch.positions), batch.facts) for batch in written] == 2 * [([("log", "/log")], [fact])]
+
+
+def test_what_cannot_be_saved_for_days_does_not_grow_for_days() -> None:
+    """Of the bans and lifts that wait only those stay that are still true; they are all saved when that works again."""
+    written: list[Batch] = []
+    is_full, now = True, 1_000.0
+
+    def write(batch: Batch) -> bool:
+        written.append(batch)
+        return not is_full
+
+    saving = Saving({}, {}, lambda: None, write, lambda: now)
+    kept = [
+        Fact.of(Ban(parse_network("203.0.113.5"), "login", 0.0, None, version=7)),
+        Fact(parse_network("203.0.113.6"), 8, None),
+    ]
+
+    async def scene() -> None:
+        nonlocal is_full, now
+        saving.batch.facts += [
+            Fact.of(Ban(parse_network("203.0.113.5"), "login", 0.0, 5_000.0, version=6)),
+            kept[0],
+            Fact.of(Ban(parse_network("203.0.113.6"), "login", 0.0, 5_000.0, version=7)),
+            kept[1],
+            Fact(parse_network("203.0.113.6"), 7, None),
+        ]
+        for number in range(FACTS_MOST):
+            network = parse_network(f"10.0.{number // 256}.{number % 256}")
+            saving.batch.facts.append(Fact.of(Ban(network, "login", now, now + 600, version=number + 1)))
+        saving.now()
+        assert len(saving.batch.facts) == FACTS_MOST + 2
+        now += 700
+        saving.batch.facts *= 3
+        saving.now()
+        assert saving.batch.facts == kept
+        is_full = False
+        saving.now()
+        assert saving.batch.facts == []
+
+    asyncio.run(scene())
+    assert written[-1].facts == kept

@@ -7,7 +7,7 @@ pieces are the /24 and what is left of the /16 around it, and nothing has to be 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
-from appguard.address import Network
+from appguard.address import Network, covers
 
 End = TypeVar("End", float, tuple[float, str])  # the later one wins; with it may come whose it is
 
@@ -23,7 +23,7 @@ def _families(networks: Iterable[Network]) -> Iterator[tuple[Network, Sequence[N
     outermost: Network | None = None
     inside: list[Network] = []
     for network in sorted(networks, key=lambda one: (one.version, int(one.network_address), one.prefixlen)):
-        if outermost is not None and _within(network, outermost):
+        if outermost is not None and covers(outermost, network):
             inside.append(network)
             continue
         if outermost is not None:
@@ -44,8 +44,4 @@ def _pieces(
         yield network, end
         return
     for half in network.subnets():
-        yield from _pieces(half, [one for one in later if _within(one, half)], end, ends)
-
-
-def _within(network: Network, wider: Network) -> bool:
-    return network.version == wider.version and network.prefixlen >= wider.prefixlen and network.overlaps(wider)
+        yield from _pieces(half, [one for one in later if covers(half, one)], end, ends)

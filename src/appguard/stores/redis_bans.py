@@ -20,7 +20,8 @@ the ends are moved. Both threads start at the first use and belong to this proce
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from threading import Event, Thread
 from typing import Any
@@ -78,6 +79,7 @@ class RedisBanSet(RecordedReplica):
         self._last = (b"", b"")  # id and fact of the last entry seen
         self._lost: dict[str, Fact] = {}  # what Redis has lost and others decided
         self._lost_until = 0.0
+        self._restored: deque[str] = deque()  # keys of bans that are back since all was read, or is being read
         self._untold = Untold()
         self._renew_threads()
         in_every_child(self, RedisBanSet._renew_threads)
@@ -197,6 +199,10 @@ class RedisBanSet(RecordedReplica):
         self._own.add(fact.key)
         self._untold.put(fact, "new")
 
+    def _take_back(self, fact: Fact) -> None:
+        super()._take_back(fact)
+        self._restored.append(fact.key)
+
     def _telling(self, client: Commands) -> None:
         while not self._stop.is_set():
             batch = self._untold.take(TOLD_AT_ONCE, BLOCK)
@@ -240,6 +246,9 @@ class RedisBanSet(RecordedReplica):
         self._measure_offset(client)
         if not self._continues(client):
             self._read_all(client)
+        if self._restored:  # Redis has not told them
+            late = {self._restored.popleft() for _ in range(len(self._restored))}
+            self._tell_again(self._lost | self._true(late))
         if self._lost and time.monotonic() >= self._lost_until:
             lost, self._lost = self._lost, {}
             self._settle(lost)
@@ -260,6 +269,7 @@ class RedisBanSet(RecordedReplica):
         if self._synced.is_set():
             log.warning("%s: a clock was set: the ends of bans move by %.1f s", self.name, change)
             self.shift(change)
+            self._last = (b"", b"")  # all is read anew: what ended by a wrong clock is gone here
             self._on_change()
 
     def _continues(self, client: Commands) -> bool:
@@ -301,24 +311,25 @@ class RedisBanSet(RecordedReplica):
         self._on_change()
 
     def _read_pages(self, client: Commands) -> None:
-        missing = self.networks()
+        there: set[str] = set()
         epoch: Any = client.execute_command("HGET", self._facts_key, "epoch")
         newest = client.execute_command("XREVRANGE", self._changes_key, "+", "-", "COUNT", 1)
         cursor = b"0"
         while True:
             cursor, found = client.execute_command("HSCAN", self._facts_key, cursor, "COUNT", PAGE)
-            missing.difference_update(self.merge_records(found))
+            there.update(self.merge_records(found))
             if cursor == b"0":
                 break
         self._epoch = epoch
         self._last = (newest[0][0], _fact_of(newest[0])) if newest else (NOTHING_SEEN, b"")
-        places = [parse_key(key) for key in missing]
-        known = [self.known(Fact(network, 0, None, ports)) for network, ports in places]
-        self._tell_again({fact.key: fact for fact in known if fact is not None and self._is_true(fact)})
+        self._restored.clear()
+        self._tell_again(self._true(self.networks() - there))
 
-    def _is_true(self, fact: Fact) -> bool:
-        """Say whether a fact still matters: a ban in force, or a lift."""
-        return fact.ban is None or fact.ban.in_force(self._clock())
+    def _true(self, keys: Iterable[str]) -> dict[str, Fact]:
+        """Give what is known under some keys and still matters: bans in force, and lifts."""
+        known = [self.known(Fact(network, 0, None, ports)) for network, ports in map(parse_key, keys)]
+        now = self._clock()
+        return {fact.key: fact for fact in known if fact is not None and (fact.ban is None or fact.ban.in_force(now))}
 
     def _tell_again(self, missing: dict[str, Fact]) -> None:
         """Tell at once what this process decided and Redis has lost, and note what others did."""
