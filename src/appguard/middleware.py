@@ -32,7 +32,7 @@ from appguard.proxies import Client
 from appguard.rate import Left
 from appguard.report import Note, Noted
 from appguard.request import HeaderOf, Request
-from appguard.steps import Step, Steps, run, run_async
+from appguard.steps import Step, Steps, run, run_async, waited
 from appguard.stores.base import Counters, Store
 from appguard.stores.open import check_counters, default_uri, open_counters, open_store
 from appguard.traps import Traps
@@ -224,7 +224,7 @@ class Middleware:
         if verdict.refused is not None:
             return self._refused(client, guard.settle(verdict, now), method, path, now)
         visit = self._visit(self, client, method, path, found, verdict.left if self._has_fields else ())
-        visit.waited = 0.0 if self.counters.is_immediate else self.monotonic() - now
+        visit.waited = 0.0 if self.counters.is_immediate else waited(self.monotonic() - now)
         if client.address is None:
             self.clients.explain(client)
         elif self._has_more_limits and is_counted and guard.is_limited(client, path):
@@ -248,7 +248,7 @@ class Middleware:
         if verdict.refused is not None:
             return self._refused(client, guard.settle(verdict, now), method, path, now)
         visit = self._visit(self, client, method, path, found, verdict.left if self._has_fields else ())
-        visit.waited = 0.0 if self.counters.is_immediate else self.monotonic() - now
+        visit.waited = 0.0 if self.counters.is_immediate else waited(self.monotonic() - now)
         if client.address is None:
             self.clients.explain(client)
         elif self._has_more_limits and is_counted and guard.is_limited(client, path):

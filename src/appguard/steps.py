@@ -4,7 +4,9 @@ A generator yields a step and is sent the verdict on it; `run` asks the counters
 loop. What every request asks first is not written so: a generator costs a third of a microsecond.
 
 However many steps there are, a request waits for its counters `PATIENCE` seconds at most: what they have not answered
-by then is counted in this process, and what was reserved stays counted.
+by then is counted in this process, and what was reserved stays counted. A step that took longer than anybody waits for
+an answer is not counted among them: there it was this process that was late, and an attack must not turn that into
+limits that each process counts for itself.
 """
 
 import time
@@ -12,7 +14,7 @@ from collections.abc import Generator, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from appguard.limit import ADMITTED, Hit, Verdict
-from appguard.stores.base import Counters
+from appguard.stores.base import BUDGET, Counters
 
 T = TypeVar("T")
 
@@ -25,13 +27,19 @@ class Step(NamedTuple):
 
 
 Steps = Generator[Step, Verdict, T]
-PATIENCE = 0.055  # seconds; with the rest of a request it stays below 60 ms
+PATIENCE = 0.05  # seconds; with the rest of a request it stays below 60 ms
+LATE = 0.008  # seconds more after which it was this process that was late
 
 
 class Waiting(Protocol):
     """A request, and how many seconds it has waited for counters."""
 
     waited: float
+
+
+def waited(took: float, seconds: float = BUDGET) -> float:
+    """Give how long counters made a request wait at a step that took so long, and had so many seconds to."""
+    return took if took < min(seconds, BUDGET) + LATE else 0.0
 
 
 def run(steps: Steps[T], counters: Counters, request: Waiting) -> T:
@@ -48,7 +56,7 @@ def run(steps: Steps[T], counters: Counters, request: Waiting) -> T:
             verdict = counters.check(step.hits, seconds) if step.hits else ADMITTED
         else:
             counters.give_back(step.hits, step.reserved_at, seconds)
-        request.waited += time.monotonic() - begun
+        request.waited += waited(time.monotonic() - begun, seconds)
 
 
 async def run_async(steps: Steps[T], counters: Counters, request: Waiting) -> T:
@@ -65,4 +73,4 @@ async def run_async(steps: Steps[T], counters: Counters, request: Waiting) -> T:
             verdict = await counters.check_async(step.hits, seconds) if step.hits else ADMITTED
         else:
             await counters.give_back_async(step.hits, step.reserved_at, seconds)
-        request.waited += time.monotonic() - begun
+        request.waited += waited(time.monotonic() - begun, seconds)

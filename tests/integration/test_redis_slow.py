@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 WAIT_MOST = 0.06
+BUSY = 0.07  # seconds of each turn of a busy event loop
 TRIES = 3  # the quickest counts: what a busy machine makes a request wait is not what is asked about
 TRIPS = 5  # of each request: the limit, and those in dry run, each by itself
 
@@ -99,3 +100,35 @@ def test_a_request_waits_for_all_its_answers_together(
         taken = [longest(relay, seconds, f"shop{number}") for number in range(TRIES)]
     assert min(taken) >= min(seconds, 0.04)  # it is asked, and waited for
     assert min(taken) < WAIT_MOST
+
+
+def test_a_busy_event_loop_is_no_slow_redis(server: RedisServer) -> None:
+    """Redis answers at once and the app is late: right passwords are still given back, and nobody is locked out."""
+    options: AppOptions = {
+        "store": f"redis://127.0.0.1:{server.port}/0",
+        "limits": [
+            "1000/hour",
+            Limit("1000/hour", dry_run=True, name="tried"),
+            Limit("2/hour", path="/login", methods=["POST"], count="auth_failure"),
+        ],
+        "event_log": "logger",
+    }
+    app = AppGuard(home, **options)
+
+    async def work() -> None:
+        while True:
+            time.sleep(BUSY)  # noqa: ASYNC251 - it is to block
+            await asyncio.sleep(0)
+
+    async def log_in() -> list[int]:
+        caller = Caller(app)
+        assert (await caller.ask(caller.http())).status == 200  # connects
+        working = asyncio.create_task(work())
+        statuses = [(await caller.ask(caller.http("POST", "/login"))).status for _ in range(4)]
+        working.cancel()
+        middleware = app._middleware  # pyright: ignore[reportPrivateUsage]
+        assert middleware is not None
+        await middleware.close_async()
+        return statuses
+
+    assert asyncio.run(log_in()) == [200] * 4

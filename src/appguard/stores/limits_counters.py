@@ -31,10 +31,10 @@ from appguard.errors import ConfigError
 from appguard.fork import in_every_child
 from appguard.limit import ADMITTED, Hit, Verdict
 from appguard.rate import Left
+from appguard.stores.base import BUDGET
 from appguard.stores.breaker import Breaker
 from appguard.stores.memory import MemoryCounters
 
-BUDGET = 0.04  # seconds; with the rest of a request it stays below 60 ms
 CLOSED_WAIT = 1.0  # seconds a refused client is told to wait while the storage is down
 THREADS = 8
 COUNTERS_MOST = 1_000  # counters of limits that a reset knows

@@ -16,6 +16,7 @@ from redis.exceptions import NoScriptError
 
 from appguard.fork import in_every_child
 from appguard.limit import ADMITTED, Hit, Verdict
+from appguard.stores.base import BUDGET
 from appguard.stores.breaker import Breaker
 from appguard.stores.memory import MemoryCounters
 from appguard.stores.redis_bounded import BoundedCommands
@@ -24,7 +25,6 @@ from appguard.stores.redis_connection import connect, connect_async, connect_to
 from appguard.stores.redis_uri import parse_redis_uri
 from appguard.stores.redis_wire import DirectCommands, PipelinedCommands, packed
 
-BUDGET = 0.04  # seconds; with the rest of a request it stays below 60 ms
 CALLS_MOST = 8192  # calls that are remembered
 CLOSED_WAIT = 1.0  # seconds a refused client is told to wait while the store is down
 
@@ -77,11 +77,12 @@ class RedisCounters:
             return self._without_redis(hits)
         try:
             client = self._client_of_loop()
-            if isinstance(client, PipelinedCommands) and seconds >= BUDGET:  # it needs no timer for this call alone
+            if isinstance(client, PipelinedCommands):
                 try:
-                    verdict = _verdict(await client.send(self._call(hits)), hits, ADMITTED)
+                    reply = await client.send(self._call(hits), seconds)
                 except NoScriptError:
-                    verdict = await self._ask_parts_async(client, hits, BUDGET / 2)
+                    reply = await client.send(self._text_call(hits), min(seconds, BUDGET) / 2)
+                verdict = _verdict(reply, hits, ADMITTED)
             else:
                 verdict = await self._ask_parts_async(client, hits, min(seconds, BUDGET))
         except Exception as error:  # noqa: BLE001 - as above: asyncio's own TypeError was among it
@@ -102,12 +103,14 @@ class RedisCounters:
         self._calls[key] = hits, call
         return call
 
+    def _text_call(self, hits: Sequence[Hit]) -> bytes:
+        return packed(self._count.by_text(self._counter_keys(hits), _arguments(hits)))
+
     def _ask(self, client: DirectCommands, hits: Sequence[Hit], seconds: float) -> Verdict:
         try:
             reply = client.send(self._call(hits), seconds)
         except NoScriptError:
-            call = packed(self._count.by_text(self._counter_keys(hits), _arguments(hits)))
-            reply = client.send(call, min(seconds, BUDGET) / 2)
+            reply = client.send(self._text_call(hits), min(seconds, BUDGET) / 2)
         return _verdict(reply, hits, ADMITTED)
 
     def _ask_parts(self, client: Commands, hits: Sequence[Hit]) -> Verdict:
@@ -122,7 +125,7 @@ class RedisCounters:
     async def _ask_parts_async(self, client: AsyncCommands, hits: Sequence[Hit], seconds: float) -> Verdict:
         verdict = ADMITTED
         async with asyncio.timeout(seconds):
-            for part in self._parts_of(hits):
+            for part in _parts(hits):
                 reply = await self._count.call_async(client, self._counter_keys(part), _arguments(part))
                 verdict = _verdict(reply, part, verdict)
                 if verdict.refused is not None:
@@ -163,14 +166,24 @@ class RedisCounters:
         elif seconds > 0.0 and self._breaker.may_ask():
             try:
                 client = self._client_of_loop()
-                async with asyncio.timeout(min(seconds, BUDGET)):
-                    for part in self._parts_of(hits):
-                        keys, arguments = self._counter_keys(part), [int(-time), *_arguments(part)]
-                        await self._give_back.call_async(client, keys, arguments)
+                if isinstance(client, PipelinedCommands):
+                    await self._return_async(client, hits, time, seconds)
+                else:
+                    async with asyncio.timeout(min(seconds, BUDGET)):
+                        for part in _parts(hits):
+                            keys, arguments = self._counter_keys(part), [int(-time), *_arguments(part)]
+                            await self._give_back.call_async(client, keys, arguments)
             except Exception as error:  # noqa: BLE001 - as in `check`
                 self._breaker.failed(error)
             else:
                 self._breaker.worked()
+
+    async def _return_async(self, client: PipelinedCommands, hits: Sequence[Hit], time: float, seconds: float) -> None:
+        keys, arguments = self._counter_keys(hits), [int(-time), *_arguments(hits)]
+        try:
+            await client.send(packed(self._give_back.by_digest(keys, arguments)), seconds)
+        except NoScriptError:
+            await client.send(packed(self._give_back.by_text(keys, arguments)), min(seconds, BUDGET) / 2)
 
     def reset(self, key: str) -> None:
         """Forget all that is counted for a client's key. Raise redis-py's error if Redis does not answer."""
@@ -214,9 +227,6 @@ class RedisCounters:
         if self._on_store_error == "local" or not hits:
             return self._local.check(hits)
         return ADMITTED if self._on_store_error == "open" else Verdict(hits[0], CLOSED_WAIT)
-
-    def _parts_of(self, hits: Sequence[Hit]) -> list[Sequence[Hit]]:
-        return _parts(hits) if self._counters_uri.kind == "cluster" else [hits]
 
     def _counter_keys(self, hits: Sequence[Hit]) -> list[str]:
         keys: list[str] = []

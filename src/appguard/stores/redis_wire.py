@@ -75,12 +75,14 @@ class PipelinedCommands(asyncio.Protocol):
         """Send one command and give its reply."""
         return self.send(packed(arguments))
 
-    def send(self, call: bytes) -> asyncio.Future[Any]:
+    def send(self, call: bytes, seconds: float = inf) -> asyncio.Future[Any]:
         """Send one command as it goes over the wire; raise `TimeoutError` or an error of redis-py's family."""
         answer: asyncio.Future[Any] = self._loop.create_future()
         if not self._calls:
             self._loop.call_soon(self._flush)
         self._calls.append((call, answer))
+        if seconds < self._seconds:  # else all calls of this turn have one timer
+            self._loop.call_later(seconds, self._expire, [(call, answer)])
         return answer
 
     def _flush(self) -> None:
@@ -108,7 +110,7 @@ class PipelinedCommands(asyncio.Protocol):
     def _give_up(self, calls: Iterable[tuple[bytes, asyncio.Future[Any]]]) -> None:
         late = [answer for _, answer in calls if not answer.done()]
         for answer in late:
-            answer.set_exception(TimeoutError(f"no answer within {self._seconds} s"))
+            answer.set_exception(TimeoutError("no answer in time"))
         if late and self._waiting and self._loop.time() - self._heard > SILENCE:
             self._abort()
 
