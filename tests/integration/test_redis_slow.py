@@ -12,9 +12,12 @@ import pytest
 from appguard import AppGuard, Limit
 from appguard.asgi import Message, Receive, Scope, Send
 from appguard.config import AppOptions
+from appguard.limit import Hit
+from appguard.stores.redis import RedisStore
 from appguard.wsgi import AppGuard as WsgiAppGuard
 from tests.frameworks.asgi_client import Caller
 from tests.frameworks.sites import of_wsgi
+from tests.lab import wait_until
 from tests.redis_server import RedisServer, redis_server
 from tests.slow_relay import SlowRelay, slow_relay
 
@@ -132,3 +135,15 @@ def test_a_busy_event_loop_is_no_slow_redis(server: RedisServer) -> None:
         return statuses
 
     assert asyncio.run(log_in()) == [200] * 4
+
+
+def test_what_a_request_has_no_time_for_is_not_held_against_redis(server: RedisServer) -> None:
+    """However many requests give up their last question early, the next one's first is asked."""
+    with closing(RedisStore(server.uri, app="shop")) as counters:
+        hits = [Hit("203.0.113.5 all", Limit("1000/hour"))]
+        assert counters.check(hits).time < 0.0  # by the server's clock
+        server.freeze()
+        assert [counters.check(hits, 0.005).time > 0.0 for _ in range(4)] == [True] * 4
+        server.thaw()
+        wait_until(server.is_up, 10, lambda: "it does not answer")
+        assert counters.check(hits).time < 0.0

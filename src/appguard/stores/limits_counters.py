@@ -105,7 +105,7 @@ class LimitsCounters:
             verdict = asked.result(min(seconds, BUDGET))
         except Exception as error:  # noqa: BLE001 - storages raise what their drivers raise
             asked.cancel()
-            return self._failed(error, hits)
+            return self._failed(error, hits, seconds)
         self._breaker.worked()
         return verdict
 
@@ -118,7 +118,7 @@ class LimitsCounters:
             async with asyncio.timeout(min(seconds, BUDGET)):
                 verdict = await asyncio.wrap_future(asked)
         except Exception as error:  # noqa: BLE001 - storages raise what their drivers raise
-            return self._failed(error, hits)
+            return self._failed(error, hits, seconds)
         self._breaker.worked()
         return verdict
 
@@ -184,8 +184,9 @@ class LimitsCounters:
         data = f"{self._app}\0{key}".encode(errors="surrogatepass")
         return blake2b(data, digest_size=20).hexdigest()
 
-    def _failed(self, error: Exception, hits: Sequence[Hit]) -> Verdict:
-        self._breaker.failed(error)
+    def _failed(self, error: Exception, hits: Sequence[Hit], seconds: float) -> Verdict:
+        if seconds >= BUDGET or not isinstance(error, TimeoutError):  # little time left says nothing of the storage
+            self._breaker.failed(error)
         return self._without_storage(hits)
 
     def _without_storage(self, hits: Sequence[Hit]) -> Verdict:

@@ -66,7 +66,7 @@ class RedisCounters:
             else:
                 verdict = client.run(lambda client: self._ask_parts(client, hits), seconds)
         except Exception as error:  # noqa: BLE001 - no request fails of whatever a client of Redis raises
-            self._breaker.failed(error)
+            self._failed(error, seconds)
             return self._without_redis(hits)
         self._breaker.worked()
         return verdict
@@ -86,7 +86,7 @@ class RedisCounters:
             else:
                 verdict = await self._ask_parts_async(client, hits, min(seconds, BUDGET))
         except Exception as error:  # noqa: BLE001 - as above: asyncio's own TypeError was among it
-            self._breaker.failed(error)
+            self._failed(error, seconds)
             return self._without_redis(hits)
         self._breaker.worked()
         return verdict
@@ -144,7 +144,7 @@ class RedisCounters:
                 else:
                     client.run(lambda client: self._return_parts(client, hits, time), seconds)
             except Exception as error:  # noqa: BLE001 - as in `check`
-                self._breaker.failed(error)
+                self._failed(error, seconds)
             else:
                 self._breaker.worked()
 
@@ -174,7 +174,7 @@ class RedisCounters:
                             keys, arguments = self._counter_keys(part), [int(-time), *_arguments(part)]
                             await self._give_back.call_async(client, keys, arguments)
             except Exception as error:  # noqa: BLE001 - as in `check`
-                self._breaker.failed(error)
+                self._failed(error, seconds)
             else:
                 self._breaker.worked()
 
@@ -222,6 +222,11 @@ class RedisCounters:
                 del self._async_clients[ended]
             client = self._async_clients[loop] = connect_async(self._counters_uri, BUDGET)
         return client
+
+    def _failed(self, error: Exception, seconds: float) -> None:
+        """Note a failure; that a request had little time left says nothing of Redis."""
+        if seconds >= BUDGET or not isinstance(error, TimeoutError):
+            self._breaker.failed(error)
 
     def _without_redis(self, hits: Sequence[Hit]) -> Verdict:
         if self._on_store_error == "local" or not hits:
