@@ -64,10 +64,10 @@ class AppGuard:
         try:
             body = self.application(environ, visit.start_response)
         except Exception:
-            visit.finish(visit.status or 500)
+            visit.end(visit.status or 500)
             raise
         if visit.refused is None and _is_whole(body, environ):
-            visit.finish(visit.status)
+            visit.end(visit.status)
             return body
         return _Body(body, visit)
 
@@ -117,6 +117,10 @@ class _Visit(Visit):
             self.tell()
         if self.pending:
             self.middleware.settle(self, self.middleware.due(self, status))
+
+    def end(self, status: int) -> None:
+        """Do the same, and let go of the request: nothing of the app runs for it any more."""
+        self.finish(status)
         self.environ, self.to = ENDED, _too_late  # or each would keep the other until the collector of garbage comes
 
 
@@ -141,7 +145,7 @@ class _Body:
             if close is not None:
                 close()
         finally:
-            self._visit.finish(self._visit.status)
+            self._visit.end(self._visit.status)
 
 
 def _too_late(_status: str, _headers: list[tuple[str, str]], _exc_info: object = None, /) -> Callable[[bytes], object]:

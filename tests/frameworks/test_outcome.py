@@ -10,13 +10,18 @@ from typing import Annotated
 import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response, WebSocket
 from fastapi.security import HTTPBasic, HTTPBasicCredentials, HTTPBearer
+from flask import Flask
+from flask import Response as FlaskResponse
+from flask import request as flask_request
 from starlette.responses import StreamingResponse
 
 from appguard import AppGuard, report_auth_failure, report_auth_success
 from appguard.asgi import Message
 from appguard.event import LINE_MOST
 from appguard.filters.event_log import EventLogFilter
+from appguard.flask import AppGuard as FlaskAppGuard
 from tests.frameworks.asgi_client import ALICE, MALLORY, Caller, EventFile, Headers
+from tests.frameworks.sites import of_wsgi
 
 PASSWORD = "s3cr3t-Pa55"
 FAIL = ["authn_login_fail"]
@@ -436,3 +441,20 @@ def test_a_report_without_appguard_is_a_warning(caplog: pytest.LogCaptureFixture
     assert [record.getMessage() for record in caplog.records] == [
         "authn_login_fail reported, but no AppGuard middleware is in front of this request"
     ]
+
+
+def test_a_report_when_an_answer_is_closed_tells_the_whole_request(events: EventFile) -> None:
+    """Flask's `call_on_close` runs when the body was read: the event has the method and the user agent all the same."""
+    site = Flask("shop")
+
+    def sign_in() -> FlaskResponse:
+        environ, response = flask_request.environ, FlaskResponse("no")
+        response.call_on_close(lambda: report_auth_failure(environ, user="alice"))
+        return response
+
+    site.add_url_rule("/sign-in", view_func=sign_in, methods=["POST"])
+    FlaskAppGuard(site, event_log=str(events.path))
+    ask = of_wsgi(site)
+    assert ask("POST", "/sign-in", {"user-agent": "curl/8"}).status == 200
+    (event,) = events.read()
+    assert (event["method"], event["user_agent"], event["status"]) == ("POST", "curl/8", 200)
