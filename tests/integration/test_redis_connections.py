@@ -2,6 +2,7 @@
 
 import asyncio
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -46,13 +47,18 @@ def complains(bans: RedisBanSet, words: tuple[str, ...]) -> bool:
     return any(each in bans.complaint for each in words)
 
 
+async def ask_until_connected(store: RedisStore) -> None:
+    """Ask on a loop until it has a connection."""
+    for _ in range(250):
+        if (await store.check_async(hits("192.0.2.99"))).wait != CLOSED_WAIT:
+            return
+        await asyncio.sleep(0.02)  # the connection is still being made
+
+
 async def ask(store: RedisStore, client: str, times: int) -> list[Verdict]:
     """Ask on a loop as often as said, when it has a connection."""
     try:
-        for _ in range(250):
-            if (await store.check_async(hits("192.0.2.99"))).wait != CLOSED_WAIT:
-                break
-            await asyncio.sleep(0.02)  # the connection is still being made
+        await ask_until_connected(store)
         return [await store.check_async(hits(client)) for _ in range(times)]
     finally:
         await store.close_connections()
@@ -172,6 +178,27 @@ def test_cluster_with_limits_of_several_keys(shards: Cluster, tmp_path: Path) ->
             both = (Hit(f"192.0.2.{number} {TEN.name}", TEN), Hit(f"user:{number} {FIVE.name}", FIVE))
             wait_until(partial(is_counted, store, both[:1]), 5, "nothing is counted")
             assert [store.check(both).refused is None for _ in range(6)] == [True] * 5 + [False]
+
+
+def test_a_busy_event_loop_is_no_slow_cluster(shards: Cluster, tmp_path: Path) -> None:
+    """The shards answer at once and the loop is late: everything is counted there all the same."""
+
+    async def work() -> None:
+        while True:
+            time.sleep(0.06)  # noqa: ASYNC251 - it is to block
+            await asyncio.sleep(0)
+
+    async def ask_beside_work(store: RedisStore) -> list[float]:
+        await ask_until_connected(store)
+        working = asyncio.create_task(work())
+        more = [Hit("192.0.2.99 more", Limit("1000/minute"))]  # in the same shard
+        waits = [(await store.check_async(more)).wait for _ in range(4)]
+        working.cancel()
+        await store.close_connections()
+        return waits
+
+    with RedisStore(shards.uri, "busy", "closed", directory=tmp_path) as store:
+        assert asyncio.run(ask_beside_work(store)) == [0.0] * 4
 
 
 def test_forked_child_has_connections_of_its_own(tmp_path: Path) -> None:

@@ -66,6 +66,26 @@ def test_one_refusal_counts_nothing(uri: str) -> None:
     counters.close()
 
 
+def test_a_busy_event_loop_is_no_slow_storage() -> None:
+    """The storage answers at once and the loop is late: every request is counted there, and none by this process."""
+    counters = LimitsCounters("memory://", "shop")
+
+    async def work() -> None:
+        while True:
+            time.sleep(0.06)  # noqa: ASYNC251 - it is to block
+            await asyncio.sleep(0)
+
+    async def ask() -> list[int]:
+        working = asyncio.create_task(work())
+        left = [(await counters.check_async([HIT])).left[0][0] for _ in range(4)]
+        working.cancel()
+        return left
+
+    assert counters.check([HIT]).left[0][0] == 4
+    assert asyncio.run(ask()) == [3, 2, 1, 0]
+    counters.close()
+
+
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[RedisServer]:
     """Give a running server."""

@@ -34,6 +34,7 @@ from appguard.rate import Left
 from appguard.stores.base import BUDGET
 from appguard.stores.breaker import Breaker
 from appguard.stores.memory import MemoryCounters
+from appguard.stores.waiting import answer_of
 
 CLOSED_WAIT = 1.0  # seconds a refused client is told to wait while the storage is down
 THREADS = 8
@@ -113,10 +114,8 @@ class LimitsCounters:
         """Do what `check` does without blocking the event loop."""
         if seconds <= 0.0 or not hits or not self._breaker.may_ask():
             return self._without_storage(hits)
-        asked = self._submit(hits)
         try:
-            async with asyncio.timeout(min(seconds, BUDGET)):
-                verdict = await asyncio.wrap_future(asked)
+            verdict = await answer_of(asyncio.wrap_future(self._submit(hits)), min(seconds, BUDGET))
         except Exception as error:  # noqa: BLE001 - storages raise what their drivers raise
             return self._failed(error, hits, seconds)
         self._breaker.worked()

@@ -24,6 +24,7 @@ from appguard.stores.redis_commands import AsyncCommands, Commands, Script
 from appguard.stores.redis_connection import connect, connect_async, connect_to
 from appguard.stores.redis_uri import parse_redis_uri
 from appguard.stores.redis_wire import DirectCommands, PipelinedCommands, packed
+from appguard.stores.waiting import answer_of
 
 CALLS_MOST = 8192  # calls that are remembered
 CLOSED_WAIT = 1.0  # seconds a refused client is told to wait while the store is down
@@ -84,7 +85,7 @@ class RedisCounters:
                     reply = await client.send(self._text_call(hits), min(seconds, BUDGET) / 2)
                 verdict = _verdict(reply, hits, ADMITTED)
             else:
-                verdict = await self._ask_parts_async(client, hits, min(seconds, BUDGET))
+                verdict = await answer_of(self._ask_parts_async(client, hits), min(seconds, BUDGET))
         except Exception as error:  # noqa: BLE001 - as above: asyncio's own TypeError was among it
             self._failed(error, seconds)
             return self._without_redis(hits)
@@ -122,14 +123,13 @@ class RedisCounters:
                 break
         return verdict
 
-    async def _ask_parts_async(self, client: AsyncCommands, hits: Sequence[Hit], seconds: float) -> Verdict:
+    async def _ask_parts_async(self, client: AsyncCommands, hits: Sequence[Hit]) -> Verdict:
         verdict = ADMITTED
-        async with asyncio.timeout(seconds):
-            for part in _parts(hits):
-                reply = await self._count.call_async(client, self._counter_keys(part), _arguments(part))
-                verdict = _verdict(reply, part, verdict)
-                if verdict.refused is not None:
-                    break
+        for part in _parts(hits):
+            reply = await self._count.call_async(client, self._counter_keys(part), _arguments(part))
+            verdict = _verdict(reply, part, verdict)
+            if verdict.refused is not None:
+                break
         return verdict
 
     def give_back(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
@@ -169,10 +169,7 @@ class RedisCounters:
                 if isinstance(client, PipelinedCommands):
                     await self._return_async(client, hits, time, seconds)
                 else:
-                    async with asyncio.timeout(min(seconds, BUDGET)):
-                        for part in _parts(hits):
-                            keys, arguments = self._counter_keys(part), [int(-time), *_arguments(part)]
-                            await self._give_back.call_async(client, keys, arguments)
+                    await answer_of(self._return_parts_async(client, hits, time), min(seconds, BUDGET))
             except Exception as error:  # noqa: BLE001 - as in `check`
                 self._failed(error, seconds)
             else:
@@ -184,6 +181,10 @@ class RedisCounters:
             await client.send(packed(self._give_back.by_digest(keys, arguments)), seconds)
         except NoScriptError:
             await client.send(packed(self._give_back.by_text(keys, arguments)), min(seconds, BUDGET) / 2)
+
+    async def _return_parts_async(self, client: AsyncCommands, hits: Sequence[Hit], time: float) -> None:
+        for part in _parts(hits):
+            await self._give_back.call_async(client, self._counter_keys(part), [int(-time), *_arguments(part)])
 
     def reset(self, key: str) -> None:
         """Forget all that is counted for a client's key. Raise redis-py's error if Redis does not answer."""
