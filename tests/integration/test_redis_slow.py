@@ -147,3 +147,16 @@ def test_what_a_request_has_no_time_for_is_not_held_against_redis(server: RedisS
         server.thaw()
         wait_until(server.is_up, 10, lambda: "it does not answer")
         assert counters.check(hits).time < 0.0
+
+
+def test_an_answer_that_comes_late_costs_no_connection(server: RedisServer) -> None:
+    """Threads go on with the connection on which a request gave up early, so the next one is counted in Redis too."""
+    with (
+        slow_relay(server.port, 0.0) as relay,
+        closing(WsgiAppGuard(wsgi_home, **options_of(relay, "shop"))) as app,
+    ):
+        ask = of_wsgi(app)
+        assert ask().status == 200
+        relay.delay = 0.025
+        left = [ask().headers["ratelimit"].partition("r=")[2].partition(";")[0] for _ in range(6)]
+    assert left == ["998", "997", "996", "995", "994", "993"]

@@ -216,9 +216,12 @@ class DirectCommands:
             link = self._opened(min(seconds, self._seconds) / 2)  # the other half is for the call
         try:
             reply = link.ask(call, end)
-        except BaseException:
-            link.close()
-            self._leave_idle()  # to the same server, which has just failed
+        except BaseException as error:
+            if seconds < self._seconds and isinstance(error, TimeoutError) and link.is_whole:
+                self._idle.append(link)  # whoever asks on it next reads what comes late
+            else:
+                link.close()
+                self._leave_idle()  # to the same server, which has just failed
             raise
         if isinstance(reply, ReadOnlyError):  # it is no master any more
             link.close()
@@ -269,9 +272,11 @@ class DirectCommands:
 
 
 class _Link:
-    """One connection for one thread at a time."""
+    """One connection for one thread at a time; `is_whole` says that every call went out to its end."""
 
     def __init__(self, connection: Any) -> None:
+        self.is_whole = True
+        self._owed = 0  # answers, in the order of the calls
         self._connection = connection
         self._socket = connection._sock  # redis-py has no other way to it
         self._reader = _new_reader()
@@ -279,20 +284,26 @@ class _Link:
     def ask(self, call: bytes, end: float) -> Any:
         """Send one command and give its reply, an error as it is; raise `OSError` or redis-py's `ConnectionError`."""
         self._socket.settimeout(max(end - time.monotonic(), WAIT_LEAST))
+        self.is_whole = False
         self._socket.sendall(call)
+        self.is_whole = True
+        self._owed += 1
         while True:
             data = self._socket.recv(CHUNK)
             if not data:
                 raise RedisConnectionError("the connection was closed by the server")
             self._reader.feed(data)
             try:
-                reply = self._reader.gets()
+                while (reply := self._reader.gets()) is not False:
+                    self._owed -= 1
+                    if not self._owed:
+                        return reply
             except ProtocolError as error:
                 raise RedisConnectionError(f"this is no Redis: {error}") from error
-            if reply is not False:
-                return reply
-            if time.monotonic() >= end:
+            left = end - time.monotonic()
+            if left <= 0.0:
                 raise TimeoutError("no whole answer in time")
+            self._socket.settimeout(left)
 
     def close(self) -> None:
         self._connection.disconnect()
