@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -84,6 +85,17 @@ def test_a_busy_event_loop_is_no_slow_storage() -> None:
     assert counters.check([HIT]).left[0][0] == 4
     assert asyncio.run(ask()) == [3, 2, 1, 0]
     counters.close()
+
+
+def test_a_host_without_a_thread_to_spare_fails_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the system refuses another thread, as under attack, a request is counted in the process."""
+
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    counters = LimitsCounters("memory://", "shop")
+    monkeypatch.setattr(threading.Thread, "start", start)
+    assert [counters.check([HIT]).refused is None for _ in range(6)] == [True] * 5 + [False]
 
 
 @pytest.fixture

@@ -101,11 +101,13 @@ class LimitsCounters:
         """Count one request under every hit, or say which limit refuses it the longest."""
         if seconds <= 0.0 or not hits or not self._breaker.may_ask():
             return self._without_storage(hits)
-        asked = self._submit(hits)
         try:
-            verdict = asked.result(min(seconds, BUDGET))
+            asked = self._submit(hits)
+            try:
+                verdict = asked.result(min(seconds, BUDGET))
+            finally:
+                asked.cancel()  # if it has not begun
         except Exception as error:  # noqa: BLE001 - storages raise what their drivers raise
-            asked.cancel()
             return self._failed(error, hits, seconds)
         self._breaker.worked()
         return verdict
