@@ -7,13 +7,14 @@ and Redis agree; the number of divergences is printed.
 import threading
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
-from appguard.address import parse_network
+from appguard.address import parse_address, parse_network
 from appguard.ban import Ban
+from appguard.stores.redis_bans import RedisBanSet
 from tests.lab import wait_until
 from tests.redis_groups import cluster, sentinel_group
 from tests.redis_server import RedisServer, redis_server
@@ -333,6 +334,24 @@ def test_strangers_fact_does_not_stop_the_others(server: RedisServer) -> None:
         hosts.ban(0, KEPT)
         hosts.ban(1, LIFTED)
         hosts.agree([KEPT, LIFTED])
+
+
+def test_host_without_a_thread_to_spare_follows_later(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the system refuses another thread, as under attack, no look-up fails, and a later one starts to follow."""
+    with closing(RedisBanSet(server.uri)) as first, closing(RedisBanSet(server.uri)) as other:
+        first.ban(Ban(parse_network(KEPT), "test", 0.0, None))
+        assert first.wait_synced(5)
+        address = parse_address(KEPT)
+        usual = threading.stack_size(1 << 46)  # more than there can be
+        try:
+            assert other.get(address) is None
+            assert other.get(address) is None
+        finally:
+            threading.stack_size(usual)
+        assert "can't start new thread" in other.complaint
+        assert len(caplog.messages) == 1
+        wait_until(lambda: other.get(address), 5, "it does not follow")
+        assert other.complaint == ""
 
 
 def test_no_connection_is_left(server: RedisServer) -> None:

@@ -16,10 +16,14 @@ from appguard.stores.memory import MemoryBanSet
 NOW = 1_800_000_000.0
 FIREWALLS = ("nftables", "nginx_deny", "command")
 
+
+def made(number: int, jail: str, via: tuple[str, ...], ports: str, end: float | None) -> Ban:
+    """Give a ban of one of ten addresses."""
+    return Ban(parse_network(f"203.0.113.{number}"), jail, NOW, end, via=via, ports=ports, automatic=True)
+
+
 a_ban = st.builds(
-    lambda number, jail, via, ports, end: Ban(
-        parse_network(f"203.0.113.{number}"), jail, NOW, end, via=via, ports=ports, automatic=True
-    ),
+    made,
     st.integers(0, 9),
     st.sampled_from(["login", "probes"]),
     st.sampled_from([(), ("127.0.0.1",), ("192.0.2.1",), ("127.0.0.1", "192.0.2.1")]),
@@ -47,7 +51,7 @@ def test_reach_is_what_the_records_of_all_bans_say(
         BouncerStatus(name, name, False, error if name == "command" else "", 0, None, refused[name])
         for name in FIREWALLS
     )
-    parts = SimpleNamespace(status=status, counts=lambda name: None)
+    parts = SimpleNamespace(status=status, counts=dict[str, None]().get)
     overview = Overview((), {}, cast("Any", None), {}, cast("Any", parts), bans, cast("Any", None))
     now += passed
     counted: Counter[tuple[str, tuple[str, ...]]] = Counter()

@@ -86,6 +86,7 @@ class RedisBanSet(RecordedReplica):
 
     def _renew_threads(self) -> None:
         self._threads: list[Thread] = []
+        self._has_started = False
         self._stop = Event()
         self._synced = Event()
         self._complaints: dict[str, str] = {}
@@ -106,7 +107,7 @@ class RedisBanSet(RecordedReplica):
 
     def get(self, address: Address) -> Ban | None:
         """Give the ban in force that holds the address, as far as the replica knows."""
-        if not self._threads:
+        if not self._has_started:
             self.start()
         return super().get(address)
 
@@ -143,19 +144,24 @@ class RedisBanSet(RecordedReplica):
     # Life of the threads.
 
     def start(self) -> None:
-        """Start following, if this process does not yet."""
-        if self._threads:
+        """Start following, if this process does not yet; where it has no thread to spare, the next look tries again."""
+        if self._has_started:
             return
         with self._bans_lock:
-            if self._threads:
-                return
             self._stop.clear()
-            self._threads = [
-                Thread(target=self._run, args=(work,), name=f"appguard-{work.__name__}", daemon=True)
-                for work in (self._following, self._telling)
-            ]
-        for thread in self._threads:
-            thread.start()
+            try:
+                for work in (self._following, self._telling)[len(self._threads) :]:
+                    thread = Thread(target=self._run, args=(work,), name=f"appguard-{work.__name__}", daemon=True)
+                    thread.start()
+                    self._threads.append(thread)
+            except RuntimeError as error:
+                if not self.complaint:
+                    log.error("%s: %s: the bans of others are not in force here", self.name, error)
+                self._complaints["start"] = self.complaint = str(error)
+                return
+            self._has_started = True
+            self._complaints.pop("start", None)
+            self.complaint = next(iter(self._complaints.values()), "")
 
     def wait_synced(self, seconds: float) -> bool:
         """Wait until the replica has read the fleet's bans once; say whether it has."""
@@ -168,7 +174,7 @@ class RedisBanSet(RecordedReplica):
         self._untold.wake()
         for thread in self._threads:
             thread.join(BLOCK + ANSWER)
-        self._threads = []
+        self._threads, self._has_started = [], False
         self._synced.clear()
 
     def _run(self, work: Callable[[Commands], None]) -> None:
