@@ -34,8 +34,8 @@ from appguard.firewalls.nftables import TABLE, Nftables
 from appguard.judge import Judge
 from appguard.stores.memory import MemoryBanSet
 from tests.bouncing import running
-from tests.daemon import Place, web_jail
-from tests.lab import Process, wait_until
+from tests.daemon import DAEMON, Place, web_jail
+from tests.lab import Process, User, wait_until
 from tests.netns import holds, run
 
 RESULT = Path(__file__).parent / "results/ban_latency.json"
@@ -44,6 +44,8 @@ BULK = (10_000, 100_000, 1_000_000)
 OLD, NEW = 0x0A000000, 0x0B000000  # where the addresses of active and of new bans begin
 HOUR = 3600.0
 SECOND = second_table(TABLE)
+APART = '[firewall]\nkind = "apart"\n'
+WITHOUT_RIGHTS, BOUNCER = User(4711), User(4712, groups=(4711, 0), capabilities=("net_admin",))
 TARGETS = (
     "p50 <= 0.2 ms and p99 <= 2 ms at 100 000; 10 000 <= 0.1 s, 100 000 <= 1 s, 1 000 000 <= 10 s; healed <= 100 ms"
 )
@@ -278,52 +280,81 @@ def heal(number: int, times: int) -> dict[str, float]:
     return found
 
 
-def restart(number: int, *, warm: bool) -> dict[str, float]:
+def restart(number: int, *, warm: bool, apart: bool = False) -> dict[str, float]:
     """Measure the whole daemon from its start to a kernel that holds all its bans of before, while attackers come.
 
-    `warm`: the kernel still holds them. Attackers come one after the other, each with one line in a log, from the first
-    that is banned on: before, the program is loading.
+    `warm`: the kernel still holds them. `apart`: daemon and bouncer are two processes, started together. Attackers come
+    one after the other, each with one line in a log, from the first that is banned on: before, the program is loading.
     """
     with TemporaryDirectory() as name, TemporaryDirectory() as compiled, keeping():
         Path(name).chmod(0o755)
         Path(compiled).chmod(0o777)
         os.environ |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": compiled}
-        place = Place(Path(name))
-        place.configure(web_jail(place, {"maxretry": 1, "bantime": "1h"}))
+        place = Place(Path(name), WITHOUT_RIGHTS if apart else DAEMON)
+        place.configure(web_jail(place, {"maxretry": 1, "bantime": "1h"}), APART if apart else "")
         place.remember(bans(number))
-        daemon = place.start(is_up=False)  # once before: so its modules are compiled
+        daemon, *others = started(place, apart=apart)  # once before: so its modules are compiled
         wait_until(lambda: holds(text(0, OLD)), 60, daemon.output)
         daemon.wait_for("AppGuard daemon is up", 60)
-        daemon.stop()
+        stop(daemon, *others)
         if not warm:
             run("nft", "flush ruleset")
         began = time.perf_counter()
-        daemon = place.start(is_up=False)
+        daemon, *others = started(place, apart=apart)
         try:
-            latencies, protected = attack(place, daemon, began)
+            latencies, protected, spent = attack(place, [daemon, *others], began)
             daemon.wait_for("AppGuard daemon is up", 60)
             restored = time.perf_counter() - began
         finally:
-            daemon.stop()
+            stop(daemon, *others)
         assert all(holds(text(each, OLD)) for each in range(0, number, 999))
     run("nft", "flush ruleset")
-    found = {"protected_s": protected, "restored_s": restored, "attackers": len(latencies)} | summary(latencies)
+    found = {"protected_s": protected, "protected_cpu_s": spent, "restored_s": restored, "attackers": len(latencies)}
+    found |= summary(latencies)
     print(
-        f"restart of the daemon with {number} bans, kernel {'holds them' if warm else 'empty'}: protected "
-        f"after {protected:.2f} s, all restored after {restored:.2f} s; {len(latencies)} new attackers meanwhile: "
+        f"restart of {'daemon and bouncer apart' if apart else 'the daemon'} with {number} bans, kernel "
+        f"{'holds them' if warm else 'empty'}: protected after {protected:.2f} s ({spent:.2f} s of CPU), all restored after {restored:.2f} s; {len(latencies)} new attackers meanwhile: "
         f"median {found['p50_ms']:.1f} ms, p99 {found['p99_ms']:.1f} ms, max {found['max_ms']:.1f} ms"
     )
     return found
 
 
-def attack(place: Place, daemon: Process, began: float) -> tuple[list[float], float]:
-    """Have new attackers come until all bans are back; give their milliseconds, and when the kernel held all."""
+def started(place: Place, *, apart: bool) -> list[Process]:
+    """Start the daemon and, if it is to be apart, the bouncer."""
+    if not apart:
+        return [place.start(is_up=False)]
+    command = [sys.executable, "-m", "appguard", "bouncer", "--config", str(place.config)]
+    return [place.start(is_up=False), Process("bouncer", command, user=BOUNCER)]
+
+
+def stop(*processes: Process) -> None:
+    """Stop all."""
+    for process in processes:
+        process.stop()
+
+
+def spent_by(processes: Sequence[Process]) -> float:
+    """Give the seconds of CPU that processes have taken."""
+    found = 0.0
+    for process in processes:
+        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+        found += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return found
+
+
+def attack(place: Place, processes: Sequence[Process], began: float) -> tuple[list[float], float, float]:
+    """Have new attackers come until all bans are back.
+
+    Give their milliseconds, when the kernel held all, and the seconds of CPU until then.
+    """
     latencies: list[float] = []
-    protected = 0.0
+    protected = spent = 0.0
+    daemon = processes[0]
     for number in count():
-        protected = protected or (is_held(text(0, OLD)) and time.perf_counter() - began)
+        if not protected and is_held(text(0, OLD)):
+            protected, spent = time.perf_counter() - began, spent_by(processes)
         if "AppGuard daemon is up" in daemon.output() and protected and table_identity(SECOND) is None:
-            return latencies[1:], protected
+            return latencies[1:], protected, spent
         written = time.perf_counter()
         place.append(text(number))
         wait_until(lambda: is_held(text(number)), 60, daemon.output)  # noqa: B023 - it is over before the next
@@ -336,20 +367,34 @@ def is_held(address: str) -> bool:
     return holds(address) or holds(address, SECOND)
 
 
+def restarts() -> dict[str, dict[str, float]]:
+    """Measure restarts with the bouncer in the daemon and apart, with an empty kernel and one that holds the bans."""
+    return {
+        "restart_cold": restart(100_000, warm=False),
+        "restart_warm": restart(100_000, warm=True),
+        "restart_apart_cold": restart(100_000, warm=False, apart=True),
+        "restart_apart_warm": restart(100_000, warm=True, apart=True),
+    }
+
+
 def main() -> None:
     """Measure all."""
     parser = argparse.ArgumentParser(description="Measure how long until the kernel holds a ban.")
     parser.add_argument("--most", type=int, default=1_000_000, help="the largest load")
-    most = parser.parse_args().most
+    parser.add_argument("--restart", action="store_true", help="measure restarts alone, and write nothing")
+    options = parser.parse_args()
+    most = options.most
     logging.getLogger("appguard").setLevel(logging.ERROR)  # each flush is said as a warning
+    if options.restart:
+        restarts()
+        return
     written = {
         "host": {"kernel": platform.release(), "python": sys.version.split()[0], "cpus": os.cpu_count()},
         "targets": TARGETS,
         "one_ban": one_ban(),
         "bulk": bulk(most),
         "heal": heal(10_000, 20),
-        "restart_cold": restart(100_000, warm=False),
-        "restart_warm": restart(100_000, warm=True),
+        **restarts(),
     }
     print(f"targets: {TARGETS}")
     RESULT.parent.mkdir(exist_ok=True)

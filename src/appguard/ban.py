@@ -105,6 +105,11 @@ class Ban:
         """Give what is the same in most bans."""
         return self.jail, self.via, self.ports
 
+    @property
+    def brief(self) -> "Brief":
+        """Give what a firewall must know of the ban."""
+        return self.key, self.jail, self.end
+
     def in_force(self, now: float) -> bool:
         """Say whether the ban has not ended."""
         return self.end is None or self.end > now
@@ -152,6 +157,15 @@ def supersedes(new: Ban, old: Ban | None, now: float) -> bool:
     if old.end is None:
         return False
     return new.end is None or new.end > old.end
+
+
+# What a firewall must know of a ban: its key, its jail (None: the ban was lifted) and its end (None: for ever).
+Brief = tuple[str, str | None, float | None]
+
+
+def in_brief(fact: Fact) -> Brief:
+    """Give what a firewall must know of a fact."""
+    return (fact.key, None, None) if fact.ban is None else fact.ban.brief
 
 
 class BanTable:

@@ -2,15 +2,35 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import lru_cache
+from math import inf
 
 from appguard.address import Network
-from appguard.ban import Ban
+from appguard.ban import JAIL_NAME, Ban, Brief
 from appguard.errors import FirewallFullError, RefusedForSafety
 from appguard.firewalls.base import Block
 from appguard.judge import Judge
+from appguard.ports import parse_key
 from appguard.room import Room
 
 log = logging.getLogger("appguard.bouncer")
+
+
+def block_of(brief: Brief) -> Block | None:
+    """Give the block that a ban told in brief asks for; None if what is told is none."""
+    key, jail, end = brief
+    try:
+        network, ports = parse_key(key)
+    except ValueError:
+        return None
+    if jail is None or not _is_jail(jail) or not (end is None or 0 <= end < inf):
+        return None
+    return Block(network, end, ports, jail)
+
+
+@lru_cache(maxsize=64)
+def _is_jail(name: str) -> bool:
+    return JAIL_NAME.fullmatch(name) is not None
 
 
 class Blocking:
@@ -47,9 +67,9 @@ class Blocking:
             self.refused.pop(key, None)
         return Block(ban.network, ban.end, ban.ports, ban.jail)
 
-    def may_hold(self, network: Network, ports: str) -> bool:
-        """Say whether a network may be shut out of these ports; one that may not is not remembered."""
-        return not self._why_not(network, ports, force=False)
+    def may_hold(self, block: Block) -> bool:
+        """Say whether a firewall may hold a block; one that it may not is not remembered."""
+        return not self._why_not(block.network, block.ports, force=False)
 
     def _why_not(self, network: Network, ports: str, *, force: bool) -> str:
         try:

@@ -20,8 +20,8 @@ from functools import partial
 from types import MappingProxyType
 
 from appguard.address import Address, Network, network_text
-from appguard.ban import Ban
-from appguard.blocking import Blocking
+from appguard.ban import Ban, Brief
+from appguard.blocking import Blocking, block_of
 from appguard.bouncer_status import BouncerStatus
 from appguard.errors import AppGuardError, FirewallError, FirewallFullError
 from appguard.firewalls.base import Block, Count, Firewall
@@ -29,7 +29,7 @@ from appguard.host import HostFacts, administrators, read_host_facts
 from appguard.judge import Judge
 from appguard.mirror import Mirror
 from appguard.ports import key_of
-from appguard.stores.base import BanSet
+from appguard.stores.base import Followed
 from appguard.turns import give_way
 from appguard.wanted import Wanted
 
@@ -38,7 +38,7 @@ SLICE = 250  # changes given at a time, the newest first: some 3 milliseconds
 SET_LEAST = 1.0  # seconds by which a clock that was set is another
 RETRY_FIRST, RETRY_MOST = 0.05, 10.0  # seconds until a failed round is tried again, doubled each time
 
-Saved = Callable[[], Iterable[tuple[Network, float | None, str, str]]]  # ends, ports and jails of bans, newest first
+Saved = Callable[[], Iterable[Brief]]  # newest first
 
 log = logging.getLogger("appguard.bouncer")
 
@@ -51,7 +51,7 @@ class Bouncer:
 
     def __init__(
         self,
-        ban_set: BanSet,
+        ban_set: Followed,
         firewall: Firewall,
         judge: Judge,
         clock: Callable[[], float] = time.time,
@@ -324,11 +324,10 @@ class Bouncer:
             if block is not None:
                 mirror[key] = (block, now)
                 yield block
-        for network, end, ports, jail in self._saved():
-            key = key_of(network_text(network), ports)
+        for block in filter(None, map(block_of, self._saved())):
+            key = key_of(network_text(block.network), block.ports)
             is_known = key in self._wanted or key in self._changed or key in mirror
-            if not is_known and self._blocking.may_hold(network, ports):
-                block = Block(network, end, ports, jail)
+            if not is_known and self._blocking.may_hold(block):
                 mirror[key] = (block, now)
                 yield block
 

@@ -26,8 +26,11 @@ class BouncerApart:
         self._following = following
         self._clock = clock
         self._is_held = False
-        self.tried = asyncio.Event()
-        self.tried.set()  # nobody waits for it
+
+    @property
+    def tried(self) -> asyncio.Event:
+        """Give what is set unless the bouncer is taking what was saved."""
+        return self._following.loaded
 
     @property
     def status(self) -> BouncerStatus:
@@ -54,7 +57,7 @@ class BouncerApart:
         """Do nothing: followers are told by `Following`."""
 
     def begin_restore(self, saved: Saved) -> None:
-        """Do nothing: nobody can follow before all bans are back."""
+        """Do nothing: followers are told by `Following`."""
 
     def end_restore(self) -> None:
         """Do nothing."""

@@ -2,7 +2,8 @@
 
 It follows the daemon's ban set and keeps the firewall in step. It asks for more only when the firewall has what it was
 told, so the daemon knows from its questions how far it is. While the daemon is away the last known bans stay; before
-the first answer the firewall is not touched, so bans of an earlier bouncer stay too.
+the first answer the firewall is not touched, so bans of an earlier bouncer stay too. Of a long list the firewall is
+given everything at once; the bans are made of it afterwards, some at a time, while what is new is asked for.
 """
 
 import asyncio
@@ -18,15 +19,17 @@ from appguard.errors import AppGuardError, ConfigError
 from appguard.firewalls.base import Firewall
 from appguard.firewalls.open import kinds_of, open_firewall
 from appguard.followed_bans import Answer, FollowedBans, ask
-from appguard.footing import collect_seldom
+from appguard.footing import collect_seldom, here_to_stay
 from appguard.held import HoldMark
 from appguard.judge import Judge, Protections
 from appguard.notify import keep_alive, notify, until_signal
 from appguard.store_hosts import StoreHosts
+from appguard.turns import give_way
 
-RETRY = 0.5  # seconds between attempts while the daemon is away or the firewall fails
-READY_MOST = 5.0  # seconds a booting host waits for a daemon that does not answer
-ANSWERED_MOST = 20.0  # and for the first bans of one that does: of 100,000 it tells for seconds
+RETRY_FIRST, RETRY_MOST = 0.05, 0.5  # seconds between attempts while the daemon is away or the firewall fails
+LONG = 0.02  # seconds the firewall may take before what is new does not wait for it
+READY_MOST = 10.0  # seconds a booting host waits for a daemon, which starts at the same time, to answer
+ANSWERED_MOST = 20.0  # and for the first bans of one that does
 
 log = logging.getLogger("appguard.bouncer")
 
@@ -47,6 +50,7 @@ class BouncerProcess:
         self._cursor = ""
         self._complaint = ""
         self._in_step = asyncio.Event()
+        self._has_rest = asyncio.Event()
 
     async def run(self) -> None:
         """Run until cancelled; then the bans stay in the firewall."""
@@ -54,6 +58,7 @@ class BouncerProcess:
             tasks.create_task(keep_alive())
             tasks.create_task(self._follow())
             tasks.create_task(self._enforce())
+            tasks.create_task(self._make_rest())
             if not await self._is_in_step(READY_MOST) and (
                 self._complaint or not await self._is_in_step(ANSWERED_MOST - READY_MOST)
             ):
@@ -75,16 +80,19 @@ class BouncerProcess:
 
     async def _follow(self) -> None:
         """Do what the daemon says, again and again; what the firewall did not take is asked for anew."""
+        retry, done = RETRY_FIRST, ""
         while True:
             try:
-                answer = await ask(self._socket, self._cursor)
-                await self._take(answer)
+                self._learn(await ask(self._socket, self._cursor))
+                await self._enact()
             except AppGuardError as error:
                 self._complain(str(error))
-                await asyncio.sleep(RETRY)
+                self._cursor = done
+                await asyncio.sleep(retry)
+                retry = min(2 * retry, RETRY_MOST)
                 continue
             self._complain("")
-            self._cursor = answer.cursor
+            retry, done = RETRY_FIRST, self._cursor
             self._in_step.set()
 
     def _complain(self, error: str) -> None:
@@ -94,15 +102,56 @@ class BouncerProcess:
             log.warning("in step with the daemon again")
         self._complaint = error
 
-    async def _take(self, answer: Answer) -> None:
-        self._bans.take(answer)
+    def _learn(self, answer: Answer) -> None:
+        self._cursor = answer.cursor
+        self._bans.tell(answer)
+        if answer.whole:
+            self._bouncer.begin_restore(self._bans.rest)
+            self._has_rest.set()
         if answer.protected is not None:
             self._protections.let_in, self._protections.others = answer.protected
         if answer.enforcing:
             self._bouncer.release()
         else:
             self._bouncer.hold()
-        await self._bouncer.settle()
+
+    async def _enact(self) -> None:
+        """Have the firewall agree; where that takes long, go on to learn what is new, which goes with it."""
+        settling = asyncio.ensure_future(self._bouncer.settle())
+        try:
+            await asyncio.wait((settling,), timeout=LONG)
+            if not settling.done():
+                await self._learn_while(settling)
+                await settling
+                settling = asyncio.ensure_future(self._bouncer.settle())
+            await settling
+        finally:
+            settling.cancel()
+
+    async def _learn_while(self, settling: asyncio.Future[None]) -> None:
+        while not settling.done():
+            asking = asyncio.ensure_future(ask(self._socket, self._cursor, is_done=False))
+            try:
+                await asyncio.wait((settling, asking), return_when=asyncio.FIRST_COMPLETED)
+                if not asking.done() or asking.exception():  # which is met again when asked afterwards
+                    return
+                self._learn(asking.result())
+            finally:
+                asking.cancel()
+
+    async def _make_rest(self) -> None:
+        """Make the bans of whole answers when the firewall has them."""
+        while True:
+            await self._has_rest.wait()
+            self._has_rest.clear()
+            with here_to_stay():
+                while not self._bans.take_some():
+                    try:
+                        await self._bouncer.settle()
+                    except AppGuardError:  # who else has the bouncer settle says it
+                        await asyncio.sleep(RETRY_MOST)
+                    await give_way()
+            self._bouncer.end_restore()
 
 
 def _firewall(settings: Mapping[str, object]) -> Firewall:

@@ -21,6 +21,7 @@ class Bouncers:
 
     def __init__(self, bouncers: Sequence[Bouncer | BouncerApart]) -> None:
         self._bouncers = tuple(bouncers)
+        self._patient_until: float | None = None
 
     @property
     def status(self) -> tuple[BouncerStatus, ...]:
@@ -38,9 +39,11 @@ class Bouncers:
             bouncer.begin_restore(saved)
 
     async def tried(self) -> None:
-        """Wait until all firewalls were given everything once, or failed; but not long for one that hangs."""
+        """Wait until all firewalls were given everything once, or failed; but not long in all for one that hangs."""
+        if self._patient_until is None:
+            self._patient_until = asyncio.get_running_loop().time() + FIRST_MOST
         with suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_MOST):
+            async with asyncio.timeout_at(self._patient_until):
                 for bouncer in self._bouncers:
                     await bouncer.tried.wait()
 

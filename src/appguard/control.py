@@ -3,7 +3,7 @@
     GET    /v1/status           DaemonStatus
     GET    /v1/jails/{name}     JailStatus
     GET    /v1/bans[?jail=]     {"bans": [BanRecord...]}
-    GET    /v1/bans?follow=     {"cursor", "whole", "enforcing", "facts": [FactRecord...]}
+    GET    /v1/bans?follow=[&busy=1] {"cursor", "whole", "enforcing", "facts": [[key, jail or null, end or null]...]}
     POST   /v1/bans             {"address", "bantime", "jail", "reason", "force", "automatic"} -> BanRecord
     POST   /v1/confirm          {"address"} of a ban by force, which else ends within a minute -> BanRecord
     DELETE /v1/bans/{what}      an address, a network or a ban's ref; [?jail=] only this jail's -> BanRecord
@@ -17,7 +17,8 @@
 
 Every other answer is {"error": "..."}: 400 bad input, 403 not permitted, 404 no such jail or ban, 409 refused for
 safety, 413 too long, 429 too many followers of one user, 500 the daemon's own trouble. To follow, ask again and again
-with the cursor of the last answer, and without one at first; `following.py` has the rules. Who can connect may read:
+with the cursor of the last answer, and without one at first; `following.py` has the rules. Of a ban in brief that has no
+jail is told that it was lifted. All but followers wait until the bans are back after a restart. Who can connect may read:
 the socket has mode 0660 and the daemon's own group. To change anything a peer must be root or in the group
 `appguard-admin`. To explain changes nothing.
 """
@@ -27,7 +28,7 @@ import grp
 import logging
 import re
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -47,13 +48,15 @@ from appguard.controlled import Controlled
 from appguard.errors import AddressError, AppGuardError, ConfigError, RefusedForSafety
 from appguard.following import WAIT
 from appguard.ports import ports_text
-from appguard.status import BanRecord, FactRecord, SafelistRecord
+from appguard.status import BanRecord, SafelistRecord
 
 ADMIN_GROUP = "appguard-admin"
 BODY_MOST = 64 * 1024
 RECORDS_PER_PIECE = 500
+BRIEFS_PER_PIECE = 5_000  # these take a tenth of the time
 FOLLOWERS_PER_USER = 8  # of the connections of one user: the others are for verbs
 T = TypeVar("T")
+_Endpoint = Callable[[Request], Awaitable[Response]]
 
 logger = logging.getLogger(__name__)
 
@@ -76,19 +79,20 @@ async def serve(controlled: Controlled, path: Path, *, admin_gid: Callable[[], i
 
 def _application(controlled: Controlled, admin_gid: Callable[[], int | None]) -> Starlette:
     endpoints = _Endpoints(controlled, admin_gid)
+    later = endpoints.when_restored
     routes = [
-        Route("/v1/status", endpoints.status),
-        Route("/v1/jails/{name:path}", endpoints.jail),
+        Route("/v1/status", later(endpoints.status)),
+        Route("/v1/jails/{name:path}", later(endpoints.jail)),
         Route("/v1/bans", endpoints.bans),
-        Route("/v1/bans", endpoints.ban, methods=["POST"]),
-        Route("/v1/bans/{what:path}", endpoints.unban, methods=["DELETE"]),
-        Route("/v1/confirm", endpoints.confirm, methods=["POST"]),
-        Route("/v1/enforce", endpoints.enforce, methods=["PUT"]),
-        Route("/v1/explain", endpoints.explain, methods=["POST"]),
-        Route("/v1/safelist", endpoints.safelist),
-        Route("/v1/safelist", endpoints.add_to_safelist, methods=["POST"]),
-        Route("/v1/safelist/{what:path}", endpoints.remove_from_safelist, methods=["DELETE"]),
-        Route("/v1/events", endpoints.events),
+        Route("/v1/bans", later(endpoints.ban), methods=["POST"]),
+        Route("/v1/bans/{what:path}", later(endpoints.unban), methods=["DELETE"]),
+        Route("/v1/confirm", later(endpoints.confirm), methods=["POST"]),
+        Route("/v1/enforce", later(endpoints.enforce), methods=["PUT"]),
+        Route("/v1/explain", later(endpoints.explain), methods=["POST"]),
+        Route("/v1/safelist", later(endpoints.safelist)),
+        Route("/v1/safelist", later(endpoints.add_to_safelist), methods=["POST"]),
+        Route("/v1/safelist/{what:path}", later(endpoints.remove_from_safelist), methods=["DELETE"]),
+        Route("/v1/events", later(endpoints.events)),
     ]
     return Starlette(routes=routes, exception_handlers=dict.fromkeys(_STATUS_OF, _refusal) | {Exception: _unexpected})
 
@@ -131,6 +135,15 @@ class _Endpoints:
         self._admin_gid = admin_gid
         self._followers: Counter[int] = Counter()  # by uid
 
+    def when_restored(self, endpoint: _Endpoint) -> _Endpoint:
+        """Give an endpoint that waits until the bans are back after a restart."""
+
+        async def answer(request: Request) -> Response:
+            await self._controlled.following.restored.wait()
+            return await endpoint(request)
+
+        return answer
+
     async def status(self, _request: Request) -> Response:
         """Answer how the daemon is."""
         return _json(self._controlled.status())
@@ -148,6 +161,7 @@ class _Endpoints:
         """Answer which bans are in force, all or one jail's; or what a follower does not know yet."""
         if "follow" in request.query_params:
             return await self._follow(request)
+        await self._controlled.following.restored.wait()
         bans, jail = self._controlled.bans(), request.query_params.get("jail")
         if jail is not None:
             bans = [ban for ban in bans if ban.jail == jail]
@@ -159,12 +173,15 @@ class _Endpoints:
         peer: Peer = request.state.peer
         with self._place(peer.uid):
             cursor = request.query_params["follow"]
-            news = await _unless_gone(request, self._controlled.following.news(cursor, peer.pid))
+            is_done = "busy" not in request.query_params
+            asked = self._controlled.following.news(cursor, peer.pid, is_done=is_done)
+            news = await _unless_gone(request, asked)
         head: dict[str, object] = {"cursor": news.cursor, "whole": news.whole, "enforcing": news.enforcing}
         if news.protected is not None:
             head["protected"] = [[(network_text(net), what) for net, what in part] for part in news.protected]
         opening = msgspec.json.encode(head)[:-1] + b',"facts":['
-        return StreamingResponse(_pieces(opening, news.facts, FactRecord.of), media_type="application/json")
+        facts = _pieces(opening, news.facts, lambda brief: brief, BRIEFS_PER_PIECE)
+        return StreamingResponse(facts, media_type="application/json")
 
     @contextmanager
     def _place(self, uid: int) -> Generator[None]:
@@ -308,10 +325,12 @@ async def _within(event: asyncio.Event, seconds: float) -> None:
             await event.wait()
 
 
-async def _pieces(opening: bytes, items: Sequence[T], record: Callable[[T], object]) -> AsyncIterator[bytes]:
+async def _pieces(
+    opening: bytes, items: Sequence[T], record: Callable[[T], object], at_once: int = RECORDS_PER_PIECE
+) -> AsyncIterator[bytes]:
     """Write a list of any length a few milliseconds at a time, so that no reader delays a ban."""
-    for begin in range(0, len(items), RECORDS_PER_PIECE):
-        piece = items[begin : begin + RECORDS_PER_PIECE]
+    for begin in range(0, len(items), at_once):
+        piece = items[begin : begin + at_once]
         yield opening + b",".join(msgspec.json.encode(record(item)) for item in piece)
         opening = b","
         await asyncio.sleep(0)

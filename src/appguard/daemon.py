@@ -7,7 +7,6 @@ point continues after a restart with exactly the lines it had not counted.
 """
 
 import asyncio
-import gc
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -30,7 +29,7 @@ from appguard.errors import AppGuardError, StateError
 from appguard.firewalls.open import kinds_of, open_firewall
 from appguard.fleet import Fleet
 from appguard.following import Following
-from appguard.footing import StderrHandler, allow_many_files, collect_seldom, make_directories
+from appguard.footing import StderrHandler, allow_many_files, collect_seldom, here_to_stay, make_directories
 from appguard.held import HoldMark
 from appguard.host import administrators
 from appguard.judge import Protected, Protections
@@ -146,12 +145,12 @@ class Daemon:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._bouncers.run())
+                tasks.create_task(serve(self._orders, self._config.control_socket))
                 for source in self._sources.values():
                     tasks.create_task(source.run(partial(self._deliver, source.name)))
                 tasks.create_task(self._tick())
                 tasks.create_task(keep_alive())
                 number = await self._restore_bans()
-                tasks.create_task(serve(self._orders, self._config.control_socket))
                 notify("READY=1")
                 log.info("AppGuard daemon is up: %d jails, %d bans", len(self._windows), number)
         finally:
@@ -177,6 +176,7 @@ class Daemon:
         self._purge()
         self._bans.restore_lifts(self._state.lifts())
         self._bans.begin_restore()
+        self._following.begin_restore(self._state.brief_bans)
         self._bouncers.begin_restore(self._state.brief_bans)
         self._trouble.attempt("published bans", self._publisher.begin)
         self._banning.history.restore(self._state.pasts())
@@ -198,11 +198,9 @@ class Daemon:
     async def _restore_bans(self) -> int:
         """Take back the bans when the firewall has them, part by part, and give their number; what is new goes between.
 
-        Whoever follows the bans or asks about them is answered when all are back, and what apps read stays until then.
-        The garbage collector would stop everything again and again to look at what is here to stay.
+        Whoever asks about them is answered when all are back, and what apps read stays until then.
         """
-        gc.disable()
-        try:
+        with here_to_stay():
             await self._bouncers.tried()
             for part in self._state.ban_parts():
                 bans = [ban for ban in part if ban.in_force(self._clock())]
@@ -210,11 +208,10 @@ class Daemon:
                 self._gather({id(ban) for ban in bans})
                 self._banning.restore(bans)
                 await give_way()
-        finally:
-            gc.freeze()
-            gc.enable()
+                await self._bouncers.tried()
         self._bans.end_restore()
         self._bouncers.end_restore()
+        self._following.end_restore()
         number = self._bans.kinds().total()
         self._trouble.attempt("published bans", lambda: self._publisher.unveil(number))
         self._is_restored = True

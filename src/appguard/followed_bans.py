@@ -1,13 +1,14 @@
 """The bouncer's side of `GET /v1/bans?follow=`: a ban set that is what the daemon says, and how it is asked.
 
 The answer is read like any input from outside: the daemon reads what strangers write, the bouncer may change the
-firewall. An answer that is no answer is an error, and everything stays as it was; a record that is no fact is left out.
+firewall. An answer that is no answer is an error, and everything stays as it was; a ban of no network is left out.
 """
 
 import asyncio
 import logging
-import math
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from io import BytesIO
@@ -18,19 +19,19 @@ from urllib.parse import quote
 
 import msgspec
 
-from appguard.address import Network, parse_network
-from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST, JAIL_NAME, REASON_MOST, Ban, Fact
+from appguard.address import parse_network
+from appguard.ban import Ban, Brief, Fact
+from appguard.blocking import block_of
 from appguard.errors import AddressError, StoreError
 from appguard.judge import Protected
 from appguard.ports import parse_key
-from appguard.status import BanRecord, FactRecord
-from appguard.stores.memory import MemoryBanSet
+from appguard.stores.base import Changes, Snapshot
+from appguard.wanted import Wanted
 
 SECONDS_MOST = 40.0  # for one answer; the daemon lets a follower wait for 25
 ANSWER_MOST = 1 << 29  # bytes; a million bans
 CURSOR_MOST = 100
-VERSION_MOST = 1 << 62
-FAILURES_MOST = 1 << 31
+TAKEN_AT_ONCE = 100  # bans made at a time: a millisecond or so
 
 log = logging.getLogger("appguard.bouncer")
 
@@ -45,43 +46,92 @@ class Answer:
     cursor: str
     whole: bool
     enforcing: bool
-    facts: tuple[Fact, ...]
+    facts: Sequence[Brief]
     protected: tuple[Protected, Protected] | None = None
 
 
-class FollowedBans(MemoryBanSet):
-    """The daemon's ban set as last told. Only the daemon may ban: `ban` and `unban` raise `StoreError`."""
+class FollowedBans:
+    """The daemon's bans as last told, for one bouncer alone, which takes every change once.
 
-    name = "the daemon"
+    Of a whole answer the bans are held in brief until `take_some`: to make a hundred thousand takes a second or two, in
+    which the bouncer can give them to the firewall, and take what is new.
+    """
 
-    def ban(self, ban: Ban) -> Ban | None:
-        """Raise `StoreError`."""
-        raise StoreError("a bouncer does not ban; ask the daemon: appguard ban")
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._bans = Wanted()
+        self._rest: dict[str, Brief] = {}
+        self._facts: list[Fact] = []
 
-    def unban(self, network: Network, ports: str = "") -> Ban | None:
-        """Raise `StoreError`."""
-        raise StoreError("a bouncer does not lift bans; ask the daemon: appguard unban")
+    def rest(self) -> Iterator[Brief]:
+        """Give what is still held in brief, which may change meanwhile."""
+        for key in tuple(self._rest):
+            if (brief := self._rest.get(key)) is not None:
+                yield brief
 
-    def take(self, answer: Answer) -> None:
+    def snapshot(self) -> Snapshot:
+        """Give all bans that are made."""
+        self._facts.clear()
+        return Snapshot(0, tuple(self._bans.values()))
+
+    def follow(self, cursor: int) -> Changes:
+        """Give what changed since this was last asked."""
+        facts, self._facts = tuple(self._facts), []
+        return Changes(cursor, facts)
+
+    def tell(self, answer: Answer) -> None:
         """Take an answer as the truth, also what contradicts what was told before."""
-        while self.expire():
-            pass
-        with self._bans_lock:
-            for fact in (*self._gone(answer), *answer.facts):
-                self._apply(fact)
+        for _ in self._bans.take_ended(self._clock()):
+            pass  # the bouncer sees that too
+        if answer.whole:
+            told = {key for key, _, _ in answer.facts}
+            for key in [key for key in (*self._bans, *self._rest) if key not in told]:
+                self._take((key, None, None))
+            self._rest = {brief[0]: brief for brief in answer.facts}
+            return
+        for brief in answer.facts:
+            if self._rest.get(brief[0]) != brief:
+                self._rest.pop(brief[0], None)
+                self._take(brief)
 
-    def _gone(self, answer: Answer) -> list[Fact]:
-        if not answer.whole:
-            return []
-        there = {fact.key for fact in answer.facts}
-        return [Fact.lifting(ban, ban.version) for ban in self._table if ban.key not in there]
+    def take_some(self) -> bool:
+        """Make some of the bans that are held in brief; say whether these were the last."""
+        for _ in range(min(TAKEN_AT_ONCE, len(self._rest))):
+            self._take(self._rest.popitem()[1])  # the oldest
+        return not self._rest
+
+    def _take(self, brief: Brief) -> None:
+        key, jail, end = brief
+        if jail is None:
+            self._lift(key)
+            return
+        known = self._bans.get(key)
+        if known is not None and known.end == end and known.jail == jail:
+            return
+        block = block_of(brief)
+        if block is None:
+            log.error("the daemon tells of a ban that is none, and is left out: %.100r", brief)
+            return
+        ban = Ban(block.network, jail, 0.0, block.end, ports=block.ports)
+        self._bans.put(ban.key, ban)
+        self._facts.append(Fact.of(ban))
+
+    def _lift(self, key: str) -> None:
+        self._bans.pop(key, None)
+        with suppress(ValueError):
+            network, ports = parse_key(key)
+            self._facts.append(Fact(network, 0, None, ports))
 
 
-async def ask(path: Path, cursor: str) -> Answer:
-    """Ask the daemon what is new since a cursor and wait until it answers; raise `StoreError` if it does not."""
+async def ask(path: Path, cursor: str, *, is_done: bool = True) -> Answer:
+    """Ask the daemon what is new since a cursor and wait until it answers; raise `StoreError` if it does not.
+
+    `is_done` says that everything up to there has been done.
+    """
+    target = f"/v1/bans?follow={quote(cursor, safe='')}{'' if is_done else '&busy=1'}"
     try:
         async with asyncio.timeout(SECONDS_MOST):
-            status, body = await _get(path, f"/v1/bans?follow={quote(cursor, safe='')}")
+            status, body = await _get(path, target)
     except TimeoutError as error:
         raise StoreError(f"the daemon does not answer on {path}") from error
     except (OSError, HTTPException) as error:
@@ -121,7 +171,7 @@ class _Envelope(msgspec.Struct):
     cursor: str
     whole: bool
     enforcing: bool
-    facts: list[msgspec.Raw]
+    facts: list[Brief]
     protected: tuple[list[tuple[str, str]], list[tuple[str, str]]] | None = None
 
 
@@ -133,12 +183,8 @@ def read_answer(body: bytes) -> Answer:
         raise StoreError(f"the daemon's answer is not understood: {error}; is it another version?") from error
     if len(found.cursor) > CURSOR_MOST or not found.cursor.isascii() or not found.cursor.isprintable():
         raise StoreError("the daemon's answer is not understood: its cursor is none; is it another version?")
-    facts = [read_fact(bytes(record)) for record in found.facts]
-    known = tuple(fact for fact in facts if fact is not None)
-    if len(known) < len(facts):
-        log.error("%d of %d facts told by the daemon are none and are left out", len(facts) - len(known), len(facts))
     protected = None if found.protected is None else (_pairs(found.protected[0]), _pairs(found.protected[1]))
-    return Answer(found.cursor, found.whole, found.enforcing, known, protected)
+    return Answer(found.cursor, found.whole, found.enforcing, found.facts, protected)
 
 
 def _pairs(listed: Iterable[tuple[str, str]]) -> Protected:
@@ -147,42 +193,3 @@ def _pairs(listed: Iterable[tuple[str, str]]) -> Protected:
         return tuple([(parse_network(network), what) for network, what in listed])
     except AddressError as error:
         raise StoreError(f"the daemon's answer is not understood: {error}; is it another version?") from error
-
-
-def read_fact(record: bytes) -> Fact | None:
-    """Read one fact; None for what is none."""
-    try:
-        found = msgspec.json.decode(record, type=FactRecord)
-        network, ports = parse_key(found.network)
-    except (msgspec.MsgspecError, ValueError, RecursionError, AddressError):
-        return None
-    if not 0 <= found.version <= VERSION_MOST:
-        return None
-    if found.ban is None:
-        return Fact(network, found.version, None, ports)
-    ban = _ban(network, ports, found.ban, found.version)
-    return None if ban is None else Fact.of(ban)
-
-
-def _ban(network: Network, ports: str, record: BanRecord, version: int) -> Ban | None:
-    times = (record.start, record.start if record.end is None else record.end)
-    is_sound = all(math.isfinite(time) and time >= 0 for time in times) and 0 <= record.failures <= FAILURES_MOST
-    if not is_sound or not JAIL_NAME.fullmatch(record.jail):
-        return None
-    return Ban(
-        network,
-        record.jail,
-        record.start,
-        record.end,
-        record.reason[:REASON_MOST],
-        record.failures,
-        _texts(record.evidence),
-        _texts(record.via),
-        record.automatic,
-        version,
-        ports,
-    )
-
-
-def _texts(texts: Iterable[str]) -> tuple[str, ...]:
-    return tuple(text[:EVIDENCE_TEXT_MOST] for text in texts)[:EVIDENCE_MOST]

@@ -3,29 +3,37 @@
 Theory of operation. A cursor names one life of the daemon, a place in the history of its ban set, and how often
 enforcement was switched, or what is let in changed. Who asks with the newest cursor waits until there is something
 newer, but not longer than `WAIT`; who asks with an older one of this life is told the facts after it; who asks with any
-other text is told all bans.
-A follower asks with a cursor only when it has done all it was told up to there. So the daemon knows what has been done
-without another message, and a follower that was away, or lost an answer, misses nothing.
+other text is told all bans. After a restart that is what is saved, read at once: to fill the ban set takes several
+times as long, and when it is filled, a life of the daemon begins anew for those who were told so.
+A follower asks with a cursor only when it has done all it was told up to there, or says that it is still at it: a load
+takes long, and what is new must not wait for it. So the daemon knows what has been done without another message, and a
+follower that was away, or lost an answer, misses nothing.
 """
 
 import asyncio
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
-from appguard.ban import Fact
+from appguard.ban import Brief, in_brief
 from appguard.judge import Protected
-from appguard.stores.base import BanSet
+from appguard.stores.base import Followed
+from appguard.turns import give_way
 
 WAIT = 25.0  # seconds; less than a connection to the control socket may live
+TOGETHER = 0.02  # seconds for which what is restored is gathered before it is told, and what is new with it
+SAVED_AT_ONCE = 1_000  # bans read: a few milliseconds
 _CURSOR = re.compile(r"([0-9a-f]{16})-([0-9]{1,18})-([0-9]{1,9})")
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What a follower is told: the facts after its cursor, or with `whole` all bans in force, and the next cursor.
+    """What a follower is told: the facts after its cursor, or with `whole` all bans in force, newest first; all in brief.
+
+    And the cursor to ask with next.
 
     `protected` is what else is let in, here and on other hosts; None if the follower knows that.
     """
@@ -33,7 +41,7 @@ class News:
     cursor: str
     whole: bool
     enforcing: bool
-    facts: tuple[Fact, ...]
+    facts: Sequence[Brief]
     protected: tuple[Protected, Protected] | None = None
 
 
@@ -48,7 +56,7 @@ class Asked:
 class Following:
     """Tells followers what is new in a ban set. All is called on the daemon's event loop."""
 
-    def __init__(self, ban_set: BanSet, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, ban_set: Followed, clock: Callable[[], float] = time.time) -> None:
         self._ban_set = ban_set
         self._clock = clock
         self._life = secrets.token_hex(8)
@@ -60,12 +68,29 @@ class Following:
         self._last: Asked | None = None
         self._is_closed = False
         self._protected: tuple[Protected, Protected] = ((), ())
+        self._saved: Callable[[], Iterable[Brief]] = tuple
         self.enforcing = True
+        self.restored = asyncio.Event()  # whether all bans are in the ban set
+        self.loaded = asyncio.Event()  # whether no follower is taking what was saved
+        self.restored.set()
+        self.loaded.set()
 
     @property
     def asked(self) -> Asked | None:
         """Say who asked last; None if nobody ever did. Who waits for an answer is asking now."""
         return Asked(self._waiting[-1], self._clock()) if self._waiting else self._last
+
+    def begin_restore(self, saved: Callable[[], Iterable[Brief]]) -> None:
+        """Say that the ban set will be filled after a restart; who asks for all bans is told what is `saved`."""
+        self._saved = saved
+        self.restored.clear()
+
+    def end_restore(self) -> None:
+        """Say that all bans are back; who was told what was saved is told all anew."""
+        self._saved, self._life = tuple, secrets.token_hex(8)
+        self.restored.set()
+        self.loaded.set()
+        self.tell()
 
     def tell(self) -> None:
         """Say that the ban set has changed: all who wait are answered."""
@@ -100,23 +125,25 @@ class Following:
         self._is_closed = True
         self.tell()
 
-    async def news(self, cursor: str, pid: int) -> News:
-        """Give what a process that has done everything up to its cursor does not know; wait until there is something.
+    async def news(self, cursor: str, pid: int, *, is_done: bool = True) -> News:
+        """Give what a process that was told everything up to its cursor does not know; wait until there is something.
 
-        If nothing changes within `WAIT`, it is told that.
+        Unless it `is_done` it is still at it. If nothing changes within `WAIT`, it is told that.
         """
-        self._note(cursor, pid)
+        self._note(cursor if is_done else "", pid)
         self._waiting.append(pid)
         try:
             async with asyncio.timeout(WAIT):
                 while True:
                     changed = self._changed
-                    news = self._after(cursor)
+                    news = await self._after(cursor)
                     if news.cursor != cursor or self._is_closed:
                         return news
                     await changed.wait()
+                    if not self.restored.is_set():
+                        await asyncio.sleep(TOGETHER)
         except TimeoutError:
-            return self._after(cursor)
+            return await self._after(cursor)
         finally:
             self._waiting.remove(pid)
             self._last = Asked(pid, self._clock())
@@ -125,19 +152,34 @@ class Following:
         place = self._place(cursor)
         if place is not None:
             self._done = max(self._done, place[1])
+            self.loaded.set()
         self._last = Asked(pid, self._clock())
         self._asked.set()
         self._asked = asyncio.Event()
 
-    def _after(self, cursor: str) -> News:
+    async def _after(self, cursor: str) -> News:
         place = self._place(cursor)
         changes = self._ban_set.follow(place[0]) if place else None
         if changes is not None:
             protected = self._protected if place and place[1] != self._switches else None
-            return News(self._cursor(changes.cursor), False, self.enforcing, changes.facts, protected)
+            facts = [in_brief(fact) for fact in changes.facts]
+            return News(self._cursor(changes.cursor), False, self.enforcing, facts, protected)
         snapshot = self._ban_set.snapshot()
-        facts = tuple(map(Fact.of, snapshot.bans))
-        return News(self._cursor(snapshot.cursor), True, self.enforcing, facts, self._protected)
+        next_cursor = self._cursor(snapshot.cursor)  # what changes while the rest is read comes after it
+        facts = [ban.brief for ban in reversed(snapshot.bans)]
+        if not self.restored.is_set():
+            self.loaded.clear()
+            facts += await self._rest({key for key, _, _ in facts})
+        return News(next_cursor, True, self.enforcing, facts, self._protected)
+
+    async def _rest(self, there: set[str]) -> list[Brief]:
+        """Read what is saved and not in the ban set yet."""
+        saved = iter(self._saved())
+        found: list[Brief] = []
+        while part := list(islice(saved, SAVED_AT_ONCE)):
+            found += [brief for brief in part if brief[0] not in there]
+            await give_way()
+        return found
 
     def _place(self, cursor: str) -> tuple[int, int] | None:
         found = _CURSOR.fullmatch(cursor)

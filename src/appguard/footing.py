@@ -5,8 +5,8 @@ import logging
 import os
 import resource
 import select
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from appguard.errors import ConfigError
@@ -60,6 +60,17 @@ def collect_seldom() -> None:
     """Look for circular garbage seldom: there is hardly any, and each time all that jails have counted is walked."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+
+
+@contextmanager
+def here_to_stay() -> Generator[None]:
+    """Look for no garbage while many things are made that stay, nor among them later: it would stop everything."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def make_directories(modes: Mapping[Path, int]) -> None:

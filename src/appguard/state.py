@@ -17,13 +17,12 @@ from importlib.resources import files
 from itertools import chain
 from pathlib import Path
 
-from appguard.ban import Ban, Fact
+from appguard.ban import Ban, Brief, Fact
 from appguard.bantime import Past
 from appguard.counted import Failure
 from appguard.errors import StateError
 from appguard.state_rows import (
     LAST_ROW,
-    BriefBan,
     purge_bans,
     purge_failures,
     purge_lifts,
@@ -259,8 +258,8 @@ class State:
                 part, row = read_bans(connection, row)
             yield part
 
-    def brief_bans(self) -> Iterator[BriefBan]:
-        """Give what a firewall must know of the bans in force, the newest first: a third of the work."""
+    def brief_bans(self) -> Iterator[Brief]:
+        """Give what a firewall must know of the bans in force, the newest first: a fraction of the work."""
         row, now = LAST_ROW, self._clock()
         while row > 0:
             with self._database() as connection:

@@ -14,8 +14,8 @@ from contextlib import suppress
 from functools import lru_cache
 from typing import cast
 
-from appguard.address import Network, network_text, parse_network
-from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST, HOST_MOST, JAIL_NAME, REASON_MOST, Ban, Fact
+from appguard.address import network_text, parse_network
+from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST, HOST_MOST, JAIL_NAME, REASON_MOST, Ban, Brief, Fact
 from appguard.bantime import Past
 from appguard.counted import Failure
 from appguard.ports import key_of, parse_key
@@ -27,8 +27,6 @@ ENDED_AT_ONCE = 1_000  # bans dropped in one save: some milliseconds
 LAST_ROW = 2**63 - 1
 LIFTS_MOST = 20_000
 PART = 100  # bans read at a time: a millisecond or so, which a new ban may have to wait
-
-BriefBan = tuple[Network, float | None, str, str]  # network, end, ports and jail
 
 _log = logging.getLogger(__name__)
 
@@ -208,14 +206,13 @@ def read_bans(connection: sqlite3.Connection, before: int) -> tuple[tuple[Ban, .
     return tuple(found), rows[-1][0] if len(rows) == PART else 0
 
 
-def read_brief_bans(connection: sqlite3.Connection, before: int, now: float) -> tuple[list[BriefBan], int]:
-    """Read the same in brief, those alone that are in force at a time; what is not right is left out."""
-    found: list[BriefBan] = []
+def read_brief_bans(connection: sqlite3.Connection, before: int, now: float) -> tuple[list[Brief], int]:
+    """Read the same in brief, those alone that are in force at a time; who takes them looks whether they are right."""
+    found: list[Brief] = []
     rows = connection.execute(_GET_BRIEF_BANS, (before, now, PART)).fetchall()
     for _, key, jail, end in rows:
         with suppress(ValueError):
-            network, ports = parse_key(_text(key))
-            found.append((network, None if end is None else _time(end), ports, _jail_name(_text(jail))))
+            found.append((_text(key), _text(jail), None if end is None else _time(end)))
     return found, rows[-1][0] if len(rows) == PART else 0
 
 

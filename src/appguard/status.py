@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self, cast
 
-from appguard.ban import Ban, Fact
+from appguard.ban import Ban
 from appguard.safelisted import Safelisted
 
 
@@ -214,21 +214,3 @@ class SafelistRecord:
     def from_json(cls, record: object) -> Self:
         """Read what the control socket gave; raise TypeError if it is something else."""
         return cls(**cast("dict[str, Any]", record))
-
-
-@dataclass(frozen=True, slots=True)
-class FactRecord:
-    """What is true of one network since `version`, as followers are told: banned as `ban` says, or lifted (None).
-
-    If only some ports are meant, they stand behind the network. Who does not know of them leaves out what then is no
-    network, and so shuts out nobody by mistake.
-    """
-
-    network: str
-    version: int
-    ban: BanRecord | None
-
-    @classmethod
-    def of(cls, fact: Fact) -> Self:
-        """Make the record of a fact."""
-        return cls(fact.key, fact.version, None if fact.ban is None else BanRecord.of(fact.ban))

@@ -84,7 +84,19 @@ class Changes:
     facts: tuple[Fact, ...]
 
 
-class BanSet(Protocol):
+class Followed(Protocol):
+    """What tells which bans there are, and then what changes."""
+
+    def snapshot(self) -> Snapshot:
+        """Give all bans in force."""
+        ...
+
+    def follow(self, cursor: int) -> Changes | None:
+        """Give what changed since the cursor; None if that history is gone and a snapshot is needed."""
+        ...
+
+
+class BanSet(Followed, Protocol):
     """The shared truth about bans."""
 
     @property
@@ -111,14 +123,6 @@ class BanSet(Protocol):
 
         Never blocks, never raises.
         """
-        ...
-
-    def snapshot(self) -> Snapshot:
-        """Give all bans in force."""
-        ...
-
-    def follow(self, cursor: int) -> Changes | None:
-        """Give what changed since the cursor; None if that history is gone and a snapshot is needed."""
         ...
 
 
