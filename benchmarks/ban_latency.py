@@ -311,9 +311,10 @@ def restart(number: int, *, warm: bool, apart: bool = False) -> dict[str, float]
     run("nft", "flush ruleset")
     found = {"protected_s": protected, "protected_cpu_s": spent, "restored_s": restored, "attackers": len(latencies)}
     found |= summary(latencies)
+    who, kernel = "daemon and bouncer apart" if apart else "the daemon", "holds them" if warm else "empty"
     print(
-        f"restart of {'daemon and bouncer apart' if apart else 'the daemon'} with {number} bans, kernel "
-        f"{'holds them' if warm else 'empty'}: protected after {protected:.2f} s ({spent:.2f} s of CPU), all restored after {restored:.2f} s; {len(latencies)} new attackers meanwhile: "
+        f"restart of {who} with {number} bans, kernel {kernel}: protected after {protected:.2f} s ({spent:.2f} s of CPU), "
+        f"all restored after {restored:.2f} s; {len(latencies)} new attackers meanwhile: "
         f"median {found['p50_ms']:.1f} ms, p99 {found['p99_ms']:.1f} ms, max {found['max_ms']:.1f} ms"
     )
     return found

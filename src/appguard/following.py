@@ -31,7 +31,7 @@ _CURSOR = re.compile(r"([0-9a-f]{16})-([0-9]{1,18})-([0-9]{1,9})")
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What a follower is told: the facts after its cursor, or with `whole` all bans in force, newest first; all in brief.
+    """What a follower is told, in brief: the facts after its cursor, or with `whole` all bans in force, newest first.
 
     And the cursor to ask with next.
 

@@ -63,15 +63,12 @@ def kernel_has(*addresses: str) -> bool:
 
 
 def test_a_follower_gets_everything_then_every_change_at_once(path: Path) -> None:
-    """First all bans with all their fields, then each ban and each lift the moment it happens, with its version."""
+    """First all bans in brief, then each ban and each lift the moment it happens."""
     run(path, "ban", "203.0.113.5", "--for", "1h", "--jail", "abuse", "--reason", "ticket 17")
     first = follow(path)
     assert (first["whole"], first["enforcing"]) == (True, True)
     (fact,) = first["facts"]
-    assert fact["network"] == fact["ban"]["network"] == "203.0.113.5"
-    assert fact["version"] > 1_000_000_000_000_000
-    assert (fact["ban"]["jail"], fact["ban"]["reason"], fact["ban"]["automatic"]) == ("abuse", "ticket 17", False)
-    assert fact["ban"]["end"] == pytest.approx(time.time() + 3600, abs=60)
+    assert fact == ["203.0.113.5", "abuse", pytest.approx(time.time() + 3600, abs=60)]
     with ThreadPoolExecutor() as threads:
         waiting = threads.submit(follow, path, first["cursor"])
         assert ask(path, "POST", "/v1/bans", '{"address": "2001:db8:5::/64"}')[0] == 200
@@ -79,12 +76,10 @@ def test_a_follower_gets_everything_then_every_change_at_once(path: Path) -> Non
         waiting = threads.submit(follow, path, second["cursor"])
         assert ask(path, "DELETE", "/v1/bans/203.0.113.5")[0] == 200
         third = waiting.result(AT_ONCE)
-    assert (second["whole"], [fact["network"] for fact in second["facts"]]) == (False, ["2001:db8:5::/64"])
-    (lift,) = third["facts"]
-    assert (third["whole"], lift["network"], lift["ban"]) == (False, "203.0.113.5", None)
-    assert lift["version"] > fact["version"]
+    assert (second["whole"], [key for key, _, _ in second["facts"]]) == (False, ["2001:db8:5::/64"])
+    assert (third["whole"], third["facts"]) == (False, [["203.0.113.5", None, None]])
     both = follow(path, first["cursor"])
-    assert both["facts"] == [*second["facts"], lift]
+    assert both["facts"] == [*second["facts"], *third["facts"]]
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "0-0-0", "0" * 16 + "-0-0", "%00", "-1", "9" * 5000])
@@ -221,7 +216,7 @@ def test_the_bouncer_may_come_and_go(place: Place) -> None:
         daemon.send(signal.SIGTERM)
         daemon.wait()
     with running(bouncer_of(place)) as bouncer:
-        bouncer.wait_for("the host goes on without")
+        bouncer.wait_for("the host goes on without", bouncer_process.READY_MOST + AT_ONCE)
         assert kernel_has("203.0.113.5")
         with running_daemon(place):
             wait_until(lambda: kernel_has("203.0.113.6"), AT_ONCE, bouncer.output)

@@ -364,7 +364,7 @@ def test_a_ban_extended_during_a_load_keeps_its_new_end(is_given_up: bool) -> No
 
 
 OLD = [Ban(parse_network(f"10.0.0.{number}"), "old", START, START + 600, version=1) for number in range(20)]
-IN_BRIEF = [(ban.network, ban.end, ban.ports, ban.jail) for ban in OLD]
+IN_BRIEF = [*(ban.brief for ban in OLD), ("10.0.0", "old", None), ("10.0.1.1", "no jail", None)]
 
 
 def test_what_is_saved_is_loaded_before_the_ban_set_has_it() -> None:

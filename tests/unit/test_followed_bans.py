@@ -1,79 +1,52 @@
 """What the bouncer apart takes from the daemon, and what it leaves out: the daemon's answer is input from outside."""
 
 import asyncio
-import json
-from typing import Any
 
 import msgspec
 import pytest
 
 from appguard.address import network_text, parse_network
+from appguard.ban import Ban, Brief
 from appguard.errors import StoreError
-from appguard.followed_bans import FollowedBans, read_answer, read_fact
+from appguard.followed_bans import TAKEN_AT_ONCE, Answer, FollowedBans, read_answer
 from appguard.following import Following, News
 from appguard.stores.memory import MemoryBanSet
 
-GOOD: dict[str, Any] = {
-    "network": "203.0.113.5",
-    "jail": "login",
-    "start": 1.0,
-    "end": None,
-    "reason": "",
-    "failures": 5,
-    "evidence": ["x" * 9999] * 99,
-    "via": [],
-    "ref": "AAAAAAAA",
-    "automatic": True,
-}
+FIRST, SECOND, THIRD = ((f"203.0.113.{number}", "login", 2_000_000_000.0 + number) for number in (1, 2, 3))
 
 
-def fact_text(ban: object = GOOD, **changes: object) -> bytes:
-    """Write a fact as the daemon does."""
-    return json.dumps({"network": "203.0.113.5", "version": 7, "ban": ban} | changes).encode()
+def told(*facts: Brief, whole: bool = True) -> Answer:
+    """Give an answer of the daemon."""
+    body = {"cursor": "c", "whole": whole, "enforcing": True, "facts": facts}
+    return read_answer(msgspec.json.encode(body))
 
 
-def test_a_sound_fact_is_read_and_cut() -> None:
-    """A fact becomes the ban it tells, long texts cut."""
-    fact = read_fact(fact_text())
-    assert fact is not None and fact.ban is not None
-    assert (fact.key, fact.version, fact.ban.version, fact.ban.automatic) == ("203.0.113.5", 7, 7, True)
-    assert sum(map(len, fact.ban.evidence)) < 3000
+def keys(bans: FollowedBans) -> set[str]:
+    """Give whose bans are made."""
+    return {ban.key for ban in bans.snapshot().bans}
 
 
 @pytest.mark.parametrize(
-    "record",
+    "brief",
     [
-        b"17",
-        b"{}",
-        fact_text(network="203.0.113"),
-        fact_text(network="203.0.113.5; flush ruleset"),
-        fact_text(version=-1),
-        fact_text(version=1 << 63),
-        fact_text(version="7"),
-        fact_text(ban=17),
-        *(
-            fact_text(ban=GOOD | change)
-            for change in (
-                {"jail": "a b"},
-                {"jail": ""},
-                {"end": "soon"},
-                {"end": -5.0},
-                {"start": -1},
-                {"failures": -1},
-                {"automatic": "yes"},
-                {"evidence": [17]},
-            )
-        ),
-        fact_text(ban=GOOD).replace(b"1.0", b"1e999"),
-        fact_text(ban=GOOD).replace(b"1.0", b"NaN"),
+        ("203.0.113", "login", None),
+        ("203.0.113.5; flush ruleset", "login", None),
+        ("203.0.113.5 tcp/x", "login", None),
+        ("", "login", None),
+        ("203.0.113.5", "a b", None),
+        ("203.0.113.5", "", None),
+        ("203.0.113.5", "login", -5.0),
+        ("203.0.113", None, None),
     ],
 )
-def test_what_is_no_fact_is_left_out(record: bytes) -> None:
-    """A record that is none is left out; the sound one beside it is taken."""
-    assert read_fact(record) is None
-    body = b'{"cursor":"c","whole":true,"enforcing":true,"facts":[' + record + b"," + fact_text() + b"]}"
-    if b"NaN" not in record:  # which is no JSON at all
-        assert [fact.key for fact in read_answer(body).facts] == ["203.0.113.5"]
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_is_no_ban_is_left_out(brief: Brief, whole: bool) -> None:
+    """A ban of no network, or in the name of no jail, is left out; the sound one beside it is taken."""
+    bans = FollowedBans()
+    bans.tell(told(brief, FIRST, whole=whole))
+    assert bans.take_some()
+    assert [fact.key for fact in bans.follow(0).facts] == [FIRST[0]]
+    assert keys(bans) == {FIRST[0]}
 
 
 @pytest.mark.parametrize(
@@ -88,6 +61,11 @@ def test_what_is_no_fact_is_left_out(record: bytes) -> None:
         b'{"cursor":"' + b"c" * 200 + b'","whole":true,"enforcing":true,"facts":[]}',
         b'{"cursor":"\xff","whole":true,"enforcing":true,"facts":[]}',
         b'{"a":' * 10_000,
+        b'{"cursor":"c","whole":true,"enforcing":true,"facts":[17]}',
+        b'{"cursor":"c","whole":true,"enforcing":true,"facts":[["203.0.113.5","login"]]}',
+        b'{"cursor":"c","whole":true,"enforcing":true,"facts":[["203.0.113.5","login","soon"]]}',
+        b'{"cursor":"c","whole":true,"enforcing":true,"facts":[["203.0.113.5","login",1e999]]}',
+        b'{"cursor":"c","whole":true,"enforcing":true,"facts":[["203.0.113.5","login",NaN]]}',
         b'{"cursor":"c","whole":true,"enforcing":true,"facts":[' + b'{"a":' * 10_000,
     ],
 )
@@ -98,25 +76,102 @@ def test_what_is_no_answer_is_an_error(body: bytes) -> None:
 
 
 def test_the_daemon_is_always_right() -> None:
-    """A lift with an old version, and a whole answer without a ban, take out what was told before."""
+    """A lift, and a whole answer without a ban, take out what was told before; what is known is not told again."""
     bans = FollowedBans()
-    told = '{"cursor":"c","whole":%s,"enforcing":true,"facts":[%s]}'
-    lift = fact_text(ban=None, version=1).decode()
-    for whole, facts, expected in (("true", fact_text().decode(), 1), ("false", lift, 0)):
-        bans.take(read_answer((told % (whole, facts)).encode()))
-        assert len(bans.snapshot().bans) == expected
-    bans.take(read_answer((told % ("false", fact_text().decode())).encode()))
-    cursor = bans.snapshot().cursor
-    bans.take(read_answer((told % ("true", "")).encode()))
-    assert bans.snapshot().bans == ()
-    changes = bans.follow(cursor)
-    assert changes is not None and [(fact.key, fact.ban) for fact in changes.facts] == [("203.0.113.5", None)]
+    bans.tell(told(FIRST, SECOND))
+    assert bans.take_some()
+    assert keys(bans) == {FIRST[0], SECOND[0]}
+    bans.tell(told((FIRST[0], None, None), SECOND, whole=False))
+    assert [(fact.key, fact.ban) for fact in bans.follow(0).facts] == [(FIRST[0], None)]
+    bans.tell(told(THIRD))
+    assert bans.take_some()
+    assert {fact.key: fact.ban is None for fact in bans.follow(0).facts} == {SECOND[0]: True, THIRD[0]: False}
+    longer = (THIRD[0], THIRD[1], None)
+    bans.tell(told(longer, whole=False))
+    assert [ban.brief for ban in bans.snapshot().bans] == [longer]
+    assert bans.follow(0).facts == ()
+
+
+def test_a_long_list_is_made_some_at_a_time_and_what_is_new_wins() -> None:
+    """Bans of a whole answer are held in brief; one lifted or changed before its turn is not made as it was."""
+    many = [(f"10.0.{number >> 8}.{number & 255}", "login", 2_000_000_000.0) for number in range(2 * TAKEN_AT_ONCE)]
+    bans = FollowedBans()
+    bans.tell(told(*many, FIRST))
+    rest = bans.rest()
+    assert next(rest) == many[0]
+    lifted, changed = (many[1][0], None, None), (many[2][0], "web", None)
+    bans.tell(told(lifted, changed, many[3], whole=False))
+    assert [fact.key for fact in bans.follow(0).facts] == [lifted[0], changed[0]]
+    assert list(rest) == [*many[3:], FIRST]
+    assert not bans.take_some()
+    assert keys(bans) == {changed[0], FIRST[0], *(key for key, _, _ in many[-TAKEN_AT_ONCE + 1 :])}
+    while not bans.take_some():
+        pass
+    assert {ban.brief for ban in bans.snapshot().bans} == {many[0], changed, *many[3:], FIRST}
+    assert not list(bans.rest())
+
+
+def test_what_has_ended_is_forgotten() -> None:
+    """Of bans that end nothing is told, and they are not kept."""
+    now = [1_000.0]
+    bans = FollowedBans(lambda: now[0])
+    bans.tell(told(("203.0.113.1", "login", 1_010.0), whole=False))
+    now[0] = 1_010.0
+    bans.tell(told(whole=False))
+    assert not keys(bans)
+
+
+def test_while_bans_are_restored_followers_are_told_what_is_saved() -> None:
+    """Who asks for all gets what is saved and what is new, at once; then changes; and all anew when all are back."""
+
+    async def scene() -> None:
+        ban_set = MemoryBanSet()
+        following = Following(ban_set)
+        following.begin_restore(lambda: [THIRD, SECOND])
+        assert ban_set.ban(Ban.of(FIRST[0], bantime=-1))
+        first = await following.news("", 1)
+        assert (first.whole, [key for key, _, _ in first.facts]) == (True, [FIRST[0], THIRD[0], SECOND[0]])
+        assert not following.loaded.is_set()
+        assert ban_set.unban(parse_network(FIRST[0]))
+        second = await following.news(first.cursor, 1, is_done=False)
+        assert (second.whole, second.facts) == (False, [(FIRST[0], None, None)])
+        assert not following.loaded.is_set()
+        waiting = asyncio.create_task(following.news(second.cursor, 1))
+        await following.loaded.wait()
+        assert not waiting.done()
+        ban_set.restore([Ban(parse_network(SECOND[0]), "login", 0.0, SECOND[2], version=1)])
+        following.end_restore()
+        third = await waiting
+        assert (third.whole, third.facts) == (True, [SECOND])
+        assert (await following.news(first.cursor, 1)).whole
+
+    asyncio.run(scene())
+
+
+def test_who_is_still_at_it_has_done_nothing() -> None:
+    """A switch counts as done when a follower asks on without saying that it is busy."""
+
+    async def scene() -> None:
+        following = Following(MemoryBanSet())
+        following.switch(False)
+        cursor = (await following.news("", 1)).cursor
+        done = asyncio.create_task(following.done())
+        busy = asyncio.create_task(following.news(cursor, 1, is_done=False))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not done.done()
+        asking = asyncio.create_task(following.news(cursor, 1))
+        await done
+        following.close()
+        await asyncio.gather(busy, asking)
+
+    asyncio.run(scene())
 
 
 def test_what_is_protected_is_told_once() -> None:
     """A new follower is told what else is let in; who knows it is not told again, until it changes."""
 
-    async def told() -> list[bytes]:
+    async def scene() -> list[bytes]:
         following = Following(MemoryBanSet())
         following.protect((), [(parse_network("192.0.2.1"), "an address of web-2")])
         first = await following.news("", 1)
@@ -127,7 +182,7 @@ def test_what_is_protected_is_told_once() -> None:
         third = await following.news(second.cursor, 1)
         return [msgspec.json.encode(_head(news)) for news in (first, second, third)]
 
-    first, second, third = [read_answer(body) for body in asyncio.run(told())]
+    first, second, third = [read_answer(body) for body in asyncio.run(scene())]
     assert first.protected is not None
     assert [(str(network), what) for network, what in first.protected[1]] == [("192.0.2.1/32", "an address of web-2")]
     assert second.protected == ((), ())

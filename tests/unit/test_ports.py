@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from appguard.address import parse_address, parse_network
 from appguard.ban import Ban, BanTable, Fact
+from appguard.blocking import block_of
 from appguard.errors import ConfigError
 from appguard.event import LOGIN_FAIL, Event
-from appguard.followed_bans import read_fact
+from appguard.firewalls.base import Block
 from appguard.jail import Jail
 from appguard.jail_window import JailWindow
 from appguard.ports import LAST, is_web, parse_key, ports_text, split_ports, spoken
@@ -129,7 +130,7 @@ def test_a_fact_in_redis_keeps_its_ports() -> None:
 
 
 def test_a_bouncer_apart_is_told_the_ports() -> None:
-    """The fact names them behind the network; what are no ports is no fact."""
-    record = b'{"network":"203.0.113.5 tcp/22","version":7,"ban":null}'
-    assert read_fact(record) == Fact(parse_network("203.0.113.5"), 7, None, "tcp/22")
-    assert read_fact(record.replace(b"tcp/22", b"tcp/x")) is None
+    """The key names them behind the network; what are no ports is no ban."""
+    ban = replace(Ban.of("203.0.113.5", start=1000.0), ports="tcp/22")
+    assert block_of(ban.brief) == Block(ban.network, ban.end, "tcp/22", "manual")
+    assert block_of(("203.0.113.5 tcp/x", "manual", None)) is None

@@ -149,7 +149,7 @@ def test_bans_are_told_in_brief(tmp_path: Path) -> None:
     state.save(Batch(facts=[put(ban) for ban in (*bans, ban_of("203.0.113.1", 501, NOW + 10))]))
     state.save(Batch(facts=[Fact.lifting(bans[7], 1000)]))
     now[0] += 10
-    left = [(ban.network, ban.end, ban.ports, ban.jail) for ban in reversed(bans) if ban is not bans[7]]
+    left = [ban.brief for ban in reversed(bans) if ban is not bans[7]]
     assert list(state.brief_bans()) == left
     state.close()
 
