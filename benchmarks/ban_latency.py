@@ -44,6 +44,7 @@ BULK = (10_000, 100_000, 1_000_000)
 OLD, NEW = 0x0A000000, 0x0B000000  # where the addresses of active and of new bans begin
 HOUR = 3600.0
 SECOND = second_table(TABLE)
+SAMPLE = 999  # of so many bans one is looked for
 APART = '[firewall]\nkind = "apart"\n'
 WITHOUT_RIGHTS, BOUNCER = User(4711), User(4712, groups=(4711, 0), capabilities=("net_admin",))
 TARGETS = (
@@ -302,12 +303,12 @@ def restart(number: int, *, warm: bool, apart: bool = False) -> dict[str, float]
         began = time.perf_counter()
         daemon, *others = started(place, apart=apart)
         try:
-            latencies, protected, spent = attack(place, [daemon, *others], began)
+            latencies, protected, spent = attack(place, [daemon, *others], number, began)
             daemon.wait_for("AppGuard daemon is up", 60)
             restored = time.perf_counter() - began
         finally:
             stop(daemon, *others)
-        assert all(holds(text(each, OLD)) for each in range(0, number, 999))
+        assert all(holds(text(each, OLD)) for each in range(0, number, SAMPLE))
     run("nft", "flush ruleset")
     found = {"protected_s": protected, "protected_cpu_s": spent, "restored_s": restored, "attackers": len(latencies)}
     found |= summary(latencies)
@@ -343,7 +344,7 @@ def spent_by(processes: Sequence[Process]) -> float:
     return found
 
 
-def attack(place: Place, processes: Sequence[Process], began: float) -> tuple[list[float], float, float]:
+def attack(place: Place, processes: Sequence[Process], bans_before: int, began: float) -> tuple[list[float], float, float]:
     """Have new attackers come until all bans are back.
 
     Give their milliseconds, when the kernel held all, and the seconds of CPU until then.
@@ -352,7 +353,7 @@ def attack(place: Place, processes: Sequence[Process], began: float) -> tuple[li
     protected = spent = 0.0
     daemon = processes[0]
     for number in count():
-        if not protected and is_held(text(0, OLD)):
+        if not protected and all(is_held(text(each, OLD)) for each in range(0, bans_before, SAMPLE)):
             protected, spent = time.perf_counter() - began, spent_by(processes)
         if "AppGuard daemon is up" in daemon.output() and protected and table_identity(SECOND) is None:
             return latencies[1:], protected, spent

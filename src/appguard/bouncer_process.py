@@ -145,11 +145,14 @@ class BouncerProcess:
             await self._has_rest.wait()
             self._has_rest.clear()
             with here_to_stay():
-                while not self._bans.take_some():
+                is_made = False
+                while not is_made:
                     try:
                         await self._bouncer.settle()
-                    except AppGuardError:  # who else has the bouncer settle says it
+                    except AppGuardError:  # who else has it settle says it
                         await asyncio.sleep(RETRY_MOST)
+                        continue
+                    is_made = self._bans.take_some()
                     await give_way()
             self._bouncer.end_restore()
 

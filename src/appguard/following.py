@@ -24,7 +24,7 @@ from appguard.stores.base import Followed
 from appguard.turns import give_way
 
 WAIT = 25.0  # seconds; less than a connection to the control socket may live
-TOGETHER = 0.02  # seconds for which what is restored is gathered before it is told, and what is new with it
+TOGETHER = 0.01  # seconds for which what is restored is gathered before it is told, and what is new with it
 SAVED_AT_ONCE = 1_000  # bans read: a few milliseconds
 _CURSOR = re.compile(r"([0-9a-f]{16})-([0-9]{1,18})-([0-9]{1,9})")
 
