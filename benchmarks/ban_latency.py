@@ -344,7 +344,9 @@ def spent_by(processes: Sequence[Process]) -> float:
     return found
 
 
-def attack(place: Place, processes: Sequence[Process], bans_before: int, began: float) -> tuple[list[float], float, float]:
+def attack(
+    place: Place, processes: Sequence[Process], bans_before: int, began: float
+) -> tuple[list[float], float, float]:
     """Have new attackers come until all bans are back.
 
     Give their milliseconds, when the kernel held all, and the seconds of CPU until then.

@@ -18,9 +18,9 @@
 Every other answer is {"error": "..."}: 400 bad input, 403 not permitted, 404 no such jail or ban, 409 refused for
 safety, 413 too long, 429 too many followers of one user, 500 the daemon's own trouble. To follow, ask again and again
 with the cursor of the last answer, and without one at first; `following.py` has the rules. A fact without a jail is a
-ban lifted. All but followers wait until the bans are back after a restart. Who can connect may read: the socket has mode
-0660 and the daemon's own group. To change anything a peer must be root or in the group `appguard-admin`. To explain
-changes nothing.
+ban lifted. All but followers wait until the bans are back after a restart. Who can connect may read: the socket has
+mode 0660 and the daemon's own group. To change anything a peer must be root or in the group `appguard-admin`. To
+explain changes nothing.
 """
 
 import asyncio

@@ -4,7 +4,7 @@ Theory of operation. A cursor names one life of the daemon, a place in the histo
 enforcement was switched, or what is let in changed. Who asks with the newest cursor waits until there is something
 newer, but not longer than `WAIT`; who asks with an older one of this life is told the facts after it; who asks with any
 other text is told all bans. After a restart that is what is saved, read at once: to fill the ban set takes several
-times as long, and when it is filled, a life of the daemon begins anew for those who were told so.
+times as long. When it is filled, those who were told so are told what did not come back.
 A follower asks with a cursor only when it has done all it was told up to there, or says that it is still at it: a load
 takes long, and what is new must not wait for it. So the daemon knows what has been done without another message, and a
 follower that was away, or lost an answer, misses nothing.
@@ -25,7 +25,7 @@ from appguard.turns import give_way
 
 WAIT = 25.0  # seconds; less than a connection to the control socket may live
 TOGETHER = 0.01  # seconds for which what is restored is gathered before it is told, and what is new with it
-SAVED_AT_ONCE = 1_000  # bans read: a few milliseconds
+READ_AT_ONCE = 1_000  # bans: a few milliseconds
 _CURSOR = re.compile(r"([0-9a-f]{16})-([0-9]{1,18})-([0-9]{1,9})")
 
 
@@ -69,6 +69,9 @@ class Following:
         self._is_closed = False
         self._protected: tuple[Protected, Protected] = ((), ())
         self._saved: Callable[[], Iterable[Brief]] = tuple
+        self._told: set[str] = set()  # keys of what is saved, as far as a follower was told
+        self._lost: Sequence[Brief] = ()  # what of that did not come back, told with this switch
+        self._restore_switch = 0
         self.enforcing = True
         self.restored = asyncio.Event()  # whether all bans are in the ban set
         self.loaded = asyncio.Event()  # whether no follower is taking what was saved
@@ -86,8 +89,12 @@ class Following:
         self.restored.clear()
 
     def end_restore(self) -> None:
-        """Say that all bans are back; who was told what was saved is told all anew."""
-        self._saved, self._life = tuple, secrets.token_hex(8)
+        """Say that all bans are back; who was told of others that were saved is told that they are lifted."""
+        there = {ban.key for ban in self._ban_set.snapshot().bans} if self._told else set[str]()
+        self._lost = [(key, None, None) for key in self._told - there]
+        self._saved, self._told = tuple, set()
+        self._switches += 1
+        self._restore_switch = self._switches
         self.restored.set()
         self.loaded.set()
         self.tell()
@@ -162,24 +169,21 @@ class Following:
         changes = self._ban_set.follow(place[0]) if place else None
         if changes is not None:
             protected = self._protected if place and place[1] != self._switches else None
-            facts = [in_brief(fact) for fact in changes.facts]
+            lost = self._lost if place and place[1] < self._restore_switch else ()
+            facts = [*lost, *map(in_brief, changes.facts)]
             return News(self._cursor(changes.cursor), False, self.enforcing, facts, protected)
         snapshot = self._ban_set.snapshot()
         next_cursor = self._cursor(snapshot.cursor)  # what changes while the rest is read comes after it
-        facts = [ban.brief for ban in reversed(snapshot.bans)]
+        facts = await _read(ban.brief for ban in reversed(snapshot.bans))
         if not self.restored.is_set():
             self.loaded.clear()
-            facts += await self._rest({key for key, _, _ in facts})
+            there = {key for key, _, _ in facts}
+            saved = await _read(brief for brief in self._saved() if brief[0] not in there)
+            if self.restored.is_set():  # meanwhile
+                return await self._after(cursor)
+            self._told.update(key for key, _, _ in saved)
+            facts += saved
         return News(next_cursor, True, self.enforcing, facts, self._protected)
-
-    async def _rest(self, there: set[str]) -> list[Brief]:
-        """Read what is saved and not in the ban set yet."""
-        saved = iter(self._saved())
-        found: list[Brief] = []
-        while part := list(islice(saved, SAVED_AT_ONCE)):
-            found += [brief for brief in part if brief[0] not in there]
-            await give_way()
-        return found
 
     def _place(self, cursor: str) -> tuple[int, int] | None:
         found = _CURSOR.fullmatch(cursor)
@@ -189,3 +193,12 @@ class Following:
 
     def _cursor(self, number: int) -> str:
         return f"{self._life}-{number}-{self._switches}"
+
+
+async def _read(briefs: Iterable[Brief]) -> list[Brief]:
+    """Read them all, some at a time."""
+    rest, found = iter(briefs), list[Brief]()
+    while part := list(islice(rest, READ_AT_ONCE)):
+        found += part
+        await give_way()
+    return found

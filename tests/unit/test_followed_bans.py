@@ -122,7 +122,7 @@ def test_what_has_ended_is_forgotten() -> None:
 
 
 def test_while_bans_are_restored_followers_are_told_what_is_saved() -> None:
-    """Who asks for all gets what is saved and what is new, at once; then changes; and all anew when all are back."""
+    """Who asks for all gets what is saved and what is new, at once; then changes; then what did not come back."""
 
     async def scene() -> None:
         ban_set = MemoryBanSet()
@@ -142,8 +142,11 @@ def test_while_bans_are_restored_followers_are_told_what_is_saved() -> None:
         ban_set.restore([Ban(parse_network(SECOND[0]), "login", 0.0, SECOND[2], version=1)])
         following.end_restore()
         third = await waiting
-        assert (third.whole, third.facts) == (True, [SECOND])
-        assert (await following.news(first.cursor, 1)).whole
+        assert (third.whole, third.facts) == (False, [(THIRD[0], None, None), SECOND])
+        following.tell()
+        assert ban_set.ban(Ban.of(FIRST[0], bantime=-1))
+        fourth = await following.news(third.cursor, 1)
+        assert (fourth.whole, [key for key, _, _ in fourth.facts]) == (False, [FIRST[0]])
 
     asyncio.run(scene())
 
