@@ -314,8 +314,8 @@ def restart(number: int, *, warm: bool, apart: bool = False) -> dict[str, float]
     found |= summary(latencies)
     who, kernel = "daemon and bouncer apart" if apart else "the daemon", "holds them" if warm else "empty"
     print(
-        f"restart of {who} with {number} bans, kernel {kernel}: protected after {protected:.2f} s ({spent:.2f} s of CPU), "
-        f"all restored after {restored:.2f} s; {len(latencies)} new attackers meanwhile: "
+        f"restart of {who} with {number} bans, kernel {kernel}: protected after {protected:.2f} s "
+        f"({spent:.2f} s of CPU), all restored after {restored:.2f} s; {len(latencies)} new attackers meanwhile: "
         f"median {found['p50_ms']:.1f} ms, p99 {found['p99_ms']:.1f} ms, max {found['max_ms']:.1f} ms"
     )
     return found
@@ -335,6 +335,9 @@ def stop(*processes: Process) -> None:
         process.stop()
 
 
+Attack = tuple[list[float], float, float]  # their milliseconds, when the kernel held all, and CPU seconds until then
+
+
 def spent_by(processes: Sequence[Process]) -> float:
     """Give the seconds of CPU that processes have taken."""
     found = 0.0
@@ -344,13 +347,8 @@ def spent_by(processes: Sequence[Process]) -> float:
     return found
 
 
-def attack(
-    place: Place, processes: Sequence[Process], bans_before: int, began: float
-) -> tuple[list[float], float, float]:
-    """Have new attackers come until all bans are back.
-
-    Give their milliseconds, when the kernel held all, and the seconds of CPU until then.
-    """
+def attack(place: Place, processes: Sequence[Process], bans_before: int, began: float) -> Attack:
+    """Have new attackers come until all bans are back."""
     latencies: list[float] = []
     protected = spent = 0.0
     daemon = processes[0]
