@@ -113,7 +113,7 @@ class FollowedBans:
             log.error("the daemon tells of a ban that is none, and is left out: %.100r", brief)
             return
         ban = Ban(block.network, jail, 0.0, block.end, ports=block.ports)
-        self._bans.put(ban.key, ban)
+        self._bans.put(ban)
         self._facts.append(Fact.of(ban))
 
     def _lift(self, key: str) -> None:

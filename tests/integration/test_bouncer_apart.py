@@ -15,13 +15,18 @@ from typing import Any
 import pytest
 
 from appguard import bouncer_process, following
+from appguard.address import parse_network
+from appguard.ban import Ban
 from appguard.bouncer_process import BouncerProcess
 from appguard.config import daemon_config
-from appguard.control import FOLLOWERS_PER_USER
+from appguard.control import FOLLOWERS_PER_USER, serve
+from appguard.errors import StoreError
+from appguard.followed_bans import Answer
+from appguard.followed_bans import ask as ask_as_bouncer
 from tests.control import DictionaryDaemon, ask, connected, run, serving
 from tests.daemon import Place, in_kernel, running_daemon, web_jail
 from tests.lab import Process, User, running, wait_until
-from tests.netns import has_table
+from tests.netns import has_table, holds
 from tests.netns import run as run_in_lab
 
 DAEMON = User(4711)
@@ -146,6 +151,35 @@ def test_waiting_followers_do_not_delay_the_end(open_tmp_path: Path, caplog: pyt
     assert not [record.getMessage() for record in caplog.records if record.name.startswith("uvicorn")]
 
 
+def test_before_all_bans_are_back_followers_alone_are_answered(open_tmp_path: Path) -> None:
+    """While a daemon fills its ban set after a restart, a follower gets what is saved; verbs wait until it is done."""
+    path = open_tmp_path / "control.sock"
+    saved = ("203.0.113.5", "login", None)
+
+    async def told() -> Answer:
+        async with asyncio.timeout(AT_ONCE):
+            while True:
+                with suppress(StoreError):
+                    return await ask_as_bouncer(path, "")
+                await asyncio.sleep(0.01)
+
+    async def scene() -> None:
+        daemon = DictionaryDaemon()
+        daemon.following.begin_restore(lambda: [saved])
+        server = asyncio.create_task(serve(daemon, path))
+        assert list((await told()).facts) == [saved]
+        verbs = [asyncio.create_task(asyncio.to_thread(ask, path, "GET", verb)) for verb in ("/v1/status", "/v1/bans")]
+        assert list((await told()).facts) == [saved]
+        assert not any(verb.done() for verb in verbs)
+        daemon.following.end_restore()
+        assert [status for status, _ in await asyncio.gather(*verbs)] == [200, 200]
+        server.cancel()
+        with suppress(asyncio.CancelledError):
+            await server
+
+    asyncio.run(scene())
+
+
 # The process.
 
 
@@ -177,6 +211,22 @@ def capabilities(process: Process) -> int:
     sets = {line[:6]: int(line.split()[1], 16) for line in lines if line.startswith("Cap")}
     assert len(sets) == 5
     return sets["CapPrm"] | sets["CapEff"] | sets["CapInh"] | sets["CapBnd"] | sets["CapAmb"]
+
+
+@pytest.mark.lab
+def test_after_a_boot_the_kernel_has_the_bans_before_the_daemon_is_up(place: Place) -> None:
+    """Started together, the bouncer has all saved bans in the kernel while the daemon still fills its ban set."""
+    now, number = time.time(), 60_000
+    hosts = [f"10.{each >> 16}.{each >> 8 & 255}.{each & 255}" for each in range(number)]
+    place.remember(Ban(parse_network(host), "old", now, now + 3600) for host in hosts)
+    with running(place.start(is_up=False)) as daemon, running(bouncer_of(place)) as bouncer:
+        bouncer.wait_for("AppGuard bouncer is up", 60)
+        assert all(holds(host) for host in hosts[::999])
+        assert "AppGuard daemon is up" not in daemon.output()
+        daemon.wait_for(f"{number} bans", 60)
+        assert place.run("unban", hosts[7]).returncode == 0
+        wait_until(lambda: not holds(hosts[7]), AT_ONCE, bouncer.output)
+        assert all(holds(host) for host in hosts[::999])
 
 
 @pytest.mark.lab
