@@ -15,7 +15,7 @@ from pathlib import Path
 from appguard.bouncer import Bouncer
 from appguard.bouncer_apart import APART
 from appguard.config import CONFIG_FILE, DaemonConfig, daemon_config
-from appguard.errors import AppGuardError, ConfigError
+from appguard.errors import AppGuardError, ConfigError, StoreError
 from appguard.firewalls.base import Firewall
 from appguard.firewalls.open import kinds_of, open_firewall
 from appguard.followed_bans import Answer, FollowedBans, ask
@@ -62,7 +62,9 @@ class BouncerProcess:
             if not await self._is_in_step(READY_MOST) and (
                 self._complaint or not await self._is_in_step(ANSWERED_MOST - READY_MOST)
             ):
-                log.warning("no bans so far; the host goes on without")
+                log.warning(
+                    "no bans so far; the host goes on without: %s", self._complaint or "the daemon takes too long"
+                )
             notify("READY=1")
 
     async def _is_in_step(self, within: float) -> bool:
@@ -86,7 +88,7 @@ class BouncerProcess:
                 self._learn(await ask(self._socket, self._cursor))
                 await self._enact()
             except AppGuardError as error:
-                self._complain(str(error))
+                self._complain(str(error), is_expected=isinstance(error, StoreError) and not self._in_step.is_set())
                 self._cursor = done
                 await asyncio.sleep(retry)
                 retry = min(2 * retry, RETRY_MOST)
@@ -95,10 +97,13 @@ class BouncerProcess:
             retry, done = RETRY_FIRST, self._cursor
             self._in_step.set()
 
-    def _complain(self, error: str) -> None:
+    def _complain(self, error: str, *, is_expected: bool = False) -> None:
         if error and error != self._complaint:
-            log.error("not in step with the daemon, trying again, and what is in force stays: %s", error)
-        elif self._complaint and not error:
+            level, text = logging.ERROR, "not in step with the daemon, trying again, and what is in force stays: %s"
+            if is_expected:  # a daemon that starts at the same time is not there yet
+                level, text = logging.INFO, "waiting for the daemon: %s"
+            log.log(level, text, error)
+        elif self._complaint and not error and self._in_step.is_set():
             log.warning("in step with the daemon again")
         self._complaint = error
 

@@ -223,6 +223,7 @@ def test_after_a_boot_the_kernel_has_the_bans_before_the_daemon_is_up(place: Pla
         bouncer.wait_for("AppGuard bouncer is up", 60)
         assert all(holds(host) for host in hosts[::999])
         assert "AppGuard daemon is up" not in daemon.output()
+        assert "ERROR" not in bouncer.output()
         daemon.wait_for(f"{number} bans", 60)
         assert place.run("unban", hosts[7]).returncode == 0
         wait_until(lambda: not holds(hosts[7]), AT_ONCE, bouncer.output)
