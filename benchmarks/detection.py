@@ -93,7 +93,7 @@ class Engine:
     def __init__(self, configs: Sequence[JailConfig]) -> None:
         self._now = float(BEGIN)
         kinds, statuses = wanted_kinds(configs), wanted_statuses(configs)
-        windows = {each.jail.name: JailWindow(each.jail, Grouping().key) for each in configs}
+        windows = {each.jail.name: JailWindow(each.jail, Grouping()) for each in configs}
         routes = [
             Route(filter_of(each, kinds[each.filter], statuses.get(each.filter, ())), windows[each.jail.name])
             for each in configs

@@ -39,7 +39,7 @@ class Turns(Kept):
     def __init__(self, log: Path, regex: str) -> None:
         super().__init__()
         config = read_jail("slow", {"source": str(log), "filter": "regex", "failregex": regex}, "benchmark")
-        route = Route(filter_of(config), JailWindow(config.jail, Grouping().key))
+        route = Route(filter_of(config), JailWindow(config.jail, Grouping()))
         self.pipeline = Pipeline({"log": [route]}, NetworkSet())
         self.took: list[float] = []
 

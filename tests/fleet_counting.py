@@ -5,7 +5,7 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from appguard.address import parse_address
+from appguard.address import Grouping, parse_address
 from appguard.event import LOGIN_FAIL, Event
 from appguard.jail import Jail
 from appguard.jail_window import JailWindow
@@ -22,7 +22,7 @@ class CountingHost:
 
     def __init__(self, uri: str, jail: Jail = FIVE, skew: float = 0.0) -> None:
         self.skew = skew
-        self.window = JailWindow(jail, lambda address: address.text)
+        self.window = JailWindow(jail, Grouping())
         self.bans = RedisBanSet(uri, clock=self.now)
         self.bans.host = f"web{skew:+.0f}"
         self.failures = FleetFailures(uri, self.bans, self._note, clock=self.now)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from threading import Lock
 
-from appguard.address import Address, NetworkSet
+from appguard.address import Grouping, NetworkSet
 from appguard.ban import PERMANENT, Ban
 from appguard.ban_rate import BanRate, capped
 from appguard.bantime import History, bantime_of
@@ -27,16 +27,16 @@ log = logging.getLogger("appguard")
 
 
 class AppJails:
-    """Some jails, and what they have counted. `group` is how an address is counted on this host."""
+    """Some jails, and what they have counted. `grouping` is how addresses are counted on this host."""
 
     def __init__(
         self,
         jails: Sequence[Jail],
-        group: Callable[[Address], str],
+        grouping: Grouping,
         safelist: NetworkSet,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._windows = tuple(JailWindow(jail, group) for jail in jails)
+        self._windows = tuple(JailWindow(jail, grouping) for jail in jails)
         self._rates = {jail.name: BanRate(jail) for jail in jails}
         self._history = History(NETWORKS_MOST)
         self._safelist = safelist

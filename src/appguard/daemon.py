@@ -71,7 +71,7 @@ class Daemon:
         self._state = State(config.state_directory, clock)
         self._bans = ban_set_of(config.store, clock, self._on_change)
         self._publisher = Publisher(config.runtime_directory)
-        self._windows = windows_of(config.jails, self._grouping.key)
+        self._windows = windows_of(config.jails, self._grouping)
         self._safelist = safelist_of(config)
         self._pipeline = Pipeline(routes_of(config.jails, self._windows), self._safelist)
         self._names = Names()

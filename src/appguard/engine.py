@@ -4,11 +4,11 @@ The daemon, `replay` and `explain` are made of the same parts, so that they agre
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 
-from appguard.address import Address, NetworkSet, network_text
+from appguard.address import Address, Grouping, NetworkSet, network_text
 from appguard.config import DaemonConfig
 from appguard.config_jails import JailConfig
 from appguard.config_sources import SOCKET_SOURCES
@@ -23,9 +23,9 @@ from appguard.sources.siblings import rotated_from, unpacked
 Windows = dict[str, JailWindow]
 
 
-def windows_of(jails: Sequence[JailConfig], group: Callable[[Address], str]) -> Windows:
-    """Give the windows of jails, by name; `group` is how an address is counted on this host."""
-    return {each.jail.name: JailWindow(each.jail, group) for each in jails}
+def windows_of(jails: Sequence[JailConfig], grouping: Grouping) -> Windows:
+    """Give the windows of jails, by name; `grouping` is how addresses are counted on this host."""
+    return {each.jail.name: JailWindow(each.jail, grouping) for each in jails}
 
 
 def routes_of(jails: Sequence[JailConfig], windows: Windows) -> dict[str, list[Route]]:

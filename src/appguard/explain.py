@@ -188,7 +188,7 @@ def from_settings(config: DaemonConfig, clock: Callable[[], float] = time.time) 
     """Give what explains by the settings and this host alone, where no daemon runs; raise `ConfigError`."""
     facts = StoreHosts(config.store).facts()
     grouping, judge, bans = Grouping(facts.on_link), judge_of(config, facts, administrators()), MemoryBanSet(clock)
-    windows = windows_of([without_questions(each) for each in config.jails], grouping.key)
+    windows = windows_of([without_questions(each) for each in config.jails], grouping)
     return Explainer(
         Parts(
             config.jails,

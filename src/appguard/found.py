@@ -7,6 +7,7 @@ counts any request tells them only to who wants to know everything.
 import logging
 from collections.abc import Sequence
 
+from appguard.address import Host, host_text
 from appguard.event import REQUEST
 from appguard.jail_window import JailWindow
 
@@ -21,15 +22,15 @@ class Found:
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
 
-    def note(self, window: JailWindow, addresses: Sequence[object]) -> None:
-        """Take the addresses of events that a jail has counted."""
+    def note(self, window: JailWindow, hosts: Sequence[Host]) -> None:
+        """Take the addresses, in brief, of events that a jail has counted."""
         jail = window.jail
         level = logging.DEBUG if REQUEST in jail.events and not jail.statuses else logging.INFO
         if log.isEnabledFor(level):
             before = self._counts.get(jail.name, 0)
-            self._counts[jail.name] = before + len(addresses)
-            for address in addresses[: max(0, FOUND_MOST - before)]:
-                log.log(level, "[%s] Found %s", jail.name, address)
+            self._counts[jail.name] = before + len(hosts)
+            for host in hosts[: max(0, FOUND_MOST - before)]:
+                log.log(level, "[%s] Found %s", jail.name, host_text(host))
 
     def end(self) -> None:
         """Say how many more there were."""

@@ -16,7 +16,7 @@ leads to what counting one by one leads to.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
-from appguard.address import Address, Network, NetworkSet, parse_network
+from appguard.address import Address, Grouping, Network, NetworkSet, parse_network
 from appguard.ban import PERMANENT, Ban
 from appguard.counted import (
     FIRST_COST,
@@ -47,7 +47,7 @@ _VALUE_OF: dict[str, Callable[[Event], str]] = {
 
 
 class JailWindow:
-    """The counted events of one jail, by key. `group` is how an address is counted on this host.
+    """The counted events of one jail, by key. `grouping` is how addresses are counted on this host.
 
     `dropped` holds the keys that went to make room when the last event was counted; events more than `oldest` seconds
     ago are not to be counted.
@@ -56,7 +56,7 @@ class JailWindow:
     def __init__(
         self,
         jail: Jail,
-        group: Callable[[Address], str],
+        grouping: Grouping,
         keys_most: int = KEYS_MOST,
         bytes_most: int = BYTES_MOST,
     ) -> None:
@@ -66,8 +66,9 @@ class JailWindow:
         self.findtime = float(jail.findtime)
         self.oldest = max(self.findtime, LATE_MOST)
         self.dropped: tuple[str, ...] = ()
-        self.key = key_of(jail.key, group)
-        self._group = group
+        self.key = key_of(jail.key, grouping.key)
+        self.grouping = grouping
+        self._group = grouping.key
         self._maxretry = jail.maxretry
         self._is_by_user = jail.is_by_user
         self._is_by_address = jail.key == ADDRESS
@@ -131,34 +132,37 @@ class JailWindow:
         self.total_failed += event.count
         if event.count == 1 and self._keeps_first and isinstance(evidence, bytes):
             brief = (event.kind, event.status), key, event.time, "", event.via, evidence
-            return tuple(ban for _, ban in self._add_ones([brief]))
+            return tuple(ban for _, ban in self._add_ones([brief], [key]))
         value = self.value(event)
         network = self._group(event.address) if self._is_by_user else ""
         counted = self._take(key)
         counted.add(event.time, event.count, evidence, value, network)
         return self._judge(key, counted, event.kind, event.time, event.via)
 
-    def add_briefs(self, briefs: Sequence[Brief]) -> tuple[list[str], list[tuple[Brief, Ban]]]:
-        """Count events told in brief, of kinds, statuses and times that may count.
-
-        Give the keys of those that count, and the bans that some lead to.
-        """
-        self.dropped = ()
+    def counted_briefs(self, briefs: Sequence[Brief]) -> Sequence[Brief]:
+        """Give those that add to this jail, of events told in brief whose kinds and statuses it may count."""
         if self._looks_at is not None:
             looks_at = self._looks_at
             briefs = [brief for brief in briefs if looks_at(brief[3])]
         if self._safelist is not None:
-            is_safe = self._safelist.holds_ipv4
+            is_safe = self._safelist.holds
             briefs = [brief for brief in briefs if not is_safe(brief[1])]
-        self.total_failed += len(briefs)
-        return [brief[1] for brief in briefs], self._add_ones(briefs)
+        return briefs
 
-    def _add_ones(self, briefs: Iterable[Brief]) -> list[tuple[Brief, Ban]]:
-        """Count events, each under its address as it is grouped, of a jail that counts nothing but events."""
+    def add_briefs(self, briefs: Sequence[Brief]) -> tuple[list[str], list[tuple[Brief, Ban]]]:
+        """Count events told in brief that add to this jail; give their keys, and the bans that some lead to."""
+        self.dropped = ()
+        self.total_failed += len(briefs)
+        key_of = self.grouping.key_of
+        keys = [host if isinstance(host := brief[1], str) else key_of(host) for brief in briefs]
+        return keys, self._add_ones(briefs, keys)
+
+    def _add_ones(self, briefs: Sequence[Brief], keys: Sequence[str]) -> list[tuple[Brief, Ban]]:
+        """Count events, each under its key, of a jail that counts nothing but events."""
         bans: list[tuple[Brief, Ban]] = []
         counted, keeps_first, findtime = self._counted, self._keeps_first, self.findtime
-        for brief in briefs:
-            what, key, time, _, via, line = brief
+        for brief, key in zip(briefs, keys, strict=True):
+            what, _, time, _, via, line = brief
             known = counted.get(key)
             if not keeps_first or (known is not None and (type(known) is not tuple or known[0] > time - findtime)):
                 again = self._take(key)

@@ -17,7 +17,7 @@ from math import inf
 
 from appguard.ban import PERMANENT, Ban
 from appguard.event import LOGIN_SUCCESS, Brief, What
-from appguard.filters.base import Filter, TellsBriefly, TellsHost, Told
+from appguard.filters.base import Filter, TellsBriefly, TellsHost, Told, host_of
 from appguard.jail_key import ADDRESS
 from appguard.jail_window import JailWindow
 from appguard.sieve import Sieve
@@ -25,7 +25,7 @@ from appguard.sources.base import LINE_MOST, Block, Chunk
 
 PASS_OVER_MOST = 600.0  # seconds
 HOSTS_MOST = 65_536  # banned addresses whose lines are passed over; then the first go
-HOST_LENGTH = 32
+HOST_LENGTHS = {4: (32,), 6: (64, 128)}  # of networks that an address may be counted as
 KINDS_MOST = 1024  # pairs of kind and status remembered: an app may write any
 
 
@@ -95,6 +95,7 @@ class Lane:
         self._windows = {route.window.jail.name: route.window for route in routes}
         self._passed = defaultdict[JailWindow | None, list[bytes]](list)  # lines not read, by whose ban
         self._banned: OrderedDict[bytes, tuple[float, Pass]] = OrderedDict()  # until when, and what takes its lines
+        self._grouping = routes[0].window.grouping
 
     def lines(self, chunk: Chunk, now: float) -> Sequence[bytes]:
         """Give the lines of a chunk that may tell of something; all where each has its time."""
@@ -110,8 +111,10 @@ class Lane:
         if not self._banned or self._telling is None:
             return lines
         kept: list[bytes] = []
-        keep = kept.append
-        for line, by in zip(lines, map(self._banned.get, self._telling.hosts_of(lines)), strict=True):
+        keep, by_key, hosts = kept.append, self._banned.get, self._telling.hosts_of(lines)
+        for line, host, by in zip(lines, hosts, map(by_key, hosts), strict=True):
+            if by is None and b":" in host:
+                by = by_key(self._key_of(host))  # noqa: PLW2901 - most hosts are written as their key
             if by is None or by[0] <= now:
                 keep(line)
             else:
@@ -121,6 +124,11 @@ class Lane:
                 self._tally(window, of_banned)
                 of_banned.clear()
         return kept
+
+    def _key_of(self, host: bytes) -> bytes:
+        """Give the key of an address, empty for what is none."""
+        found = host_of(host.decode("latin-1"))
+        return b"" if found is None else self._grouping.key_of(found).encode()
 
     def _tally(self, window: JailWindow | None, lines: Sequence[bytes]) -> None:
         """Count lines of addresses that this jail has banned as failures, by what stage 1 finds in them."""
@@ -145,7 +153,7 @@ class Lane:
         """Take what became true of a network, by its key: banned, or not any more."""
         host = key.encode()  # of a ban of some ports alone this is no host, and its lines are read on
         before, *_ = self._banned.pop(host, (0.0,))
-        if ban is None or self._telling is None or ban.network.version != 4 or ban.network.prefixlen != HOST_LENGTH:
+        if ban is None or self._telling is None or ban.network.prefixlen not in HOST_LENGTHS[ban.network.version]:
             return
         until = max(before, self._passes_until(ban))
         if until <= ban.start:

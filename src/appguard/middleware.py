@@ -161,7 +161,7 @@ class Middleware:
         is_trapping = self.config.traps and self.store.name != DAEMONS
         if is_trapping and not any(PROBE in jail.events for jail in jails):
             jails = (*jails, TRAPS_JAIL)
-        return AppJails(jails, self.clients.grouping.key, self._safelist, self.clock)
+        return AppJails(jails, self.clients.grouping, self._safelist, self.clock)
 
     def start(self) -> None:
         """Open what can fail by a bad setting, ask the host what it must, and say once what is in force.

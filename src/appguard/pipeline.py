@@ -160,7 +160,7 @@ class Pipeline:
         times = chunk.times or [turn.now] * len(lines)
         briefs = lane.briefs(lines, times) if is_all else [None] * len(lines)
         matched = sum(map(bool, briefs))
-        hearers, holds = lane.hearers, self._safelist.holds_ipv4 if self._safelist else None
+        hearers, holds = lane.hearers, self._safelist.holds if self._safelist else None
         for number, brief in enumerate(briefs):
             puts = hearers[brief[0]] if brief else brief
             if puts is None:
@@ -252,10 +252,12 @@ class _Turn:
         if not (earliest < min(times) and max(times) <= latest):
             untimely.update(id(brief) for brief in briefs if not earliest < brief[2] <= latest)
             briefs = [brief for brief in briefs if earliest < brief[2] <= latest]
+        briefs = window.counted_briefs(briefs)
+        if not briefs:
+            return []
         keys, bans = window.add_briefs(briefs)
-        if keys:
-            self._touched(window).update(keys, window.dropped)
-            self.found.note(window, keys)
+        self._touched(window).update(keys, window.dropped)
+        self.found.note(window, [brief[1] for brief in briefs])
         return [(brief, _behind(ban, route.behind)) for brief, ban in bans]
 
     def _touched(self, window: JailWindow) -> set[str]:
@@ -277,7 +279,7 @@ def _count(
     found: Found,
     behind: tuple[str, ...] = (),
 ) -> tuple[Ban, ...]:
-    found.note(window, (event.address,))
+    found.note(window, (event.address.text,))
     bans = window.add(key, event, evidence)
     touched = outcome.touched.setdefault(window.jail.name, set())
     touched.add(key)

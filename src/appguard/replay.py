@@ -155,7 +155,7 @@ class Replay:
         jails = {each.jail.name: without_questions(each) for each in listening}
         self._clock = _Clock()
         self._since = since
-        self._windows = windows_of(list(jails.values()), Grouping(facts.on_link).key)
+        self._windows = windows_of(list(jails.values()), Grouping(facts.on_link))
         self._set = MemoryBanSet(self._clock)
         self._banning = Banning(
             self._windows,

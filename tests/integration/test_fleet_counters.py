@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from appguard.address import parse_address, parse_network
+from appguard.address import Grouping, parse_address, parse_network
 from appguard.event import LOGIN_FAIL, LOGIN_SUCCESS, Event
 from appguard.jail import Jail
 from appguard.jail_window import JailWindow
@@ -461,7 +461,7 @@ class Waiting:
     """One host's counting of a jail that bans at the first failure, while Redis takes no writes."""
 
     def __init__(self, server: RedisServer) -> None:
-        self.window = JailWindow(Jail("login", maxretry=1, scope="fleet"), lambda address: address.text)
+        self.window = JailWindow(Jail("login", maxretry=1, scope="fleet"), Grouping())
         self.bans = RedisBanSet(server.uri)
         self.counting = SharedCounting(server.uri, self.bans, time.time)
         self.banned: list[str] = []

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from appguard.address import (
@@ -15,6 +15,8 @@ from appguard.address import (
     NetworkMap,
     NetworkSet,
     host_network,
+    host_of_ipv6,
+    host_text,
     network_text,
     overlap,
     parse_address,
@@ -261,10 +263,33 @@ def test_everything_holds_everything_of_its_version_only() -> None:
     assert everything.overlapping(IPv6Network("::/0")) is None
 
 
-@given(number=st.integers(0, 2**32 - 1), length=st.integers(0, 32))
-def test_a_set_finds_ipv4_addresses_by_their_text(number: int, length: int) -> None:
-    """Asked by text, a set of networks says what it says of the address."""
+ipv6 = st.builds(
+    lambda words: int.from_bytes(b"".join(word.to_bytes(2) for word in words)),
+    st.lists(st.sampled_from([0, 0, 1, 0x10, 0xFFFF, 0x64, 0xFF9B, 0x2001, 0xDB8, 0xAAAA]), min_size=8, max_size=8),
+)  # with many zeros, and in all networks below
+ipv4_in_ipv6 = st.integers(0, 2**32 - 1).map(lambda number: 0xFFFF << 32 | number)
+addresses = st.one_of(
+    st.integers(0, 2**32 - 1).map(IPv4Address),
+    st.one_of(ipv6, ipv4_in_ipv6, st.integers(0, 2**128 - 1)).map(IPv6Address),
+)
+
+
+@given(ip=addresses, length=st.integers(0, 32))
+def test_in_brief_an_address_is_what_it_is_as_a_whole(ip: IPv4Address | IPv6Address, length: int) -> None:
+    """A set of networks, a grouping and the text of an address say of it in brief what they say of it as a whole."""
     networks = NetworkSet([parse_network(f"203.0.113.0/{length}"), parse_network("2001:db8::/32")])
-    address = parse_address(str(IPv4Address(number)))
-    assert networks.holds_ipv4(address.text) == (address in networks)
-    assert not NetworkSet().holds_ipv4(address.text)
+    grouping = Grouping([parse_network("2001:db8:aaaa::/64"), parse_network("2001:1::/112")])
+    address = parse_address(str(ip))
+    host = str(ip) if isinstance(ip, IPv4Address) else host_of_ipv6(int(ip))
+    assert host_text(host) == address.text
+    assert networks.holds(host) == (address in networks)
+    assert not NetworkSet().holds(host)
+    assert grouping.key_of(host) == grouping.key(address)
+
+
+@given(number=st.one_of(ipv6, st.integers(0, 2**128 - 1)))
+def test_a_slash64_is_written_as_networks_are(number: int) -> None:
+    """What an IPv6 address is counted under is the canonical text of its network."""
+    assume(number >> 32 != 0xFFFF)
+    slash64 = IPv6Network((number >> 64 << 64, 64))
+    assert parse_address(str(IPv6Address(number))).slash64 == str(slash64) == network_text(slash64)

@@ -30,7 +30,7 @@ class Court:
     def __init__(self, *jails: Jail, safelist: Iterable[str] = ()) -> None:
         self.now = NOW
         self.bans = MemoryBanSet(lambda: self.now)
-        self.windows = {jail.name: JailWindow(jail, Grouping().key) for jail in jails}
+        self.windows = {jail.name: JailWindow(jail, Grouping()) for jail in jails}
         judge = Judge(safelist=map(parse_network, safelist))
         self.banning = Banning(self.windows, self.bans, judge, lambda: self.now, lambda _: None)
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appguard.address import Grouping, NetworkSet, parse_address, parse_network
+from appguard.address import Grouping, NetworkSet, host_text, parse_address, parse_network
 from appguard.event import KINDS, LOGIN_FAIL, LOGIN_SUCCESS, PROBE, REQUEST, Event
-from appguard.filters.base import Filter, Named, TellsBriefly
+from appguard.filters.base import Filter, Named, TellsBriefly, host_of
 from appguard.filters.event_log import EventLogFilter
 from appguard.filters.nginx import SHORT, NginxFilter
 from appguard.filters.nginx_json import NginxJsonFilter
@@ -45,10 +45,26 @@ ADDRESSES = (
     "198.51.100.7",
     "203.0.113.05",
     "256.0.0.1",
-    "2001:db8::1",
     "1.2.3.4.5",
+    "2001:db8::1",
+    "2001:DB8:0:0::0002",
+    "2001:db8::198.51.100.7",
+    "2001:db8:0:1::1",
+    "2001:db8:0:2::1",
+    "2001:db8:0:2::2",
     "::ffff:203.0.113.5",
+    "::FFFF:cb00:7105",
+    "::203.0.113.5",
+    "::ffff:198.51.100.7",
+    "64:ff9b::203.0.113.5",
+    "2001:db8:5::1",
+    "fe80::1%eth0",
+    "2001:db8:::1",
+    "00001::",
+    "::",
 )
+
+VALID = [text for text in ADDRESSES if host_of(text) is not None]
 
 COMMON = {
     "nginx": [b'203.0.113.5 - - [18/Nov/2026:11:06:40 +0000] "GET /x?y=1 HTTP/1.1" 404 153 "-" "curl \xc3\xa9"'],
@@ -142,7 +158,7 @@ def event_line(draw: st.DrawFn) -> str:
     event = Event(
         draw(st.sampled_from([LOGIN_FAIL, LOGIN_FAIL, LOGIN_SUCCESS, PROBE])),
         NOW + draw(st.floats(-60, 60)),
-        parse_address(draw(st.sampled_from(["203.0.113.5", "203.0.113.6", "2001:db8::1"]))),
+        parse_address(draw(st.sampled_from(VALID))),
         count=draw(st.sampled_from([1, 1, 1, 0, 3])),
         app=draw(texts),
         user=draw(texts),
@@ -155,7 +171,7 @@ def event_line(draw: st.DrawFn) -> str:
     line = event.to_line()
     return draw(
         st.sampled_from(
-            [line, line, line + " ", line.replace("203.0.113.5", "203.0.113.05"), line.replace(":", ": ", 1)]
+            [line, line, line + " ", line.replace("203.0.113.5", draw(st.sampled_from(ADDRESSES))), line.replace(":", ": ", 1)]
         )
     )
 
@@ -200,14 +216,13 @@ def told_in_brief(made: Filter, lines: Sequence[bytes]) -> int:
         if brief == ():
             assert event is None
         elif brief:
-            (kind, status), address, time, path, via, kept = brief
+            (kind, status), host, time, path, via, kept = brief
             assert kept is line
             assert event is not None
-            assert event.address.version == 4
             assert (event.kind, event.status, event.address.text, event.time, event.path, event.via) == (
                 kind,
                 status,
-                address,
+                host_text(host),
                 time,
                 path,
                 via,
@@ -287,16 +302,16 @@ JAILS = (
     Jail("many", maxretry=300, findtime=60, bantime="1h", events=[REQUEST]),
     Jail("paths", maxretry=2, findtime=60, bantime="1h", events=[PROBE, LOGIN_FAIL], distinct="path"),
     Jail("users", maxretry=2, findtime=60, bantime="1h", key="user"),
-    Jail("safe", maxretry=2, findtime=60, bantime="1h", events=[PROBE, LOGIN_FAIL], safelist=["203.0.113.6"]),
+    Jail("safe", maxretry=2, findtime=60, bantime="1h", events=[PROBE, LOGIN_FAIL], safelist=["203.0.113.6", "2001:db8:0:2::2"]),
     Jail("once", maxretry=1, findtime=60, bantime="1h", events=[LOGIN_FAIL], paths=["/login", "*.css"]),
 )
 
 
 def run(made: Filter, jails: Sequence[Jail], chunks: Sequence[Sequence[bytes]], most: int, size: int) -> list[object]:
     """Feed chunks and give all that can be seen of it."""
-    windows = [JailWindow(jail, Grouping().key, most) for jail in jails]
+    windows = [JailWindow(jail, Grouping([parse_network("2001:db8:0:1::/64")]), most) for jail in jails]
     routes = [Route(made, window, behind=("192.0.2.1",) if window.jail.name == "logins" else ()) for window in windows]
-    pipeline = Pipeline({"log": routes}, NetworkSet([parse_network("198.51.100.0/24")]))
+    pipeline = Pipeline({"log": routes}, NetworkSet([parse_network("198.51.100.0/24"), parse_network("2001:db8:5::/48")]))
     seen: list[object] = []
     for lines in chunks:
         outcome, touched = Outcome(), dict[str, set[str]]()

@@ -68,7 +68,7 @@ def events(draw: st.DrawFn) -> Event:
 @given(jail=jails(), event=events())
 def test_a_reason_is_given_exactly_if_the_pipeline_does_not_count(jail: Jail, event: Event) -> None:
     """For every jail and event: no reason, and the jail counts it; a reason, and it does not."""
-    window = JailWindow(jail, Grouping().key)
+    window = JailWindow(jail, Grouping())
     why = why_not_counted(window, event, SAFE, NOW)
     assert window.total_failed == 0
     pipeline = Pipeline({"log": [Route(EventLogFilter(), window)]}, SAFE)
@@ -87,7 +87,7 @@ class Court:
         self.now = NOW
         self.bans = MemoryBanSet(lambda: self.now)
         self.judge = Judge(safelist=config.safelist)
-        windows = windows_of(config.jails, Grouping().key)
+        windows = windows_of(config.jails, Grouping())
         self.banning = Banning(windows, self.bans, self.judge, lambda: self.now, lambda outcome: None)
         self.pipeline = Pipeline(routes_of(config.jails, windows), safelist_of(config))
         self.enforcing = True

@@ -34,7 +34,7 @@ def only(bans: tuple[Ban, ...]) -> Ban:
 
 def window_of(jail: Jail | None = None, keys_most: int = 100_000) -> JailWindow:
     """Make the window of a jail: five in ten minutes if none is given."""
-    return JailWindow(jail or Jail("login"), Grouping().key, keys_most)
+    return JailWindow(jail or Jail("login"), Grouping(), keys_most)
 
 
 @pytest.mark.parametrize("maxretry", [1, 2, 5, 100])
@@ -213,7 +213,7 @@ HOSTILE_JAILS = {
 def test_memory_stays_below_its_ceiling(jail: Jail, per_key: int) -> None:
     """Whatever strangers write, a jail keeps what its ceiling allows, and the estimate is near what Python takes."""
     most = 700_000
-    window = JailWindow(jail, Grouping().key, bytes_most=most)
+    window = JailWindow(jail, Grouping(), bytes_most=most)
     made = dict[str, int]()
     tracemalloc.start()
     try:
@@ -235,7 +235,7 @@ def test_memory_stays_below_its_ceiling(jail: Jail, per_key: int) -> None:
 def test_memory_of_addresses_heard_of_once_stays_below_its_ceiling(length: int) -> None:
     """Of a flood of fresh addresses a jail keeps what its ceiling allows, and the estimate is near the truth."""
     most = 700_000
-    window = JailWindow(Jail("x"), Grouping().key, bytes_most=most)
+    window = JailWindow(Jail("x"), Grouping(), bytes_most=most)
     tracemalloc.start()
     try:
         for number in range(6_000):
@@ -254,7 +254,7 @@ def test_memory_of_addresses_heard_of_once_stays_below_its_ceiling(length: int) 
 def test_a_restart_forgets_no_address_heard_of_once(maxretry: int) -> None:
     """What is restored takes no more room than it took before, and counts on as it did."""
     jail = Jail("x", maxretry=maxretry, findtime="1d")
-    before, after = (JailWindow(jail, Grouping().key, bytes_most=700_000) for _ in range(2))
+    before, after = (JailWindow(jail, Grouping(), bytes_most=700_000) for _ in range(2))
     lines = [f"{number} caf\u00e9 {'x' * 100}".encode() + b"\xff" for number in range(1_500)]
     for number, line in enumerate(lines):
         before.add_briefs([((LOGIN_FAIL, 0), address_of(number).text, NOW + number, "", (), line)])

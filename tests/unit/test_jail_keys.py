@@ -27,7 +27,7 @@ def event_of(address: str = "203.0.113.5", later: float = 0.0, kind: str = LOGIN
 
 def window_of(**settings: Any) -> JailWindow:
     """Make a jail's window on a host with one IPv6 link."""
-    return JailWindow(Jail("login", **settings), Grouping([ON_LINK]).key)
+    return JailWindow(Jail("login", **settings), Grouping([ON_LINK]))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_pairs_are_found_by_their_network_whatever_happened() -> None:
     """Counted, banned, forgotten, swept, restored or gone for want of room: each network has its pairs."""
     chance = random.Random(7)
     windows = [window_of(maxretry=3, findtime=100, key="user+address")]
-    windows.append(JailWindow(windows[0].jail, Grouping([ON_LINK]).key, keys_most=30))
+    windows.append(JailWindow(windows[0].jail, Grouping([ON_LINK]), keys_most=30))
     addresses = [f"203.0.113.{number}" for number in range(5)]
     for later in range(600):
         address = chance.choice(addresses)
@@ -208,7 +208,7 @@ def test_what_no_longer_fits_is_given_back() -> None:
     for number in range(3):
         users.record(event_of(later=number, user=f"bob {number}"))
     assert window_of().restore(users) == {"bob 0", "bob 1", "bob 2"}
-    small = JailWindow(Jail("login", key="user"), Grouping().key, keys_most=1)
+    small = JailWindow(Jail("login", key="user"), Grouping(), keys_most=1)
     assert small.restore(users) == {"bob 0", "bob 1"}
     assert window_of(distinct="path").restore([(f"203.0.113.{n}", item) for n, (_, item) in enumerate(users)])
 

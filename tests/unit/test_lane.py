@@ -31,7 +31,7 @@ def probe(address: str = ATTACKER, seconds: int = 40, status: int = 404) -> byte
 def pipeline_of(*jails: Jail) -> Pipeline:
     """Make a pipeline of jails that read one access log."""
     made = NginxFilter([kind for jail in jails for kind in jail.events])
-    return Pipeline({"log": [Route(made, JailWindow(jail, Grouping().key)) for jail in jails]}, NetworkSet())
+    return Pipeline({"log": [Route(made, JailWindow(jail, Grouping())) for jail in jails]}, NetworkSet())
 
 
 def feed(pipeline: Pipeline, lines: Sequence[bytes], now: float = NOW) -> Outcome:
@@ -115,7 +115,7 @@ def test_a_ban_for_ever() -> None:
 
 def test_what_is_remembered_is_bounded() -> None:
     """Of many banned addresses those banned last are remembered."""
-    lane = Lane([Route(NginxFilter(), JailWindow(SHORT, Grouping().key))])
+    lane = Lane([Route(NginxFilter(), JailWindow(SHORT, Grouping()))])
     for number in range(HOSTS_MOST + 1):
         key = f"20.{number >> 16}.{number >> 8 & 255}.{number & 255}"
         lane.learn(key, Ban(parse_network(key), "short", NOW, NOW + 600, automatic=True))

@@ -51,7 +51,7 @@ def test_a_network_on_the_safelist_lifts_its_bans_in_one_go() -> None:
     All bans are looked at once, and none of them is larger afterwards.
     """
     bans, told, judge = Bans(), Told(), Judge()
-    window = JailWindow(Jail("login"), Grouping().key)
+    window = JailWindow(Jail("login"), Grouping())
     banning = Banning({"login": window}, bans, judge, time.time, told.outcomes.append)
     for text in ("203.0.113.5", "203.0.113.6", "203.0.0.0/16", "198.51.100.1", "2001:db8::/64"):
         bans.ban(Ban.of(text, jail="login"))

@@ -28,7 +28,7 @@ def line_at(time: float, address: str = "203.0.113.5", kind: str = LOGIN_FAIL) -
 
 def window_of(jail: Jail, keys_most: int = 1000) -> JailWindow:
     """Make a jail's window."""
-    return JailWindow(jail, Grouping().key, keys_most)
+    return JailWindow(jail, Grouping(), keys_most)
 
 
 def pipeline_of(*routes: Route, safelist: Sequence[str] = ()) -> Pipeline:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appguard.address import parse_address, parse_network
+from appguard.address import Grouping, parse_address, parse_network
 from appguard.ban import Ban, BanTable, Fact
 from appguard.blocking import block_of
 from appguard.errors import ConfigError
@@ -39,7 +39,7 @@ def test_settings_become_one_text(ports: list[object], protocols: list[object], 
     assert ports_text(ports, protocols) == text
     assert spoken(text) == said
     jail = Jail("x", ports=ports, protocol=protocols)  # type: ignore[arg-type]  # as TOML gives them
-    window = JailWindow(replace(jail, maxretry=1), lambda address: address.text)
+    window = JailWindow(replace(jail, maxretry=1), Grouping())
     (ban,) = window.record(Event(LOGIN_FAIL, 1000.0, parse_address("203.0.113.5")))
     assert (ban.ports, ban.where) == (text, "203.0.113.5")
 

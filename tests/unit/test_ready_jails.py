@@ -23,7 +23,7 @@ LINE = '203.0.113.5 - {user} [20/Nov/2026:09:{minute:02}:{second:02} +0000] "GET
 def bans_of(name: str, **request: object) -> list[Ban]:
     """Give the bans after each of as many requests as the jail bans for, one a tenth of a second."""
     config = read_jail(name, {"use": name}, "")
-    window = JailWindow(config.jail, Grouping().key)
+    window = JailWindow(config.jail, Grouping())
     chosen = open_filter(config.filter, kinds=config.jail.events)
     bans: list[Ban] = []
     for number in range(config.jail.maxretry):
@@ -118,7 +118,7 @@ def test_dos_is_four_in_a_second() -> None:
     """Four requests in one second ban, four in two seconds do not."""
     config = read_jail("dos", {"use": "dos"}, "")
     for seconds, is_banned in (((0, 0, 0, 0), True), ((0, 0, 1, 1), False), ((0, 1, 2, 3), False)):
-        window = JailWindow(config.jail, Grouping().key)
+        window = JailWindow(config.jail, Grouping())
         chosen = open_filter("nginx", kinds=config.jail.events)
         events = [
             told(chosen, LINE.format(user="-", minute=0, second=s, path="/", status=200).encode(), 0) for s in seconds
@@ -135,7 +135,7 @@ def test_nobody_yields_requests_unasked() -> None:
 def test_credential_stuffing_counts_users() -> None:
     """Five different users from one address ban it, five failures of one user do not."""
     jail = read_jail("stuffing", {"use": "credential-stuffing", "users": ["1"]}, "").jail
-    window = JailWindow(jail, Grouping().key)
+    window = JailWindow(jail, Grouping())
     line = Event(
         LOGIN_FAIL, 0.0, parse_line('{"time":"2026-11-20T09:00:00Z","event":"x","source_ip":"203.0.113.5"}').address
     )

@@ -3,10 +3,10 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from socket import AF_INET, inet_pton
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import Protocol, runtime_checkable
 
-from appguard.address import Address
+from appguard.address import Address, Host, host_of_ipv6
 from appguard.event import Brief, Event
 from appguard.filters.literals import Literals
 
@@ -66,9 +66,7 @@ class TellsHost(Protocol):
 
 Told = Brief | tuple[()] | None  # an event in brief, none at all, or what only `match` can read
 
-_INET = int(AF_INET)  # an enum is slow to be asked
-_OCTET = "(?:1[0-9]{2}|[1-9]?[0-9]|2[0-4][0-9]|25[0-5])"
-IPV4 = rf"(?:{_OCTET}\.){{3}}{_OCTET}(?![0-9])"
+_INET, _INET6 = int(AF_INET), int(AF_INET6)  # an enum is slow to be asked
 
 
 @runtime_checkable
@@ -76,7 +74,7 @@ class TellsBriefly(Protocol):
     """A filter that tells the most of many lines in brief."""
 
     def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Sequence[Told]:
-        """Say of each line what `match` would, in brief: of ordinary events of IPv4 addresses, which count once."""
+        """Say of each line what `match` would, in brief: of ordinary events, which count once."""
         ...
 
 
@@ -89,10 +87,15 @@ def rows_of(form: re.Pattern[str], lines: Sequence[bytes]) -> Sequence[tuple[str
     return rows if len(rows) == len(lines) else [("",) * form.groups] * len(lines)  # one holds the end of a line
 
 
-def is_ipv4(text: str) -> bool:
-    """Say whether a text is an IPv4 address as it is counted, in a third of the time that an expression takes."""
+def host_of(text: str) -> Host | None:
+    """Give the address of a text in brief, as it is counted; None if it is none, or not written like most.
+
+    In a third of the time that an expression takes.
+    """
     try:
+        if ":" in text:
+            return host_of_ipv6(int.from_bytes(inet_pton(_INET6, text)))
         inet_pton(_INET, text)
     except (OSError, ValueError):
-        return False
-    return True
+        return None
+    return text

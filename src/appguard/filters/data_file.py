@@ -27,7 +27,7 @@ from typing import cast
 
 from appguard.errors import ConfigError
 from appguard.event import LINE_MOST, Event, What
-from appguard.filters.base import Told, is_ipv4
+from appguard.filters.base import Told, host_of
 from appguard.filters.expression import Expression, OverBudget
 from appguard.filters.fields import BY_STATUS, FIELDS, check_kind, event_of, may_be_cut, rest_of
 from appguard.filters.literals import literals_of
@@ -139,7 +139,8 @@ class DataFilter:
             return None
         address, time = found.group(of_address, of_time)
         told = self._when(time, now) if time else now
-        return None if told is None or not is_ipv4(address) else (what, address, told, "", (), line)
+        host = host_of(address)
+        return None if told is None or host is None else (what, host, told, "", (), line)
 
     @property
     def complaint(self) -> str:

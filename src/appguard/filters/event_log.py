@@ -15,7 +15,7 @@ import msgspec
 from appguard.address import parse_address
 from appguard.errors import AddressError, EventError
 from appguard.event import COUNT_MOST, PATH_MOST, REQUEST, SHORT_TEXT, TEXT_MOST, VIA_MOST, Event, is_time, parse_line
-from appguard.filters.base import Told, is_ipv4
+from appguard.filters.base import Told, host_of
 from appguard.filters.literals import Literals
 
 BEGIN = b'{"time":"'
@@ -78,8 +78,8 @@ class EventLogFilter:
             found = self._decode(line)
         except NOT_READ:
             return None
-        address, time = found.source_ip, _time(found.time)
-        if time is None or not is_ipv4(address) or found.count != 1 or found.jail or not line.startswith(BEGIN):
+        host, time = host_of(found.source_ip), _time(found.time)
+        if time is None or host is None or found.count != 1 or found.jail or not line.startswith(BEGIN):
             return None
         through = _through(found.via) if found.via else ()
         if through is None or not 0 <= found.status <= STATUS_MOST or (len(line) > FITTING and not _fits(found)):
@@ -87,7 +87,7 @@ class EventLogFilter:
         kind = found.event
         if self._kinds and kind not in self._kinds:
             return ()
-        return ((kind, found.status), address, time, found.path, through, line) if 0 < len(kind) <= SHORT_TEXT else None
+        return ((kind, found.status), host, time, found.path, through, line) if 0 < len(kind) <= SHORT_TEXT else None
 
     def hosts_of(self, lines: Sequence[bytes]) -> Sequence[bytes]:
         """Give what stands where the client does; an app's words alone stand before it."""

@@ -5,7 +5,7 @@ quote without a backslash opens the request, and the time is what stands right b
 Nor can length hide a failure: what follows the status may be cut off, and a request so long that its status is cut off
 counts as refused (nginx itself takes no longer ones by default).
 
-Most lines are of a common request: an IPv4 address, a request line of three words, no escapes. They are told in brief:
+Most lines are of a common request: a request line of three words, no escapes. They are told in brief:
 one expression reads many of them at once. Others are left to `match`.
 """
 
@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from appguard.address import parse_address
 from appguard.errors import AddressError
 from appguard.event import LIMIT_EXCEEDED, LINE_MOST, PROBE, REQUEST, Event, What, kind_of_answer
-from appguard.filters.base import Told, is_ipv4, rows_of
+from appguard.filters.base import Told, host_of, rows_of
 from appguard.filters.literals import Literals
 from appguard.filters.times import seconds_of
 
@@ -32,7 +32,7 @@ PLAIN = r"[!#-\[\]-~]"  # what a quoted value has without escapes, but blanks
 PATH = r"[!$->@-\[\]-~]"  # the same up to where a path ends
 SHORT = 256  # letters of a path
 COMMON = re.compile(
-    rf'^(?:([0-9.]{{7,15}}+) - (?:(- )|[^ "\\\n]++ )\[(.{{26}})\] '
+    rf'^(?:([0-9A-Fa-f:.]{{2,45}}+) - (?:(- )|[^ "\\\n]++ )\[(.{{26}})\] '
     rf'"([A-Z]{{1,16}}+) ({PATH}{{1,{SHORT}}}+)(?:[?#]{PLAIN}*+)?+ HTTP/[0-9.]++" ([1-9][0-9]{{2}}) )?.*+$',
     re.MULTILINE,
 )  # what most lines begin with: address, no user, time, method, path, status
@@ -100,10 +100,8 @@ class NginxFilter:
                 continue
             if time != last:
                 last, told = time, _seconds(time)
-            if told is None or not is_ipv4(address):
-                found.append(None)
-            else:
-                found.append((what, address, told, path, (), line))
+            host = host_of(address)
+            found.append(None if told is None or host is None else (what, host, told, path, (), line))
         return found
 
     def hosts_of(self, lines: Sequence[bytes]) -> Sequence[bytes]:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from appguard.address import parse_address
 from appguard.errors import AddressError
 from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, Event
-from appguard.filters.base import IPV4, Told, rows_of
+from appguard.filters.base import Told, host_of, rows_of
 from appguard.filters.literals import Literals
 from appguard.filters.nginx import PLAIN, TELLING, TEXT, Wanted, kind_of_request, path_of
 
@@ -30,7 +30,7 @@ LINE = re.compile(
 )
 REFUSED = "REJECTED"
 COMMON = re.compile(
-    rf'^(?:\{{"time":([0-9]{{1,11}}\.[0-9]{{3}}),"client":"({IPV4})","peer":"([0-9A-Za-z:.]*+)",'
+    rf'^(?:\{{"time":([0-9]{{1,11}}\.[0-9]{{3}}),"client":"([0-9A-Fa-f:.]{{2,45}}+)","peer":"([0-9A-Za-z:.]*+)",'
     r'"status":"([1-9][0-9]{2})","limit_req":"([A-Z_]*+)","auth":"([a-z]*+)",'
     rf'"request_id":"[0-9a-f]*+","method":"([A-Z]*+)","uri":"({PLAIN}*+)","user":")?+.*$',
     re.MULTILINE,
@@ -94,7 +94,9 @@ class NginxJsonFilter:
                 what = (LIMIT_EXCEEDED, int(status))
             elif status == "401":
                 what = self._wanted.unauthorized(method, path, auth)
-            found.append(() if what is None else (what, client, float(time), path, _via(peer, client), line))
+            host = None if what is None else host_of(client)
+            told = None if host is None or what is None else (what, host, float(time), path, _via(peer, client), line)
+            found.append(() if what is None else told)
         return found
 
     def hosts_of(self, lines: Sequence[bytes]) -> Sequence[bytes]:

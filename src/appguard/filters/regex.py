@@ -17,7 +17,7 @@ from typing import NamedTuple
 from appguard.address import Address, parse_address
 from appguard.errors import AddressError, ConfigError
 from appguard.event import LOGIN_FAIL, Event
-from appguard.filters.base import Named, Told, is_ipv4
+from appguard.filters.base import Named, Told, host_of
 from appguard.filters.cascade import Cascade, without
 from appguard.filters.connections import IDS, Connections, Joined, id_of
 from appguard.filters.dates import DatePattern, FoundDate
@@ -147,8 +147,8 @@ class RegexFilter:
         if shape.who is None:
             return ()
         seconds = (None if self.dates.expressions else time) if date is None else self.dates.seconds(date, time)
-        address = text[shape.who]
-        return None if seconds is None or not is_ipv4(address) else (self._what, address, seconds, "", (), line)
+        host = host_of(text[shape.who])
+        return None if seconds is None or host is None else (self._what, host, seconds, "", (), line)
 
     def find(self, line: bytes, time: float) -> Hit | None:
         """Give the failure a line tells of."""
