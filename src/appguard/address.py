@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Generic, TypeVar
 
 from appguard.errors import AddressError
@@ -20,7 +20,6 @@ Network = IPv4Network | IPv6Network
 Host = str | int  # an address in brief: the canonical text of an IPv4 one, the number of an IPv6 one
 V = TypeVar("V")
 
-MAPPED = 0xFFFF  # the first 96 bits of an IPv6 address that stands for an IPv4 one
 NAT64 = (IPv6Network("64:ff9b::/96"), IPv6Network("64:ff9b:1::/48"))
 PRIVATE: tuple[Network, ...] = tuple(
     ip_network(text)
@@ -91,7 +90,7 @@ def _parse_address(text: str) -> Address:
         one, two, three, four = map(int, text.split("."))
         return Address(text, 4, one << 24 | two << 16 | three << 8 | four, text)
     try:
-        ip = ip_address(text)
+        ip = IPv6Address(text) if ":" in text else IPv4Address(text)
     except ValueError as error:
         raise AddressError(f"{text!r} is not an IP address") from error
     if isinstance(ip, IPv6Address) and ip.ipv4_mapped:
@@ -105,18 +104,9 @@ def _address(ip: IPv4Address | IPv6Address) -> Address:
     return Address(str(ip), 6, int(ip), _slash64(int(ip) >> 64))
 
 
-def host_of_ipv6(number: int) -> Host:
-    """Give the IPv6 address of this number in brief: one that is mapped is an IPv4 address."""
-    return number if number >> 32 != MAPPED else _ipv4_text(number & 0xFFFFFFFF)
-
-
 def host_text(host: Host) -> str:
     """Write an address in brief as `Address.text` has it."""
     return host if isinstance(host, str) else str(IPv6Address(host))
-
-
-def _ipv4_text(number: int) -> str:
-    return f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
 
 
 @lru_cache(maxsize=65536)
@@ -135,7 +125,7 @@ def parse_network(text: str) -> Network:
         return host_network(int(first) << 24 | int(second) << 16 | int(third) << 8 | int(fourth))
     address, slash, prefix = text.partition("/")
     try:
-        network = ip_network(f"{address.partition('%')[0]}{slash}{prefix}", strict=False)
+        network = (IPv6Network if ":" in text else IPv4Network)(f"{address.partition('%')[0]}{slash}{prefix}", strict=False)
     except ValueError as error:
         raise AddressError(f"{text!r} is not an IP address or network") from error
     if isinstance(network, IPv6Network) and network.prefixlen >= 96:
@@ -154,11 +144,14 @@ def host_network(number: int) -> IPv4Network:
 
 def network_text(network: Network) -> str:
     """Write a network canonically: a single host without its prefix length."""
+    if network.version == 6 and network.prefixlen == 64:
+        return _slash64(int(network.network_address) >> 64)  # as most are
     if network.prefixlen != network.max_prefixlen:
         return str(network)
     if network.version == 6:
         return str(network.network_address)
-    return _ipv4_text(int(network.network_address))  # as most are: a third of the time `str` takes
+    number = int(network.network_address)  # as most are: a third of the time `str` takes
+    return f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
 
 
 def overlap(one: Network, other: Network) -> bool:
@@ -303,6 +296,9 @@ class Grouping:
     def learn(self, on_link: Iterable[Network]) -> None:
         """Take the networks that are on this host's links now."""
         self.shared = NetworkSet([*NAT64, *on_link])
+        networks = [network for network in self.shared if network.version == 6]
+        self._shift = 128 - min(network.prefixlen for network in networks)
+        self._beginnings = {int(network.network_address) >> self._shift for network in networks}
 
     def key(self, address: Address) -> str:
         """Give the text an address is counted and banned under: `192.0.2.1`, `2001:db8::/64` or `fe80::1`."""
@@ -312,4 +308,6 @@ class Grouping:
         """Give the same of an address in brief."""
         if isinstance(host, str):
             return host
-        return host_text(host) if self.shared.holds(host) else _slash64(host >> 64)
+        if host >> self._shift in self._beginnings and self.shared.holds(host):  # the first says no to most, quickly
+            return host_text(host)
+        return _slash64(host >> 64)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Protocol, runtime_checkable
 
-from appguard.address import Address, Host, host_of_ipv6
+from appguard.address import Address, Host
 from appguard.event import Brief, Event
 from appguard.filters.literals import Literals
 
@@ -67,6 +67,7 @@ class TellsHost(Protocol):
 Told = Brief | tuple[()] | None  # an event in brief, none at all, or what only `match` can read
 
 _INET, _INET6 = int(AF_INET), int(AF_INET6)  # an enum is slow to be asked
+MAPPED = 0xFFFF  # the first 96 bits of an IPv6 address that stands for an IPv4 one
 
 
 @runtime_checkable
@@ -92,10 +93,12 @@ def host_of(text: str) -> Host | None:
 
     In a third of the time that an expression takes.
     """
+    rest = text.removeprefix("::ffff:")  # an IPv4 client of a socket that takes both
     try:
-        if ":" in text:
-            return host_of_ipv6(int.from_bytes(inet_pton(_INET6, text)))
-        inet_pton(_INET, text)
+        if ":" in rest:
+            number = int.from_bytes(inet_pton(_INET6, text))
+            return number if number >> 32 != MAPPED else None
+        inet_pton(_INET, rest)
     except (OSError, ValueError):
         return None
-    return text
+    return rest
