@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from appguard.address import Grouping, NetworkSet, parse_network
+from appguard.address import Grouping, NetworkSet, parse_address, parse_network
 from appguard.ban import Ban, Fact
 from appguard.event import LOGIN_FAIL, PROBE, REQUEST
 from appguard.filters.nginx import NginxFilter
@@ -28,10 +30,10 @@ def probe(address: str = ATTACKER, seconds: int = 40, status: int = 404) -> byte
     )  # fmt: skip
 
 
-def pipeline_of(*jails: Jail) -> Pipeline:
+def pipeline_of(*jails: Jail, grouping: Grouping | None = None) -> Pipeline:
     """Make a pipeline of jails that read one access log."""
-    made = NginxFilter([kind for jail in jails for kind in jail.events])
-    return Pipeline({"log": [Route(made, JailWindow(jail, Grouping())) for jail in jails]}, NetworkSet())
+    made, grouping = NginxFilter([kind for jail in jails for kind in jail.events]), grouping or Grouping()
+    return Pipeline({"log": [Route(made, JailWindow(jail, grouping)) for jail in jails]}, NetworkSet())
 
 
 def feed(pipeline: Pipeline, lines: Sequence[bytes], now: float = NOW) -> Outcome:
@@ -48,6 +50,77 @@ def test_lines_of_a_banned_address_are_passed_over() -> None:
     outcome = feed(pipeline, [probe(), probe(OTHER), probe()])
     assert outcome.touched == {"short": {OTHER}}
     assert (pipeline.matched, pipeline.passed_over) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("written", "others"),
+    [
+        (("2001:db8::1", "2001:DB8:0:0::0002", "2001:db8::ffff"), ("2001:db8:0:1::1", "2001:db8::1%eth0", "2001:db8:::1")),
+        ((ATTACKER, f"::ffff:{ATTACKER}"), (f"::{ATTACKER}", "::ffff:203.0.113.6", "64:ff9b::203.0.113.5")),
+        (("64:ff9b::203.0.113.5", "64:ff9b::cb00:7105"), ("64:ff9b::203.0.113.6", ATTACKER)),
+    ],
+)
+def test_an_address_is_passed_over_in_any_form(written: Sequence[str], others: Sequence[str]) -> None:
+    """A ban hides the lines of whoever is counted as the one that is banned, however it is written, and of nobody else."""
+    pipeline = pipeline_of(SHORT)
+    assert len(feed(pipeline, [probe(written[0])] * 2).bans) == 1
+    assert feed(pipeline, list(map(probe, written))) == Outcome()
+    assert pipeline.passed_over == len(written)
+    feed(pipeline, list(map(probe, others)))
+    assert pipeline.passed_over == len(written)
+
+
+def test_who_is_counted_alone_is_passed_over_alone() -> None:
+    """A ban hides nobody else of a /64 that many hosts share, also where that is learnt later."""
+    grouping = Grouping()
+    pipeline = pipeline_of(SHORT, grouping=grouping)
+    feed(pipeline, [probe("2001:db8::1")] * 2)
+    grouping.learn([parse_network("2001:db8::/64")])
+    assert len(feed(pipeline, [probe("2001:db8::1")] * 2).bans) == 1
+    assert len(feed(pipeline, [probe("2001:db8::2")] * 2).bans) == 1
+    assert feed(pipeline, [probe("2001:db8::1"), probe("2001:db8::2")]) == Outcome()
+
+
+def test_a_ban_of_one_address_hides_no_other_of_its_slash64() -> None:
+    """Where a person has banned less than is counted together, every line is read."""
+    pipeline = pipeline_of(SHORT)
+    ban = Ban(parse_network("2001:db8::1"), "manual", NOW, NOW + 3600)
+    pipeline.learn([Fact(ban.network, 1, ban)])
+    assert len(feed(pipeline, [probe("2001:db8::1")] * 2).bans) == 1
+
+
+Probes = list[list[tuple[int, int, int]]]  # of each chunk: client, second, how its address is written
+
+
+def made_of(chunks: Probes, forms: Sequence[Sequence[str]]) -> list[object]:
+    """Give all that can be seen of what comes of probes by clients whose addresses have these forms."""
+    keys = [Grouping().key(parse_address(form[0])) for form in forms]
+    jails = replace(SHORT, bantime="10s"), replace(LONG, bantime="20s", safelist=[keys[3]])
+    pipeline, seen, now = pipeline_of(*jails), list[object](), NOW
+    names = {key: number for number, key in enumerate(keys)}
+    for chunk in chunks:
+        lines = [probe(forms[who][how % len(forms[who])], second) for who, second, how in chunk]
+        outcome = feed(pipeline, lines, now)
+        bans = [(names[ban.where], ban.jail, ban.start, ban.end, ban.failures, len(ban.evidence)) for ban in outcome.bans]
+        touched = {jail: {names[key] for key in keys} for jail, keys in outcome.touched.items()}
+        seen.append((bans, touched, pipeline.matched, pipeline.passed_over, pipeline.counts("log").untimely))
+        now += 3
+    return seen
+
+
+@given(
+    chunks=st.lists(
+        st.lists(st.tuples(st.integers(0, 3), st.integers(0, 59), st.integers(0, 2)), max_size=20), max_size=6
+    )
+)
+def test_clients_are_alike_in_all_forms(chunks: Probes) -> None:
+    """Of IPv6 clients, and of IPv4 clients written in IPv6, comes what comes of IPv4 clients: bans, counts, times."""
+    ipv4 = [[f"203.0.113.{number}"] for number in range(4)]
+    mapped = [[f"::ffff:203.0.113.{number}"] for number in range(4)]
+    ipv6 = [[f"2001:db8:0:{number}::{end}" for end in ("1", "2", "0001")] for number in range(4)]
+    mixed = [mapped[0] + ipv4[0], ipv6[1], ipv4[2], ipv6[3][::2]]
+    expected = made_of(chunks, ipv4)
+    assert [made_of(chunks, forms) for forms in (mapped, ipv6, mixed)] == [expected] * 3
 
 
 def test_a_ban_that_goes_on_being_earned_is_prolonged() -> None:
