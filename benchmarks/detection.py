@@ -79,6 +79,7 @@ ROWS = (
     Row("nginx 1 %, DoS jail too", "nginx", 0.01, 200_000, (*SELECTIVE, "dos"), NGINX, finds_the_same=False),
     Row("nginx 100 %, repeat offenders", "nginx", 1.0, 200_000, SELECTIVE, NGINX),
     Row("nginx 100 %, fresh addresses", "nginx", 1.0, 200_000, SELECTIVE, NGINX, is_fresh=True),
+    Row("nginx 100 %, half IPv6", "nginx half IPv6", 1.0, 200_000, SELECTIVE, NGINX),
     Row("events 1 %", "events", 0.01, 500_000, ("slow-brute-force",), EVENTS, filter="appguard"),
     Row("events 100 %, repeat offenders", "events", 1.0, 200_000, ("slow-brute-force",), EVENTS, filter="appguard"),
     Row("events 100 %, fresh", "events", 1.0, 200_000, ("slow-brute-force",), EVENTS, is_fresh=True, filter="appguard"),
@@ -182,7 +183,7 @@ def sshguard(log: Path) -> tuple[float, int]:
 
 def fail2ban_server(row: Row, log: Path) -> float:
     """Give the CPU seconds that a fail2ban-server takes until it has decided about the lines of a log."""
-    form, line = LAST_LINES[row.kind]
+    form, line = LAST_LINES[row.kind.partition(" ")[0]]
     stamp = time.strftime(form, time.gmtime(BEGIN + log.read_bytes().count(b"\n") // LINES_A_SECOND))
     last = [line.format(stamp=stamp, who=LAST).encode()] * MAXRETRY
     with tempfile.TemporaryDirectory() as directory:

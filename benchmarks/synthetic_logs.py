@@ -9,6 +9,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 BEGIN = 1_795_000_000
@@ -33,6 +34,7 @@ PAGES = (
 PROBES = ("/wp-login.php", "/.env", "/.git/HEAD", "/old/backup.zip", "/phpinfo.php", "/cgi-bin/test", "/api/{}/../x")
 USERS = ("root", "admin", "backup", "oracle", "guest", "deploy", "www")
 STAFF = ("ines", "jonas", "mira", "tarik")
+Attacker = Callable[..., str]
 KEYS = {user: base64.b64encode(hashlib.sha256(user.encode()).digest()).decode().rstrip("=") for user in STAFF}
 
 
@@ -47,7 +49,18 @@ def offender(chance: random.Random, number: int, *, fresh: bool) -> str:
     return f"{100 + (index >> 16) % 27}.{(index >> 8) % 256}.{index % 256}.{7 + index % 200}"
 
 
-def nginx_line(chance: random.Random, number: int, hostile: float, *, fresh: bool) -> str:
+def mixed_offender(chance: random.Random, number: int, *, fresh: bool) -> str:
+    """Give an address of one of 200 with IPv4 or 200 with IPv6; every fourth is one's who walks through its /64."""
+    if number % 4 == 0:
+        return f"2001:db8:6:4::{chance.randrange(1, 1 << 16):x}:{chance.randrange(1, 1 << 16):x}"
+    who = offender(chance, number, fresh=fresh)
+    _, two, three, four = who.split(".")
+    return who if int(three) % 2 else f"2001:db8:{two}:{three}::{four}"
+
+
+def nginx_line(
+    chance: random.Random, number: int, hostile: float, *, fresh: bool, attacker: Attacker = offender
+) -> str:
     """Give one line of nginx's combined log; 500 are written a second."""
     stamp = time.strftime("%d/%b/%Y:%H:%M:%S +0000", time.gmtime(BEGIN + number // 500))
     agent, size, item = chance.choice(AGENTS), chance.randrange(100, 60_000), chance.randrange(90_000)
@@ -55,7 +68,7 @@ def nginx_line(chance: random.Random, number: int, hostile: float, *, fresh: boo
         status, page = chance.choice((200, 200, 200, 200, 206, 301, 304)), chance.choice(PAGES).format(item)
         referrer = chance.choice(("-", f"https://shop.example/items/{item}"))
         return f'{client(chance)} - - [{stamp}] "GET {page} HTTP/1.1" {status} {size} "{referrer}" "{agent}"\n'
-    who = offender(chance, number, fresh=fresh)
+    who = attacker(chance, number, fresh=fresh)
     asked, status = chance.choice((("POST /login", 401), ("GET /admin", 403), ("GET " + chance.choice(PROBES), 404)))
     return f'{who} - - [{stamp}] "{asked.format(item)} HTTP/1.1" {status} 153 "-" "{agent}"\n'
 
@@ -102,7 +115,12 @@ def event_line(chance: random.Random, number: int, hostile: float, *, fresh: boo
 
 
 Line = Callable[..., str]
-KINDS: dict[str, Line] = {"nginx": nginx_line, "sshd": sshd_line, "events": event_line}
+KINDS: dict[str, Line] = {
+    "nginx": nginx_line,
+    "nginx half IPv6": partial(nginx_line, attacker=mixed_offender),
+    "sshd": sshd_line,
+    "events": event_line,
+}
 
 
 def lines(kind: str, count: int, hostile: float, *, fresh: bool = False) -> Iterator[str]:

@@ -125,7 +125,9 @@ def parse_network(text: str) -> Network:
         return host_network(int(first) << 24 | int(second) << 16 | int(third) << 8 | int(fourth))
     address, slash, prefix = text.partition("/")
     try:
-        network = (IPv6Network if ":" in text else IPv4Network)(f"{address.partition('%')[0]}{slash}{prefix}", strict=False)
+        network = (IPv6Network if ":" in text else IPv4Network)(
+            f"{address.partition('%')[0]}{slash}{prefix}", strict=False
+        )
     except ValueError as error:
         raise AddressError(f"{text!r} is not an IP address or network") from error
     if isinstance(network, IPv6Network) and network.prefixlen >= 96:

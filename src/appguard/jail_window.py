@@ -16,7 +16,7 @@ leads to what counting one by one leads to.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
-from appguard.address import Address, Grouping, Network, NetworkSet, parse_network
+from appguard.address import Grouping, Network, NetworkSet, parse_network
 from appguard.ban import PERMANENT, Ban
 from appguard.counted import (
     FIRST_COST,

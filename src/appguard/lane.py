@@ -113,8 +113,8 @@ class Lane:
         kept: list[bytes] = []
         keep, by_key, hosts = kept.append, self._banned.get, self._telling.hosts_of(lines)
         for line, host, by in zip(lines, hosts, map(by_key, hosts), strict=True):
-            if b":" in host:
-                by = by_key(self._key_of(host))  # noqa: PLW2901 - IPv4 hosts are written as their key
+            if b":" in host:  # others are written as their key
+                by = by_key(self._key_of(host))
             if by is None or by[0] <= now:
                 keep(line)
             else:

@@ -171,7 +171,13 @@ def event_line(draw: st.DrawFn) -> str:
     line = event.to_line()
     return draw(
         st.sampled_from(
-            [line, line, line + " ", line.replace("203.0.113.5", draw(st.sampled_from(ADDRESSES))), line.replace(":", ": ", 1)]
+            [
+                line,
+                line,
+                line + " ",
+                line.replace("203.0.113.5", draw(st.sampled_from(ADDRESSES))),
+                line.replace(":", ": ", 1),
+            ]
         )
     )
 
@@ -302,7 +308,14 @@ JAILS = (
     Jail("many", maxretry=300, findtime=60, bantime="1h", events=[REQUEST]),
     Jail("paths", maxretry=2, findtime=60, bantime="1h", events=[PROBE, LOGIN_FAIL], distinct="path"),
     Jail("users", maxretry=2, findtime=60, bantime="1h", key="user"),
-    Jail("safe", maxretry=2, findtime=60, bantime="1h", events=[PROBE, LOGIN_FAIL], safelist=["203.0.113.6", "2001:db8:0:2::2"]),
+    Jail(
+        "safe",
+        maxretry=2,
+        findtime=60,
+        bantime="1h",
+        events=[PROBE, LOGIN_FAIL],
+        safelist=["203.0.113.6", "2001:db8:0:2::2"],
+    ),
     Jail("once", maxretry=1, findtime=60, bantime="1h", events=[LOGIN_FAIL], paths=["/login", "*.css"]),
 )
 
@@ -311,7 +324,9 @@ def run(made: Filter, jails: Sequence[Jail], chunks: Sequence[Sequence[bytes]], 
     """Feed chunks and give all that can be seen of it."""
     windows = [JailWindow(jail, Grouping([parse_network("2001:db8:0:1::/64")]), most) for jail in jails]
     routes = [Route(made, window, behind=("192.0.2.1",) if window.jail.name == "logins" else ()) for window in windows]
-    pipeline = Pipeline({"log": routes}, NetworkSet([parse_network("198.51.100.0/24"), parse_network("2001:db8:5::/48")]))
+    pipeline = Pipeline(
+        {"log": routes}, NetworkSet([parse_network("198.51.100.0/24"), parse_network("2001:db8:5::/48")])
+    )
     seen: list[object] = []
     for lines in chunks:
         outcome, touched = Outcome(), dict[str, set[str]]()

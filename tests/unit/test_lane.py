@@ -55,13 +55,16 @@ def test_lines_of_a_banned_address_are_passed_over() -> None:
 @pytest.mark.parametrize(
     ("written", "others"),
     [
-        (("2001:db8::1", "2001:DB8:0:0::0002", "2001:db8::ffff"), ("2001:db8:0:1::1", "2001:db8::1%eth0", "2001:db8:::1")),
+        (
+            ("2001:db8::1", "2001:DB8:0:0::0002", "2001:db8::ffff"),
+            ("2001:db8:0:1::1", "2001:db8::1%eth0", "2001:db8:::1"),
+        ),
         ((ATTACKER, f"::ffff:{ATTACKER}"), (f"::{ATTACKER}", "::ffff:203.0.113.6", "64:ff9b::203.0.113.5")),
         (("64:ff9b::203.0.113.5", "64:ff9b::cb00:7105"), ("64:ff9b::203.0.113.6", ATTACKER)),
     ],
 )
 def test_an_address_is_passed_over_in_any_form(written: Sequence[str], others: Sequence[str]) -> None:
-    """A ban hides the lines of whoever is counted as the one that is banned, however it is written, and of nobody else."""
+    """A ban hides the lines of who is counted as the one that is banned, however it is written, and of nobody else."""
     pipeline = pipeline_of(SHORT)
     assert len(feed(pipeline, [probe(written[0])] * 2).bans) == 1
     assert feed(pipeline, list(map(probe, written))) == Outcome()
@@ -101,7 +104,9 @@ def made_of(chunks: Probes, forms: Sequence[Sequence[str]]) -> list[object]:
     for chunk in chunks:
         lines = [probe(forms[who][how % len(forms[who])], second) for who, second, how in chunk]
         outcome = feed(pipeline, lines, now)
-        bans = [(names[ban.where], ban.jail, ban.start, ban.end, ban.failures, len(ban.evidence)) for ban in outcome.bans]
+        bans = [
+            (names[ban.where], ban.jail, ban.start, ban.end, ban.failures, len(ban.evidence)) for ban in outcome.bans
+        ]
         touched = {jail: {names[key] for key in keys} for jail, keys in outcome.touched.items()}
         seen.append((bans, touched, pipeline.matched, pipeline.passed_over, pipeline.counts("log").untimely))
         now += 3
