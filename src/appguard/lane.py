@@ -26,6 +26,7 @@ from appguard.sources.base import LINE_MOST, Block, Chunk
 PASS_OVER_MOST = 600.0  # seconds
 HOSTS_MOST = 65_536  # banned addresses whose lines are passed over; then the first go
 HOST_LENGTHS = {4: (32,), 6: (64, 128)}  # of networks that an address may be counted as
+COLON = ord(":")  # a byte is found in bytes much faster by its number
 KINDS_MOST = 1024  # pairs of kind and status remembered: an app may write any
 
 
@@ -113,7 +114,7 @@ class Lane:
         kept: list[bytes] = []
         keep, by_key, hosts = kept.append, self._banned.get, self._telling.hosts_of(lines)
         for line, host, by in zip(lines, hosts, map(by_key, hosts), strict=True):
-            if b":" in host:  # others are written as their key
+            if COLON in host:  # others are written as their key
                 by = by_key(self._key_of(host))
             if by is None or by[0] <= now:
                 keep(line)
