@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 
+from appguard.address import Grouping
 from appguard.ban import PERMANENT, Ban
 from appguard.event import LOGIN_SUCCESS, Brief, What
 from appguard.filters.base import Filter, TellsBriefly, TellsHost, Told, host_of
@@ -27,6 +28,8 @@ PASS_OVER_MOST = 600.0  # seconds
 HOSTS_MOST = 65_536  # banned addresses whose lines are passed over; then the first go
 HOST_LENGTHS = {4: (32,), 6: (64, 128)}  # of networks that an address may be counted as
 COLON = ord(":")  # a byte is found in bytes much faster by its number
+WRITTEN_MOST = 16_384  # IPv6 addresses whose keys are remembered, each as it is written
+ADDRESS_MOST = 45  # letters of one
 KINDS_MOST = 1024  # pairs of kind and status remembered: an app may write any
 
 
@@ -69,6 +72,32 @@ class Hearers(dict[What, tuple[Put, ...] | None]):
         return puts
 
 
+class Keys(dict[bytes, bytes]):
+    """The keys under which addresses are counted, by how lines write them; an empty one for what is no address."""
+
+    def __init__(self, grouping: Grouping) -> None:
+        super().__init__()
+        self._grouping = grouping
+        self._shared = grouping.shared
+
+    def refreshed(self) -> "Keys":
+        """Give this without what it remembers, if addresses are grouped otherwise since."""
+        if self._shared is not self._grouping.shared:
+            self._shared = self._grouping.shared
+            self.clear()
+        return self
+
+    def __missing__(self, host: bytes) -> bytes:
+        if len(host) > ADDRESS_MOST:
+            return b""
+        found = host_of(host.decode("latin-1"))
+        key = b"" if found is None else self._grouping.key_of(found).encode()
+        if len(self) >= WRITTEN_MOST:
+            self.clear()
+        self[host] = key
+        return key
+
+
 class Lane:
     """The routes of one source that share a filter. `passed_over` counts the lines of banned addresses not read.
 
@@ -96,7 +125,7 @@ class Lane:
         self._windows = {route.window.jail.name: route.window for route in routes}
         self._passed = defaultdict[JailWindow | None, list[bytes]](list)  # lines not read, by whose ban
         self._banned: OrderedDict[bytes, tuple[float, Pass]] = OrderedDict()  # until when, and what takes its lines
-        self._grouping = routes[0].window.grouping
+        self._keys = Keys(routes[0].window.grouping)
 
     def lines(self, chunk: Chunk, now: float) -> Sequence[bytes]:
         """Give the lines of a chunk that may tell of something; all where each has its time."""
@@ -113,9 +142,10 @@ class Lane:
             return lines
         kept: list[bytes] = []
         keep, by_key, hosts = kept.append, self._banned.get, self._telling.hosts_of(lines)
+        keys = self._keys.refreshed()
         for line, host, by in zip(lines, hosts, map(by_key, hosts), strict=True):
             if COLON in host:  # others are written as their key
-                by = by_key(self._key_of(host))
+                by = by_key(keys[host])
             if by is None or by[0] <= now:
                 keep(line)
             else:
@@ -125,11 +155,6 @@ class Lane:
                 self._tally(window, of_banned)
                 of_banned.clear()
         return kept
-
-    def _key_of(self, host: bytes) -> bytes:
-        """Give the key of an address, empty for what is none."""
-        found = host_of(host.decode("latin-1"))
-        return b"" if found is None else self._grouping.key_of(found).encode()
 
     def _tally(self, window: JailWindow | None, lines: Sequence[bytes]) -> None:
         """Count lines of addresses that this jail has banned as failures, by what stage 1 finds in them."""

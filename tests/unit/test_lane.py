@@ -13,9 +13,9 @@ from appguard.event import LOGIN_FAIL, PROBE, REQUEST
 from appguard.filters.nginx import NginxFilter
 from appguard.jail import Jail
 from appguard.jail_window import JailWindow
-from appguard.lane import HOSTS_MOST, PASS_OVER_MOST, Lane
+from appguard.lane import HOSTS_MOST, PASS_OVER_MOST, WRITTEN_MOST, Keys, Lane
 from appguard.pipeline import Outcome, Pipeline, Route
-from appguard.sources.base import Block, Chunk
+from appguard.sources.base import LINE_MOST, Block, Chunk
 
 NOW = 1_795_000_000.0  # 18 Nov 2026 11:06:40
 ATTACKER, OTHER = "203.0.113.5", "198.51.100.7"
@@ -199,6 +199,17 @@ def test_what_is_remembered_is_bounded() -> None:
         lane.learn(key, Ban(parse_network(key), "short", NOW, NOW + 600, automatic=True))
     lines = Block.of([probe("20.0.0.0"), probe("20.0.0.1"), probe("20.1.0.0")])
     assert lane.lines(Chunk("origin", lines), NOW) == [probe("20.0.0.0")]
+
+
+def test_keys_remembered_are_few_and_short() -> None:
+    """Neither who walks through a /64 nor who is no address at all takes memory, and all get their keys."""
+    keys = Keys(Grouping())
+    for number in range(WRITTEN_MOST + 9):
+        assert keys[f"2001:db8::{number:x}".encode()] == b"2001:db8::/64"
+    assert len(keys) == 9
+    assert keys[b":" * LINE_MOST] == b""
+    assert keys["é:".encode()] == b""
+    assert len(keys) == 10
 
 
 def test_jails_hear_of_what_they_count_only() -> None:
