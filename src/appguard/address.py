@@ -146,14 +146,13 @@ def host_network(number: int) -> IPv4Network:
 
 def network_text(network: Network) -> str:
     """Write a network canonically: a single host without its prefix length."""
-    if network.version == 6 and network.prefixlen == 64:
-        return _slash64(int(network.network_address) >> 64)  # as most are
-    if network.prefixlen != network.max_prefixlen:
-        return str(network)
-    if network.version == 6:
-        return str(network.network_address)
-    number = int(network.network_address)  # as most are: a third of the time `str` takes
-    return f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+    kind = network.version, network.prefixlen
+    if kind == (4, 32):  # as most are: a third of the time `str` takes
+        number = int(network.network_address)
+        return f"{number >> 24}.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+    if kind == (6, 64):
+        return _slash64(int(network.network_address) >> 64)
+    return str(network.network_address if kind == (6, 128) else network)
 
 
 def overlap(one: Network, other: Network) -> bool:

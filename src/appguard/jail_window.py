@@ -163,20 +163,17 @@ class JailWindow:
         counted, keeps_first, findtime = self._counted, self._keeps_first, self.findtime
         for brief, key in zip(briefs, keys, strict=True):
             what, _, time, _, via, line = brief
-            known = counted.get(key)
+            known = counted.pop(key, None)
             if not keeps_first or (known is not None and (type(known) is not tuple or known[0] > time - findtime)):
-                again = self._take(key)
+                again = self._reopened(key, known)
                 again.add(time, 1, line)
                 bans += ((brief, ban) for ban in self._judge(key, again, what[0], time, via))
                 continue
-            if known is not None:
-                del counted[key]
-                self._cost -= FIRST_COST + len(known[1])
             length = len(line)
             if length > LINE_BYTES_MOST:
                 line, length = line[:LINE_BYTES_MOST], LINE_BYTES_MOST
             counted[key] = time, line
-            self._cost += length + FIRST_COST
+            self._cost += length + FIRST_COST if known is None else length - len(known[1])
             if self._cost > self._bytes_most or len(counted) > self._keys_most:
                 self._make_room()
         return bans
@@ -203,7 +200,10 @@ class JailWindow:
 
     def _take(self, key: str) -> Counted:
         """Give what is counted for a key and take it out: it goes back with `_keep`, as the last."""
-        known = self._counted.pop(key, None)
+        return self._reopened(key, self._counted.pop(key, None))
+
+    def _reopened(self, key: str, known: Counted | First | None) -> Counted:
+        """Give what counts a key, with what was counted for it, which was just taken out."""
         if isinstance(known, Counted):
             self._cost -= known.cost
             return known
