@@ -78,6 +78,7 @@ def test_who_is_counted_alone_is_passed_over_alone() -> None:
     grouping = Grouping()
     pipeline = pipeline_of(SHORT, grouping=grouping)
     feed(pipeline, [probe("2001:db8::1")] * 2)
+    assert feed(pipeline, [probe("2001:db8::1"), probe("2001:db8::2")]) == Outcome()
     grouping.learn([parse_network("2001:db8::/64")])
     assert len(feed(pipeline, [probe("2001:db8::1")] * 2).bans) == 1
     assert len(feed(pipeline, [probe("2001:db8::2")] * 2).bans) == 1
