@@ -93,7 +93,7 @@ def test_reject_answers_a_flood_seldom(attacker: Machine) -> None:
         udp.bind((ATTACKER, 0))
         for _ in range(flood):
             udp.sendto(b"x", (HERE, 9))
-    assert asyncio.run(firewall.dropped()) == flood
+    assert flood <= asyncio.run(firewall.dropped()) < flood + 20  # a closed connection may still send its last packets
     received = attacker.run("cat", "/proc/net/snmp").splitlines()
     names, values = (line.split() for line in received if line.startswith("Icmp:"))
     assert int(values[names.index("InDestUnreachs")]) < 1_000
