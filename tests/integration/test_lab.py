@@ -158,7 +158,7 @@ def test_users_keep_no_capability_but_those_they_were_given() -> None:
     with running(
         Process("user", ["sh", "-c", shown], user=User(STRANGER, groups=(4,), capabilities=("net_admin",)))
     ) as it:
-        it.wait()
+        it.wait_for("NoNewPrivs:")  # the last of them
         seen = dict(line.text.replace("\t", " ").split(": ", 1) for line in it.lines())
     assert seen["Uid"].split() == seen["Gid"].split() == [str(STRANGER)] * 4
     assert seen["Groups"].split() == ["4"]

@@ -297,8 +297,8 @@ class PublishedBans:
 
     def _take(self, table: PublishedTable) -> None:
         """Answer with another table, which is whole: nobody ever finds it half read."""
+        self._file_number += 1  # first: who finds a new table finds that bans may have been lifted
         self._table, self._anew, self._seen = table, False, -1
-        self._file_number += 1
 
     def close(self) -> None:
         """Close the files; the next use opens them again."""
