@@ -122,7 +122,8 @@ class Matrix:
             f"{name}: {totals[name]} counted, {len(log.on_disk())} on the disk, {len(log.written)} written"
             for name, log in self.logs.items()
         ]
-        return "\n".join([*lines, self.said()])
+        sources = [str(source) for source in self.place.ask("status")["sources"]]
+        return "\n".join([*lines, *sources, self.said()])
 
     def said(self) -> str:
         """Give what the daemons said of lines they may have missed."""
