@@ -216,7 +216,7 @@ class DirectCommands:
             link = self._opened(min(seconds, self._seconds) / 2)  # the other half is for the call
         try:
             reply = link.ask(call, end)
-        except BaseException as error:
+        except BaseException as error:  # whatever ends a trip, its answer is still to come on this link
             if seconds < self._seconds and isinstance(error, TimeoutError) and link.is_whole:
                 self._idle.append(link)  # whoever asks on it next reads what comes late
             else:
