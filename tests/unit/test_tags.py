@@ -55,6 +55,17 @@ def test_a_part_of_a_number_is_no_address(text: str) -> None:
     assert re.search(expand("from .*<ADDR> x"), "from 1 192.0.2.1 x")
 
 
+@pytest.mark.parametrize("port", [r"\.\d+", r"\.[0-9]{1,5}", r"(?:\.\d+)?", r"[.:]\d+", r"(?:[:.]\d+)?", r"\.<F-PORT/>"])
+def test_a_port_behind_a_dot(port: str) -> None:
+    """Where the regex asks for digits behind a dot, they are no part of the address; names of hosts stay what they are."""
+    for tag in ("<HOST>", "<ADDR>", "<IP4>", "<F-ID><ADDR></F-ID>"):
+        pattern = f"from {tag}{port} \\S+: error"
+        assert found(pattern, "from 192.0.2.1.50550 192.0.2.9.1080: error")["ip4"] == "192.0.2.1"
+        for name in ("192.0.2.1.50550.example.com", "192.0.2.1.5x", "192.0.2.1.50550.5", "192.0.2.15x"):
+            hit = re.search(expand(pattern), f"from {name} x: error")
+            assert hit is None or not hit["ip4"]
+
+
 def test_names_only_where_they_may_be() -> None:
     """`<HOST>` takes a name unless names are not to be resolved; `<ADDR>` never does."""
     assert found("^<HOST> ", "host-1.example.com ") == {"dns": "host-1.example.com"}

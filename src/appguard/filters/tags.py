@@ -1,7 +1,8 @@
 """fail2ban's tags in regexes: `<HOST>`, `<F-USER>...</F-USER>` and the like become groups of a Python regex.
 
 An address never begins or ends within a longer number or name: `1.2.3.4` is not found in `1.2.3.4.example.com`, which
-its owner could have named so. A tag may stand in several branches of one regex: groups of the same name get a number,
+its owner could have named so. In `1.2.3.4.50550` it is found where the regex itself goes on with a dot and digits, as
+some programs write a port. A tag may stand in several branches of one regex: groups of the same name get a number,
 which `plain_name` takes off again. An inline flag in the middle holds from there to the end of its group.
 """
 
@@ -16,7 +17,9 @@ V6 = (
     rf"(?:(?:{H}:){{7}}{H}|(?:(?:{H}:){{6}}|(?:{H}(?::{H}){{0,4}})?::(?:{H}:){{0,4}}){V4}"
     rf"|(?:{H}(?::{H}){{0,6}})?::(?:{H}(?::{H}){{0,6}})?)"
 )
-IP4 = rf"(?<![0-9])(?<![0-9]\.)(?:::[Ff]{{4,6}}:)?(?P<ip4>{V4})(?!\.?\w)"
+V4_END = r"(?!\.?\w)"
+V4_END_OR_PORT = r"(?!\w|\.(?![0-9]+(?!\.?\w))\w)"
+IP4 = rf"(?<![0-9])(?<![0-9]\.)(?:::[Ff]{{4,6}}:)?(?P<ip4>{V4}){V4_END}"
 IP6 = rf"(?<![\w.])(?P<ip6>{V6})(?!\w)"
 DNS = r"(?<![\w.\-])(?P<dns>[\w\-.^]*\w)"
 CIDR = r"(?P<cidr>[0-9]{1,3})"
@@ -35,6 +38,7 @@ PLAIN_TAGS = {
 }
 ID = {"id": "fid"}
 TAG = re.compile(r"<(?P<close>/?)F-(?P<name>[A-Za-z0-9_\-]+)(?P<empty>/?)>|<[A-Z0-9]+>")
+PORT = re.compile(r"(?:</F-[A-Za-z0-9_\-]+>)?(?:\((?:\?:)?)?(?:\\\.|\[[:\\.]+\])(?:\\d|\[0-9\]|<F-PORT)")
 GROUP = re.compile(r"\(\?P<(?P<name>\w+)>")
 FLAGS = re.compile(r"\(\?(?P<flags>[aiLmsux]+)\)")
 SET = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
@@ -47,7 +51,8 @@ def expand(pattern: str, usedns: str = "warn") -> str:
 
     def group(found: re.Match[str]) -> str:
         if found[0] in tags or found["name"] is None:
-            return tags.get(found[0], found[0])
+            meant = tags.get(found[0], found[0])
+            return meant.replace(V4_END, V4_END_OR_PORT) if PORT.match(pattern, found.end()) else meant
         if found["close"]:
             return ")"
         name = found["name"].lower().replace("-", "_")
