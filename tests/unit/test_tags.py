@@ -55,9 +55,11 @@ def test_a_part_of_a_number_is_no_address(text: str) -> None:
     assert re.search(expand("from .*<ADDR> x"), "from 1 192.0.2.1 x")
 
 
-@pytest.mark.parametrize("port", [r"\.\d+", r"\.[0-9]{1,5}", r"(?:\.\d+)?", r"[.:]\d+", r"(?:[:.]\d+)?", r"\.<F-PORT/>"])
+@pytest.mark.parametrize(
+    "port", [r"\.\d+", r"\.[0-9]{1,5}", r"(?:\.\d+)?", r"[.:]\d+", r"(?:[:.]\d+)?", r"\.<F-PORT/>"]
+)
 def test_a_port_behind_a_dot(port: str) -> None:
-    """Where the regex asks for digits behind a dot, they are no part of the address; names of hosts stay what they are."""
+    """Where the regex asks for digits behind a dot, they are no part of the address; names stay names."""
     for tag in ("<HOST>", "<ADDR>", "<IP4>", "<F-ID><ADDR></F-ID>"):
         pattern = f"from {tag}{port} \\S+: error"
         assert found(pattern, "from 192.0.2.1.50550 192.0.2.9.1080: error")["ip4"] == "192.0.2.1"
