@@ -76,8 +76,7 @@ class _Reading:
         elif kind == "addFILE":
             self.further.append(str(value))
         elif kind == "fileOptions":
-            self.common = cast("dict[str, str]", value)
-            self.options = [self.common]
+            self.common = cast("dict[str, str]", value)  # for the sets of options that follow, not for those in force
         else:
             sets = cast("list[dict[str, str]]", value if isinstance(value, list) else [value])
             self.options = [self.common | each for each in sets]
@@ -92,8 +91,8 @@ def records(layout: Layout) -> Iterator[Record]:
 
 def _records_of(name: str, layout: Layout) -> Iterator[Record]:
     queue = [name]
+    reading = _Reading(further=queue)
     for file in queue:
-        reading = _Reading(further=queue)
         for number, line in enumerate((layout.samples / file).read_bytes().split(b"\n"), start=1):
             annotation = ANNOTATION.match(line.decode(errors="replace"))
             if annotation:
