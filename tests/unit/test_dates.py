@@ -72,6 +72,7 @@ LOCAL_FORMATS = (
     "%b-%d-%y %H:%M:%S",
     "%Y%m%d %H%M%S",
     "%Y%m%dT%H%M%S",
+    "%Y%m%d-%H:%M:%S",
 )
 ZONED_FORMATS = ("%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%d %H:%M:%S.123 %z", "%d/%b/%Y:%H:%M:%S %z")
 within_a_year = st.datetimes(datetime(2025, 8, 1), datetime(2026, 7, 15, 12)).map(

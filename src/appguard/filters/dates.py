@@ -29,7 +29,7 @@ BY_DIGIT = (
     rf"%m/%d/%ExY:{CLOCK}",
     rf"%m-%d-%ExY {CLOCK}(?:\.%f)?",
     r"%Exy%Exm%Exd  ?%k:%ExM:%ExS",
-    r"%ExY%Exm%Exd(?:T|  ?)%ExH%ExM%ExS(?:[.,]%f)?(?:\s*%z)?",
+    r"%ExY%Exm%Exd(?:[T-]|  ?)%ExH:?%ExM:?%ExS(?:[.,]%f)?(?:\s*%z)?",
 )
 BY_LETTER = (
     rf"(?:%a,? )?%b %d (?:%ExY )?{CLOCK}(?:\.%f)?(?: %ExY)?",
