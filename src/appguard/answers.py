@@ -27,15 +27,17 @@ log = logging.getLogger("appguard")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole HTTP answer; header names in lower case."""
+    """A whole HTTP answer; header names in lower case. `line` is its status as WSGI wants it, with the phrase."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
     raw_headers: tuple[tuple[bytes, bytes], ...] = field(init=False, repr=False)
+    line: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """Write the headers as ASGI wants them, once for all answers that are the same."""
+        """Write it as ASGI and WSGI want it, once for all answers that are the same."""
+        object.__setattr__(self, "line", f"{self.status} {self.phrase}")
         raw = tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers)
         object.__setattr__(self, "raw_headers", raw)
 

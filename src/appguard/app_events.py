@@ -45,6 +45,16 @@ class Exchange:
     request_id: str = ""
 
 
+class _Refusals:
+    """Of one client: when the next line about it is due, and how many refusals it will tell of beside its own."""
+
+    __slots__ = ("due", "suppressed")
+
+    def __init__(self, due: float) -> None:
+        self.due = due
+        self.suppressed = 0
+
+
 class AppEvents:
     """The events of one app. `jails` gives its jails at the first use, `store` where they ban."""
 
@@ -63,7 +73,7 @@ class AppEvents:
         self._ban_hooks = Hooks({"on_ban": config.on_ban})
         self._seen = SeenCredentials(os.urandom(16), SEEN_SECONDS)
         self._tried: dict[str, tuple[float, int]] = {}
-        self._refusals: dict[str, tuple[float, int]] = {}
+        self._refusals: dict[str, _Refusals] = {}
 
     def refused(self, client: Client, refusal: Refusal, method: str, path: str, now: float) -> None:
         """Tell of a refused request: by a limit at most once per client and second, by a ban never, by a trap always.
@@ -76,17 +86,16 @@ class AppEvents:
         if refusal.limit is None:
             self._tell(self._event(PROBE, Exchange(client, method, path, refusal.status)))
             return
-        due, suppressed = self._refusals.get(client.key, (now, 0))
-        if now < due:
-            self._refusals[client.key] = (due, suppressed + 1)
+        known = self._refusals.get(client.key)
+        if known is not None and now < known.due:
+            known.suppressed += 1
             return
         if len(self._refusals) >= REFUSALS_MOST:
             self._refusals.clear()
-        self._refusals[client.key] = (now + 1.0, 0)
-        if now > due + SUPPRESSED_SECONDS:
-            suppressed = 0  # of a flood long over, which no jail may count as one of now
+        self._refusals[client.key] = _Refusals(now + 1.0)
+        is_over = known is None or now > known.due + SUPPRESSED_SECONDS  # what is long over no jail may count as now
         exchange = Exchange(client, method, path, refusal.status)
-        event = self._event(LIMIT_EXCEEDED, exchange, count=1 + suppressed)
+        event = self._event(LIMIT_EXCEEDED, exchange, count=1 if is_over or known is None else 1 + known.suppressed)
         self._hooks.call("on_limit", event)
         self._tell(event)
 

@@ -15,7 +15,7 @@ from appguard.config import AppOptions, app_config
 from appguard.errors import ConfigError
 from appguard.guard import Due, Refusal
 from appguard.middleware import Middleware, Visit
-from appguard.proxies import Client, forwarded_for
+from appguard.proxies import Client, Peer, forwarded_for
 from appguard.report import VISIT
 
 Scope = MutableMapping[str, Any]
@@ -24,7 +24,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 REQUESTS = ("http", "websocket")
-START = "http.response.start"
+START, BODY = "http.response.start", "http.response.body"
 BEGINNINGS = (START, "websocket.http.response.start")
 TOLD = (401, 403)  # statuses that may be an event
 NOBODY = (None, None)
@@ -51,6 +51,7 @@ class AppGuard:
         self._error: ConfigError | None = None
         self._middleware: Middleware | None = None
         self._started: Middleware | None = None  # from the first request on
+        self._peers: dict[str | None, Peer] = {}  # that it knows
         try:
             config = app_config(options)
             self._middleware = Middleware(config, _header_of, _Visit) if config.enabled else None
@@ -67,20 +68,23 @@ class AppGuard:
             return
         method = scope.get("method", "GET")
         path = _path(scope) if scope.get("root_path") else scope["path"]
-        client = self._client(middleware, scope)
+        text, port = scope.get("client") or NOBODY
+        peer = self._peers.get(text)
+        is_plain = peer is not None and not peer.forwards and port != 0  # as most are
+        client = peer.client if peer is not None and is_plain else self._client(middleware, text, port, scope)
         is_counted = method != "OPTIONS" or not _header(scope, b"access-control-request-method")  # a CORS preflight
-        now = middleware.monotonic()
-        if middleware.counters.is_immediate:
-            visit = middleware.decide(client, method, path, now, is_counted=is_counted, native=scope)
+        if middleware.is_immediate:
+            visit = middleware.decide(client, method, path, is_counted, scope)
         else:
-            visit = await middleware.decide_async(client, method, path, now, is_counted=is_counted, native=scope)
-        if not isinstance(visit, _Visit):
-            assert isinstance(visit, Refusal)
+            visit = await middleware.decide_async(client, method, path, is_counted, scope)
+        if isinstance(visit, Refusal):
             if scope["type"] == "websocket":
                 await receive()  # the handshake
             answer = middleware.answer(visit, client, method, path, scope, _header(scope, b"accept"))
-            await _send_answer(answer, scope, send)
+            for message in _messages(answer, scope):
+                await send(message)
             return
+        assert isinstance(visit, _Visit)
         visit.scope, visit.to, visit.status, visit.has_begun = scope, send, 0, False
         scope[VISIT] = visit
         try:
@@ -89,10 +93,8 @@ class AppGuard:
             visit.status = visit.status or 500
             raise
         finally:
-            if visit.notes:  # reported after the last message, or before an exception
-                visit.tell()
-            if visit.pending:
-                await middleware.settle_async(visit, middleware.due(visit, visit.status))
+            if visit.notes or visit.pending:
+                await visit.finish()
             visit.scope, visit.to = ENDED, _nothing  # or each would keep the other until the collector of garbage comes
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -108,6 +110,7 @@ class AppGuard:
             await self.app(scope, receive, send)
         else:
             self._middleware.start_under(scope.get(VISIT))
+            self._peers = self._middleware.clients.finder.known
             self._started = self._middleware
             await self(scope, receive, send)
 
@@ -127,9 +130,8 @@ class AppGuard:
             if self._middleware is not None:
                 await self._middleware.close_async()
 
-    def _client(self, middleware: Middleware, scope: Scope) -> Client:
-        text, port = scope.get("client") or NOBODY
-        peer = middleware.clients.finder.known.get(text) or middleware.clients.finder.peer(text)
+    def _client(self, middleware: Middleware, text: str | None, port: int | None, scope: Scope) -> Client:
+        peer = middleware.clients.finder.peer(text)
         if not peer.forwards and port != 0:
             return peer.client
         forwarded = _joined(scope, self._header)
@@ -176,20 +178,29 @@ class _Visit(Visit):
             scope, accept = self.scope, _header(self.scope, b"accept")
             answer = self.middleware.answer(self.refusal, self.client, self.method, self.path, scope, accept)
             to, self.to, self.has_begun = self.to, _nothing, True  # what the app still sends is dropped
-            await _send_answer(answer, scope, to)
+            for each in _messages(answer, scope):
+                await to(each)
             return
         self.has_begun = status != 0
         await self.to(self._told(message) if self.left and kind == START else message)
 
     def _told(self, message: Message) -> Message:
         """Give the beginning of an answer with what is left; the app may send the same one again."""
-        told = self.middleware.fields.passed_raw(self.hits, self.left, self.middleware.clock)
-        return {**message, "headers": [*message.get("headers", ()), *told]}
+        told = dict(message)
+        fields = self.middleware.fields.passed_raw(self.hits, self.left, self.middleware.clock)
+        told["headers"] = [*message.get("headers", ()), *fields]
+        return told
 
     def tell(self) -> None:
         """Tell of the answer, once."""
         if self.outcome is None:
             self.record(_exchange(self, self.status, self.scope))
+
+    async def finish(self) -> None:
+        """Note what was reported after the last message or before an exception, or of which there is no answer."""
+        if self.notes:
+            self.tell()
+        await self.middleware.settle_async(self, self.middleware.due(self, self.status))
 
 
 async def _nothing(_: Message) -> None:
@@ -235,12 +246,15 @@ def _exchange(visit: Visit, status: int, scope: Scope) -> Exchange:
     )
 
 
-async def _send_answer(refused: Answer, scope: Scope, send: Send) -> None:
-    start, rest = START, "http.response.body"
+def _messages(refused: Answer, scope: Scope) -> Sequence[Message]:
+    """Give an answer as the messages that send it."""
+    start, rest = START, BODY
     if scope["type"] == "websocket":
         if "websocket.http.response" not in (scope.get("extensions") or ()):
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        start, rest = "websocket.http.response.start", "websocket.http.response.body"
-    await send({"type": start, "status": refused.status, "headers": [*refused.raw_headers]})
-    await send({"type": rest, "body": b"" if scope.get("method") == "HEAD" else refused.body})
+            return ({"type": "websocket.close", "code": 1008},)
+        start, rest = f"websocket.{START}", f"websocket.{BODY}"
+    body = b"" if scope.get("method") == "HEAD" else refused.body
+    return (
+        {"type": start, "status": refused.status, "headers": [*refused.raw_headers]},
+        {"type": rest, "body": body},
+    )

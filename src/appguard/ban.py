@@ -182,6 +182,10 @@ class BanTable:
         self.kinds: Counter[Kind] = Counter()
         self._has_wider = False  # whether an address may be banned otherwise than as a host of all ports
 
+    def may_hold(self, address: Address) -> bool:
+        """Say whether a ban may hold the address, without a look at the time."""
+        return address.text in self._hosts or self._has_wider or address.version == 6
+
     def find(self, address: Address, now: float) -> Ban | None:
         """Give the ban in force that shuts the address out of what the web serves."""
         ban = self._hosts.get(address.text)

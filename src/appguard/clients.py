@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from functools import cached_property
 
 from appguard.address import Grouping
 from appguard.advice import ADVICE, REWRITTEN, SILENT_PROXY
@@ -19,16 +18,12 @@ class Clients:
     def __init__(self, config: AppConfig, say: Say) -> None:
         self._config = config
         self._say = say
+        self.grouping = Grouping()
+        self.finder = ClientFinder(config.trusted_proxies, self.grouping)
 
-    @cached_property
-    def grouping(self) -> Grouping:
-        """Give how addresses are counted on this host; it is asked for its on-link networks at the first use."""
-        return Grouping(read_host_facts().on_link)
-
-    @cached_property
-    def finder(self) -> ClientFinder:
-        """Give the finder of clients."""
-        return ClientFinder(self._config.trusted_proxies, self.grouping)
+    def learn_host(self) -> None:
+        """Ask this host for its on-link networks, by which addresses are counted; before the first client."""
+        self.grouping.learn(read_host_facts().on_link)
 
     def behind(self, peer: Peer, port: int | None, forwarded: str | None, has_other_header: bool) -> Client:
         """Give the client behind a peer whose forwarding headers are to be looked at.

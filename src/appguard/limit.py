@@ -162,6 +162,7 @@ class Hit:
     dynamic: Rate | None = None
     is_reserved: bool = False
     rate: Rate = field(init=False, repr=False, compare=False)
+    policy: tuple[str, str] = field(init=False, repr=False, compare=False)  # what names what is told of it
 
     def __post_init__(self) -> None:
         """Take the limit's own rate where there is no other; raise `AppGuardError`."""
@@ -169,6 +170,7 @@ class Hit:
         if rate is None:
             raise AppGuardError(f"limit {self.limit}: its rate depends on the request")
         object.__setattr__(self, "rate", rate)
+        object.__setattr__(self, "policy", (self.limit.name, rate.text))
 
 
 class Verdict(NamedTuple):

@@ -7,7 +7,7 @@
 Names are those of the settings, so there are as many series as settings, whatever strangers send.
 """
 
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from appguard.ban import Ban
@@ -49,20 +49,13 @@ class Metrics:
         self._known: dict[tuple[str, ...], Counter | None] = {}
         self._limits: dict[str, Counter | None] = {}  # of refusals, the quickest way
 
-    @cached_property
-    def _is_on(self) -> bool:
-        return bool(counters())
-
     def refused(self, refusal: Refusal) -> None:
         """Count a refused request."""
-        if not self._is_on:
-            return
-        if refusal.limit is not None:
-            known = self._limits.get(refusal.limit.name)
-            if known is None:
-                known = self._limits[refusal.limit.name] = self._counter(
-                    "appguard_refused", "limit", refusal.limit.name
-                )
+        limit = refusal.limit
+        if limit is not None:
+            if limit.name not in self._limits:
+                self._limits[limit.name] = self._counter("appguard_refused", "limit", limit.name)
+            known = self._limits[limit.name]
             if known is not None:
                 known.inc()
         elif refusal.ban is not None:

@@ -9,24 +9,20 @@ the request path.
 
 import logging
 from collections.abc import Sequence
-from functools import cached_property
 from threading import Lock
 
 from appguard.address import NetworkSet, network_text
 from appguard.advice import ONE_CLIENT, TWICE, findings, is_private
 from appguard.answers import Answer, Answers
 from appguard.app_events import AppEvents, Exchange
-from appguard.app_jails import AppJails
 from appguard.around import Around, begin_around
 from appguard.attempts import Attempts
 from appguard.clients import Clients
 from appguard.config import AppConfig
-from appguard.errors import ConfigError
-from appguard.event import PROBE
 from appguard.fork import in_every_child
 from appguard.guard import Due, Guard, Refusal
-from appguard.jail import Jail
 from appguard.limit import ADMITTED, Hit, Limit, Verdict
+from appguard.opened import Opened, open_for, store_at
 from appguard.outcome import Outcome, Pending, with_status
 from appguard.proxies import Client
 from appguard.rate import Left
@@ -34,11 +30,8 @@ from appguard.report import Note, Noted
 from appguard.request import HeaderOf, Request
 from appguard.steps import Step, Steps, run, run_async, waited
 from appguard.stores.base import Counters, Store
-from appguard.stores.open import check_counters, default_uri, open_counters, open_store
+from appguard.stores.open import check_counters
 from appguard.traps import Traps
-
-TRAPS_JAIL = Jail("traps", maxretry=3, findtime="10m", bantime="1h", events=(PROBE,))
-DAEMONS = "local://"  # the name of the store whose bans a daemon makes
 
 log = logging.getLogger("appguard")
 
@@ -88,7 +81,7 @@ class Middleware:
         self.config = config
         self._visit = visit
         if config.store:
-            self._open_store(config.store)  # checks the URI, opens nothing
+            store_at(config.store, config)  # checks the URI
         if config.counters:
             check_counters(config.counters, config.limits)
         self._safelist = NetworkSet([*config.safelist, *config.trusted_proxies.networks])
@@ -107,13 +100,13 @@ class Middleware:
 
     def begin(self, around: Around) -> None:
         """Begin with nothing counted, in these surroundings."""
-        for opened in ("store", "counters", "_jails"):
-            self.__dict__.pop(opened, None)
         config, self._around = self.config, around
+        self._opened: Opened | None = None
+        self.is_immediate = False  # whether counters ask nobody outside this host, as far as is known
         self._attempts = Attempts(config.login_paths, around.monotonic)
         self.guard = self._new_guard(config.limits, Traps(config.traps) if config.traps else None)
         self._has_more_limits = self.guard.has_outcomes or self.guard.has_dry_limits
-        self.events = AppEvents(config, around, lambda: self._jails, lambda: self.store)
+        self.events = AppEvents(config, around, lambda: self.opened.jails, lambda: self.store)
         self.clock = around.wall
         self.monotonic = around.monotonic
         self._forgiven = 0
@@ -132,47 +125,36 @@ class Middleware:
             traps,
         )
 
-    @cached_property
-    def store(self) -> Store:
-        """Give the app's store; the default is chosen at the first use."""
-        if self._around.open_store is not None:
-            return self._around.open_store()
-        store = self._open_store(self.config.store or default_uri())
-        if self.config.jails and store.name == DAEMONS:
-            raise ConfigError(
-                f"jails: with store {store.name} the daemon bans: move them to [jails.NAME] of its appguard.toml"
-            )
-        return store
+    @property
+    def opened(self) -> Opened:
+        """Give what is open; at the first use it is opened, once, though threads come together."""
+        if self._opened is None:
+            with self._starting:
+                if self._opened is None:
+                    self._opened = open_for(self.config, self._around, self.clients.grouping, self._safelist)
+                    self.is_immediate = self._opened.is_immediate
+        return self._opened
 
-    @cached_property
+    @property
+    def store(self) -> Store:
+        """Give the app's store."""
+        return self.opened.store
+
+    @property
     def counters(self) -> Counters:
         """Give where limits are counted: the store, or what `counters` names."""
-        config = self.config
-        if not config.counters or self._around.open_store is not None:
-            return self.store
-        return open_counters(config.counters, app=config.name, on_store_error=config.on_store_error)
-
-    def _open_store(self, uri: str) -> Store:
-        return open_store(uri, app=self.config.name, on_store_error=self.config.on_store_error)
-
-    @cached_property
-    def _jails(self) -> AppJails:
-        jails = self.config.jails
-        is_trapping = self.config.traps and self.store.name != DAEMONS
-        if is_trapping and not any(PROBE in jail.events for jail in jails):
-            jails = (*jails, TRAPS_JAIL)
-        return AppJails(jails, self.clients.grouping, self._safelist, self.clock)
+        return self.opened.counters
 
     def start(self) -> None:
         """Open what can fail by a bad setting, ask the host what it must, and say once what is in force.
 
-        The first requests of several threads come here at once, and there is one of each thing.
+        The first requests of several threads come here at once: none goes on before all is known.
         """
+        store = self.store
         with self._starting:
-            store = self.store
-            _ = self.clients.finder, self.counters, self._jails
             if "start" in self._said:
                 return
+            self.clients.learn_host()
             self._said.add("start")
         proxies = [network_text(network) for network in self.config.trusted_proxies.networks]
         proxies += ["unix:"] if self.config.trusted_proxies.unix else []
@@ -199,61 +181,66 @@ class Middleware:
             self._said.add(what)
             log.log(level, message, *args)
 
-    def _forgive(self) -> None:
+    def _forgive(self, opened: Opened) -> None:
         """Drop what is remembered of refusals when a ban was lifted or counters were reset."""
-        forgiven = self.store.lifts + self.counters.resets
+        forgiven = opened.store.lifts + opened.counters.resets
         if forgiven != self._forgiven:
             self._forgiven = forgiven
             for guard in (self.guard, *self._routes.values()):
                 guard.denied.clear()
 
     def decide(
-        self, client: Client, method: str, path: str, now: float, *, is_counted: bool, native: object = None
+        self, client: Client, method: str, path: str, is_counted: bool, native: object = None
     ) -> Refusal | Visit:
         """Judge and count a request, in a thread: give its refusal, of which events are told, or its visit.
 
-        `now` is monotonic seconds, `native` the framework's request. A CORS preflight is not counted.
+        `native` is the framework's request. A CORS preflight is not counted.
         """
-        guard = self.guard
-        if guard.denied:
-            self._forgive()
-        found = guard.judge(client, method, path, self.store.get, self.clock, now, is_counted, native)
+        opened, guard, now = self._opened or self.opened, self.guard, 0.0  # of no use to most requests
+        if guard.denied or not opened.is_immediate:
+            self._forgive(opened)
+            now = self.monotonic()
+        found = guard.judge(client, method, path, opened.ban_of, self.clock, now, is_counted, native)
         if isinstance(found, Refusal):
             return self._refused(client, found, method, path, now)
-        verdict = self.counters.check(found) if found else ADMITTED
+        verdict = opened.check(found) if found else ADMITTED
         if verdict.refused is not None:
+            now = self.monotonic()
             return self._refused(client, guard.settle(verdict, now), method, path, now)
         visit = self._visit(self, client, method, path, found, verdict.left if self._has_fields else ())
-        visit.waited = 0.0 if self.counters.is_immediate else waited(self.monotonic() - now)
+        if not opened.is_immediate:
+            visit.waited = waited(self.monotonic() - now)
         if client.address is None:
             self.clients.explain(client)
         elif self._has_more_limits and is_counted and guard.is_limited(client, path):
             if guard.has_dry_limits:
-                run(self._admit(guard, visit, found, verdict, native, now), self.counters, visit)
+                run(self._admit(guard, visit, found, verdict, native, self.monotonic()), opened.counters, visit)
             else:
                 self._note(guard, visit, found, verdict, native)
         return visit
 
     async def decide_async(
-        self, client: Client, method: str, path: str, now: float, *, is_counted: bool, native: object = None
+        self, client: Client, method: str, path: str, is_counted: bool, native: object = None
     ) -> Refusal | Visit:
         """Do what `decide` does, on the event loop."""
-        guard = self.guard
+        opened, guard = self._opened or self.opened, self.guard
         if guard.denied:
-            self._forgive()
-        found = guard.judge(client, method, path, self.store.get, self.clock, now, is_counted, native)
+            self._forgive(opened)
+        now = self.monotonic()
+        found = guard.judge(client, method, path, opened.ban_of, self.clock, now, is_counted, native)
         if isinstance(found, Refusal):
             return self._refused(client, found, method, path, now)
-        verdict = await self.counters.check_async(found) if found else ADMITTED
+        verdict = await opened.counters.check_async(found) if found else ADMITTED
         if verdict.refused is not None:
             return self._refused(client, guard.settle(verdict, now), method, path, now)
         visit = self._visit(self, client, method, path, found, verdict.left if self._has_fields else ())
-        visit.waited = 0.0 if self.counters.is_immediate else waited(self.monotonic() - now)
+        if not opened.is_immediate:
+            visit.waited = waited(self.monotonic() - now)
         if client.address is None:
             self.clients.explain(client)
         elif self._has_more_limits and is_counted and guard.is_limited(client, path):
             if guard.has_dry_limits:
-                await run_async(self._admit(guard, visit, found, verdict, native, now), self.counters, visit)
+                await run_async(self._admit(guard, visit, found, verdict, native, now), opened.counters, visit)
             else:
                 self._note(guard, visit, found, verdict, native)
         return visit
@@ -279,7 +266,7 @@ class Middleware:
     def _ask(self, visit: Visit, limit: Limit, route: str, native: object) -> Steps[Refusal | None]:
         guard, now = self._guard_at(limit, route), self.monotonic()
         if guard.denied:
-            self._forgive()
+            self._forgive(self.opened)
         if not guard.is_limited(visit.client, visit.path):
             return None
         found = guard.judge(visit.client, visit.method, visit.path, lambda _: None, self.clock, now, native=native)
@@ -367,7 +354,7 @@ class Middleware:
 
     def _refused(self, client: Client, refusal: Refusal, method: str, path: str, now: float) -> Refusal:
         self.events.refused(client, refusal, method, path, now)
-        if refusal.limit is not None and not self._has_refused:
+        if not self._has_refused and refusal.limit is not None:
             self._has_refused = True
             if self.guard.knows_only(client.key) and is_private(client):
                 self.say("one client", logging.WARNING, ONE_CLIENT, {"client": client.key})
@@ -383,15 +370,11 @@ class Middleware:
     def close(self) -> None:
         """Close what is open; the next request opens it again."""
         self.events.log.close()
-        if "store" in self.__dict__:
-            self.store.close()
-        if "counters" in self.__dict__:
-            self.counters.close()
+        if self._opened is not None:
+            self._opened.close()
 
     async def close_async(self) -> None:
         """Do what `close` does, and close what belongs to the running event loop."""
         self.events.log.close()
-        if "store" in self.__dict__:
-            await self.store.close_async()
-        if "counters" in self.__dict__:
-            await self.counters.close_async()
+        if self._opened is not None:
+            await self._opened.close_async()

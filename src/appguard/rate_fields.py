@@ -49,9 +49,10 @@ class RateFields:
 
     def passed(self, hits: Sequence[Hit], left: Sequence[Left], wall: Callable[[], float]) -> Fields:
         """Give the fields of an answer to a request, from its hits and what they left; `wall` gives Unix seconds."""
-        policy, number, reset = self._least(hits, left)
-        if policy is None:
+        hit, (number, reset) = _least(hits, left) if len(left) > 1 else (hits[0], left[0])
+        if not hit.limit.counts_requests:
             return []
+        policy = self._policies.get(hit.policy) or self._policy(hit.limit.name, hit.rate)
         if self.has_legacy:
             return self._fields(policy, number, ceil(reset - TOLERANCE), wall)
         return [policy.field, (STATE, f"{policy.state}{number};t={ceil(reset - TOLERANCE)}")]
@@ -60,24 +61,11 @@ class RateFields:
         """Give the same as ASGI wants them."""
         if self.has_legacy:
             return [(name.encode(), value.encode()) for name, value in self.passed(hits, left, wall)]
-        policy, number, reset = self._least(hits, left)
-        if policy is None:
-            return []
-        return [policy.raw_field, (RAW_STATE, b"%b%d;t=%d" % (policy.raw_state, number, ceil(reset - TOLERANCE)))]
-
-    def _least(self, hits: Sequence[Hit], left: Sequence[Left]) -> tuple[_Policy | None, int, float]:
-        """Give the policy of the limit of requests that has least left (None without one), and what is left of it."""
-        hit, (number, reset) = hits[0], left[0]
-        for other, (its, its_reset) in zip(hits, left, strict=False) if len(left) > 1 else ():
-            if other.limit.counts_requests and (its < number or not hit.limit.counts_requests):
-                hit, number, reset = other, its, its_reset
+        hit, (number, reset) = _least(hits, left) if len(left) > 1 else (hits[0], left[0])
         if not hit.limit.counts_requests:
-            return None, 0, 0.0
-        return (
-            self._policies.get((hit.limit.name, hit.rate.text)) or self._policy(hit.limit.name, hit.rate),
-            number,
-            reset,
-        )
+            return []
+        policy = self._policies.get(hit.policy) or self._policy(hit.limit.name, hit.rate)
+        return [policy.raw_field, (RAW_STATE, b"%b%d;t=%d" % (policy.raw_state, number, ceil(reset - TOLERANCE)))]
 
     def _policy(self, name: str, rate: Rate) -> _Policy:
         policy = self._policies.get((name, rate.text))
@@ -95,6 +83,15 @@ class RateFields:
             fields += [("x-ratelimit-limit", str(policy.amount)), ("x-ratelimit-remaining", str(number))]
             fields.append(("x-ratelimit-reset", str(int(wall()) + seconds)))
         return fields
+
+
+def _least(hits: Sequence[Hit], left: Sequence[Left]) -> tuple[Hit, Left]:
+    """Give the limit of requests that has least left, or one of outcomes if there is none, and what is left of it."""
+    hit, (number, reset) = hits[0], left[0]
+    for other, (its, its_reset) in zip(hits, left, strict=False):
+        if other.limit.counts_requests and (its < number or not hit.limit.counts_requests):
+            hit, number, reset = other, its, its_reset
+    return hit, (number, reset)
 
 
 def _quoted(text: str) -> str:

@@ -53,12 +53,11 @@ class AppGuard:
             self._started = True
         client, path, method = client_of(middleware, environ), path_of(environ), environ["REQUEST_METHOD"]
         is_counted = method != "OPTIONS" or not is_preflight(environ)
-        now = middleware.monotonic()
-        visit = middleware.decide(client, method, path, now, is_counted=is_counted, native=environ)
-        if not isinstance(visit, _Visit):
-            assert isinstance(visit, Refusal)
+        visit = middleware.decide(client, method, path, is_counted, environ)
+        if isinstance(visit, Refusal):
             answer = middleware.answer(visit, client, method, path, environ, text_of(environ, "HTTP_ACCEPT"))
             return _refuse(answer, environ, start_response)
+        assert isinstance(visit, _Visit)
         visit.environ, visit.to, visit.status, visit.refused = environ, start_response, 0, None
         environ[VISIT] = visit
         try:
@@ -162,5 +161,5 @@ def _is_whole(body: Iterable[bytes], environ: "WSGIEnvironment") -> bool:
 
 
 def _refuse(answer: Answer, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
-    start_response(f"{answer.status} {answer.phrase}", list(answer.headers))
+    start_response(answer.line, list(answer.headers))
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [answer.body]

@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from appguard import AppGuard, Ban, Jail, report_auth_failure
 from appguard.address import parse_address, parse_network
 from appguard.app_events import SUPPRESSED_SECONDS, Exchange
+from appguard.around import Around
 from appguard.ban import Fact
 from appguard.config import app_config
 from appguard.guard import Refusal
@@ -131,10 +132,13 @@ def test_refusals_are_written_at_once_but_not_each(app: FastAPI, events: EventFi
 def test_the_next_line_carries_what_was_suppressed(events: EventFile) -> None:
     """One line per client and second, whose count is all refusals since the last; an old flood is not counted later."""
     middleware = Middleware(app_config({"store": "memory://", "limits": ["1/hour"], "event_log": str(events)}, {}))
+    moment = [0.0]
+    middleware.begin(Around(monotonic=lambda: moment[0]))
     client, other = (Client(parse_address(text), text) for text in (ALICE, MALLORY))
 
     def is_refused(who: Client, now: float) -> bool:
-        return isinstance(middleware.decide(who, "GET", "/", now, is_counted=True), Refusal)
+        moment[0] = now
+        return isinstance(middleware.decide(who, "GET", "/", is_counted=True), Refusal)
 
     def refuse(who: Client, now: float) -> None:
         assert is_refused(who, now)

@@ -6,6 +6,7 @@ from math import inf
 import pytest
 
 from appguard.address import parse_address, parse_network
+from appguard.around import Around
 from appguard.ban import Ban
 from appguard.config import app_config
 from appguard.guard import Guard, Refusal
@@ -34,14 +35,14 @@ def middleware() -> Iterator[Middleware]:
     """Give the middleware of an app whose clients have one request and one wrong password an hour."""
     limits = [Limit("2/hour", path="/"), Limit("1/hour", path="/login", count="auth_failure")]
     made = Middleware(app_config({"limits": limits, "event_log": "logger"}, {}))
-    made.__dict__["store"] = Watched()
+    made.begin(Around(open_store=Watched))
     yield made
     made.close()
 
 
 def ask(middleware: Middleware, path: str = "/") -> Refusal | Visit:
     """Let a request come."""
-    return middleware.decide(ALICE, "POST", path, 1000.0, is_counted=True)
+    return middleware.decide(ALICE, "POST", path, is_counted=True)
 
 
 def asked(middleware: Middleware) -> int:

@@ -57,7 +57,7 @@ class AppGuardMiddleware:
             request.META[VISIT] = None
             return respond(request)
         client, method, path, is_counted = self._prepare(middleware, request)
-        visit = middleware.decide(client, method, path, middleware.monotonic(), is_counted=is_counted, native=request)
+        visit = middleware.decide(client, method, path, is_counted, request)
         if isinstance(visit, Refusal):
             return _refused(middleware, visit, client, request)
         request.META[VISIT] = visit
@@ -73,9 +73,7 @@ class AppGuardMiddleware:
             request.META[VISIT] = None
             return await respond(request)
         client, method, path, is_counted = self._prepare(middleware, request)
-        visit = await middleware.decide_async(
-            client, method, path, middleware.monotonic(), is_counted=is_counted, native=request
-        )
+        visit = await middleware.decide_async(client, method, path, is_counted, request)
         if isinstance(visit, Refusal):
             return _refused(middleware, visit, client, request)
         request.META[VISIT] = visit

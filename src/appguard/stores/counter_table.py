@@ -51,7 +51,7 @@ RUN_COUNTS = Struct(f"{RUNS}Q")
 OPENED, STALE, TOTAL, NEWEST, WINDOW, AMOUNT, BURST, TIMES, COUNTS = *range(8), 7 + RUNS  # places of words in a slot
 WORDS = SLOT.size // 8
 HEADER = Struct("32s36s32s")  # what it is, boot, secret
-RESETS = 16  # the place of a word that every reset raises, behind the header
+RESETS = 16  # the place of a word, behind the header, that every reset by any process raises
 TAGS_AT = 4096  # then one tag per slot, then one hash of a client per slot, then the slots
 AMOUNT_MOST = 2**63
 PLACES_MOST = 8192
@@ -74,7 +74,7 @@ class Place:
 
 
 class CounterTable:
-    """An open table. All but `place`, `lock`, `is_current` and `close` are for the holder of the lock."""
+    """An open table. All but `place`, `words`, `lock`, `is_current` and `close` are for the holder of the lock."""
 
     def __init__(self, path: Path, file: int, sets: int) -> None:
         self.path = path
@@ -98,7 +98,7 @@ class CounterTable:
         self._secret = HEADER.unpack(header)[2]
         self._map = mmap.mmap(self._file, self.size)
         view = memoryview(self._map)
-        self._words = view[:TAGS_AT].cast("Q")
+        self.words = view[:TAGS_AT].cast("Q")
         self._tags = view[TAGS_AT : self._clients_at].cast("Q")
         self._clients = view[self._clients_at : self._slots_at].cast("Q")
         self._numbers = view[self._slots_at :].cast("Q")
@@ -151,11 +151,6 @@ class CounterTable:
     def __del__(self) -> None:
         self.close()
 
-    @property
-    def resets(self) -> int:
-        """Give a number that every reset by any process raises; the lock is not needed."""
-        return self._words[RESETS]
-
     def place(self, key: str) -> Place:
         """Give the place of a key, whose client is its first word."""
         place = self._places.get(key)
@@ -172,11 +167,13 @@ class CounterTable:
     def _hash(self, text: str) -> bytes:
         return blake2b(text.encode(errors="surrogatepass"), key=self._secret, digest_size=16).digest()
 
-    def find(self, place: Place) -> int:
+    def find(self, key: str) -> int:
         """Give the slot of a key, -1 if it has none."""
+        place = self._places.get(key) or self.place(key)
         slot = place.slot
-        if self._tags[slot] == place.number:
-            return slot
+        return slot if self._tags[slot] == place.number else self._search(place)
+
+    def _search(self, place: Place) -> int:
         at = TAGS_AT + 8 * place.first
         found = self._map.find(place.tag, at, at + 8 * WAYS)
         if found < 0:
@@ -318,7 +315,7 @@ class CounterTable:
             if found % 8 == 0:
                 self._tags[(found - self._clients_at) // 8] = 0
             found = self._map.find(wanted, found + 1, self._slots_at)
-        self._words[RESETS] += 1
+        self.words[RESETS] += 1
 
 
 def _wait_for(over: int, runs: Sequence[tuple[float, int]], window: float, now: float) -> float:

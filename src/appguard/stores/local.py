@@ -189,14 +189,10 @@ class PublishedBans:
         self._seen = -1
         self._look_again = 0.0
         self._file_number = 0
+        self.lifts = 0  # changes when bans were lifted, as far as was read
         self._anew = False
         self._loading = None
         self._complained = ""
-
-    @property
-    def lifts(self) -> int:
-        """Give a number that changes when bans were lifted, as far as was read."""
-        return self._file_number * 1_000_000_000 + self._table.lifts
 
     def get(self, address: Address) -> Ban | None:
         """Give the ban in force that holds the address."""
@@ -204,7 +200,9 @@ class PublishedBans:
             with self._bans_lock:
                 self._refresh()
         table = self._table
-        return table.find(address, self._clock()) if table.may_hold(address) else None
+        if not table.marks[address.code % table.width] and address.version <= table.version_at_most:
+            return None
+        return table.find(address, self._clock())
 
     def snapshot(self) -> Snapshot:
         """Give all bans in force."""
@@ -234,6 +232,7 @@ class PublishedBans:
             self._map_word()
             seen = self._word[0]
             self._read_on()
+            self.lifts = self._file_number * 1_000_000_000 + self._table.lifts
             self._seen = seen
             self._complained = ""
         except OSError as error:  # the last known bans stay in force
@@ -297,7 +296,8 @@ class PublishedBans:
 
     def _take(self, table: PublishedTable) -> None:
         """Answer with another table, which is whole: nobody ever finds it half read."""
-        self._file_number += 1  # first: who finds a new table finds that bans may have been lifted
+        self._file_number += 1
+        self.lifts = self._file_number * 1_000_000_000  # first: a lift that is found is seen to be one
         self._table, self._anew, self._seen = table, False, -1
 
     def close(self) -> None:

@@ -44,13 +44,13 @@ class PublishedTable:
         self._offset = 0  # of the first line that was not whole
         self._rest = b""
         lines = self._count_lines() + LINES_SPARE
-        self._width, self._size = MARKS_PER_LINE * lines, int(SLOTS_PER_LINE * lines)
-        self._marks = bytearray(self._width)
+        self.width, self._size = MARKS_PER_LINE * lines, int(SLOTS_PER_LINE * lines)
+        self.marks = bytearray(self.width)
         self._places = array("I", [0]) * self._size
         self._used = 0
         self._made: dict[str, tuple[int, int, Ban | None]] = {}  # slot, place and what is told there
         self._networks: NetworkMap[Ban] = NetworkMap()
-        self._version_at_most = 4  # of addresses about which an empty slot says all: none while there are networks
+        self.version_at_most = 4  # of addresses about which an empty slot says all: none while there are networks
         self.lifts = 0
 
     def _count_lines(self) -> int:
@@ -89,7 +89,7 @@ class PublishedTable:
 
     def _take_keys(self, keys: Sequence[str], places: Iterable[int]) -> None:
         """Note where the newest line of each key begins."""
-        marks, slots, width, size = self._marks, self._places, self._width, self._size
+        marks, slots, width, size = self.marks, self._places, self.width, self._size
         used, most = self._used, self._size * FULL
         for key, code, place in zip(keys, codes_of(keys), places, strict=False):
             if "/" in key and not key.endswith("/64"):
@@ -124,18 +124,18 @@ class PublishedTable:
             self._networks.add(fact.network, fact.ban)
         elif fact is not None:
             self._networks.remove(fact.network)
-        self._version_at_most = 0 if self._networks else 4
+        self.version_at_most = 0 if self._networks else 4
 
     def may_hold(self, address: Address) -> bool:
         """Say whether a ban may hold the address: of nearly all that none holds this is known at once."""
-        return self._marks[address.code % self._width] != 0 or address.version > self._version_at_most
+        return self.marks[address.code % self.width] != 0 or address.version > self.version_at_most
 
     def find(self, address: Address, now: float) -> Ban | None:
         """Give the ban in force that holds the address."""
         ban = self._host(address.text, address.code)
         if ban is not None and ban.in_force(now):
             return ban
-        if address.version <= self._version_at_most:
+        if address.version <= self.version_at_most:
             return None
         ban = self._host(address.slash64, code_of(address.slash64)) if address.version == 6 else None
         if ban is not None and ban.in_force(now):
@@ -146,7 +146,7 @@ class PublishedTable:
         made = self._made.get(key)
         if made is not None and self._places[made[0]] == made[1]:
             return made[2]
-        if self._marks[code % self._width] not in (SEVERAL, code >> 23 | 128):
+        if self.marks[code % self.width] not in (SEVERAL, code >> 23 | 128):
             return None
         slot = self._slot_of(key, code)
         if slot < 0:
