@@ -116,7 +116,8 @@ class Answers:
 
     def _unlimited(self, refusal: Refusal, *, is_json: bool) -> Answer:
         if refusal.ban is None:
-            return _answer(refusal.status, HTTPStatus(refusal.status).phrase, {}, is_json=is_json)
+            headers = {"retry-after": str(ceil(refusal.wait))} if refusal.wait else {}
+            return _answer(refusal.status, HTTPStatus(refusal.status).phrase, headers, is_json=is_json)
         reference = refusal.ban.ref
         detail = self._ban_text.replace("{reference}", reference)
         return _answer(self._ban_status, detail, {}, is_json=is_json, reference=reference)

@@ -14,7 +14,7 @@ from appguard.ban import Ban
 from appguard.config import AppConfig
 from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, PROBE, Event, is_login_path, kind_of_answer
 from appguard.event_log import EventLog
-from appguard.guard import Refusal, SeenCredentials
+from appguard.guard import UNCOUNTED, Refusal, SeenCredentials
 from appguard.hooks import Hooks
 from appguard.limit import Limit
 from appguard.matching import hashed_user
@@ -76,12 +76,12 @@ class AppEvents:
         self._refusals: dict[str, _Refusals] = {}
 
     def refused(self, client: Client, refusal: Refusal, method: str, path: str, now: float) -> None:
-        """Tell of a refused request: by a limit at most once per client and second, by a ban never, by a trap always.
+        """Tell of a refused request: by a limit at most once per client and second, by a trap always, else never.
 
         `now` is monotonic seconds.
         """
         self.metrics.refused(refusal)
-        if client.address is None or refusal.ban is not None:
+        if client.address is None or refusal.ban is not None or refusal is UNCOUNTED:
             return
         if refusal.limit is None:
             self._tell(self._event(PROBE, Exchange(client, method, path, refusal.status)))

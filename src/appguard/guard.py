@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from appguard.address import Address, NetworkSet
 from appguard.ban import Ban
-from appguard.limit import Hit, Limit, Verdict, normal_path, path_pattern
+from appguard.limit import CLOSED_WAIT, Hit, Limit, Verdict, normal_path, path_pattern
 from appguard.matching import Matching
 from appguard.outcome import Outcome, Pending
 from appguard.proxies import Client
@@ -28,7 +28,9 @@ DENY_OUTCOME_MOST = 1.0  # the same of a limit of outcomes
 
 
 class Refusal(NamedTuple):
-    """Why a request is refused: by a ban (403), a limit (429) or a trap (404), and for how many seconds."""
+    """Why a request is refused, and for how many seconds: by a ban (403), a limit (429), a trap (404), or because no
+    counters could be asked and the settings say to refuse then (503).
+    """
 
     status: int
     wait: float | None
@@ -38,6 +40,7 @@ class Refusal(NamedTuple):
 
 
 TRAPPED = Refusal(404, None)
+UNCOUNTED = Refusal(503, CLOSED_WAIT)
 NOT_DENIED = (0.0, 0.0, 0)
 
 _new_refusal: Callable[[tuple[int, float | None, Ban | None, Limit | None, Rate | None]], Refusal] = partial(
@@ -123,9 +126,11 @@ class Guard:
         return self._matching.clients() == {key}
 
     def settle(self, verdict: Verdict, now: float) -> Refusal:
-        """Turn a verdict that refuses into a refusal, and remember it."""
+        """Turn a verdict that refuses into a refusal, and remember it if it says something of the client."""
         refused = verdict.refused
         assert refused is not None
+        if not verdict.is_known:
+            return UNCOUNTED
         if len(self.denied) >= MEMO_MOST:
             self.denied.clear()
         most = DENY_MOST if refused.limit.counts_requests else DENY_OUTCOME_MOST

@@ -177,20 +177,23 @@ class Verdict(NamedTuple):
     """What counters say of a request: admitted (`refused` None), or refused by a limit for `wait` seconds.
 
     `time`, by the counters' own clock, is what they need to take a reserved request back. `left` is what is left of
-    each limit of an admitted request, in the order of the hits; empty where nobody can tell.
+    each limit of an admitted request, in the order of the hits; empty where nobody can tell. `is_known` is False of a
+    refusal because counters could not be asked: it says nothing of the client.
     """
 
     refused: Hit | None = None
     wait: float = 0.0
     time: float = 0.0
     left: Sequence[Left] = ()
+    is_known: bool = True
 
 
 ADMITTED = Verdict()
-new_verdict: Callable[[tuple[Hit | None, float, float, Sequence[Left]]], Verdict] = partial(
+CLOSED_WAIT = 1.0  # seconds a client is told to wait while counters cannot be asked
+new_verdict: Callable[[tuple[Hit | None, float, float, Sequence[Left], bool]], Verdict] = partial(
     tuple.__new__,  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
     Verdict,
-)  # what `Verdict` does of the same four, in half the time
+)  # what `Verdict` does of the same five, in half the time
 
 
 def path_pattern(pattern: str) -> re.Pattern[str]:

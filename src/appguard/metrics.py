@@ -1,6 +1,6 @@
 """Metrics: counters for Prometheus, where the app has prometheus_client installed; else nothing.
 
-    appguard_refused_total   app, reason (ban, limit, trap), name (the jail or limit)
+    appguard_refused_total   app, reason (ban, limit, trap, store), name (the jail or limit)
     appguard_events_total    app, event (its kind)
     appguard_bans_total      app, jail
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from appguard.ban import Ban
 from appguard.event import Event
-from appguard.guard import Refusal
+from appguard.guard import UNCOUNTED, Refusal
 
 if TYPE_CHECKING:
     from prometheus_client import Counter
@@ -61,7 +61,7 @@ class Metrics:
         elif refusal.ban is not None:
             self._add("appguard_refused", "ban", refusal.ban.jail)
         else:
-            self._add("appguard_refused", "trap", "")
+            self._add("appguard_refused", "store" if refusal is UNCOUNTED else "trap", "")
 
     def event(self, event: Event) -> None:
         """Count an event."""

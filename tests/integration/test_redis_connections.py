@@ -11,11 +11,10 @@ import pytest
 
 from appguard.address import parse_address
 from appguard.ban import Ban
-from appguard.limit import Hit, Limit, Verdict
+from appguard.limit import CLOSED_WAIT, Hit, Limit, Verdict
 from appguard.stores.open import open_store
 from appguard.stores.redis import RedisStore
 from appguard.stores.redis_bans import RedisBanSet
-from appguard.stores.redis_counters import CLOSED_WAIT
 from tests.forked import forked
 from tests.lab import free_port, wait_until
 from tests.redis_groups import Cluster, cluster, sentinel_group

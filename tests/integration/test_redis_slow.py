@@ -160,3 +160,24 @@ def test_an_answer_that_comes_late_costs_no_connection(server: RedisServer) -> N
         relay.delay = 0.025
         left = [ask().headers["ratelimit"].partition("r=")[2].partition(";")[0] for _ in range(6)]
     assert left == ["998", "997", "996", "995", "994", "993"]
+
+
+def test_a_closed_app_refuses_no_longer_than_redis_is_silent(server: RedisServer, tmp_path: Path) -> None:
+    """Whom nobody could count is told so by a 503, and let in by the next request that is counted; he is no event."""
+    events = tmp_path / "events.jsonl"
+    options: AppOptions = {
+        "store": server.uri,
+        "limits": ["1000/hour"],
+        "on_store_error": "closed",
+        "event_log": str(events),
+    }
+    with closing(WsgiAppGuard(wsgi_home, **options)) as app:
+        ask = of_wsgi(app)
+        wait_until(lambda: ask().status == 200, 5, "it does not connect")
+        server.freeze()
+        refused = ask()
+        server.thaw()
+        wait_until(server.is_up, 10, lambda: "it does not answer")
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        assert ask().status == 200
+    assert not events.exists() or not events.read_text()

@@ -12,10 +12,9 @@ from typing import Any, cast
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from appguard.limit import Hit, Limit, Verdict
+from appguard.limit import CLOSED_WAIT, Hit, Limit, Verdict
 from appguard.stores.redis import RedisStore
 from appguard.stores.redis_connection import connect_async
-from appguard.stores.redis_counters import CLOSED_WAIT
 from appguard.stores.redis_uri import parse_redis_uri
 from appguard.stores.redis_wire import DirectCommands
 from tests.forked import forked

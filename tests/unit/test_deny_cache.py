@@ -9,8 +9,8 @@ from appguard.address import parse_address, parse_network
 from appguard.around import Around
 from appguard.ban import Ban
 from appguard.config import app_config
-from appguard.guard import Guard, Refusal
-from appguard.limit import Hit, Limit, Verdict
+from appguard.guard import UNCOUNTED, Guard, Refusal
+from appguard.limit import CLOSED_WAIT, Hit, Limit, Verdict
 from appguard.middleware import Middleware, Visit
 from appguard.outcome import Outcome
 from appguard.proxies import Client
@@ -108,6 +108,14 @@ def test_refusal_of_an_outcome_is_remembered_for_a_second() -> None:
     for now, is_refused in ((0.9, True), (1.0, False)):
         found = guard.judge(ALICE, "POST", "/login", lambda _address: None, lambda: 0.0, now)
         assert isinstance(found, Refusal) is is_refused
+
+
+def test_refusal_for_want_of_counters_is_not_remembered() -> None:
+    """That nobody could be asked says nothing of the client: the next request asks again."""
+    guard = Guard([Limit("5/minute")])
+    hit = only_hit(guard, "GET", "/")
+    assert guard.settle(Verdict(hit, CLOSED_WAIT, is_known=False), 0.0) == UNCOUNTED
+    assert only_hit(guard, "GET", "/") == hit
 
 
 def test_costly_request_is_no_reason_to_refuse_a_cheap_one() -> None:

@@ -123,6 +123,13 @@ def test_prometheus_counts() -> None:
     assert counted("appguard_bans_total", app=app, jail="login") == 1
 
 
+def test_refusals_for_want_of_a_store_are_counted_apart() -> None:
+    """They are no limit's doing."""
+    ask = starlette_site(name="dead-shop", store="redis://127.0.0.1:1/0", limits=["4/minute"], on_store_error="closed")
+    assert [ask().status for _ in range(6)] == [503] * 6
+    assert counted("appguard_refused_total", app="dead-shop", reason="store", name="") == 6
+
+
 FIRST_EVENTS = """
 import sys
 from threading import Barrier, Thread

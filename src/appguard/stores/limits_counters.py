@@ -29,14 +29,13 @@ from limits.strategies import (
 
 from appguard.errors import ConfigError
 from appguard.fork import in_every_child
-from appguard.limit import ADMITTED, Hit, Verdict
+from appguard.limit import ADMITTED, CLOSED_WAIT, Hit, Verdict
 from appguard.rate import Left
 from appguard.stores.base import BUDGET
 from appguard.stores.breaker import Breaker
 from appguard.stores.memory import MemoryCounters
 from appguard.stores.waiting import answer_of
 
-CLOSED_WAIT = 1.0  # seconds a refused client is told to wait while the storage is down
 THREADS = 8
 COUNTERS_MOST = 1_000  # counters of limits that a reset knows
 STRATEGIES: dict[str, type[RateLimiter]] = {
@@ -193,7 +192,7 @@ class LimitsCounters:
     def _without_storage(self, hits: Sequence[Hit]) -> Verdict:
         if self._on_store_error == "local" or not hits:
             return self._local.check(hits)
-        return ADMITTED if self._on_store_error == "open" else Verdict(hits[0], CLOSED_WAIT)
+        return ADMITTED if self._on_store_error == "open" else Verdict(hits[0], CLOSED_WAIT, is_known=False)
 
 
 def _left(limiter: RateLimiter, item: RateLimitItem, identifier: str) -> Left:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from redis.exceptions import NoScriptError
 
 from appguard.fork import in_every_child
-from appguard.limit import ADMITTED, Hit, Verdict
+from appguard.limit import ADMITTED, CLOSED_WAIT, Hit, Verdict
 from appguard.stores.base import BUDGET
 from appguard.stores.breaker import Breaker
 from appguard.stores.memory import MemoryCounters
@@ -27,7 +27,6 @@ from appguard.stores.redis_wire import DirectCommands, PipelinedCommands, packed
 from appguard.stores.waiting import answer_of
 
 CALLS_MOST = 8192  # calls that are remembered
-CLOSED_WAIT = 1.0  # seconds a refused client is told to wait while the store is down
 
 
 class RedisCounters:
@@ -232,7 +231,7 @@ class RedisCounters:
     def _without_redis(self, hits: Sequence[Hit]) -> Verdict:
         if self._on_store_error == "local" or not hits:
             return self._local.check(hits)
-        return ADMITTED if self._on_store_error == "open" else Verdict(hits[0], CLOSED_WAIT)
+        return ADMITTED if self._on_store_error == "open" else Verdict(hits[0], CLOSED_WAIT, is_known=False)
 
     def _counter_keys(self, hits: Sequence[Hit]) -> list[str]:
         keys: list[str] = []
