@@ -14,7 +14,7 @@ from appguard.ban import Ban
 from appguard.config import AppConfig
 from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, PROBE, Event, is_login_path, kind_of_answer
 from appguard.event_log import EventLog
-from appguard.guard import UNCOUNTED, Refusal, SeenCredentials
+from appguard.guard import TRAPPED, Refusal, SeenCredentials
 from appguard.hooks import Hooks
 from appguard.limit import Limit
 from appguard.matching import hashed_user
@@ -80,11 +80,11 @@ class AppEvents:
 
         `now` is monotonic seconds.
         """
-        self.metrics.refused(refusal)
-        if client.address is None or refusal.ban is not None or refusal is UNCOUNTED:
-            return
+        if self.metrics.is_on:
+            self.metrics.refused(refusal)
         if refusal.limit is None:
-            self._tell(self._event(PROBE, Exchange(client, method, path, refusal.status)))
+            if refusal is TRAPPED:
+                self._tell(self._event(PROBE, Exchange(client, method, path, refusal.status)))
             return
         known = self._refusals.get(client.key)
         if known is not None and now < known.due:
@@ -129,7 +129,8 @@ class AppEvents:
     def _tell(self, event: Event | None) -> None:
         if event is None:
             return
-        self.metrics.event(event)
+        if self.metrics.is_on:
+            self.metrics.event(event)
         counted, bans = self._jails().count(event, self._store())
         self._write(counted)
         for ban in bans:
@@ -137,7 +138,8 @@ class AppEvents:
 
     def banned(self, ban: Ban) -> None:
         """Tell of a ban by a jail of the app."""
-        self.metrics.banned(ban)
+        if self.metrics.is_on:
+            self.metrics.banned(ban)
         self._ban_hooks.call("on_ban", ban)
 
     def _note(self, exchange: Exchange, notes: Sequence[Note]) -> Note:

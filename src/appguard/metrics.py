@@ -42,9 +42,10 @@ def counters() -> "dict[str, Counter]":
 
 
 class Metrics:
-    """The counters of one app, each remembered from its first use on."""
+    """The counters of one app, each remembered from its first use on. `is_on`: there are some, as far as is known."""
 
     def __init__(self, app: str) -> None:
+        self.is_on = True
         self._app = app
         self._known: dict[tuple[str, ...], Counter | None] = {}
         self._limits: dict[str, Counter | None] = {}  # of refusals, the quickest way
@@ -79,5 +80,7 @@ class Metrics:
             known.inc()
 
     def _counter(self, name: str, *labels: str) -> "Counter | None":
-        found = counters().get(name)
+        known = counters()
+        self.is_on = bool(known)
+        found = known.get(name)
         return None if found is None else found.labels(self._app, *labels)

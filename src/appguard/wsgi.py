@@ -119,7 +119,8 @@ class _Visit(Visit):
 
     def end(self, status: int) -> None:
         """Do the same, and let go of the request: nothing of the app runs for it any more."""
-        self.finish(status)
+        if self.notes or self.pending:
+            self.finish(status)
         self.environ, self.to = ENDED, _too_late  # or each would keep the other until the collector of garbage comes
 
 

@@ -214,11 +214,11 @@ class CounterTable:
         left = rate.amount - total - cost
         if left < 0 or now >= stale or now - opened >= window / RUNS_PER_WINDOW or rate.burst or not cost:
             return None
-        numbers = self._numbers
+        numbers, reset = self._numbers, stale - now
         numbers[begin + TOTAL] = total + cost  # first: it is never too small
         numbers[begin + COUNTS + newest] += cost
         self._seconds[begin + TIMES + newest] = now
-        return left, min(stale - now, window)
+        return left, reset if reset < window else window
 
     def add(self, slot: int, rate: Rate, now: float, cost: int = 1) -> Left:
         """Count one request that is admitted; give what is left then."""

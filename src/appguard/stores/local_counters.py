@@ -67,18 +67,17 @@ class LocalCounters:
             table = self._shared
             if table is None or self._table_clock() >= self._look_at_table:
                 table = self._look()
-            return self._alone.check(hits) if table is None else self._check_shared(table, hits)
+            if table is None:
+                return self._alone.check(hits)
+            try:
+                if (self._is_stuck or not table.lock()) and not self._locked(table):
+                    return self._count_alone(hits)
+                now = self._table_clock()  # read under the lock: it does not go back between processes
+                return _count_one(table, hits[0], now) if len(hits) == 1 else _count(table, hits, now)
+            finally:
+                table.unlock()
         finally:
             lock.release()
-
-    def _check_shared(self, table: CounterTable, hits: Sequence[Hit]) -> Verdict:
-        try:
-            if (self._is_stuck or not table.lock()) and not self._locked(table):
-                return self._count_alone(hits)
-            now = self._table_clock()  # read under the lock: it does not go back between processes
-            return _count_one(table, hits[0], now) if len(hits) == 1 else _count(table, hits, now)
-        finally:
-            table.unlock()
 
     async def check_async(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Do what `check` does; it blocks for `PATIENCE` at most, and only if another process was stopped."""
