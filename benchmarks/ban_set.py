@@ -2,8 +2,9 @@
 
 Eight workers ask every millisecond, as an app with a thousand requests a second does. The other host is a process of
 its own with a real Redis between; its kernel is the lab's. Then the replica's snapshot, the memory for each ban in a
-worker and in Redis, and the look-up of an address among many bans beside a method that does nothing. Prints the
-targets with what was measured, and writes JSON.
+worker and in Redis, and the look-up of an address among many bans beside a method that does nothing: of a client that
+comes again, as most do, whose place in the table the processor has used a moment ago, and of one that is new to the
+worker. Prints the targets with what was measured, and writes JSON.
 """
 
 import argparse
@@ -255,10 +256,11 @@ class Nothing:
         return address.code + address.version < 0
 
 
-def lookup(directory: Path, number: int) -> tuple[float, float, float]:
-    """Give the microseconds of a look-up among that many bans, of a method that does nothing, and of a request's whole.
+def lookup(directory: Path, number: int) -> dict[str, float]:
+    """Give the microseconds of looks among that many bans, and of a method that does nothing.
 
-    Every address is new to the table but not to the processor: a request has just made it.
+    The client of a look was asked about a moment ago, together with others, or never; its address is not new to the
+    processor, because a request has just made it.
     """
     write_published(directory, number)
     table = PublishedTable(os.open(directory / "bans", os.O_RDONLY))
@@ -267,18 +269,26 @@ def lookup(directory: Path, number: int) -> tuple[float, float, float]:
     asked = [address(each, 0xC0000000) for each in random.sample(range(1 << 24), ASKED)]
     reader.get(asked[0])
 
-    def took(find: Callable[[Address], object], chunk: Sequence[Address]) -> float:
+    def took(find: Callable[[Address], object], chunk: Sequence[Address], is_known: bool) -> float:
         for each in chunk:
             Nothing().touch(each)
+        for each in chunk if is_known else ():
+            find(each)
         began = time.perf_counter()
         for each in chunk:
             find(each)
         return (time.perf_counter() - began) / CHUNK * 1_000_000
 
-    chunks = [asked[first : first + CHUNK] for first in range(0, ASKED, CHUNK)]
-    looks = table.may_hold, Nothing().may_hold, reader.get
-    one, two, three = (median(took(find, chunk) for chunk in chunks) for find in looks)
-    return one, two, three
+    def typical(find: Callable[[Address], object], *, is_known: bool) -> float:
+        return median(took(find, asked[first : first + CHUNK], is_known) for first in range(0, ASKED, CHUNK))
+
+    return {
+        "lookup us": typical(table.may_hold, is_known=True),
+        "lookup us, new client": typical(table.may_hold, is_known=False),
+        "a request's look us": typical(reader.get, is_known=True),
+        "a request's look us, new": typical(reader.get, is_known=False),
+        "a method that does nothing": typical(Nothing().may_hold, is_known=True),
+    }
 
 
 def main() -> None:
@@ -305,10 +315,10 @@ def main() -> None:
     with TemporaryDirectory(dir="/dev/shm") as directory:
         for number in (SMALL, BIG):
             note(f"worker bytes at {number}", worker_bytes(Path(directory), number))
-        took, nothing, whole = lookup(Path(directory), arguments.most)
-        note("lookup us", took)
-        note("look-up beside nothing", took / nothing)
-        note("a request's look us", whole)
+        looks = lookup(Path(directory), arguments.most)
+        for name, value in looks.items():
+            note(name, value)
+        note("look-up beside nothing", looks["lookup us"] / looks["a method that does nothing"])
     host = {"kernel": platform.release(), "python": platform.python_version(), "cpus": os.cpu_count()}
     arguments.output.parent.mkdir(exist_ok=True)
     arguments.output.write_text(json.dumps({"host": host, "targets": TARGETS, "found": found}, indent=2) + "\n")

@@ -66,7 +66,7 @@ class AppGuard:
         if middleware is None or scope["type"] not in REQUESTS:
             await self._other(scope, receive, send)
             return
-        method = scope.get("method", "GET")
+        method = scope.get("method", "GET").upper()  # as frameworks read it
         path = _path(scope) if scope.get("root_path") else scope["path"]
         text, port = scope.get("client") or NOBODY
         peer = self._peers.get(text)
@@ -208,11 +208,8 @@ async def _nothing(_: Message) -> None:
 
 
 def _joined(scope: Scope, name: bytes) -> str | None:
-    found: bytes | None = None
-    for key, value in scope["headers"]:
-        if key == name:
-            found = value if found is None else found + b"," + value
-    return None if found is None else found.decode("latin-1")
+    found = [value for key, value in scope["headers"] if key == name]
+    return b",".join(found).decode("latin-1") if found else None
 
 
 def _header_of(native: object, name: str) -> str:

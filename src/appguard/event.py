@@ -178,7 +178,7 @@ def kind_of_answer(
         return ACCESS_FAIL
     if status != 401:
         return ""
-    if scheme == "basic" or (method == "POST" and is_login_path(path, login_paths)):
+    if scheme == "basic" or (method.upper() == "POST" and is_login_path(path, login_paths)):
         return LOGIN_FAIL
     return TOKEN_FAIL if scheme == "bearer" else ""
 
@@ -186,9 +186,9 @@ def kind_of_answer(
 def is_login_path(path: str, login_paths: tuple[str, ...] = LOGIN_PATHS) -> bool:
     """Say whether a path is a login: an entry with a slash is a whole path, one without is a last segment.
 
-    Case does not matter, as it does not to some of the apps behind nginx.
+    Case does not matter, nor trailing newlines, as they do not to some of the apps behind nginx.
     """
-    path, known = path.rstrip("/").lower(), _as_compared(login_paths)
+    path, known = path.rstrip("/\n").lower(), _as_compared(login_paths)
     return path in known or path.rpartition("/")[2] in known
 
 

@@ -29,7 +29,7 @@ def holding(patterns: Sequence[str], *, answer: bool = True) -> Callable[[str], 
     others = [path_pattern(pattern) for pattern in patterns if not _is_ending(pattern)]
 
     if not others:
-        in_question = *endings, "/"  # what most paths end with is none of these
+        in_question = *endings, "/", "\n"  # what most paths end with is none of these
         return lambda path: (
             (("//" in path or path.endswith(in_question)) and normal_path(path).endswith(endings)) is answer
         )

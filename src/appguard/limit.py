@@ -211,7 +211,10 @@ def path_pattern(pattern: str) -> re.Pattern[str]:
 
 
 def normal_path(path: str) -> str:
-    """Collapse repeated slashes and drop one trailing slash, so that `//login/` is `/login`."""
+    """Collapse repeated slashes and drop trailing ones, so that `//login/` is `/login`.
+
+    Trailing newlines (`/login%0A`) are dropped too: to routers whose regexes end with `$` the path is the same without.
+    """
     while "//" in path:
         path = path.replace("//", "/")
-    return path[:-1] if len(path) > 1 and path.endswith("/") else path
+    return path.rstrip("/\n") or ("/" if path.startswith("/") else "")

@@ -1,7 +1,7 @@
 """Traps: paths that no visitor of an app has a reason to ask for, and every scanner does: `/.env`, `/wp-*`.
 
-One look-up in a set and, where there are prefixes, one comparison with all of them; case, doubled slashes and one
-trailing slash do not matter.
+One look-up in a set and, where there are prefixes, one comparison with all of them; case, doubled slashes, one
+trailing slash and a trailing newline do not matter.
 """
 
 import re
@@ -22,7 +22,7 @@ class Traps:
         self._prefixes = tuple(path[:-1] for path in found if path.endswith("*"))
 
     def __contains__(self, path: str) -> bool:
-        tidy = path.lower()
+        tidy = path.lower().rstrip("\n")
         while "//" in tidy:
             tidy = tidy.replace("//", "/")
         return tidy.startswith(self._prefixes) or tidy.removesuffix("/") in self._exact

@@ -1,5 +1,6 @@
 """Limits stand before routing: what is counted, what is not, and under whose key."""
 
+from collections.abc import Callable
 from typing import Unpack
 
 import pytest
@@ -9,6 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from appguard import AppGuard, Limit
 from appguard.config import AppOptions
 from tests.frameworks.asgi_client import ALICE, MALLORY, Caller, Reply
+from tests.frameworks.sites import Site, django_site, flask_site
 
 TWO_OF_FOUR = [200, 200, 429, 429]
 PREFLIGHT = {"origin": "https://shop.example", "access-control-request-method": "POST"}
@@ -65,15 +67,22 @@ def test_everything_is_counted(method: str, path: str, usual: int) -> None:
     assert caller.statuses(4, method, path) == [usual, usual, 429, 429]
 
 
+@pytest.mark.parametrize("site", [flask_site, django_site])
+def test_spellings_of_a_method_are_one(site: Callable[..., Site]) -> None:
+    """Frameworks take `post` for POST, so it does not walk around a limit of POST."""
+    ask = site(limits=[Limit("2/hour", path="/login", methods=["POST"])], store="memory://")
+    assert [ask(method, "/login").status for method in ("post", "Post", "POST", "pOST")] == [401, 401, 429, 429]
+
+
 def test_a_rotated_path_parameter_is_one_bucket() -> None:
     """Asking for another book each time does not walk around the limit."""
     caller = Caller(shop(limits=["2/hour"]))
     assert [caller.get(f"/books/{number}").status for number in range(4)] == TWO_OF_FOUR
 
 
-@pytest.mark.parametrize("path", ["/login", "//login", "/login/", "///login//"])
+@pytest.mark.parametrize("path", ["/login", "//login", "/login/", "///login//", "/login\n"])
 def test_spellings_of_a_path_are_one(path: str) -> None:
-    """Doubled and trailing slashes do not walk around a limit by path."""
+    """Doubled and trailing slashes do not walk around a limit by path, nor a newline (`%0A`) that routers pass over."""
     caller = Caller(shop(limits=[Limit("2/hour", path="/login")]))
     caller.statuses(2, path=path)
     assert caller.get("/login").status == 429

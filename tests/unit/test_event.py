@@ -260,6 +260,7 @@ def test_unknown_keys_and_kinds_are_no_error() -> None:
         (403, "basic", "POST", "/login", ACCESS_FAIL),
         (200, "basic", "POST", "/login", ""),
         (404, "", "POST", "/login", ""),
+        (401, "", "post", "/login", LOGIN_FAIL),
     ],
 )
 def test_kind_of_answer(status: int, scheme: str, method: str, path: str, kind: str) -> None:
@@ -273,6 +274,8 @@ def test_kind_of_answer(status: int, scheme: str, method: str, path: str, kind: 
         ("/login", ("login",), True),
         ("/a/b/login//", ("login",), True),
         ("/LogIn", ("login",), True),
+        ("/login\n", ("login",), True),
+        ("/api/session/\n", ("/api/session",), True),
         ("/login/reset", ("login",), False),
         ("/xlogin", ("login",), False),
         ("/api/session", ("/api/session/",), True),
@@ -283,5 +286,5 @@ def test_kind_of_answer(status: int, scheme: str, method: str, path: str, kind: 
     ],
 )
 def test_login_path(path: str, login_paths: tuple[str, ...], is_login: bool) -> None:
-    """An entry with a slash is a whole path, one without a last segment; slashes at the end and case do not matter."""
+    """An entry with a slash is a whole path, one without a last segment; case and what ends the path do not matter."""
     assert is_login_path(path, login_paths) is is_login

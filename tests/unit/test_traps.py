@@ -6,7 +6,18 @@ from appguard.errors import ConfigError
 from appguard.traps import Traps
 
 TRAPS = Traps(["/.env", "/wp-login.php", "/WP-*", "/cgi-bin/*"])
-CAUGHT = ("/.env", "/.ENV", "//.env", "/.env/", "///.env//", "/wp-", "/wp-admin/x", "//Wp-Login.php", "/cgi-bin/")
+CAUGHT = (
+    "/.env",
+    "/.env\n",
+    "/.ENV",
+    "//.env",
+    "/.env/",
+    "///.env//",
+    "/wp-",
+    "/wp-admin/x",
+    "//Wp-Login.php",
+    "/cgi-bin/",
+)
 
 
 @pytest.mark.parametrize("path", CAUGHT)
