@@ -72,7 +72,7 @@ class AppGuard:
         peer = self._peers.get(text)
         is_plain = peer is not None and not peer.forwards and port != 0  # as most are
         client = peer.client if peer is not None and is_plain else self._client(middleware, text, port, scope)
-        is_counted = method != "OPTIONS" or not _header(scope, b"access-control-request-method")  # a CORS preflight
+        is_counted = method != "OPTIONS" or not _is_preflight(scope)
         if middleware.is_immediate:
             visit = middleware.decide(client, method, path, is_counted, scope)
         else:
@@ -222,6 +222,12 @@ def _header(scope: Scope, name: bytes) -> str:
             text: str = value.decode("latin-1")
             return text
     return ""
+
+
+def _is_preflight(scope: Scope) -> bool:
+    """Say whether a request with OPTIONS is a CORS preflight: with credentials, which no browser sends, it is none."""
+    names = {name for name, _ in scope["headers"]}
+    return b"access-control-request-method" in names and names.isdisjoint((b"authorization", b"cookie"))
 
 
 def _path(scope: Scope) -> str:

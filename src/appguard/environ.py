@@ -71,5 +71,7 @@ def exchange_of(environ: Mapping[str, object], client: Client, path: str, status
 
 
 def is_preflight(environ: Mapping[str, object]) -> bool:
-    """Say whether a request is a CORS preflight."""
-    return environ.get("REQUEST_METHOD") == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ
+    """Say whether a request is a CORS preflight: with credentials, which no browser sends, it is none."""
+    if environ.get("REQUEST_METHOD") != "OPTIONS" or "HTTP_ACCESS_CONTROL_REQUEST_METHOD" not in environ:
+        return False
+    return "HTTP_AUTHORIZATION" not in environ and "HTTP_COOKIE" not in environ

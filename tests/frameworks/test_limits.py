@@ -10,7 +10,7 @@ from starlette.middleware.cors import CORSMiddleware
 from appguard import AppGuard, Limit
 from appguard.config import AppOptions
 from tests.frameworks.asgi_client import ALICE, MALLORY, Caller, Reply
-from tests.frameworks.sites import Site, django_site, flask_site
+from tests.frameworks.sites import WRONG, Site, django_rest_site, django_site, flask_site, starlette_site
 
 TWO_OF_FOUR = [200, 200, 429, 429]
 PREFLIGHT = {"origin": "https://shop.example", "access-control-request-method": "POST"}
@@ -133,6 +133,16 @@ def test_a_preflight_is_not_counted() -> None:
     caller = Caller(AppGuard(app, limits=["2/hour"]))
     assert caller.statuses(5, "OPTIONS", headers=PREFLIGHT) == [200] * 5
     assert caller.statuses(4, "POST") == TWO_OF_FOUR
+
+
+@pytest.mark.parametrize("site", [starlette_site, django_rest_site])
+@pytest.mark.parametrize("credentials", [{"Authorization": WRONG}, {"Cookie": "session=guessed"}])
+def test_what_carries_credentials_is_no_preflight(site: Callable[..., Site], credentials: dict[str, str]) -> None:
+    """No browser sends them in a preflight, and REST framework checks them: a guess is not let past the limits so."""
+    ask = site(limits=[Limit("2/hour", path="/basic")], store="memory://")
+    answers = [ask("OPTIONS", "/basic", {**PREFLIGHT, **credentials}).status for _ in range(4)]
+    assert 429 not in answers[:2]
+    assert answers[2:] == [429, 429]
 
 
 def test_a_refused_answer_inside_cors_can_be_read_by_the_page() -> None:

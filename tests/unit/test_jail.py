@@ -15,6 +15,7 @@ from appguard.counted import RUNS_MOST, Failure
 from appguard.errors import ConfigError
 from appguard.event import ACCESS_FAIL, LOGIN_FAIL, PROBE, Event
 from appguard.jail import Jail
+from appguard.jail_paths import watching
 from appguard.jail_window import JailWindow
 
 NOW = 1_800_000_000.0
@@ -355,3 +356,12 @@ def test_what_a_fleet_cannot_count_is_refused(options: dict[str, object], word: 
     with pytest.raises(ConfigError, match=word):
         Jail("login", **options)  # type: ignore[arg-type]  # what is wrong is the point
     assert not Jail("login").is_shared
+
+
+@pytest.mark.parametrize("paths", [["*.php"], ["/a.php", "*.exe"], ["/a.*"]])
+def test_what_ends_a_path_hides_it_from_no_jail(paths: list[str]) -> None:
+    """Slashes and newlines after it are no part of a path; what is in it is."""
+    is_watched = watching(paths, ())
+    assert is_watched is not None
+    assert [path for path in ("/a.php", "//a.php/", "/a.php\n", "/a.php/\n") if not is_watched(path)] == []
+    assert not is_watched("/b.htm\n")
