@@ -39,11 +39,6 @@ def client_of(middleware: Middleware, environ: Mapping[str, object]) -> Client:
     return middleware.clients.behind(peer, 0 if is_rewritten else None, forwarded, other)
 
 
-def method_of(environ: Mapping[str, object]) -> str:
-    """Give the method as frameworks read it: some servers hand it over in whatever case the client wrote it."""
-    return text_of(environ, "REQUEST_METHOD").upper()
-
-
 def path_of(environ: Mapping[str, object]) -> str:
     """Give the path inside the app, decoded: PEP 3333 hands the bytes over as latin-1."""
     path = environ.get("PATH_INFO", "")
@@ -61,7 +56,7 @@ def exchange_of(environ: Mapping[str, object], client: Client, path: str, status
     """Give the request and its answer, as far as an event tells of them."""
     return Exchange(
         client,
-        method_of(environ),
+        text_of(environ, "REQUEST_METHOD").upper(),
         path,
         status,
         authorization=text_of(environ, "HTTP_AUTHORIZATION"),

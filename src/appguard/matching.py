@@ -38,6 +38,7 @@ class Matched:
         self.fixed = tuple(limit for limit in limits if _is_fixed(limit))
         self.asking = tuple(limit for limit in limits if not _is_fixed(limit))
         self.asks_for_attempts = any(_reserves_attempts(limit) for limit in self.fixed)
+        self.is_plain = not self.asking and not self.asks_for_attempts  # a client's key says all
 
 
 def _is_fixed(limit: Limit) -> bool:
@@ -82,6 +83,8 @@ class Matching:
     def hits(self, client: Client, method: str, path: str, native: object = None) -> Sequence[Hit]:
         """Give the hits of a request, each counter once; those of outcomes come last."""
         matched = self._always or self._matched.get((method, path)) or self._match(method, path)
+        if matched.is_plain and (plain := matched.hits.get(client.key)) is not None:  # as most are
+            return plain
         is_attempt = (
             matched.asks_for_attempts
             and self._is_attempt is not None

@@ -202,7 +202,8 @@ class Middleware:
             now = self.monotonic()
         found = guard.judge(client, method, path, opened.ban_of, self.clock, now, is_counted, native)
         if isinstance(found, Refusal):
-            return self._refused(client, found, method, path, now)
+            self.events.refused(client, found, method, path, now)
+            return found
         verdict = opened.check(found) if found else ADMITTED
         if verdict.refused is not None:
             now = self.monotonic()
@@ -229,7 +230,8 @@ class Middleware:
         now = self.monotonic()
         found = guard.judge(client, method, path, opened.ban_of, self.clock, now, is_counted, native)
         if isinstance(found, Refusal):
-            return self._refused(client, found, method, path, now)
+            self.events.refused(client, found, method, path, now)
+            return found
         verdict = await opened.counters.check_async(found) if found else ADMITTED
         if verdict.refused is not None:
             return self._refused(client, guard.settle(verdict, now), method, path, now)

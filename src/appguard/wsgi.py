@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Unpack
 
 from appguard.answers import Answer
 from appguard.config import AppOptions, app_config
-from appguard.environ import client_of, exchange_of, header_of, is_preflight, method_of, path_of, text_of
+from appguard.environ import client_of, exchange_of, header_of, is_preflight, path_of, text_of
 from appguard.guard import Refusal
 from appguard.middleware import Middleware, Visit
 from appguard.report import VISIT
@@ -51,7 +51,8 @@ class AppGuard:
         if not self._started:
             middleware.start_under(environ.get(VISIT))
             self._started = True
-        client, path, method = client_of(middleware, environ), path_of(environ), method_of(environ)
+        client, path = client_of(middleware, environ), path_of(environ)
+        method = environ["REQUEST_METHOD"].upper()  # as frameworks read it
         is_counted = method != "OPTIONS" or not is_preflight(environ)
         visit = middleware.decide(client, method, path, is_counted, environ)
         if isinstance(visit, Refusal):
