@@ -1,4 +1,4 @@
-"""How long until the kernel holds a ban, beside `nft -f -`, ipset and fail2ban; and loads, healing and a restart.
+"""How long until the kernel holds a ban, beside `nft -f -`, ipset and fail2ban; and loads and healing.
 
 One ban: the firewall alone, and the whole bouncer from its ban set on, with 0, 10 000 and 100 000 bans in the kernel.
 fail2ban's own code runs its installed nftables action, in a process of its Python that has started long before. Each
@@ -20,22 +20,17 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from ipaddress import IPv4Network
-from itertools import count
 from pathlib import Path
 from statistics import median, quantiles
-from tempfile import TemporaryDirectory
 
 from appguard.ban import Ban
 from appguard.bouncer import Bouncer
 from appguard.firewalls.base import Block
 from appguard.firewalls.netlink import keeping, listen
-from appguard.firewalls.nft_messages import second_table, table_identity
-from appguard.firewalls.nftables import TABLE, Nftables
+from appguard.firewalls.nftables import Nftables
 from appguard.judge import Judge
 from appguard.stores.memory import MemoryBanSet
 from tests.bouncing import running
-from tests.daemon import DAEMON, Place, web_jail
-from tests.lab import Process, User, wait_until
 from tests.netns import holds, run
 
 RESULT = Path(__file__).parent / "results/ban_latency.json"
@@ -43,10 +38,6 @@ ACTIVE = (0, 10_000, 100_000)
 BULK = (10_000, 100_000, 1_000_000)
 OLD, NEW = 0x0A000000, 0x0B000000  # where the addresses of active and of new bans begin
 HOUR = 3600.0
-SECOND = second_table(TABLE)
-SAMPLE = 999  # of so many bans one is looked for
-APART = '[firewall]\nkind = "apart"\n'
-WITHOUT_RIGHTS, BOUNCER = User(4711), User(4712, groups=(4711, 0), capabilities=("net_admin",))
 TARGETS = (
     "p50 <= 0.2 ms and p99 <= 2 ms at 100 000; 10 000 <= 0.1 s, 100 000 <= 1 s, 1 000 000 <= 10 s; healed <= 100 ms"
 )
@@ -281,122 +272,19 @@ def heal(number: int, times: int) -> dict[str, float]:
     return found
 
 
-def restart(number: int, *, warm: bool, apart: bool = False) -> dict[str, float]:
-    """Measure the whole daemon from its start to a kernel that holds all its bans of before, while attackers come.
-
-    `warm`: the kernel still holds them. `apart`: daemon and bouncer are two processes, started together. Attackers come
-    one after the other, each with one line in a log, from the first that is banned on: before, the program is loading.
-    """
-    with TemporaryDirectory() as name, TemporaryDirectory() as compiled, keeping():
-        Path(name).chmod(0o755)
-        Path(compiled).chmod(0o777)
-        os.environ |= {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": compiled}
-        place = Place(Path(name), WITHOUT_RIGHTS if apart else DAEMON)
-        place.configure(web_jail(place, {"maxretry": 1, "bantime": "1h"}), APART if apart else "")
-        place.remember(bans(number))
-        daemon, *others = started(place, apart=apart)  # once before: so its modules are compiled
-        wait_until(lambda: holds(text(0, OLD)), 60, daemon.output)
-        daemon.wait_for("AppGuard daemon is up", 60)
-        stop(daemon, *others)
-        if not warm:
-            run("nft", "flush ruleset")
-        began = time.perf_counter()
-        daemon, *others = started(place, apart=apart)
-        try:
-            latencies, protected, spent = attack(place, [daemon, *others], number, began)
-            daemon.wait_for("AppGuard daemon is up", 60)
-            restored = time.perf_counter() - began
-        finally:
-            stop(daemon, *others)
-        assert all(holds(text(each, OLD)) for each in range(0, number, SAMPLE))
-    run("nft", "flush ruleset")
-    found = {"protected_s": protected, "protected_cpu_s": spent, "restored_s": restored, "attackers": len(latencies)}
-    found |= summary(latencies)
-    who, kernel = "daemon and bouncer apart" if apart else "the daemon", "holds them" if warm else "empty"
-    print(
-        f"restart of {who} with {number} bans, kernel {kernel}: protected after {protected:.2f} s "
-        f"({spent:.2f} s of CPU), all restored after {restored:.2f} s; {len(latencies)} new attackers meanwhile: "
-        f"median {found['p50_ms']:.1f} ms, p99 {found['p99_ms']:.1f} ms, max {found['max_ms']:.1f} ms"
-    )
-    return found
-
-
-def started(place: Place, *, apart: bool) -> list[Process]:
-    """Start the daemon and, if it is to be apart, the bouncer."""
-    if not apart:
-        return [place.start(is_up=False)]
-    command = [sys.executable, "-m", "appguard", "bouncer", "--config", str(place.config)]
-    return [place.start(is_up=False), Process("bouncer", command, user=BOUNCER)]
-
-
-def stop(*processes: Process) -> None:
-    """Stop all."""
-    for process in processes:
-        process.stop()
-
-
-Attack = tuple[list[float], float, float]  # their milliseconds, when the kernel held all, and CPU seconds until then
-
-
-def spent_by(processes: Sequence[Process]) -> float:
-    """Give the seconds of CPU that processes have taken."""
-    found = 0.0
-    for process in processes:
-        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-        found += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    return found
-
-
-def attack(place: Place, processes: Sequence[Process], bans_before: int, began: float) -> Attack:
-    """Have new attackers come until all bans are back."""
-    latencies: list[float] = []
-    protected = spent = 0.0
-    daemon = processes[0]
-    for number in count():
-        if not protected and all(is_held(text(each, OLD)) for each in range(0, bans_before, SAMPLE)):
-            protected, spent = time.perf_counter() - began, spent_by(processes)
-        if "AppGuard daemon is up" in daemon.output() and protected and table_identity(SECOND) is None:
-            return latencies[1:], protected, spent
-        written = time.perf_counter()
-        place.append(text(number))
-        wait_until(lambda: is_held(text(number)), 60, daemon.output)  # noqa: B023 - it is over before the next
-        latencies.append(1000 * (time.perf_counter() - written))
-    raise AssertionError
-
-
-def is_held(address: str) -> bool:
-    """Say whether the kernel shuts an address out, by the table or by the second one while that is made anew."""
-    return holds(address) or holds(address, SECOND)
-
-
-def restarts() -> dict[str, dict[str, float]]:
-    """Measure restarts with the bouncer in the daemon and apart, with an empty kernel and one that holds the bans."""
-    return {
-        "restart_cold": restart(100_000, warm=False),
-        "restart_warm": restart(100_000, warm=True),
-        "restart_apart_cold": restart(100_000, warm=False, apart=True),
-        "restart_apart_warm": restart(100_000, warm=True, apart=True),
-    }
-
-
 def main() -> None:
     """Measure all."""
     parser = argparse.ArgumentParser(description="Measure how long until the kernel holds a ban.")
     parser.add_argument("--most", type=int, default=1_000_000, help="the largest load")
-    parser.add_argument("--restart", action="store_true", help="measure restarts alone, and write nothing")
     options = parser.parse_args()
     most = options.most
     logging.getLogger("appguard").setLevel(logging.ERROR)  # each flush is said as a warning
-    if options.restart:
-        restarts()
-        return
     written = {
         "host": {"kernel": platform.release(), "python": sys.version.split()[0], "cpus": os.cpu_count()},
         "targets": TARGETS,
         "one_ban": one_ban(),
         "bulk": bulk(most),
         "heal": heal(10_000, 20),
-        **restarts(),
     }
     print(f"targets: {TARGETS}")
     RESULT.parent.mkdir(exist_ok=True)
