@@ -74,6 +74,7 @@ class BanLog:
         self._since = since
         self._known: OrderedDict[str, tuple[int, Ban | None]] = OrderedDict()  # by network, the version and the ban
         self._recent: deque[BanEvent] = deque(maxlen=READ_MOST)
+        self._own_lifts: set[str] = set()  # keys
         self._size = 0
         self._is_cut = False  # the last line of the file has no end
         self.newest = 0  # the cursor of the last event
@@ -88,6 +89,10 @@ class BanLog:
             self._size, self._is_cut = len(data), bool(data) and not data.endswith(b"\n")
         except OSError as error:
             raise self._failure(error) from error
+
+    def lifts_by_itself(self, key: str) -> None:
+        """Say that the daemon has lifted a ban, not a person; before that is written."""
+        self._own_lifts.add(key)
 
     def learn(self, facts: Iterable[Fact]) -> None:
         """Take what was known before."""
@@ -135,7 +140,8 @@ class BanLog:
             return None
         ban = fact.ban or before or Ban(fact.network, "unknown", 0.0, None, ports=fact.ports)
         if fact.ban is None:
-            what, by = "lift", "person"
+            what, by = "lift", "program" if fact.key in self._own_lifts else "person"
+            self._own_lifts.discard(fact.key)
         else:
             what = "prolong" if before is not None and before.in_force(time) else "ban"
             by = "person" if not ban.automatic else "jail" if ban.failures else "program"

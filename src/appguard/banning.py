@@ -86,6 +86,7 @@ class Banning:
         self._on_ban = on_ban
         self._on_refused = on_refused
         self._counting = counting
+        self._bans = bans
         self._benches: dict[str, _Bench] = {}
         for name, window in windows.items():
             if window.jail.dry_run:
@@ -259,6 +260,12 @@ class Banning:
         if wider is not None:
             self._enact(wider, outcome)
 
+    def objection(self, ban: Ban) -> str:
+        """Say why a ban is to be lifted: the jail that made it here was set to `dry_run` since; nothing if it stays."""
+        is_ours = self._bans.name == MemoryBanSet.name or ban.host in ("", self._bans.host)
+        bench = self._benches.get(ban.jail) if is_ours and ban.automatic and ban.failures else None
+        return "its jail is in dry run now" if bench is not None and bench.jail.dry_run else ""
+
     def lift(self, ban: Ban) -> dict[str, set[str]]:
         """Forget what led to a ban that a person lifts: it was wrong. Give the keys that are touched, by jail."""
         self.history.forget(ban.where)
@@ -271,7 +278,7 @@ class Banning:
         """Take back what is in force after a restart."""
         bans = tuple(bans)
         for name, bench in self._benches.items():
-            if bench.escalation is not None:
+            if bench.escalation is not None and not bench.jail.dry_run:
                 bench.escalation.restore(ban for ban in bans if ban.jail == name and ban.automatic)
 
     def tick(self) -> None:

@@ -84,7 +84,8 @@ class Bouncer:
         self._is_unknown = True  # what the firewall holds
         self._is_suspect = False  # somebody may have taken our rules away
         self._saved: Saved = tuple
-        self._is_restored = False  # just now: what the ban set does not want may be in the firewall
+        self._unclaimed: set[str] = set()  # given because they were saved, and not in the ban set so far
+        self._is_restored = False  # just now: what is unclaimed is not wanted
         self.tried = asyncio.Event()  # to give the firewall everything, well or not
         self._look_at = 0.0
         self._error = ""
@@ -204,7 +205,8 @@ class Bouncer:
         if self._is_restored:
             self._is_restored = False
             self._follow()  # the last bans may have come back while a load had no ear for them
-            self._changed |= dict.fromkeys(key for key in self._mirror if key not in self._wanted)
+            self._changed |= dict.fromkeys(self._unclaimed)
+            self._unclaimed.clear()
 
     def _was_set(self, now: float) -> bool:
         """Say whether the clock was set since the last round, or went on while this host slept."""
@@ -217,13 +219,14 @@ class Bouncer:
         if changes is not None:
             self._cursor = changes.cursor
             self._take({fact.key: fact.ban for fact in changes.facts})
-            return
-        snapshot = self._ban_set.snapshot()
-        self._cursor = snapshot.cursor
-        self._take({**dict.fromkeys(self._wanted), **{ban.key: ban for ban in snapshot.bans}})
+        else:
+            snapshot = self._ban_set.snapshot()
+            self._cursor = snapshot.cursor
+            self._take({**dict.fromkeys(self._wanted), **{ban.key: ban for ban in snapshot.bans}})
 
     def _take(self, bans: dict[str, Ban | None]) -> None:
         for key, ban in bans.items():
+            self._unclaimed.discard(key)
             if ban is None:
                 self._wanted.pop(key, None)
                 self._blocking.forget(key)
@@ -328,6 +331,7 @@ class Bouncer:
             key = key_of(network_text(block.network), block.ports)
             is_known = key in self._wanted or key in self._changed or key in mirror
             if not is_known and self._blocking.may_hold(block):
+                self._unclaimed.add(key)
                 mirror[key] = (block, now)
                 yield block
 
@@ -348,7 +352,7 @@ class Bouncer:
 
     async def _give_changes(self, now: float) -> None:
         add, remove = self._differing(now)
-        if not add and not remove:
+        if not (add or remove):
             return
         self._is_unknown = True
         try:

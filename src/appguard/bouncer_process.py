@@ -17,6 +17,7 @@ from appguard.bouncer_apart import APART
 from appguard.config import CONFIG_FILE, DaemonConfig, daemon_config
 from appguard.errors import AppGuardError, ConfigError, StoreError
 from appguard.firewalls.base import Firewall
+from appguard.firewalls.netlink import keeping
 from appguard.firewalls.open import kinds_of, open_firewall
 from appguard.followed_bans import Answer, FollowedBans, ask
 from appguard.footing import collect_seldom, here_to_stay
@@ -54,6 +55,10 @@ class BouncerProcess:
 
     async def run(self) -> None:
         """Run until cancelled; then the bans stay in the firewall."""
+        with keeping():
+            await self._run()
+
+    async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(keep_alive())
             tasks.create_task(self._follow())

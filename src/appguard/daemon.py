@@ -25,7 +25,7 @@ from appguard.bouncers import Bouncers
 from appguard.config import CONFIG_FILE, DaemonConfig, daemon_config
 from appguard.control import serve
 from appguard.engine import judge_of, routes_of, safelist_of, windows_of
-from appguard.errors import AppGuardError, StateError
+from appguard.errors import AppGuardError
 from appguard.firewalls.open import kinds_of, open_firewall
 from appguard.fleet import Fleet
 from appguard.following import Following
@@ -205,6 +205,7 @@ class Daemon:
             for part in self._state.ban_parts():
                 bans = [ban for ban in part if ban.in_force(self._clock())]
                 self._bans.restore(bans)
+                self._following.came_back(bans)
                 self._gather({id(ban) for ban in bans})
                 self._banning.restore(bans)
                 await give_way()
@@ -293,14 +294,11 @@ class Daemon:
 
     async def _spread_all(self) -> None:
         """Compare with what the state holds."""
-        try:
-            async for facts in whole(self._bans, self._state, self._unsaved):
-                self._take_in(facts)
-                self._trouble.attempt("events", partial(self._ban_log.write, facts))
-                self._saving.batch.facts.extend(facts)
-                self._saving.soon()
-        except StateError:  # which saving says as well
-            self._cursor = -1
+        async for facts in whole(self._bans, self._state, self._unsaved):
+            self._take_in(facts)
+            self._trouble.attempt("events", partial(self._ban_log.write, facts))
+            self._saving.batch.facts.extend(facts)
+            self._saving.soon()
         self._spreading = None
 
     def _unsaved(self) -> int:
@@ -325,9 +323,11 @@ class Daemon:
     def _take_in(self, facts: Sequence[Fact]) -> None:
         self._pipeline.learn(facts)
         self._note(self._banning.learn(facts))
-        for fact in facts:
-            if fact.ban is not None and self._fleet.is_own(fact.network) and self._bans.unban(fact.network, fact.ports):
-                log.warning("[%s] Unban %s: it is an address of this host", fact.ban.jail, fact.key)
+        for ban in [fact.ban for fact in facts if fact.ban is not None and self._bans.is_current(fact)]:
+            why = "it is an address of this host" if self._fleet.is_own(ban.network) else self._banning.objection(ban)
+            if why and self._bans.unban(ban.network, ban.ports):
+                self._ban_log.lifts_by_itself(ban.key)
+                log.warning("[%s] Unban %s: %s", ban.jail, ban.key, why)
                 asyncio.get_running_loop().call_soon(self._spread)
 
     def _protect(self, let_in: Protected, others: Protected) -> None:

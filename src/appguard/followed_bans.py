@@ -84,10 +84,10 @@ class FollowedBans:
         for _ in self._bans.take_ended(self._clock()):
             pass  # the bouncer sees that too
         if answer.whole:
-            told = {key for key, _, _ in answer.facts}
+            told = {brief[0]: brief for brief in answer.facts}
             for key in [key for key in (*self._bans, *self._rest) if key not in told]:
                 self._take((key, None, None))
-            self._rest = {brief[0]: brief for brief in answer.facts}
+            self._rest = told
             return
         for brief in answer.facts:
             if self._rest.get(brief[0]) != brief:

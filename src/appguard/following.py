@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from appguard.ban import Brief, in_brief
+from appguard.ban import Ban, Brief, in_brief
 from appguard.judge import Protected
 from appguard.stores.base import Followed
 from appguard.turns import give_way
@@ -88,9 +88,13 @@ class Following:
         self._saved = saved
         self.restored.clear()
 
+    def came_back(self, bans: Iterable[Ban]) -> None:
+        """Say that some of what was saved is in the ban set again."""
+        self._told.difference_update(ban.key for ban in bans)
+
     def end_restore(self) -> None:
         """Say that all bans are back; who was told of others that were saved is told that they are lifted."""
-        there = {ban.key for ban in self._ban_set.snapshot().bans} if self._told else set[str]()
+        there = {ban.key for ban in self._ban_set.snapshot().bans} if self._told else set[str]()  # seldom any is left
         self._lost = [(key, None, None) for key in self._told - there]
         self._saved, self._told = tuple, set()
         self._switches += 1
@@ -182,6 +186,8 @@ class Following:
             if self.restored.is_set():  # meanwhile
                 return await self._after(cursor)
             self._told.update(key for key, _, _ in saved)
+            back = self._ban_set.follow(snapshot.cursor)  # while it was read
+            self._told.difference_update(fact.key for fact in (back.facts if back else ()))
             facts += saved
         return News(next_cursor, True, self.enforcing, facts, self._protected)
 

@@ -143,8 +143,8 @@ class Overview:
             currently_banned=len(banned),
             total_banned=self._banning.totals[name],
             banned=list(dict.fromkeys(banned)),
-            enforced_by="nothing (dry run)" if window.jail.dry_run else enforced_by,
-            reach=() if window.jail.dry_run else self._reach_of(kinds),
+            enforced_by=_dry(enforced_by, others=bool(kinds)) if window.jail.dry_run else enforced_by,
+            reach=self._reach_of(kinds),
             alarm=self._banning.alarm(name),
             ports=ports_text(window.jail.ports, window.jail.protocol),
             dropped=self._dropped(name),
@@ -167,6 +167,15 @@ class Overview:
     def ban(self, ban: Ban) -> BanRecord:
         """Give the record of a ban, with who enforces it."""
         return BanRecord.of(ban, self._enforcers(self._reach.others(ban.via), ban.ports, ban.key))
+
+
+def _dry(enforced_by: str, *, others: bool) -> str:
+    """Say who enforces the bans of a jail in dry run: those that people and other hosts made are in force."""
+    return (
+        f"nothing of its own (dry run); bans by people and other hosts: {enforced_by}"
+        if others
+        else "nothing (dry run)"
+    )
 
 
 def _enforced_by(bouncer: BouncerStatus) -> str:

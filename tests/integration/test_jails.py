@@ -180,6 +180,34 @@ def test_dry_run_enforces_nothing(place: Place) -> None:
         assert status(place, "wet")["banned"] == ["203.0.113.5"]
 
 
+def test_bans_made_before_a_dry_run_are_lifted(place: Place) -> None:
+    """What a jail banned before it was set to `dry_run` is lifted at the next start, and told; a person's ban stays."""
+    place.configure(web_jail(place, {"maxretry": 1}))
+    with running_daemon(place) as daemon:
+        place.append("203.0.113.5")
+        place.append("2001:db8:1::5")
+        daemon.wait_for("[probes] Ban 2001:db8:1::/64")
+        assert place.run("ban", "203.0.113.6", "--jail", "probes").returncode == 0
+        wait_until(lambda: len(in_kernel()) == 3, 5, daemon.output)
+    place.configure(web_jail(place, {"maxretry": 1, "dry_run": True}))
+    with running_daemon(place) as daemon:
+        daemon.wait_for("[probes] Unban 203.0.113.5: its jail is in dry run now")
+        wait_until(lambda: list(in_kernel()) == ["203.0.113.6"], 5, daemon.output)
+        assert place.banned() == ["203.0.113.6"]
+        told = [json.loads(line) for line in place.run("events", "--json").stdout.splitlines()]
+        assert {event["network"]: event["by"] for event in told if event["what"] == "lift"} == {
+            "203.0.113.5": "program",
+            "2001:db8:1::/64": "program",
+        }
+        enforced_by = status(place, "probes")["enforced_by"]
+        assert enforced_by.startswith("nothing of its own (dry run); bans by people and other hosts: nftables")
+        place.append("203.0.113.5")
+        daemon.wait_for("[probes] Ban 203.0.113.5 (dry run)")
+    with running_daemon(place) as daemon:
+        assert place.banned() == ["203.0.113.6"]
+        assert "Unban" not in daemon.output()
+
+
 def test_different_users_are_counted_over_a_kill(place: Place) -> None:
     """Two users before a kill -9 and one after it are three different users; the same one again is none."""
     settings = {"events": ["authn_login_fail"], "maxretry": 3, "distinct": "user", "bantime": "1h"}

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -223,6 +224,15 @@ def test_recidive_counts_bans_of_all_jails_but_its_own() -> None:
     (ban,) = court.bans.snapshot().bans
     assert ban.evidence == ("[login] Ban 203.0.113.5", "[slow] Ban 203.0.113.5", "[login] Ban 203.0.113.5")
     assert court.windows["recidive"].currently_failed == 0
+
+
+def test_bans_of_before_a_dry_run_are_void() -> None:
+    """What a jail in dry run had banned here is to be lifted; not what people, programs or other jails banned."""
+    court = Court(login(dry_run=True), Jail("other", maxretry=1))
+    made = Ban(parse_network("203.0.113.5"), "login", court.now, None, failures=5, automatic=True)
+    assert court.banning.objection(made) == "its jail is in dry run now"
+    for other in (replace(made, jail="other"), replace(made, failures=0), replace(made, automatic=False)):
+        assert court.banning.objection(other) == ""
 
 
 def test_dry_run_shows_and_does_nothing(caplog: pytest.LogCaptureFixture) -> None:
