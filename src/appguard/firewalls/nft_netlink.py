@@ -2,11 +2,12 @@
 
 Theory of operation. What fits one slice is one transaction; that is every ban and lifting, and the first table of a
 small host. A longer load is given slice by slice: the event loop goes on in between, and so do new bans, which are
-taken into the next slice (`late`) instead of waiting for the end. Where no table of ours is in the kernel, every slice
-protects from the moment it is there. Where one is, a second table is filled beside it, so that both shut out; then the
-first is made anew, slice by slice behind the second, which is taken away at the end. So there is no moment in which
-what was shut out before and after is let in. A small table is made anew that way too: one transaction that puts a new
-table in the place of an old one lets in a packet that passes the new chain just before and the old one just after it.
+given between two slices, at once and alone (`late`), instead of waiting for the end. Where no table of ours is in the
+kernel, every slice protects from the moment it is there. Where one is, a second table is filled beside it, so that both
+shut out; then the first is made anew, slice by slice behind the second, which is taken away at the end. So there is no
+moment in which what was shut out before and after is let in. A small table is made anew that way too: one transaction
+that puts a new table in the place of an old one lets in a packet that passes the new chain just before and the old one
+just after it.
 
 To renew an element is to remove it and to add it in the same transaction, because kernels before 6.12 ignore a new
 timeout for one that is there. Removing one that is missing fails there too, so `destroy` does it, or where the kernel
@@ -37,9 +38,9 @@ from appguard.firewalls.nft_messages import (
 )
 from appguard.firewalls.nft_ports import PortLists, Wide, pieces_of, stub_script
 from appguard.firewalls.nft_script import Shape, ports_script, remove_script, run_nft, table_script
-from appguard.turns import give_way
+from appguard.turns import give_way, turns
 
-SLICE = 150  # networks; a millisecond or less, which a new ban may have to wait
+SLICE = 75  # networks; a quarter of a millisecond, which a new ban may have to wait
 LOUD = 256 << 10  # bytes of messages from which on a thread sends them, lest the event loop stand still
 
 Late = Callable[[], Awaitable[Sequence[Block]]]
@@ -123,19 +124,22 @@ class NetlinkTransport:
         """Make a table in slices; give all it holds, and the wide networks among it, which come last."""
         given: list[Block] = []
         wide: Wide = {}
-        messages = self._empty(table, allow)
+        first = self._empty(table, allow)
+
+        async def add(part: Sequence[Block]) -> None:
+            if part or first:
+                await self._commit([*first, *await self._hosts(table, part)])
+                wide.update(_wide_of(part))
+                given.extend(part)
+                first.clear()
+
         rest = iter(blocks)
-        while True:
-            part = list(islice(rest, SLICE))
-            part += await late()
-            if not part:
-                break
-            wide |= _wide_of(part)
-            await self._commit([*messages, *await self._hosts(table, part)])
-            messages = []
-            given += part
-            await give_way()
-        await self._commit([*messages, *self._wide(table, wide)])
+        await add(await late())
+        while part := list(islice(rest, SLICE)):
+            await add(part)
+            async for _ in turns():
+                await add(await late())
+        await self._commit(self._wide(table, wide))
         return given, wide
 
     async def change(self, hosts: Sequence[tuple[Block, Block | None]], wide: Wide | None) -> None:
