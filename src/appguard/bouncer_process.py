@@ -8,8 +8,10 @@ given everything at once; the bans are made of it afterwards, some at a time, wh
 
 import asyncio
 import logging
+import os
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from appguard.bouncer import Bouncer
@@ -29,8 +31,10 @@ from appguard.turns import give_way
 
 RETRY_FIRST, RETRY_MOST = 0.05, 0.5  # seconds between attempts while the daemon is away or the firewall fails
 LONG = 0.02  # seconds the firewall may take before what is new does not wait for it
-READY_MOST = 10.0  # seconds a booting host waits for a daemon, which starts at the same time, to answer
-ANSWERED_MOST = 20.0  # and for the first bans of one that does
+# Seconds a booting host waits for the first bans:
+ABSENT_MOST = 2.0  # from a daemon that is not there: systemd makes its directory just before it starts it
+READY_MOST = 10.0  # from one that does not answer; that long systemd starts again what fails
+ANSWERED_MOST = 20.0  # from one that does
 
 log = logging.getLogger("appguard.bouncer")
 
@@ -64,20 +68,25 @@ class BouncerProcess:
             tasks.create_task(self._follow())
             tasks.create_task(self._enforce())
             tasks.create_task(self._make_rest())
-            if not await self._is_in_step(READY_MOST) and (
-                self._complaint or not await self._is_in_step(ANSWERED_MOST - READY_MOST)
-            ):
-                log.warning(
-                    "no bans so far; the host goes on without: %s", self._complaint or "the daemon takes too long"
-                )
+            await self._begin()
             notify("READY=1")
 
-    async def _is_in_step(self, within: float) -> bool:
-        """Wait so many seconds for the first bans to be in the firewall; say whether they are."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within):
-                await self._in_step.wait()
-        return self._in_step.is_set()
+    async def _begin(self) -> None:
+        """Wait for the first bans to be in the firewall, as long as it is worth it."""
+        began = asyncio.get_running_loop().time()
+        for most, is_worth_more in (
+            (ABSENT_MOST, partial(os.path.isdir, self._socket.parent)),
+            (READY_MOST, lambda: not self._complaint),
+            (ANSWERED_MOST, lambda: False),
+        ):
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(began + most):
+                    await self._in_step.wait()
+            if self._in_step.is_set():
+                return
+            if not is_worth_more():
+                break
+        log.warning("no bans so far; the host goes on without: %s", self._complaint or "the daemon takes too long")
 
     async def _enforce(self) -> None:
         """Keep the firewall in step, from the first answer on."""

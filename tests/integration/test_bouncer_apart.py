@@ -356,6 +356,7 @@ def test_programs_neither_shorten_nor_lift_what_others_ban(place: Place) -> None
 @pytest.mark.lab
 def test_a_booting_host_waits_for_a_daemon_that_answers(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bouncer is ready when the kernel has the bans, also where the daemon takes long to tell of them."""
+    monkeypatch.setattr(bouncer_process, "ABSENT_MOST", 0.1)
     monkeypatch.setattr(bouncer_process, "READY_MOST", 0.2)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(place.control.parent / "notify"))

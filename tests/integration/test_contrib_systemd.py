@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -248,7 +249,10 @@ def test_a_stuck_daemon_shows_no_sign_of_life(place: Place) -> None:
 
 @pytest.mark.lab
 def test_the_bouncer_is_ready_when_the_kernel_has_the_bans(place: Place) -> None:
-    """When the bouncer says it is ready, the bans are in the kernel; without a daemon it does not wait long."""
+    """When the bouncer says it is ready, the bans are in the kernel; for a daemon that is not started it waits less.
+
+    systemd has not begun to start it where there is no directory for its socket.
+    """
     with running_daemon(place), service_manager(place.runtime.parent / "notify") as manager:
         assert place.run("ban", "203.0.113.5").returncode == 0
         with running(start(manager, "bouncer", place, BOUNCER)):
@@ -256,11 +260,12 @@ def test_the_bouncer_is_ready_when_the_kernel_has_the_bans(place: Place) -> None
             assert "203.0.113.5" in in_kernel()
             manager.hears("WATCHDOG=1")
         manager.hears("STOPPING=1")
+    shutil.rmtree(place.control.parent)
     with (
         service_manager(place.runtime.parent / "again") as manager,
         running(start(manager, "bouncer", place, BOUNCER)) as bouncer,
     ):
-        manager.hears("READY=1", READY_MOST + 5)
+        manager.hears("READY=1", READY_MOST - 1)
         bouncer.wait_for("the host goes on without")
 
 
