@@ -85,7 +85,6 @@ class Bouncer:
         self._is_suspect = False  # somebody may have taken our rules away
         self._saved: Saved = tuple
         self._unclaimed: set[str] = set()  # given because they were saved, and not in the ban set so far
-        self._is_restored = False  # just now: what is unclaimed is not wanted
         self.tried = asyncio.Event()  # to give the firewall everything, well or not
         self._look_at = 0.0
         self._error = ""
@@ -116,7 +115,7 @@ class Bouncer:
 
     def end_restore(self) -> None:
         """Say that all bans are back."""
-        self._saved, self._is_restored = tuple, True
+        self._saved = tuple
         self.wake()
 
     def force(self, key: str) -> None:
@@ -202,8 +201,7 @@ class Bouncer:
 
     def _note_unwanted(self) -> None:
         """After a restore, have taken out what was saved and is not wanted."""
-        if self._is_restored:
-            self._is_restored = False
+        if self._unclaimed and self._saved is tuple:
             self._follow()  # the last bans may have come back while a load had no ear for them
             self._changed |= dict.fromkeys(self._unclaimed)
             self._unclaimed.clear()
@@ -250,8 +248,7 @@ class Bouncer:
         """Look at the host, at what is to be renewed, and at the firewall."""
         if self._blocking.judge.update(self._read_facts(), tuple(self._read_administrators())):
             self._changed = dict.fromkeys((*self._wanted, *self._changed))
-        again = (*self._blocking.room.take_back(), *self._mirror.stale(now))
-        self._changed = dict.fromkeys((*again, *self._changed))
+        self._changed = dict.fromkeys((*self._blocking.room.take_back(), *self._mirror.stale(now), *self._changed))
         await self._look_at_firewall()
 
     async def _look_at_firewall(self) -> None:

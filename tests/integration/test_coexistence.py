@@ -205,7 +205,10 @@ def neighbours() -> Iterator[Machine]:
 
 
 def test_a_link_local_gateway_and_the_link_are_never_cut_off(neighbours: Machine) -> None:
-    """The link's /64 and the gateway are refused; a host on the link is banned alone, and the way out lives on."""
+    """The link's /64 and the gateway are refused; a host on the link is banned alone, and the way out lives on.
+
+    So is one behind NAT64, whose packets come from a prefix it shares with all others there.
+    """
     judge = Judge(read_host_facts())
     for text in ("2001:db8:c::/64", "fe80::/64", "fe80::2", "2001:db8:c::1", "::/0", "64:ff9b::/96"):
         with pytest.raises(RefusedForSafety):
@@ -220,6 +223,10 @@ def test_a_link_local_gateway_and_the_link_are_never_cut_off(neighbours: Machine
         assert not answers(neighbours, "2001:db8:c::1", PORT, "2001:db8:c::2", WITHIN)
         neighbours.configure("address add 2001:db8:c::3/64 dev eth0 nodad")
         assert answers(neighbours, "2001:db8:c::1", PORT, "2001:db8:c::3")
+        for host in ("64:ff9b::cb00:7105", "64:ff9b::cb00:7106"):
+            neighbours.configure(f"address add {host}/128 dev eth0 nodad")
+        assert not answers(neighbours, "2001:db8:c::1", PORT, "64:ff9b::cb00:7105", WITHIN)
+        assert answers(neighbours, "2001:db8:c::1", PORT, "64:ff9b::cb00:7106")
     with neighbours.open_socket(socket.AF_INET6, socket.SOCK_STREAM) as theirs:
         theirs.bind(("2001:db8:c::2", 443))
         theirs.listen()
