@@ -9,7 +9,7 @@ given everything at once; the bans are made of it afterwards, some at a time, wh
 import asyncio
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -74,11 +74,12 @@ class BouncerProcess:
     async def _begin(self) -> None:
         """Wait for the first bans to be in the firewall, as long as it is worth it."""
         began = asyncio.get_running_loop().time()
-        for most, is_worth_more in (
+        patience: tuple[tuple[float, Callable[[], bool]], ...] = (
             (ABSENT_MOST, partial(os.path.isdir, self._socket.parent)),
             (READY_MOST, lambda: not self._complaint),
             (ANSWERED_MOST, lambda: False),
-        ):
+        )
+        for most, is_worth_more in patience:
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(began + most):
                     await self._in_step.wait()
