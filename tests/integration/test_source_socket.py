@@ -108,7 +108,7 @@ def test_odd_datagrams_are_counted(path: Path) -> None:
             socket.send_fds(sender, [b"fd"], [0, 1, 2])
         kept.wait_for([b"first", *[b"fd"] * 50])
         run.wait_for_complaint("52 datagrams")
-        assert open_files() == before
+        assert open_files() <= before  # what an earlier test left may be closed meanwhile
 
 
 def test_datagrams_without_credentials_are_dropped(path: Path) -> None:
