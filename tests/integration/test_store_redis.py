@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -13,10 +13,13 @@ from appguard.ban import Ban
 from appguard.limit import Hit, Limit, Verdict
 from appguard.stores.redis import RedisStore
 from appguard.stores.redis_bans import RedisBanSet
+from appguard.stores.redis_commands import scan_ahead
+from appguard.stores.redis_connection import connect_to
 from appguard.stores.redis_records import parse_record
+from appguard.stores.redis_uri import parse_redis_uri
 from tests.lab import wait_until
 from tests.redis_server import RedisServer, redis_server
-from tests.replicas import bans_kept
+from tests.replicas import FACTS, bans_kept
 
 ATTACKER = parse_address("203.0.113.5")
 NETWORK = parse_network("203.0.113.5")
@@ -159,6 +162,18 @@ def test_strangers_records_do_no_harm(server: RedisServer, replicas: tuple[Redis
     here.ban(Ban.of("203.0.113.5", bantime="1h"))
     wait_until(lambda: there.get(ATTACKER), 5, "the ban did not arrive")
     assert [ban.key for ban in there.snapshot().bans] == ["203.0.113.5"]
+
+
+def test_a_hash_is_read_whole_and_no_answer_is_left_behind(server: RedisServer) -> None:
+    """All fields come, the server being asked for more ahead; who stops half way finds the next answer his own."""
+    with closing(connect_to(parse_redis_uri(server.uri), 2.0, FACTS)) as client:
+        for number in range(3_000):
+            client.execute_command("HSET", FACTS, number, number)
+        found = [each for page in scan_ahead(client, FACTS, 100) for each in page]
+        assert {int(field) for field in found[::2]} == set(range(3_000))
+        assert found[::2] == found[1::2]
+        next(scan_ahead(client, FACTS, 100))
+        assert client.execute_command("HLEN", FACTS) == 3_000
 
 
 def test_limit_is_exact_over_processes(server: RedisServer, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from appguard.address import Network, network_text, parse_address, parse_network
 from appguard.ban import Ban, Fact
 from appguard.stores.recorded_replica import RECORDS_AT_LEAST, RecordedReplica
-from appguard.stores.redis_records import fields_of, head_of, host_of, parse_record, record_of
+from appguard.stores.redis_records import fields_of, head_of, host_of, parse_record, plain_hosts, record_of
 from tests.strategies import any_v4, any_v6, near_networks, near_texts
 
 NOW = 1_800_000_000.0
@@ -124,6 +124,31 @@ def test_host_is_only_what_is_written_canonically(network: str) -> None:
     """Whatever `host_of` takes for a host is one, in the words every part of AppGuard uses."""
     key = host_of(network.encode())
     assert key is None or network_text(parse_network(key)) == key == network
+
+
+@given(
+    pairs=st.lists(
+        st.tuples(
+            st.one_of(any_v4, any_v6).map(str) | near_networks.map(network_text) | st.from_regex(r"[0-9.]{0,15}"),
+            st.from_regex(r"[0-9]{15,17} -?[0-9]{1,16} [01] .{0,9}", fullmatch=True) | st.text(max_size=9),
+        ),
+        max_size=9,
+    )
+)
+def test_what_is_plain_is_told_of_many_as_of_each(pairs: list[tuple[str, str]]) -> None:
+    """Whatever stands beside it, what is taken at once is a banned IPv4 host with the record that came with it."""
+    found = [text.encode() for pair in pairs for text in pair]
+    plain, highest = plain_hosts(found)
+    told = dict(zip(found[::2], found[1::2], strict=True))
+    heads = {key: head_of(record) for key, record in plain.items()}
+    for key, head in heads.items():
+        assert host_of(key.encode()) == key
+        assert plain[key] == told[key.encode()]
+        assert head is not None
+    assert highest == max((head.version for head in heads.values() if head), default=0)
+    if b"\n".join(found).count(b"\n") == len(found) - 1 and all(head_of(record) for record in told.values()):
+        sixteen = {key.decode() for key, record in told.items() if record[16:17] == b" " and record[:1] != b"0"}
+        assert {key for key in sixteen if "." in key and host_of(key.encode()) == key} <= plain.keys()
 
 
 @given(

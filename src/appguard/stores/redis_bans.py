@@ -32,7 +32,7 @@ from appguard.fork import in_every_child
 from appguard.ports import parse_key
 from appguard.stores.base import Changes, Snapshot
 from appguard.stores.recorded_replica import RecordedReplica
-from appguard.stores.redis_commands import Commands, Script
+from appguard.stores.redis_commands import Commands, PooledCommands, Script, scan_ahead
 from appguard.stores.redis_connection import connect_to
 from appguard.stores.redis_records import fields_of, parse_record, record_of
 from appguard.stores.redis_uri import parse_redis_uri
@@ -79,7 +79,7 @@ class RedisBanSet(RecordedReplica):
         self._last = (b"", b"")  # id and fact of the last entry seen
         self._lost: dict[str, Fact] = {}  # what Redis has lost and others decided
         self._lost_until = 0.0
-        self._restored: deque[str] = deque()  # keys of bans that are back since all was read, or is being read
+        self._restored: deque[str] = deque()  # keys of bans that are back since all was read, or a part of it
         self._untold = Untold()
         self._renew_threads()
         in_every_child(self, RedisBanSet._renew_threads)
@@ -177,7 +177,7 @@ class RedisBanSet(RecordedReplica):
         self._threads, self._has_started = [], False
         self._synced.clear()
 
-    def _run(self, work: Callable[[Commands], None]) -> None:
+    def _run(self, work: Callable[[PooledCommands], None]) -> None:
         while not self._stop.is_set():
             try:
                 client = connect_to(self._uri, BLOCK + ANSWER, self._facts_key)
@@ -191,7 +191,7 @@ class RedisBanSet(RecordedReplica):
                 self._complaints[work.__name__] = self.complaint = str(error) or type(error).__name__
                 self._stop.wait(RETRY)
 
-    def _works(self, work: Callable[[Commands], None]) -> None:
+    def _works(self, work: Callable[[PooledCommands], None]) -> None:
         if not self._complaints.pop(work.__name__, None):
             return
         self.complaint = next(iter(self._complaints.values()), "")
@@ -234,7 +234,7 @@ class RedisBanSet(RecordedReplica):
 
     # Following.
 
-    def _following(self, client: Commands) -> None:
+    def _following(self, client: PooledCommands) -> None:
         check_at = 0.0
         while not self._stop.is_set():
             if time.monotonic() >= check_at:
@@ -248,13 +248,12 @@ class RedisBanSet(RecordedReplica):
             if reply:
                 self._read_entries(reply[0][1])
 
-    def _check(self, client: Commands) -> None:
+    def _check(self, client: PooledCommands) -> None:
         self._measure_offset(client)
         if not self._continues(client):
             self._read_all(client)
         if self._restored:  # Redis has not told them
-            late = {self._restored.popleft() for _ in range(len(self._restored))}
-            self._tell_again(self._lost | self._true(late))
+            self._tell_again(self._lost | self._true(self._taken_back()))
         if self._lost and time.monotonic() >= self._lost_until:
             lost, self._lost = self._lost, {}
             self._settle(lost)
@@ -307,7 +306,7 @@ class RedisBanSet(RecordedReplica):
         if changed:
             self._on_change()
 
-    def _read_all(self, client: Commands) -> None:
+    def _read_all(self, client: PooledCommands) -> None:
         try:
             self._read_pages(client)
         finally:  # also of half a ban set
@@ -316,20 +315,20 @@ class RedisBanSet(RecordedReplica):
             self.tell_records()
         self._on_change()
 
-    def _read_pages(self, client: Commands) -> None:
-        there: set[str] = set()
+    def _read_pages(self, client: PooledCommands) -> None:
+        self._restored.clear()
+        missing = self.networks()
         epoch: Any = client.execute_command("HGET", self._facts_key, "epoch")
         newest = client.execute_command("XREVRANGE", self._changes_key, "+", "-", "COUNT", 1)
-        cursor = b"0"
-        while True:
-            cursor, found = client.execute_command("HSCAN", self._facts_key, cursor, "COUNT", PAGE)
-            there.update(self.merge_records(found))
-            if cursor == b"0":
-                break
+        for found in scan_ahead(client, self._facts_key, PAGE):
+            missing |= self._taken_back()
+            missing.difference_update(self.merge_records(found))
         self._epoch = epoch
         self._last = (newest[0][0], _fact_of(newest[0])) if newest else (NOTHING_SEEN, b"")
-        self._restored.clear()
-        self._tell_again(self._true(self.networks() - there))
+        self._tell_again(self._true(missing))
+
+    def _taken_back(self) -> set[str]:
+        return {self._restored.popleft() for _ in range(len(self._restored))}
 
     def _true(self, keys: Iterable[str]) -> dict[str, Fact]:
         """Give what is known under some keys and still matters: bans in force, and lifts."""

@@ -1,6 +1,6 @@
 """What the stores ask of a Redis client: to send one command; and the scripts they send."""
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from hashlib import sha1
 from importlib.resources import files
 from typing import Any, Protocol
@@ -20,6 +20,12 @@ class Commands(Protocol):
         ...
 
 
+class PooledCommands(Commands, Protocol):
+    """The same of one server, by redis-py's own client."""
+
+    connection_pool: Any
+
+
 class AsyncCommands(Protocol):
     """The same, awaited."""
 
@@ -30,6 +36,27 @@ class AsyncCommands(Protocol):
     async def aclose(self) -> None:
         """Close the connections."""
         ...
+
+
+def scan_ahead(client: PooledCommands, key: str, count: int) -> Iterator[list[bytes]]:
+    """Give fields and values of a hash in turn, about `count` at a time; the server looks for the next meanwhile.
+
+    Raise redis-py's errors.
+    """
+    connection = client.connection_pool.get_connection()
+    is_asked = True
+    try:
+        connection.send_command("HSCAN", key, b"0", "COUNT", count)
+        while is_asked:
+            cursor, found = connection.read_response()
+            is_asked = cursor != b"0"
+            if is_asked:
+                connection.send_command("HSCAN", key, cursor, "COUNT", count)
+            yield found
+    finally:
+        if is_asked:  # an answer is on its way that nobody will read
+            connection.disconnect()
+        client.connection_pool.release(connection)
 
 
 class Script:

@@ -29,7 +29,7 @@ from redis.exceptions import RedisClusterException
 from redis.retry import Retry
 
 from appguard.stores.redis_bounded import BoundedCommands, ShieldedCommands
-from appguard.stores.redis_commands import AsyncCommands, Commands
+from appguard.stores.redis_commands import AsyncCommands, PooledCommands
 from appguard.stores.redis_uri import RedisUri, Secret
 from appguard.stores.redis_wire import DirectCommands, PipelinedCommands
 
@@ -71,7 +71,7 @@ def connect(uri: RedisUri, timeout: float) -> BoundedCommands | DirectCommands:
     return DirectCommands(partial(_new_connection, client), timeout, client.close)
 
 
-def connect_to(uri: RedisUri, timeout: float, key: str) -> Commands:
+def connect_to(uri: RedisUri, timeout: float, key: str) -> PooledCommands:
     """Give a client of the server that holds a key, for one thread; raise redis-py's errors."""
     if uri.kind == "sentinel":
         return _SentinelClient(uri, timeout)
@@ -81,7 +81,7 @@ def connect_to(uri: RedisUri, timeout: float, key: str) -> Commands:
     try:
         host, port = cluster.holder_of(key)
         options: dict[str, Any] = {**_login(uri), **_tls(uri), **_times(timeout)}
-        return cast("Commands", _plain(redis.Redis(host=host, port=port, **options)))
+        return cast("PooledCommands", _plain(redis.Redis(host=host, port=port, **options)))
     finally:
         cluster.close()
 
@@ -181,11 +181,11 @@ def _clusters_errors() -> Generator[None]:
         raise redis.ConnectionError(str(error)) from error
 
 
-def _single(uri: RedisUri, timeout: float) -> Commands:
+def _single(uri: RedisUri, timeout: float) -> PooledCommands:
     options: dict[str, Any] = {**_place(uri), **_login(uri), **_tls(uri), **_times(timeout)}
     if uri.kind == "unix":
         options["unix_socket_path"] = options.pop("path")
-    return cast("Commands", _plain(redis.Redis(**options)))
+    return cast("PooledCommands", _plain(redis.Redis(**options)))
 
 
 def _async_single(uri: RedisUri) -> Any:

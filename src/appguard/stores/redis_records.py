@@ -28,8 +28,12 @@ TIME_MOST = VERSION_MOST / 1_000_000
 VIA_MOST = 32
 FAILURES_MOST = 2**31
 _HEAD = re.compile(rb"([0-9]{1,16}) ([0-9]{1,16}) [01] ")
-_OCTET = b"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-_PLAIN = re.compile(rb"^((?:%b\.){3}%b)\n(([0-9]{1,16}) [0-9]{1,16} [01] .*)$" % (_OCTET, _OCTET), re.MULTILINE)
+_VERSION_DIGITS = 16  # of a version since 2001: such versions are ordered as their texts are
+_OCTET = b"(?:1[0-9]?[0-9]?|2(?:[0-4][0-9]?|5[0-5]?|[6-9])?|[3-9][0-9]?|0)"
+_PLAIN = re.compile(  # a line with a network, which is captured if it is plain, and a line with its record
+    rb"(?:((?:%b\.){3}%b)\n[0-9]{%d} [0-9]{1,16} [01] [^\n]*+|[^\n]*+\n[^\n]*+)(?:\n|\Z)"
+    % (_OCTET, _OCTET, _VERSION_DIGITS)
+)
 
 
 class Head(NamedTuple):
@@ -111,14 +115,14 @@ def plain_hosts(found: Sequence[bytes]) -> tuple[dict[str, bytes], int]:
     something is odd none are given.
     """
     lines = b"\n".join(found)
-    plain = _PLAIN.findall(lines) if lines.count(b"\n") == len(found) - 1 else []
-    if not plain:
+    if lines.count(b"\n") != len(found) - 1:
         return {}, 0
-    hosts, records, texts = zip(*plain, strict=True)
-    versions = list(map(int, texts))
-    if not 0 < min(versions) <= max(versions) < VERSION_MOST:
-        return {}, 0
-    return dict(zip(b"\n".join(hosts).decode("ascii").split("\n"), records, strict=True)), max(versions)
+    hosts = b"\n".join(_PLAIN.findall(lines)).decode("ascii").split("\n")
+    plain = dict(zip(hosts, found[1::2], strict=True))
+    plain.pop("", None)  # what is not plain
+    versions = plain.values()
+    least, most = (int(pick(versions, default=b"0")[:_VERSION_DIGITS]) for pick in (min, max))
+    return (plain, most) if 0 < least and most < VERSION_MOST else ({}, 0)
 
 
 def _parse(network: str, record: str, offset: float) -> Fact | None:
