@@ -122,7 +122,7 @@ def plain_hosts(found: Sequence[bytes]) -> tuple[dict[str, bytes], int]:
     plain.pop("", None)  # what is not plain
     versions = plain.values()
     least, most = (int(pick(versions, default=b"0")[:_VERSION_DIGITS]) for pick in (min, max))
-    return (plain, most) if 0 < least and most < VERSION_MOST else ({}, 0)
+    return (plain, most) if least > 0 and most < VERSION_MOST else ({}, 0)
 
 
 def _parse(network: str, record: str, offset: float) -> Fact | None:
