@@ -23,8 +23,11 @@ APP = User(33)
 # Runs the command with a wall clock that is off; whatever asks for the time gets it, for nothing is imported before.
 SKEWED = """
 import sys, time
-real, skew = time.time, float(sys.argv.pop(1))
-time.time = lambda: real() + skew
+real, path = time.time, sys.argv.pop(1)
+def skewed():
+    with open(path) as file:
+        return real() + float(file.read() or 0)
+time.time = skewed
 from appguard.cli import main
 sys.exit(main())
 """
@@ -32,11 +35,17 @@ NGINX_404 = '{} - - [{}] "GET /wp-login.php HTTP/1.1" 404 153 "-" "curl/7.88.1"\
 
 
 class Place:
-    """The directories of one daemon under `root`, owned by its user; the clock of its host is off by `skew` seconds."""
+    """The directories of one daemon under `root`, owned by its user.
 
-    def __init__(self, root: Path, user: User | None = DAEMON, skew: float = 0.0) -> None:
+    The clock of its host is off by `skew` seconds; with None it is right and cannot be set.
+    """
+
+    def __init__(self, root: Path, user: User | None = DAEMON, skew: float | None = None) -> None:
         self.user = user
-        self.skew = skew
+        self.skew = 0.0
+        self._skew_file = root / "skew"
+        if skew is not None:
+            self.set_clock(skew)
         self.runtime = root / "run"
         self.control = root / "run-control" / "control.sock"
         self.state = root / "state"
@@ -57,9 +66,16 @@ class Place:
     def command(self) -> list[str]:
         """Give the command that runs the daemon."""
         verb = ["daemon", "--config", str(self.config)]
-        if self.skew:
-            return [sys.executable, "-c", SKEWED, str(self.skew), *verb]
+        if self._skew_file.exists():
+            return [sys.executable, "-c", SKEWED, str(self._skew_file), *verb]
         return [sys.executable, "-m", "appguard", *verb]
+
+    def set_clock(self, skew: float) -> None:
+        """Set the clock of the daemon's host, which may run, so many seconds ahead."""
+        self.skew = skew
+        new = self._skew_file.with_suffix(".new")
+        new.write_text(str(skew))
+        new.replace(self._skew_file)
 
     def start(self, *, is_up: bool = True) -> Process:
         """Start the daemon and wait until it is up."""

@@ -70,7 +70,7 @@ def two_hosts(
             machine = stack.enter_context(joined(name, [f"{gateway}/30"], [f"{own}/30"]))
             directory = root / name
             directory.mkdir()
-            place = Place(directory, skew=(skews or {}).get(name, 0.0))
+            place = Place(directory, skew=(skews or {}).get(name))
             place.configure(web_jail(place, jail), f'store = "redis://{gateway}:{server.port}/0"\n{more}')
             if identity:
                 place.remember((), host_id=identity)

@@ -44,6 +44,7 @@ from appguard.sources.base import Chunk, Source
 from appguard.state import Batch, State
 from appguard.store_hosts import StoreHosts
 from appguard.stores.local import Publisher
+from appguard.stores.sure_time import SureTime
 from appguard.trials import Trials
 from appguard.trouble import Trouble
 from appguard.turns import give_way
@@ -68,8 +69,9 @@ class Daemon:
         self._facts = self._store_hosts.facts()
         self._mark = HoldMark(config.control_socket)
         self._grouping = Grouping(self._facts.on_link)
-        self._state = State(config.state_directory, clock)
-        self._bans = ban_set_of(config.store, clock, self._on_change)
+        self._sure = SureTime(clock)
+        self._state = State(config.state_directory, clock, self._sure)
+        self._bans = ban_set_of(config.store, clock, self._sure, self._on_change)
         self._publisher = Publisher(config.runtime_directory)
         self._windows = windows_of(config.jails, self._grouping)
         self._safelist = safelist_of(config)
@@ -89,7 +91,7 @@ class Daemon:
         self._overview = Overview(
             config.jails, self._windows, self._banning, self._sources, self._bouncers, self._bans, self._pipeline
         )
-        self._saving = Saving(self._windows, self._banning.totals, self._gather, self._write, clock)
+        self._saving = Saving(self._windows, self._banning.totals, self._gather, self._write, self._sure.now)
         self._orders = self._new_orders()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._cursor, self._purge_at = 0, 0.0
@@ -203,11 +205,11 @@ class Daemon:
         with here_to_stay():
             await self._bouncers.tried()
             for part in self._state.ban_parts():
-                bans = [ban for ban in part if ban.in_force(self._clock())]
+                bans = [ban for ban in part if ban.in_force(self._sure.now())]
                 self._bans.restore(bans)
                 self._following.came_back(bans)
                 self._gather({id(ban) for ban in bans})
-                self._banning.restore(bans)
+                self._banning.restore(ban for ban in bans if ban.in_force(self._clock()))
                 await give_way()
                 await self._bouncers.tried()
         self._bans.end_restore()

@@ -24,6 +24,7 @@ from appguard.sources.socket import EventSocket
 from appguard.sources.syslog import SyslogPort, SyslogSocket
 from appguard.stores.memory import MemoryBanSet
 from appguard.stores.open import REDIS, without_password
+from appguard.stores.sure_time import SureTime
 
 log = logging.getLogger("appguard")
 
@@ -145,14 +146,14 @@ def _open_socket(name: str, origin: Origin, runtime: Path) -> DatagramSource:
     return kind(name, runtime / file)
 
 
-def ban_set_of(store: str, clock: Callable[[], float], on_change: Callable[[], None]) -> MemoryBanSet:
+def ban_set_of(store: str, clock: Callable[[], float], sure: SureTime, on_change: Callable[[], None]) -> MemoryBanSet:
     """Give the ban set of a store; `on_change` may be called from another thread. Raise `ConfigError`."""
     if store == "local://":
-        return MemoryBanSet(clock)
+        return MemoryBanSet(clock, sure)
     if store.partition("://")[0] in REDIS:
         from appguard.stores.redis_bans import RedisBanSet  # redis is imported only where it is used
 
-        return RedisBanSet(store, clock=clock, on_change=on_change)
+        return RedisBanSet(store, clock=clock, on_change=on_change, sure=sure)
     expected = "'local://' (this host alone) or 'redis://host:6379/0' (a fleet)"
     raise ConfigError(f"store = {without_password(store)!r}: expected {expected}")
 

@@ -42,12 +42,15 @@ from appguard.state_rows import (
     save_setting,
     save_totals,
 )
+from appguard.stores.sure_time import SureTime
 
 FILE_NAME = "state.db"
 SCHEMA_VERSION = 4
 TABLES = ("ban", "past", "lift", "failure", "position", "total", "setting")
 APPLICATION_ID = 0x41477264  # "AGrd"
 LOCK_WAIT = 2.0  # seconds for a predecessor to end
+SURE_TIME = "sure_time"  # a setting
+NOTED_EVERY = 60.0  # seconds
 FREE_PAGES_MOST = 2_500  # some 10 MB
 
 _ADVICE = {
@@ -77,11 +80,15 @@ class Batch:
 class State:
     """The state kept in a directory. `clock` gives Unix seconds. All methods are called from the loop's thread.
 
+    Bans that have ended are dropped by `sure`, which goes on from the time that was kept; else by the clock.
+
     Every method raises `StateError` if the disk or the database fails; what was saved before is not touched by that,
     and the same call may be repeated.
     """
 
-    def __init__(self, directory: Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, directory: Path, clock: Callable[[], float] = time.time, sure: SureTime | None = None) -> None:
+        self._sure = sure
+        self._noted = 0.0  # the time that was kept
         self._directory = directory
         self._path = directory / FILE_NAME
         self._clock = clock
@@ -103,6 +110,12 @@ class State:
             connection.close()
             raise
         self._connection = connection
+        self._resume()
+
+    def _resume(self) -> None:
+        saved = self.setting(SURE_TIME)
+        if self._sure is not None and saved is not None and saved.isdecimal():
+            self._sure.resume(float(saved))
 
     def _claim_directory(self) -> None:
         try:
@@ -195,7 +208,13 @@ class State:
             save_facts(connection, batch.facts)
             save_totals(connection, batch.totals)
             save_pasts(connection, batch.pasts)
-            purge_bans(connection, self._clock())
+            purge_bans(connection, self._clock() if self._sure is None else self._sure.now())
+            self._note_time(connection)
+
+    def _note_time(self, connection: sqlite3.Connection) -> None:
+        if self._sure is not None and abs(self._sure.now() - self._noted) > NOTED_EVERY:
+            self._noted = self._sure.now()
+            save_setting(connection, SURE_TIME, f"{self._noted:.0f}")
 
     def purge(self, jails: Collection[str], before: float, is_there: Callable[[str], bool] = os.path.exists) -> None:
         """Drop what will never be asked for again: counted events of other jails, positions of logs, old lifts.

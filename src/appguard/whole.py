@@ -54,4 +54,4 @@ def _known(bans: MemoryBanSet) -> Iterator[Sequence[Fact]]:
 
 def _gone(bans: MemoryBanSet, state: State) -> Iterator[Sequence[Fact]]:
     for part in state.ban_parts():
-        yield [Fact.lifting(ban, ban.version) for ban in part if not bans.holds(ban)]
+        yield [Fact.lifting(ban, ban.version) for ban in part if not bans.keeps(ban)]

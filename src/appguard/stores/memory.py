@@ -23,6 +23,7 @@ from appguard.ports import is_web, parse_key
 from appguard.rate import Left, SlidingWindow, TokenBucket
 from appguard.stores.base import Changes, Snapshot
 from appguard.stores.ends import End, Ends
+from appguard.stores.sure_time import SureTime
 
 KEYS_MOST = 100_000
 EVICTION_TRIES = 16
@@ -131,15 +132,16 @@ class MemoryCounters:
 class MemoryBanSet:
     """Bans of one process; `clock` gives Unix seconds. `complaint` says what is wrong with a set that is shared.
 
-    What is decided here is noted as decided on `host`.
+    What is decided here is noted as decided on `host`. What has ended is dropped by `sure`, else by the clock.
     """
 
     name = "local://"
     complaint = ""
     host = ""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time, sure: SureTime | None = None) -> None:
         self._clock = clock
+        self._sure = sure or SureTime(clock, clock)
         self._table = BanTable()
         self._ends = Ends()
         self._facts: deque[Fact] = deque(maxlen=FACTS_KEPT)
@@ -224,6 +226,10 @@ class MemoryBanSet:
         """Give the time by which bans end, Unix seconds."""
         return self._clock()
 
+    def keeps(self, ban: Ban) -> bool:
+        """Say whether there is a ban of the same network and ports, which may have ended and may count again."""
+        return self._table.same(ban) is not None
+
     def held(self) -> list[Ban]:
         """Give all bans there are, some of which may have ended: for who looks at them in slices."""
         with self._bans_lock:
@@ -302,13 +308,19 @@ class MemoryBanSet:
         """Take a fact that was true before this process."""
         if fact.ban is not None:
             self._put(fact.ban)
-            self._tell(fact)
+            if fact.ban.in_force(self._clock()):
+                self._tell(fact)
 
     def expire(self) -> list[Ban]:
-        """Drop bans that have ended, some hundreds at a time; give them, none if all are dropped."""
-        now = self._clock()
+        """Drop bans that have ended, some hundreds at a time; give them, none if all are dropped.
+
+        When the clock was set back, whoever follows needs a new snapshot: bans may count again.
+        """
         ended: list[Ban] = []
         with self._bans_lock:
+            if self._sure.was_set_back():
+                self._break_history()
+            now = self._sure.now()
             while len(ended) < EXPIRED_AT_ONCE and (end := self._ends.take(now)):
                 ban = self._ending(end, now)
                 if ban is not None:
@@ -347,6 +359,11 @@ class MemoryBanSet:
     def _next_version(self, now: float) -> int:
         self._version = max(self._version + 1, int(now * 1_000_000))
         return self._version
+
+    def _break_history(self) -> None:
+        """Let whoever follows need a new snapshot."""
+        self._facts.clear()
+        self._cursor += 1
 
     def _tell(self, fact: Fact) -> None:
         self._facts.append(fact)

@@ -9,6 +9,7 @@ from appguard.stores.base import Snapshot
 from appguard.stores.recorded_bans import RecordedBans
 from appguard.stores.redis_records import Head, head_of, host_of, parse_record, plain_hosts
 from appguard.stores.replica import END_TOLERANCE, Replica
+from appguard.stores.sure_time import SureTime
 
 RECORDS_AT_LEAST = 1_000  # of fewer all bans are made at once, and whoever follows is told each
 SWEPT_AT_ONCE = 5_000
@@ -19,8 +20,8 @@ MADE_APART = 0.001  # seconds
 class RecordedReplica(Replica):
     """A replica of which most is records until somebody asks for all bans, as daemons do and apps do not."""
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
-        super().__init__(clock)
+    def __init__(self, clock: Callable[[], float] = time.time, sure: SureTime | None = None) -> None:
+        super().__init__(clock, sure)
         self._offset = 0.0  # Redis TIME minus this clock, seconds
         self._recorded = RecordedBans(self._ban_of)
         self._table = self._recorded
@@ -65,7 +66,7 @@ class RecordedReplica(Replica):
     def expire(self) -> list[Ban]:
         """Drop bans that have ended, some thousands at a time; give them."""
         ended = super().expire()
-        now_there = (self._clock() + self._offset) * 1000
+        now_there = (self._sure.now() + self._offset) * 1000
         with self._bans_lock:
             for key in self._recorded.take_records(SWEPT_AT_ONCE):
                 head = head_of(self._recorded.record(key) or b"")

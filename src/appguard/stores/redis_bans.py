@@ -37,6 +37,7 @@ from appguard.stores.redis_connection import connect_to
 from appguard.stores.redis_records import fields_of, parse_record, record_of
 from appguard.stores.redis_uri import parse_redis_uri
 from appguard.stores.replica import END_TOLERANCE
+from appguard.stores.sure_time import SureTime
 from appguard.stores.untold import Untold
 
 BLOCK = 1.0  # seconds a follower waits for news before it checks its continuity
@@ -64,8 +65,9 @@ class RedisBanSet(RecordedReplica):
         name: str = "main",
         clock: Callable[[], float] = time.time,
         on_change: Callable[[], None] | None = None,
+        sure: SureTime | None = None,
     ) -> None:
-        super().__init__(clock)
+        super().__init__(clock, sure)
         self._uri = parse_redis_uri(uri)
         self.name = str(self._uri)
         prefix = f"appguard:b:{{{name}}}"

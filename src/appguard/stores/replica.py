@@ -56,16 +56,12 @@ class Replica(MemoryBanSet):
     def shift(self, seconds: float) -> None:
         """Move the ends of all bans, because the clock was set; whoever follows needs a new snapshot."""
         with self._bans_lock:
+            self._sure.shift(seconds)
             for ban in [ban for ban in self._table if ban.end is not None]:
                 assert ban.end is not None
                 self._table.put(replace(ban, end=ban.end + seconds))
             self._ends.renew(self._table)
             self._break_history()
-
-    def _break_history(self) -> None:
-        """Let whoever follows need a new snapshot."""
-        self._facts.clear()
-        self._cursor += 1
 
 
 def _is_same(one: Fact, other: Fact) -> bool:
