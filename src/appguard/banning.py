@@ -144,7 +144,10 @@ class Banning:
         return outcome
 
     def learn(self, facts: Iterable[Fact]) -> Outcome:
-        """Take what other hosts have decided: what led to a ban by the whole fleet does not count again."""
+        """Take what other hosts have decided: what led to a ban by the whole fleet does not count again.
+
+        What this host decided is among it, and known already.
+        """
         outcome = Outcome()
         shared = {name: bench for name, bench in self._benches.items() if bench.jail.is_shared}
         for fact in facts if shared else ():
@@ -152,7 +155,7 @@ class Banning:
             if ban is None:
                 for name, bench in shared.items():
                     bench.history.end(name, network_text(fact.network), self._clock())
-            elif ban.automatic and ban.jail in shared and ban.host != shared[ban.jail].bans.host:
+            elif ban.automatic and ban.jail in shared and not shared[ban.jail].history.knows(ban):
                 shared[ban.jail].history.note(ban)
                 gone = self._windows[ban.jail].forget_network(ban.where)
                 outcome.touched.setdefault(ban.jail, set()).update(gone)

@@ -19,6 +19,7 @@ from appguard.jail import Jail
 
 NETWORKS_MOST = 100_000
 REMEMBERED = 7 * 86_400.0  # seconds after the end of a ban
+SAME = 1.0  # seconds by which two clocks tell the end of one ban differently
 DOUBLINGS_MOST = 20
 SWEPT_AT_ONCE = 200  # networks
 
@@ -68,6 +69,13 @@ class History:
         if past is not None and past.in_force(now):
             self._pasts[network] = _with(replace(past, end=now), self._pasts[network])
             self.changed.add(network)
+
+    def knows(self, ban: Ban) -> bool:
+        """Say whether to note a ban would change nothing that matters."""
+        past = _of(ban.jail, self._pasts.get(ban.where, ()))
+        if past is None or not past.in_force(ban.start):
+            return False
+        return past.end is None or (ban.end is not None and ban.end < past.end + SAME)
 
     def note(self, ban: Ban) -> bool:
         """Note a ban that is in force; say whether it is another one, not one prolonged."""

@@ -45,7 +45,7 @@ from appguard.state_rows import (
 from appguard.stores.sure_time import SureTime
 
 FILE_NAME = "state.db"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 TABLES = ("ban", "past", "lift", "failure", "position", "total", "setting")
 APPLICATION_ID = 0x41477264  # "AGrd"
 LOCK_WAIT = 2.0  # seconds for a predecessor to end
@@ -152,7 +152,7 @@ class State:
         version = self._check_owner(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = NORMAL")
-        for script in ("state.sql", "state_2.sql", "state_3.sql", "state_4.sql")[version:]:
+        for script in ("state.sql", "state_2.sql", "state_3.sql", "state_4.sql", "state_5.sql")[version:]:
             connection.executescript(files("appguard").joinpath(script).read_text(encoding="utf-8"))
 
     def _check_owner(self, connection: sqlite3.Connection) -> int:
@@ -245,8 +245,8 @@ class State:
         except OSError as error:
             raise StateError(f"the state {self._path} cannot be removed: {error.strerror}") from error
 
-    def lifts(self) -> dict[str, int]:
-        """Give what was lifted lately, with versions, the oldest first."""
+    def lifts(self) -> tuple[Fact, ...]:
+        """Give what was lifted lately, the oldest first."""
         with self._database() as connection:
             return read_lifts(connection)
 

@@ -18,7 +18,7 @@ from appguard.address import network_text, parse_network
 from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST, HOST_MOST, JAIL_NAME, REASON_MOST, Ban, Brief, Fact
 from appguard.bantime import Past
 from appguard.counted import Failure
-from appguard.ports import key_of, parse_key
+from appguard.ports import parse_key
 
 COUNT_MOST = 2**53
 VIA_MOST = 64
@@ -132,7 +132,7 @@ def save_facts(connection: sqlite3.Connection, facts: Iterable[Fact]) -> None:
             connection.execute(_PUT_BAN, _ban_row(fact.ban))
             connection.execute("DELETE FROM lift WHERE network = ? AND version < ?", (fact.key, fact.version))
         else:
-            connection.execute(_PUT_LIFT, (fact.key, fact.version, fact.key, fact.version))
+            connection.execute(_PUT_LIFT, (fact.key, fact.version, _clean(fact.host), fact.key, fact.version))
             connection.execute("DELETE FROM ban WHERE network = ? AND version <= ?", (fact.key, fact.version))
 
 
@@ -141,23 +141,25 @@ def purge_lifts(connection: sqlite3.Connection, before: float) -> None:
     connection.execute("DELETE FROM lift WHERE version < ?", (int(before * 1_000_000),))
 
 
-def read_lifts(connection: sqlite3.Connection) -> dict[str, int]:
-    """Read the latest lifts with their versions, the oldest first."""
-    rows = connection.execute("SELECT network, version FROM lift ORDER BY version DESC LIMIT ?", (LIFTS_MOST,))
-    found: dict[str, int] = {}
-    for key, version in reversed(rows.fetchall()):
+def read_lifts(connection: sqlite3.Connection) -> tuple[Fact, ...]:
+    """Read the latest lifts, the oldest first."""
+    rows = connection.execute("SELECT network, version, host FROM lift ORDER BY version DESC LIMIT ?", (LIFTS_MOST,))
+    found: list[Fact] = []
+    for key, version, host in reversed(rows.fetchall()):
         try:
             network, ports = parse_key(_text(key))
-            found[key_of(network_text(network), ports)] = _count(version)
+            found.append(Fact(network, _count(version), None, ports, _text(host)[:HOST_MOST]))
         except ValueError as error:
             _log.warning("the saved lift of %r is dropped: %s", key, error)
-    return found
+    return tuple(found)
 
 
 # A ban that is gone without having been lifted is told as a lift with the version of that ban: nothing to remember.
 _PUT_LIFT = """
-INSERT INTO lift SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM ban WHERE network = ? AND version >= ?)
-ON CONFLICT (network) DO UPDATE SET version = max(version, excluded.version)
+INSERT INTO lift (network, version, host)
+SELECT ?, ?, ? WHERE NOT EXISTS (SELECT 1 FROM ban WHERE network = ? AND version >= ?)
+ON CONFLICT (network) DO UPDATE SET version = excluded.version, host = excluded.host
+WHERE excluded.version >= lift.version
 """
 _DROP_ENDED = "DELETE FROM ban WHERE rowid IN (SELECT rowid FROM ban WHERE ends <= ? LIMIT ?)"
 _PUT_BAN = """

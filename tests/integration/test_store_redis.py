@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from appguard.address import parse_address, parse_network
-from appguard.ban import Ban
+from appguard.ban import Ban, Fact
 from appguard.limit import Hit, Limit, Verdict
 from appguard.stores.redis import RedisStore
 from appguard.stores.redis_bans import RedisBanSet
@@ -121,12 +121,13 @@ def test_lift_that_redis_never_heard_outlives_a_restart(server: RedisServer) -> 
         kept = there.ban(Ban.of("203.0.113.5", bantime="1h"))
         assert kept is not None
         wait_until(lambda: bans_kept(server.uri) == ["203.0.113.5"], 5, "not told")
-        restarted.restore_lifts({"203.0.113.5": kept.version + 1})
+        restarted.restore_lifts([Fact.lifting(kept, kept.version + 1, "web-7")])
         restarted.restore([kept])
         assert restarted.get(ATTACKER) is None
         wait_until(lambda: bans_kept(server.uri) == [], 10, "the lift was not told")
         wait_until(lambda: there.get(ATTACKER) is None, 5, "the lift did not arrive")
         assert restarted.get(ATTACKER) is None
+        assert [lift.host for lift in there.lifted()] == ["web-7"]
     finally:
         restarted.close()
         there.close()

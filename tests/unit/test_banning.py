@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appguard.address import Grouping, network_text, parse_address, parse_network
-from appguard.ban import Ban
+from appguard.ban import Ban, Fact
 from appguard.ban_rate import CAPPED_BANTIME, BanRate, capped
 from appguard.banning import Banning
 from appguard.escalation import Escalation
@@ -251,3 +251,23 @@ def test_dry_run_shows_and_does_nothing(caplog: pytest.LogCaptureFixture) -> Non
     court.banning.tick()
     assert court.banning.dry_bans("login") == ()
     assert "[login] Unban 203.0.113.5 (dry run)" in caplog.messages
+
+
+def test_what_another_host_of_the_same_name_decided_is_learnt_and_what_this_one_did_is_not() -> None:
+    """A ban by any other host makes the next one longer, whatever its name; one's own is no news when it is heard."""
+    court = Court(login(scope="fleet", maxretry=2, bantime=60, bantime_increment=True))
+    court.bans.host = "clone"
+    others = replace(ban_of("203.0.113.5", bantime=60), host="clone")
+    assert court.banning.learn([Fact.of(others)]).touched == {"login": {"203.0.113.5"}}
+    court.now += 61
+    for address in ("203.0.113.5", "203.0.113.5", "203.0.113.6", "203.0.113.6"):
+        court.fail(address)
+    assert court.in_force() == {"203.0.113.5": 120, "203.0.113.6": 60}
+    for address in ("203.0.113.5", "203.0.113.6"):
+        court.fail(address)
+    facts = [Fact.of(ban) for ban in court.bans.snapshot().bans]
+    assert court.banning.learn(facts).touched == {}
+    assert court.windows["login"].currently_failed == 2
+    longer = [replace(fact.ban, end=NOW + 1000) for fact in facts if fact.ban]
+    assert court.banning.learn(map(Fact.of, longer)).touched == {"login": {"203.0.113.5", "203.0.113.6"}}
+    assert court.windows["login"].currently_failed == 0

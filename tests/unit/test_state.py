@@ -68,6 +68,11 @@ def put(ban: Ban) -> Fact:
     return Fact(ban.network, ban.version, ban)
 
 
+def lifts_of(state: State) -> dict[str, int]:
+    """Give the versions of what was lifted, by network and ports."""
+    return {lift.key: lift.version for lift in state.lifts()}
+
+
 def execute(path: Path, *statements: str) -> None:
     """Change a database behind the state's back."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -207,27 +212,29 @@ def test_what_will_not_be_asked_for_again_is_purged(tmp_path: Path) -> None:
 
 
 def test_a_lift_is_kept_until_it_is_old(state: State) -> None:
-    """A lift survives a restart with its version, until a newer ban or its age; a ban that only ended leaves none."""
+    """A lift survives a restart as it was, until a newer ban or its age; a ban that only ended leaves none."""
     banned, again = ban_of("192.0.2.1", 5), ban_of("192.0.2.1", 9)
     ended = ban_of("192.0.2.2", 6)
-    state.save(Batch(facts=[put(banned), put(ended), Fact(banned.network, 7, None), Fact(ended.network, 6, None)]))
-    assert reopened(state).lifts() == {"192.0.2.1": 7}
+    lift = Fact(banned.network, 7, None, host="web-\ud800")
+    state.save(Batch(facts=[put(banned), put(ended), lift, Fact(ended.network, 6, None)]))
+    assert lifts_of(reopened(state)) == {"192.0.2.1": 7}
+    assert [each.host for each in state.lifts()] == ["web-?"]
     assert state.bans() == ()
     state.save(Batch(facts=[Fact(banned.network, 6, None)]))
-    assert state.lifts() == {"192.0.2.1": 7}
+    assert lifts_of(state) == {"192.0.2.1": 7}
     state.save(Batch(facts=[put(again)]))
-    assert (state.lifts(), state.bans()) == ({}, (again,))
+    assert (lifts_of(state), state.bans()) == ({}, (again,))
     old = int((NOW - 100) * 1_000_000)
     state.save(Batch(facts=[Fact(ended.network, old, None), Fact(parse_network("2001:db8::/64"), old + 10**8, None)]))
     state.purge((), NOW - 50)
-    assert state.lifts() == {"2001:db8::/64": old + 10**8}
+    assert lifts_of(state) == {"2001:db8::/64": old + 10**8}
 
 
 def test_a_lift_of_some_ports_is_kept(state: State) -> None:
     """What was lifted for some ports alone is known after a restart, so that it does not come back."""
     ban = replace(ban_of("192.0.2.1", 5), ports="tcp/22")
     state.save(Batch(facts=[put(ban), Fact.lifting(ban, 7)]))
-    assert reopened(state).lifts() == {"192.0.2.1 tcp/22": 7}
+    assert lifts_of(reopened(state)) == {"192.0.2.1 tcp/22": 7}
     bans = MemoryBanSet()
     bans.restore_lifts(state.lifts())
     bans.restore([ban])
@@ -266,7 +273,7 @@ def test_state_of_version_1_is_carried_over(tmp_path: Path) -> None:
 
 
 def test_state_of_version_3_is_carried_over(tmp_path: Path) -> None:
-    """What the version before kept is all there, its bans without the host it did not know; new ones have theirs."""
+    """What the version before kept is all there, bans and lifts without the host it did not know; new ones have it."""
     tmp_path.chmod(0o700)
     with closing(sqlite3.connect(tmp_path / "state.db", isolation_level=None)) as connection:
         for script in ("state.sql", "state_2.sql", "state_3.sql"):
@@ -280,7 +287,8 @@ def test_state_of_version_3_is_carried_over(tmp_path: Path) -> None:
         state.open()
         (ban,) = state.bans()
         assert (ban.key, ban.jail, ban.evidence, ban.version, ban.host) == ("192.0.2.1", "login", ("line",), 7, "")
-        assert (state.lifts(), state.setting("enforce")) == ({"192.0.2.9": 8}, "off")
+        assert (lifts_of(state), state.setting("enforce")) == ({"192.0.2.9": 8}, "off")
+        assert [each.host for each in state.lifts()] == [""]
         state.close()
     state.open()
     state.save(Batch(facts=[put(ban_of("192.0.2.1", 9))]))
@@ -485,7 +493,7 @@ def test_a_second_daemon_is_kept_out(state: State, tmp_path: Path, monkeypatch: 
     [
         ([], "it is no state of AppGuard"),
         (["CREATE TABLE mine (a)"], "the database of another program"),
-        (["PRAGMA application_id = 1095201380", "PRAGMA user_version = 5"], "written by a newer AppGuard"),
+        (["PRAGMA application_id = 1095201380", "PRAGMA user_version = 6"], "written by a newer AppGuard"),
     ],
 )
 def test_a_file_that_is_not_ours_is_a_clear_error(tmp_path: Path, statements: list[str], message: str) -> None:

@@ -7,7 +7,7 @@ at is over its limit, the new key is admitted uncounted.
 
 import time
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import islice
 from math import inf
@@ -145,7 +145,7 @@ class MemoryBanSet:
         self._table = BanTable()
         self._ends = Ends()
         self._facts: deque[Fact] = deque(maxlen=FACTS_KEPT)
-        self._lifted: dict[str, int] = {}
+        self._lifted: dict[str, Fact] = {}
         self._cursor = 0
         self._version = 0
         self._lifts = 0
@@ -273,17 +273,16 @@ class MemoryBanSet:
         """Say that bans are going to be restored, and others may be decided meanwhile."""
         self._decided = set()
 
-    def restore_lifts(self, lifts: Mapping[str, int]) -> None:
-        """Take back what was lifted, by network, with the versions the lifts had; before the bans."""
+    def restore_lifts(self, lifts: Sequence[Fact]) -> None:
+        """Take back what was lifted, with the versions the lifts had; before the bans."""
         with self._bans_lock:
-            self._lifted = {**lifts, **self._lifted}
-            self._version = max(self._version, *lifts.values(), 0)
+            self._lifted = {lift.key: lift for lift in lifts} | self._lifted
+            self._version = max(self._version, *(lift.version for lift in lifts), 0)
 
     def lifted(self) -> list[Fact]:
         """Give what was lifted lately."""
         with self._bans_lock:
-            lifted = ((*parse_key(key), version) for key, version in self._lifted.items())
-            return [Fact(network, version, None, ports) for network, ports, version in lifted]
+            return list(self._lifted.values())
 
     def restore(self, bans: Sequence[Ban]) -> None:
         """Take back bans with the versions they had; what is decided meanwhile counts as decided after them."""
@@ -294,7 +293,8 @@ class MemoryBanSet:
                 key = ban.key
                 known = self._table.same(ban)
                 if self._decided is None or key not in self._decided:
-                    if ban.version > max(known.version if known else -1, self._lifted.get(key, -1)):
+                    lifted = self._lifted.get(key)
+                    if ban.version > max(each.version if each else -1 for each in (known, lifted)):
                         self._take_back(Fact.of(ban))
                 elif known is not None and not supersedes(known, ban, now):
                     kept = replace(ban, version=self._next_version(now))
@@ -344,7 +344,7 @@ class MemoryBanSet:
         else:
             self._table.drop(fact.network, fact.ports)
             self._lifts += 1
-            self._lifted[fact.key] = fact.version
+            self._lifted[fact.key] = fact
             if len(self._lifted) > FACTS_KEPT:
                 del self._lifted[next(iter(self._lifted))]
         self._version = max(self._version, fact.version)

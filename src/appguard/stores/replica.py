@@ -19,8 +19,8 @@ class Replica(MemoryBanSet):
         """Give what is known of exactly the network and ports of a fact."""
         ban = self._table.exact(told.network, told.ports)
         fact = Fact.of(ban) if ban else None
-        lifted = self._lifted.get(told.key, 0)
-        return Fact(told.network, lifted, None, told.ports) if lifted > (fact.version if fact else 0) else fact
+        lifted = self._lifted.get(told.key)
+        return fact if lifted is None or (fact is not None and fact.version >= lifted.version) else lifted
 
     def facts(self) -> list[Fact]:
         """Give all that is known: bans in force, and lifts."""
