@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import blake2b
 
 from appguard.address import Address, Network, NetworkMap, network_text, parse_network
@@ -27,6 +28,12 @@ HOST_MOST = 64  # characters of the name of a host
 EVIDENCE_TEXT_MOST = 256  # characters of a line kept as evidence: strangers choose how long lines are
 
 Kind = tuple[str, tuple[str, ...], str]  # what many bans have in common: jail, via and ports
+
+
+@lru_cache(maxsize=4096)
+def shared(text: str) -> str:
+    """Give one text for all that are equal: many bans say the same, and each copy would take some seventy bytes."""
+    return text
 
 
 def parse_duration(value: object, what: str = "duration") -> float:

@@ -306,7 +306,7 @@ class Bouncer:
                 await self._firewall.replace(let_in, blocks, partial(self._late, mirror, now))
             except FirewallFullError as full:
                 deque(blocks, maxlen=0)  # those it was not given yet count too
-                if not self._blocking.leave_out(mirror.blocks(), self._wanted, full):
+                if not self._blocking.leave_out(mirror, self._wanted, full):
                     raise
                 continue
             finally:
@@ -320,16 +320,16 @@ class Bouncer:
             if key in mirror:  # it came late
                 continue
             held = None if key in changed or key in self._changed else self._mirror.get(key)
-            block = held[0] if held is not None else self._block(key)
+            block = held if held is not None else self._block(key)
             if block is not None:
-                mirror[key] = (block, now)
+                mirror.hold(key, block, now)
                 yield block
         for block in filter(None, map(block_of, self._saved())):
             key = key_of(network_text(block.network), block.ports)
             is_known = key in self._wanted or key in self._changed or key in mirror
             if not is_known and self._blocking.may_hold(block):
                 self._unclaimed.add(key)
-                mirror[key] = (block, now)
+                mirror.hold(key, block, now)
                 yield block
 
     async def _late(self, mirror: Mirror, now: float) -> list[Block]:
@@ -343,7 +343,7 @@ class Bouncer:
                 continue
             self._mirror.pop(key, None)  # so that no load takes it from there, this one or its repetition
             if (block := self._block(key)) is not None:
-                mirror[key] = (block, now)
+                mirror.hold(key, block, now)
                 found.append(block)
         return found
 
@@ -366,7 +366,8 @@ class Bouncer:
             del self._mirror[key]
             if key not in add and key not in self._blocking.room:
                 self._blocking.room.free()
-        self._mirror.update((key, (block, now)) for key, block in add.items())
+        for key, block in add.items():
+            self._mirror.hold(key, block, now)
 
     def _differing(self, now: float) -> tuple[dict[str, Block], dict[str, Block]]:
         """Give what the newest changes add or renew, and what they remove, as it is held, by key."""
@@ -374,11 +375,11 @@ class Bouncer:
         remove: dict[str, Block] = {}
         for key in [self._changed.popitem()[0] for _ in range(min(SLICE, len(self._changed)))]:
             block = self._block(key)
-            held, given = self._mirror.get(key, (None, now))
+            held = self._mirror.get(key)
             if block is not None and (block != held or self._mirror.is_stale(key, now)):
                 add[key] = block
             elif block is not None:
-                self._mirror[key] = (block, given)  # of a restored ban: its network is kept once
+                self._mirror[key] = block  # of a restored ban: its network is kept once
             if held is not None and (block is None or block.jail != held.jail):
                 remove[key] = held
         return add, remove
@@ -388,10 +389,10 @@ class Bouncer:
         try:
             await self._firewall.change(list(add.values()), list(remove.values()))
         except FirewallFullError as full:
-            out = self._blocking.leave_out(self._mirror.blocks() | add, self._wanted, full)
+            out = self._blocking.leave_out(self._mirror | add, self._wanted, full)
             for key in out:
                 add.pop(key, None)
-            going = {key: self._mirror[key][0] for key in (*out, *add) if key in self._mirror}  # renewed ones too
+            going = {key: self._mirror[key] for key in (*out, *add) if key in self._mirror}  # renewed ones too
             remove |= going
             await self._firewall.change([], list(remove.values()))
             await self._firewall.change(list(add.values()), [])

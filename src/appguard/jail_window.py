@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 
 from appguard.address import Grouping, Network, NetworkSet, parse_network
-from appguard.ban import PERMANENT, Ban
+from appguard.ban import PERMANENT, Ban, shared
 from appguard.counted import (
     FIRST_COST,
     LINE_BYTES_MOST,
@@ -246,7 +246,7 @@ class JailWindow:
         """Give the reason of a ban for so many events, of which the last was of this kind."""
         what = self.jail.distinct
         counted = f"{kind} with {total} different {what} values" if what else f"{total} x {kind}"
-        return f"{counted} in {self.findtime:g} s"
+        return shared(f"{counted} in {self.findtime:g} s")
 
     def offer(self, key: str, event: Event) -> Ban:
         """Give the ban that an event just counted leads to if the fleet has counted enough; it has no reason yet."""

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import cast
 
 from appguard.address import network_text, parse_network
-from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST, HOST_MOST, JAIL_NAME, REASON_MOST, Ban, Brief, Fact
+from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST, HOST_MOST, JAIL_NAME, REASON_MOST, Ban, Brief, Fact, shared
 from appguard.bantime import Past
 from appguard.counted import Failure
 from appguard.ports import parse_key
@@ -226,14 +226,14 @@ def _ban(row: Sequence[object]) -> Ban:
         _jail_name(_text(jail)),
         _time(start),
         None if end is None else _time(end),
-        _text(reason)[:REASON_MOST],
+        shared(_text(reason)[:REASON_MOST]),
         _count(failures),
         _texts(evidence)[:EVIDENCE_MOST],
         _texts(via)[:VIA_MOST],
         _count(automatic) == 1,
         _count(version),
         ports,
-        _text(host)[:HOST_MOST],
+        shared(_text(host)[:HOST_MOST]),
     )
 
 

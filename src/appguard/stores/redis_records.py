@@ -19,6 +19,7 @@ from appguard.ban import (
     REASON_MOST,
     Ban,
     Fact,
+    shared,
 )
 from appguard.errors import AddressError
 from appguard.ports import parse_key
@@ -131,7 +132,7 @@ def _parse(network: str, record: str, offset: float) -> Fact | None:
     if not 0 < version < VERSION_MOST:
         return None
     found = cast("dict[str, object]", json.loads(details))
-    host = _text(found.get("host"), HOST_MOST)
+    host = shared(_text(found.get("host"), HOST_MOST))
     if ends == -1:
         return Fact(where, version, None, ports, host)
     end = None if ends == 0 else ends / 1000 - offset
@@ -142,10 +143,10 @@ def _parse(network: str, record: str, offset: float) -> Fact | None:
         return None
     ban = Ban(
         where,
-        jail,
+        shared(jail),
         start,
         end,
-        _text(found.get("reason"), REASON_MOST),
+        shared(_text(found.get("reason"), REASON_MOST)),
         int(min(max(_number(found.get("failures")) or 0, 0), FAILURES_MOST)),
         _texts(found.get("evidence"), EVIDENCE_MOST),
         _texts(found.get("via"), VIA_MOST),
