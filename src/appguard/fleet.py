@@ -110,6 +110,11 @@ class Fleet:
 
     # Protections.
 
+    @property
+    def complaint(self) -> str:
+        """Say why protections and the safelist are not shared now; nothing if they are, or nobody is there to tell."""
+        return "" if self._roster is None else self._roster.complaint
+
     def learn(self, facts: HostFacts) -> None:
         """Take fresh facts about this host."""
         self._facts = facts

@@ -66,8 +66,12 @@ class Orders:
 
     def status(self) -> DaemonStatus:
         """Say how the daemon is."""
-        complaint = f", not answering: {self._parts.bans.complaint}" if self._parts.bans.complaint else ""
-        return self._parts.overview.daemon(self._started, self._parts.bans.name + complaint)
+        store, unheard, unshared = self._parts.bans.name, self._parts.bans.complaint, self._parts.fleet.complaint
+        if unheard:
+            store += f", not answering: {unheard}"
+        elif unshared:
+            store += f", not sharing protections and safelist: {unshared}"
+        return self._parts.overview.daemon(self._started, store)
 
     async def jail_status(self, name: str) -> JailStatus | None:
         """Say how one jail is."""

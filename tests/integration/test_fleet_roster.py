@@ -10,6 +10,7 @@ from appguard.address import parse_network
 from appguard.protection import write_protection
 from appguard.safelisted import ENDED_MOST, REMEMBERED, Safelisted
 from appguard.stores.fleet_roster import LEASE
+from tests.daemon import Place, running_daemon
 from tests.fleet_sharing import SharingHost, protected, sharing
 from tests.lab import wait_until
 from tests.redis_server import RedisServer, redis_server
@@ -174,3 +175,16 @@ def test_a_host_that_is_gone_for_long_protects_no_more(server: RedisServer) -> N
         assert server.command("HEXISTS", HOSTS, "gone") == b":0\r\n"
         assert server.command("HEXISTS", HOSTS, "odd") == b":0\r\n"
         assert server.command("HLEN", SAFELIST) == b":0\r\n"
+
+
+@pytest.mark.lab
+def test_status_says_why_nothing_is_shared(server: RedisServer, open_tmp_path: Path) -> None:
+    """A key of somebody else's where hosts tell of themselves: status says what is wrong, until it is gone."""
+    place = Place(open_tmp_path)
+    place.configure("", f'store = "{server.uri}"\n[firewall]\nkind = "dry_run"')
+    server.command("SET", HOSTS, "not ours")
+    with running_daemon(place):
+        said = f"{server.uri}, not sharing protections and safelist: "
+        wait_until(lambda: "WRONGTYPE" in place.ask("status")["store"].partition(said)[2], 10, "not said")
+        server.command("DEL", HOSTS)
+        wait_until(lambda: place.ask("status")["store"] == server.uri, 10, "still said")

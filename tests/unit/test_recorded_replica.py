@@ -133,6 +133,7 @@ def test_host_is_only_what_is_written_canonically(network: str) -> None:
             st.from_regex(r"[0-9]{15,17} -?[0-9]{1,16} [01] .{0,9}", fullmatch=True) | st.text(max_size=9),
         ),
         max_size=9,
+        unique_by=lambda pair: pair[0],
     )
 )
 def test_what_is_plain_is_told_of_many_as_of_each(pairs: list[tuple[str, str]]) -> None:
