@@ -31,7 +31,7 @@ from appguard.mirror import Mirror
 from appguard.ports import key_of
 from appguard.stores.base import Followed
 from appguard.turns import give_way
-from appguard.wanted import Wanted
+from appguard.wanted import Changed, Wanted
 
 INTERVAL = 1.0  # seconds between looks at the host, the firewall and the ban set when nobody wakes
 SLICE = 250  # changes given at a time, the newest first: some 3 milliseconds
@@ -76,7 +76,7 @@ class Bouncer:
         self._turn = asyncio.Lock()
         self._cursor: int | None = None
         self._wanted = Wanted()
-        self._changed: dict[str, None] = {}  # in the order it changed
+        self._changed = Changed()
         self._waiting: dict[str, None] = {}  # changed while a load had been given them already, the newest first
         self._mirror = Mirror()
         self._let_in: tuple[Network, ...] = ()
@@ -190,11 +190,12 @@ class Bouncer:
             self._is_held = True
         if self._is_held:
             await self._lift()
-            self._changed.clear()  # everything is judged when it is given again
+            self._changed = Changed()  # everything is judged when it is given again
         elif self._is_unknown:
             await self._give_all(now)
+            await give_way()
         self._note_unwanted()
-        while self._changed and not (self._is_held or self._is_switched_off()):
+        while self._changed.has_more and not (self._is_held or self._is_switched_off()):
             await self._give_changes(now)
             await give_way()
             self._follow()
@@ -231,12 +232,7 @@ class Bouncer:
             else:
                 self._wanted.put(ban)
                 self._blocking.room.forget(key)  # it may end later than before
-            self._note(key)
-
-    def _note(self, key: str) -> None:
-        """Remember that a ban changed, as the newest that did."""
-        self._changed.pop(key, None)
-        self._changed[key] = None
+            self._changed.note(key)
 
     def _forget_ended(self, now: float) -> None:
         for key in self._wanted.take_ended(now):
@@ -247,8 +243,8 @@ class Bouncer:
     async def _look_around(self, now: float) -> None:
         """Look at the host, at what is to be renewed, and at the firewall."""
         if self._blocking.judge.update(self._read_facts(), tuple(self._read_administrators())):
-            self._changed = dict.fromkeys((*self._wanted, *self._changed))
-        self._changed = dict.fromkeys((*self._blocking.room.take_back(), *self._mirror.stale(now), *self._changed))
+            self._changed.to_judge = list(self._wanted)
+        self._changed.note_older((*self._blocking.room.take_back(), *self._mirror.stale(now)))
         await self._look_at_firewall()
 
     async def _look_at_firewall(self) -> None:
@@ -271,7 +267,7 @@ class Bouncer:
         if gone:
             log.warning("somebody took %d bans out of the firewall, %s first: putting them back", len(gone), gone[0])
         for key in gone:
-            self._note(key)
+            self._changed.note(key)
 
     async def _lift(self) -> None:
         if self._is_lifted:
@@ -285,19 +281,20 @@ class Bouncer:
     async def _give_all(self, now: float) -> None:
         if self._is_switched_off():  # meanwhile; the next round lifts what there is
             return
-        changed, self._changed = self._changed, {}
+        changed: Mapping[str, object] = self._wanted if self._changed.to_judge else self._changed
+        self._changed = Changed()
         let_in = self._blocking.judge.let_in
         self._is_unknown, self._is_lifted = True, False
         try:
             mirror = await self._replace(let_in, changed, now)
         except BaseException:  # also cancelled, the old mirror is not what is to be held
-            self._changed = dict.fromkeys(key for key in (changed | self._changed) if key in self._wanted)
+            self._changed.note_older(key for key in changed if key in self._wanted)
             raise
         self._is_unknown = False
         self._let_in = let_in
         self._mirror = mirror
 
-    async def _replace(self, let_in: tuple[Network, ...], changed: dict[str, None], now: float) -> Mirror:
+    async def _replace(self, let_in: tuple[Network, ...], changed: Mapping[str, object], now: float) -> Mirror:
         """Give the firewall everything, or all it has room for; give the new mirror."""
         while True:
             mirror = Mirror(now)
@@ -310,11 +307,11 @@ class Bouncer:
                     raise
                 continue
             finally:
-                self._changed = dict.fromkeys(reversed(self._waiting)) | self._changed
+                self._changed.note_older(reversed(self._waiting))
                 self._waiting.clear()
             return mirror
 
-    def _blocks(self, changed: dict[str, None], mirror: Mirror, now: float) -> Iterator[Block]:
+    def _blocks(self, changed: Mapping[str, object], mirror: Mirror, now: float) -> Iterator[Block]:
         """Give every block, newest first, and note it in the new mirror. What it held unchanged was judged."""
         for key in tuple(reversed(self._wanted)):
             if key in mirror:  # it came late
@@ -373,7 +370,7 @@ class Bouncer:
         """Give what the newest changes add or renew, and what they remove, as it is held, by key."""
         add: dict[str, Block] = {}
         remove: dict[str, Block] = {}
-        for key in [self._changed.popitem()[0] for _ in range(min(SLICE, len(self._changed)))]:
+        for key in self._changed.take(SLICE):
             block = self._block(key)
             held = self._mirror.get(key)
             if block is not None and (block != held or self._mirror.is_stale(key, now)):
