@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from typing import cast
 
 import pytest
@@ -126,11 +127,30 @@ def killed_with_old_data(fleet: Fleet) -> Generator[None]:
 
 
 @contextmanager
-def cut(fleet: Fleet) -> Generator[None]:
-    """Connections are cut before and after every decision."""
-    fleet.server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+def restarted(fleet: Fleet) -> Generator[None]:
+    """Redis dies, and comes back with all it had."""
     yield
-    fleet.server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    assert fleet.server.command("SAVE") == b"+OK\r\n"
+    fleet.server.kill()
+    fleet.server.start()
+
+
+@contextmanager
+def cut(fleet: Fleet) -> Generator[None]:
+    """All connections are cut, again and again while it is decided."""
+    is_over = Event()
+
+    def cut_all() -> None:
+        while not is_over.wait(0.05):
+            fleet.server.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    cutting = Thread(target=cut_all)
+    cutting.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        cutting.join()
 
 
 @contextmanager
@@ -190,7 +210,7 @@ def parted(fleet: Fleet) -> Generator[None]:
 
 
 FATES: tuple[Callable[[Fleet], AbstractContextManager[None]], ...] = (
-    *(killed, killed_with_old_data, cut, flushed, hung, slow, full, evicting, parted),
+    *(killed, killed_with_old_data, restarted, cut, flushed, hung, slow, full, evicting, parted),
 )
 
 

@@ -27,6 +27,8 @@ def test_no_committed_ban_is_lost(place: Place) -> None:
     place.configure(web_jail(place, {"bantime": -1, "bans_per_minute": 1_000_000}))
     with victims(place, 20261120) as those:
         kills = [those.kill() for _ in range(KILLS)]
+    lost, unseen = (sum(map(len, found)) for found in zip(*((kill.lost, kill.unseen) for kill in kills), strict=True))
+    print(f"divergences {lost + unseen} after {KILLS} kills, {kills[-1].committed} bans")
     assert [kill.lost for kill in kills] == [frozenset()] * KILLS
     assert kills[-1].committed > 0
     assert [kill.unseen for kill in kills] == [frozenset()] * KILLS
