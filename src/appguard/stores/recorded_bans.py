@@ -32,6 +32,10 @@ class RecordedBans(BanTable):
                     return ban
         return super().find(address, now)
 
+    def may_hold(self, address: Address) -> bool:
+        """Say whether a ban may hold the address, without a look at the time."""
+        return address.text in self._records or super().may_hold(address)
+
     def exact(self, network: Network, ports: str = "") -> Ban | None:
         """Give the ban of exactly this network and these ports, in force or not."""
         may_be = self._records and not ports and is_host(network)
