@@ -293,8 +293,7 @@ class MemoryBanSet:
                 key = ban.key
                 known = self._table.same(ban)
                 if self._decided is None or key not in self._decided:
-                    lifted = self._lifted.get(key)
-                    if ban.version > max(each.version if each else -1 for each in (known, lifted)):
+                    if ban.version > max(each.version if each else -1 for each in (known, self._lifted.get(key))):
                         self._take_back(Fact.of(ban))
                 elif known is not None and not supersedes(known, ban, now):
                     kept = replace(ban, version=self._next_version(now))
