@@ -8,14 +8,15 @@ admit (`open`) or refuse (`closed`).
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from itertools import chain, groupby
+from itertools import groupby
 from math import inf
+from struct import Struct
 from urllib.parse import quote
 
 from redis.exceptions import NoScriptError
 
 from appguard.fork import in_every_child
-from appguard.limit import ADMITTED, CLOSED_WAIT, Hit, Verdict
+from appguard.limit import ADMITTED, CLOSED_WAIT, Hit, Verdict, new_verdict
 from appguard.stores.base import BUDGET
 from appguard.stores.breaker import Breaker
 from appguard.stores.memory import MemoryCounters
@@ -27,6 +28,8 @@ from appguard.stores.redis_wire import DirectCommands, PipelinedCommands, packed
 from appguard.stores.waiting import answer_of
 
 CALLS_MOST = 8192  # calls that are remembered
+_ASKED = Struct(">4d")
+_ANSWERED = Struct(">qd").iter_unpack
 
 
 class RedisCounters:
@@ -97,14 +100,14 @@ class RedisCounters:
         known = self._calls.get(key)
         if known is not None and known[0] is hits:
             return known[1]
-        call = packed(self._count.by_digest(self._counter_keys(hits), _arguments(hits)))
+        call = packed(self._count.by_digest(self._counter_keys(hits), [_numbers(hits)]))
         if len(self._calls) >= CALLS_MOST:
             self._calls.clear()
         self._calls[key] = hits, call
         return call
 
     def _text_call(self, hits: Sequence[Hit]) -> bytes:
-        return packed(self._count.by_text(self._counter_keys(hits), _arguments(hits)))
+        return packed(self._count.by_text(self._counter_keys(hits), [_numbers(hits)]))
 
     def _ask(self, client: DirectCommands, hits: Sequence[Hit], seconds: float) -> Verdict:
         try:
@@ -116,7 +119,7 @@ class RedisCounters:
     def _ask_parts(self, client: Commands, hits: Sequence[Hit]) -> Verdict:
         verdict = ADMITTED
         for part in _parts(hits):
-            reply = self._count.call(client, self._counter_keys(part), _arguments(part))
+            reply = self._count.call(client, self._counter_keys(part), [_numbers(part)])
             verdict = _verdict(reply, part, verdict)
             if verdict.refused is not None:
                 break
@@ -125,7 +128,7 @@ class RedisCounters:
     async def _ask_parts_async(self, client: AsyncCommands, hits: Sequence[Hit]) -> Verdict:
         verdict = ADMITTED
         for part in _parts(hits):
-            reply = await self._count.call_async(client, self._counter_keys(part), _arguments(part))
+            reply = await self._count.call_async(client, self._counter_keys(part), [_numbers(part)])
             verdict = _verdict(reply, part, verdict)
             if verdict.refused is not None:
                 break
@@ -148,7 +151,7 @@ class RedisCounters:
                 self._breaker.worked()
 
     def _return(self, client: DirectCommands, hits: Sequence[Hit], time: float, seconds: float) -> None:
-        keys, arguments = self._counter_keys(hits), [int(-time), *_arguments(hits)]
+        keys, arguments = self._counter_keys(hits), [int(-time), _numbers(hits)]
         try:
             client.send(packed(self._give_back.by_digest(keys, arguments)), seconds)
         except NoScriptError:
@@ -156,7 +159,7 @@ class RedisCounters:
 
     def _return_parts(self, client: Commands, hits: Sequence[Hit], time: float) -> None:
         for part in _parts(hits):
-            self._give_back.call(client, self._counter_keys(part), [int(-time), *_arguments(part)])
+            self._give_back.call(client, self._counter_keys(part), [int(-time), _numbers(part)])
 
     async def give_back_async(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Do what `give_back` does without blocking the event loop."""
@@ -175,7 +178,7 @@ class RedisCounters:
                 self._breaker.worked()
 
     async def _return_async(self, client: PipelinedCommands, hits: Sequence[Hit], time: float, seconds: float) -> None:
-        keys, arguments = self._counter_keys(hits), [int(-time), *_arguments(hits)]
+        keys, arguments = self._counter_keys(hits), [int(-time), _numbers(hits)]
         try:
             await client.send(packed(self._give_back.by_digest(keys, arguments)), seconds)
         except NoScriptError:
@@ -183,7 +186,7 @@ class RedisCounters:
 
     async def _return_parts_async(self, client: AsyncCommands, hits: Sequence[Hit], time: float) -> None:
         for part in _parts(hits):
-            await self._give_back.call_async(client, self._counter_keys(part), [int(-time), *_arguments(part)])
+            await self._give_back.call_async(client, self._counter_keys(part), [int(-time), _numbers(part)])
 
     def reset(self, key: str) -> None:
         """Forget all that is counted for a client's key. Raise redis-py's error if Redis does not answer."""
@@ -249,19 +252,18 @@ def _parts(hits: Sequence[Hit]) -> list[Sequence[Hit]]:
     return [tuple(part) for _, part in groupby(hits, lambda hit: hit.key.partition(" ")[0])]
 
 
-def _arguments(hits: Sequence[Hit]) -> list[object]:
-    return list(
-        chain.from_iterable((hit.rate.amount, int(hit.rate.window * 1000), hit.rate.burst, hit.cost) for hit in hits)
-    )
+def _numbers(hits: Sequence[Hit]) -> bytes:
+    """Give what the scripts ask of each hit."""
+    return b"".join(_ASKED.pack(hit.rate.amount, hit.rate.window * 1000, hit.rate.burst, hit.cost) for hit in hits)
 
 
-def _verdict(reply: Sequence[int], hits: Sequence[Hit], before: Verdict) -> Verdict:
+def _verdict(reply: bytes, hits: Sequence[Hit], before: Verdict) -> Verdict:
     """Give the verdict after a call; `before` is that of the calls before it."""
-    if reply[0]:
-        return Verdict(hits[reply[0] - 1], reply[1] / 1000)
-    left = [(reply[place], reply[place + 1] / 1000) for place in range(2, len(reply), 2)]
+    (refused, time), *left = _ANSWERED(reply)
+    if refused:
+        return Verdict(hits[refused - 1], time)
     # The server's time is kept below zero: what was reserved in this process has one above it.
-    return Verdict(None, 0.0, -float(reply[1]), [*before.left, *left] if before.left else left)
+    return new_verdict((None, 0.0, -time, [*before.left, *left] if before.left else left))
 
 
 def _word(text: str, safe: str = "") -> str:

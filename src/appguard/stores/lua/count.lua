@@ -1,37 +1,42 @@
 -- Count one request under several limits, all or nothing, by the server's clock.
 -- KEYS    one counter per limit
--- ARGV    per limit: amount, window in milliseconds, burst (0: a sliding window), cost (0: only ask)
--- reply   {0, now, then per limit what is left and the milliseconds until there is more}: admitted and counted; or
---         {i, wait}: the i-th limit refuses for `wait` milliseconds, nothing is counted; now is in microseconds
+-- ARGV    1 per limit four doubles: amount, window in milliseconds, burst (0: a sliding window), cost (0: only ask)
+-- reply   pairs of a whole number and a double. Admitted and counted: 0 and the time in microseconds, then per limit
+--         what is left and the seconds until there is more. Refused, nothing is counted: which limit refuses (from 1)
+--         and for how many seconds
 --
--- A sliding window is what `appguard.rate.SlidingWindow` keeps, packed: the time the newest run opened, then per run the
--- time of its last request and the number of its requests, the oldest first. A token bucket is the time it is full again.
--- Times are in milliseconds. A refused request writes nothing.
+-- A sliding window is what `appguard.rate.SlidingWindow` keeps, packed. Its head: when the newest run opened, the time of
+-- the oldest run that holds a request (0: none does), how many are counted in all, and the newest run; then the older
+-- runs, the oldest first. A run is the time of its last request and the number of its requests. While the newest run is
+-- open and the oldest has not left, the head is all that is read or changed. A token bucket is the time it is full again.
+-- Times are in milliseconds. What has another form than it should is begun anew. A refused request writes nothing.
 local RUNS_PER_WINDOW = 10
 local TOLERANCE = 0.001
-local HEAD, RUN = 8, 12 -- bytes
+local HEAD, HEAD_BYTES = '>ddddI4', 36
+local RUN, RUN_BYTES = '>dI4', 12 -- a packed window is a multiple of it, a bucket is not
+local call, pack, read, max, ceil = redis.call, struct.pack, struct.unpack, math.max, math.ceil
 local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
 
--- Give how many are counted, where the first run that has not left begins, where the first of those that holds a
--- request, and when that was.
-local function read_window(packed, window)
-  local total, live, oldest, oldest_last, at = 0, #packed + 1, 0, 0, HEAD + 1
-  while at <= #packed do
-    local last, number = struct.unpack('>dI4', packed, at)
-    if last + window > now then
-      total = total + number
-      if at < live then live = at end
-      if oldest == 0 and number > 0 then oldest, oldest_last = at, last end
+-- Drop the runs that have left; give those older than the newest, how many all hold, the time of the oldest that holds
+-- any, and what the newest holds.
+local function tidy(older, window, last, number)
+  local live, total, oldest = #older + 1, 0, 0
+  for at = #older - RUN_BYTES + 1, 1, -RUN_BYTES do
+    local its_last, its_number = read(RUN, older, at)
+    if its_last + window > now then
+      live, total = at, total + its_number
+      if its_number > 0 then oldest = its_last end
     end
-    at = at + RUN
   end
-  return total, live, oldest, oldest_last
+  if last + window <= now then number = 0 end
+  if oldest == 0 and number > 0 then oldest = last end
+  return older:sub(live), total + number, oldest, number
 end
 
-local function wait_in_window(packed, window, over)
-  for at = HEAD + 1, #packed, RUN do
-    local last, number = struct.unpack('>dI4', packed, at)
+local function wait_in_window(runs, window, over)
+  for at = 1, #runs, RUN_BYTES do
+    local last, number = read(RUN, runs, at)
     if last + window > now then
       over = over - number
       if over <= 0 then return last + window - now end
@@ -40,49 +45,68 @@ local function wait_in_window(packed, window, over)
   return window
 end
 
--- Give the window with a request more, and whether it has joined the newest run.
-local function add_to_window(packed, window, live, cost)
-  local newest = #packed - RUN + 1
-  if live <= newest and now - struct.unpack('>d', packed) < window / RUNS_PER_WINDOW then
-    local last, number = struct.unpack('>dI4', packed, newest)
-    local joined = struct.pack('>dI4', math.max(now, last), number + cost)
-    return packed:sub(1, HEAD) .. packed:sub(live, newest - 1) .. joined, true
+-- Both ways to count give the milliseconds to wait or 0, what is left, the milliseconds until there is more, what is to
+-- be kept if anything, and for how long if that is not known. A window is kept as long as its newest run could be needed
+-- if requests joined it to its end, so that only opening one says how long.
+local function count_in_window(packed, amount, window, cost)
+  local opened, oldest, total, last, number, older = 0, 0, 0, 0, 0, ''
+  if packed and #packed >= HEAD_BYTES and #packed % RUN_BYTES == 0 then
+    opened, oldest, total, last, number = read(HEAD, packed)
+    older = packed:sub(HEAD_BYTES + 1)
   end
-  return struct.pack('>d', now) .. packed:sub(live) .. struct.pack('>dI4', now, cost), false
+  local is_open, keep = now - opened < window / RUNS_PER_WINDOW, nil
+  if not is_open or now >= oldest + window then older, total, oldest, number = tidy(older, window, last, number) end
+  local over = total + max(cost, 1) - amount
+  if over > 0 then return wait_in_window(older .. pack(RUN, last, number), window, over) end
+  if cost == 0 then return 0, amount - total, oldest > 0 and oldest + window - now or 0 end
+  if is_open then
+    local before = last
+    last, number = max(now, last), number + cost
+    if oldest == before or oldest == 0 then oldest = last end
+  else
+    if number > 0 then older = older .. pack(RUN, last, number) end
+    if oldest == 0 then oldest = now end
+    opened, last, number, keep = now, now, cost, window + window / RUNS_PER_WINDOW
+  end
+  total = total + cost
+  return 0, amount - total, oldest + window - now, pack(HEAD, opened, oldest, total, last, number) .. older, keep
 end
 
 local function tokens_left(full_in, burst, interval)
   if full_in <= TOLERANCE then return burst, 0 end
-  local left = math.max(0, math.floor(burst - (full_in - TOLERANCE) / interval))
-  return left, math.ceil(full_in - (burst - left - 1) * interval)
+  local left = max(0, math.floor(burst - (full_in - TOLERANCE) / interval))
+  return left, full_in - (burst - left - 1) * interval
 end
 
-local reply, written, refused, longest = {0, math.floor(now * 1000)}, {}, 0, 0
-for i, key in ipairs(KEYS) do
-  local amount, window = tonumber(ARGV[4 * i - 3]), tonumber(ARGV[4 * i - 2])
-  local burst, cost = tonumber(ARGV[4 * i - 1]), tonumber(ARGV[4 * i])
-  local packed, asked, wait, left, reset = redis.call('GET', key) or '', math.max(cost, 1), 0, 0, 0
+local function count_in_bucket(packed, amount, window, burst, cost)
+  if cost > burst then return window end
+  local interval, full_in = window / amount, packed and max(read('>d', packed) - now, 0) or 0
+  local wait = full_in - (burst - max(cost, 1)) * interval
+  if wait > TOLERANCE then return wait end
+  full_in = full_in + cost * interval
+  local left, reset = tokens_left(full_in, burst, interval)
+  return 0, left, reset, cost > 0 and pack('>d', now + full_in), full_in
+end
+
+local kept, keeps, reply, refused, longest, at = {}, {}, {0, now * 1000}, 0, 0, 1
+for i = 1, #KEYS do
+  local packed, amount, window, burst, cost = call('GET', KEYS[i]), nil, nil, nil, nil
+  amount, window, burst, cost, at = read('>dddd', ARGV[1], at)
+  local wait, left, reset
   if burst > 0 then
-    local interval, full_in = window / amount, packed ~= '' and math.max(struct.unpack('>d', packed) - now, 0) or 0
-    wait = full_in - (burst - asked) * interval
-    if asked > burst then wait = window elseif wait <= TOLERANCE then wait = 0 end
-    full_in = full_in + cost * interval
-    if cost > 0 then written[i] = {struct.pack('>d', now + full_in), math.ceil(full_in)} end
-    left, reset = tokens_left(full_in, burst, interval)
+    wait, left, reset, kept[i], keeps[i] = count_in_bucket(packed, amount, window, burst, cost)
   else
-    local total, live, oldest, oldest_last = read_window(packed, window)
-    if total + asked > amount then wait = wait_in_window(packed, window, total + asked - amount) end
-    if cost > 0 and wait == 0 then
-      local added, has_joined = add_to_window(packed, window, live, cost)
-      written[i] = {added, window}
-      if oldest == 0 or (has_joined and oldest == #packed - RUN + 1) then oldest, oldest_last = 1, now end
-    end
-    left = amount - total - cost
-    if oldest > 0 then reset = math.ceil(oldest_last + window - now) end
+    wait, left, reset, kept[i], keeps[i] = count_in_window(packed, amount, window, cost)
   end
   if wait > longest then refused, longest = i, wait end
-  reply[2 * i + 1], reply[2 * i + 2] = left, reset
+  if refused == 0 then reply[2 * i + 1], reply[2 * i + 2] = left, ceil(reset) / 1000 end
 end
-if refused > 0 then return {refused, math.ceil(longest)} end
-for i, what in pairs(written) do redis.call('SET', KEYS[i], what[1], 'PX', what[2]) end
-return reply
+if refused > 0 then return pack('>i8d', refused, ceil(longest) / 1000) end
+for i = 1, #KEYS do
+  if kept[i] and keeps[i] then
+    call('SET', KEYS[i], kept[i], 'PX', string.format('%d', ceil(keeps[i]))) -- a number Redis writes as text, slowly
+  elseif kept[i] then
+    call('SET', KEYS[i], kept[i], 'KEEPTTL')
+  end
+end
+return pack('>' .. ('i8d'):rep(#KEYS + 1), unpack(reply))
