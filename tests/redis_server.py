@@ -1,5 +1,9 @@
-"""A real redis-server of the tests' own, alone or with others; it can be stopped, frozen and restarted."""
+"""A real redis-server of the tests' own, alone or with others; it can be stopped, frozen and restarted.
 
+`APPGUARD_REDIS_SERVER` names another program than the installed one, as `scripts/redis-servers` prints them.
+"""
+
+import os
 import signal
 import socket
 from collections.abc import Generator, Sequence
@@ -7,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.lab import Process, free_port, wait_until
+
+PROGRAM = os.environ.get("APPGUARD_REDIS_SERVER", "redis-server")
 
 
 class RedisServer:
@@ -40,7 +46,7 @@ class RedisServer:
             file = self._directory / f"{self.port}.conf"
             file.write_text(f"port {self.port}\nbind {self.address}\n{self._sentinel}")
             arguments = [str(file), "--sentinel"]
-        self._process = Process("redis-server", ["redis-server", *arguments])
+        self._process = Process("redis-server", [PROGRAM, *arguments])
         wait_until(self.is_up, 10, self._process.output)
 
     def is_up(self) -> bool:

@@ -23,6 +23,7 @@ from typing import Self
 from tests.internet import SERVER4
 from tests.lab import Process, User, has_user, is_listening, running, wait_until
 from tests.machine import Machine
+from tests.redis_server import PROGRAM
 from tests.visitor import Visitor
 
 CHECKOUT = Path(__file__).parents[1]
@@ -192,7 +193,7 @@ class Shop:
             wait_until(lambda: "appguard" in self.server.run("nft", "list", "tables"), 10, "the daemon made its table")
 
     def _start_redis(self) -> None:
-        command = ["redis-server", "--bind", "127.0.0.1", "--save", "", "--dir", str(self._directory)]
+        command = [PROGRAM, "--bind", "127.0.0.1", "--save", "", "--dir", str(self._directory)]
         with self.server:
             redis = self._started(Process("redis", command))
         redis.wait_for("Ready to accept connections")

@@ -1,7 +1,6 @@
 """Every way to reach a Redis, against real servers: bans spread and limits are counted, by threads and on a loop."""
 
 import asyncio
-import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -15,6 +14,7 @@ from appguard.limit import CLOSED_WAIT, Hit, Limit, Verdict
 from appguard.stores.open import open_store
 from appguard.stores.redis import RedisStore
 from appguard.stores.redis_bans import RedisBanSet
+from tests.certificates import make_certificates, tls_options
 from tests.forked import forked
 from tests.lab import free_port, wait_until
 from tests.redis_groups import Cluster, cluster, sentinel_group
@@ -110,32 +110,13 @@ def test_password_from_a_file_and_its_change(tmp_path: Path, monkeypatch: pytest
             daemon.close()
 
 
-def certificates(directory: Path) -> None:
-    """Make an authority, a server's and a client's certificate."""
-
-    def openssl(*words: str) -> None:
-        subprocess.run(["openssl", *words], cwd=directory, check=True, capture_output=True)
-
-    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
-    may_sign = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]  # Python 3.13 wants that said
-    openssl("req", "-x509", *new, *may_sign, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=authority")
-    for name, place in (("server", "IP:127.0.0.1"), ("client", "DNS:client")):
-        signing = ["-CA", "ca.crt", "-CAkey", "ca.key", "-addext", f"subjectAltName={place}"]
-        signing += ["-addext", "basicConstraints=CA:FALSE", "-addext", "authorityKeyIdentifier=keyid"]
-        files = ["-keyout", f"{name}.key", "-out", f"{name}.crt"]
-        openssl("req", "-x509", *new, *signing, *files, "-subj", f"/CN={name}")
-
-
 def test_tls(tmp_path: Path) -> None:
     """The server's certificate is checked against the authority, and its name; a client's own may be demanded."""
-    certificates(tmp_path)
+    make_certificates(tmp_path)
     port = free_port()
-    files = [f"--tls-{each}-file" for each in ("cert", "key", "ca-cert")]
-    paths = [str(tmp_path / each) for each in ("server.crt", "server.key", "ca.crt")]
-    options = [word for pair in zip(files, paths, strict=True) for word in pair]
     trusted = f"ca={tmp_path}/ca.crt"
     own = f"cert={tmp_path}/client.crt&key={tmp_path}/client.key"
-    with redis_server(tmp_path, "--tls-port", str(port), *options):
+    with redis_server(tmp_path, "--tls-port", str(port), *tls_options(tmp_path)):
         works(f"rediss://127.0.0.1:{port}/0?{trusted}&{own}", tmp_path)
         refusals = {
             f"rediss://127.0.0.1:{port}/0?{own}": ("certificate verify failed",),

@@ -18,11 +18,15 @@ log = logging.getLogger("appguard.stores")
 
 
 class Breaker:
-    """Whether a store may be asked now; `monotonic` gives seconds that never step back."""
+    """Whether a store may be asked now.
 
-    def __init__(self, what: str, monotonic: Callable[[], float]) -> None:
+    `monotonic` gives seconds that never step back, `explain` what the log says of an error.
+    """
+
+    def __init__(self, what: str, monotonic: Callable[[], float], explain: Callable[[Exception], str] = str) -> None:
         self._what = what
         self._monotonic = monotonic
+        self._explain = explain
         self._failures = 0
         self._opened_for = 0.0
         self._ask_again = 0.0
@@ -56,6 +60,7 @@ class Breaker:
             if self._failures < FAILURES and not self._opened_for:
                 return
             if not self._opened_for:
-                log.error("%s does not answer, limits are counted in this process until it does: %s", self._what, error)
+                why = self._explain(error)
+                log.error("%s does not answer, limits are counted in this process until it does: %s", self._what, why)
             self._opened_for = min(LONGEST, self._opened_for * 2 or SHORTEST)
             self._ask_again = self._monotonic() + self._opened_for

@@ -32,6 +32,7 @@ from appguard.fork import in_every_child
 from appguard.ports import parse_key
 from appguard.stores.base import Changes, Snapshot
 from appguard.stores.recorded_replica import RecordedReplica
+from appguard.stores.redis_advice import explained
 from appguard.stores.redis_commands import Commands, PooledCommands, Script, scan_ahead
 from appguard.stores.redis_connection import connect_to
 from appguard.stores.redis_records import fields_of, parse_record, record_of
@@ -188,9 +189,10 @@ class RedisBanSet(RecordedReplica):
                 finally:
                     client.close()
             except Exception as error:  # noqa: BLE001 - a thread that ended would hear of nothing any more
+                why = explained(error, self._uri)
                 if not self.complaint:
-                    log.error("%s: %s: the last known bans stay in force", self.name, error)
-                self._complaints[work.__name__] = self.complaint = str(error) or type(error).__name__
+                    log.error("%s: %s: the last known bans stay in force", self.name, why)
+                self._complaints[work.__name__] = self.complaint = why
                 self._stop.wait(RETRY)
 
     def _works(self, work: Callable[[PooledCommands], None]) -> None:

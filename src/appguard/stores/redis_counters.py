@@ -20,6 +20,7 @@ from appguard.limit import ADMITTED, CLOSED_WAIT, Hit, Verdict, new_verdict
 from appguard.stores.base import BUDGET
 from appguard.stores.breaker import Breaker
 from appguard.stores.memory import MemoryCounters
+from appguard.stores.redis_advice import explained
 from appguard.stores.redis_bounded import BoundedCommands
 from appguard.stores.redis_commands import AsyncCommands, Commands, Script
 from appguard.stores.redis_connection import connect, connect_async, connect_to
@@ -44,7 +45,7 @@ class RedisCounters:
         self._prefix = f"appguard:l:{_word(app)}:"
         self._on_store_error = on_store_error
         self._local = MemoryCounters(monotonic)
-        self._breaker = Breaker(str(self._counters_uri), monotonic)
+        self._breaker = Breaker(str(self._counters_uri), monotonic, lambda error: explained(error, self._counters_uri))
         self._count = Script("count")
         self._give_back = Script("give_back")
         self.resets = 0

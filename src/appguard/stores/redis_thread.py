@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable
 from threading import Event, Thread
 
+from appguard.stores.redis_advice import explained
 from appguard.stores.redis_commands import Commands
 from appguard.stores.redis_connection import connect_to
 from appguard.stores.redis_uri import RedisUri
@@ -60,7 +61,7 @@ class RedisThread:
                 finally:
                     client.close()
             except Exception as error:  # noqa: BLE001 - a thread that ended would hear of nothing any more
-                self.complaint = str(error) or type(error).__name__
+                self.complaint = explained(error, self._uri)
                 if not self._is_said:
                     self._is_said = True
                     log.error("%s: %s: until it answers, not: %s", self._uri, self.complaint, self._what)
