@@ -13,7 +13,7 @@ from tests.redis_server import RedisServer, redis_server
 ROOT = Path(__file__).parents[1]
 ROLES = {"app": "appguard-shop", "daemon": "appguard-daemon", "admin": "appguard-admin"}
 PASSWORDS = {"app": "app's, @:/?%", "daemon": "daemon's", "admin": "admin's"}
-DENIED = re.compile("no permissions|user executing the script can't (run|access)")
+DENIED = re.compile("no permissions|user executing the script can't (run|access)", re.IGNORECASE)
 ROOT_PASSWORD = "everything"
 
 

@@ -27,7 +27,7 @@ MISTAKES = {  # what the log says to do about each
     "TLS to a plain port": "redis:// instead of rediss://",
     "plain to a TLS port": "rediss:// instead of redis://",
     "no socket": "store must name the `unixsocket`",
-    "a service the Sentinel does not know": "another service than `sentinel monitor`",
+    "a service the Sentinel does not know": "another service than the Sentinels'",
     "a server for a Sentinel": "that is no Sentinel",
     "a Sentinel for a server": "if that is a Sentinel",
     "a server for a Cluster": "that is a server of its own",

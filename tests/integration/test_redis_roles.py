@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
 from pathlib import Path
+from struct import pack
 from typing import Any
 
 import msgspec
@@ -252,8 +253,8 @@ def test_hostile_app_gets_nothing_done_with_the_daemons_scripts(busy: RolesServe
         "sweep": ([FACTS], [1_000]),
         "fail": ([FACTS, CHANGES, SENT, COUNTED], [20_000, 1, 1, 600_000, "ban", batch]),
         "share": ([HOSTS, LET_OFF], ["", "web", 1000, "{}", entry.key, entry.version, 0, entry.to_text()]),
-        "count": ([OTHERS], [5, 60_000, 0, 1]),
-        "give_back": ([OTHERS], [version, 5, 60_000, 0, 1]),
+        "count": ([OTHERS], [pack(">4d", 5, 60_000, 0, 1)]),
+        "give_back": ([OTHERS], [version, pack(">4d", 5, 60_000, 0, 1)]),
     }
     lua = files("appguard.stores").joinpath("lua")
     assert set(calls) == {file.name.removesuffix(".lua") for file in lua.iterdir() if file.name.endswith(".lua")}

@@ -27,6 +27,7 @@ class Breaker:
         self._what = what
         self._monotonic = monotonic
         self._explain = explain
+        self.is_well = True  # nothing has failed since it last worked: nobody need ask or report
         self._failures = 0
         self._opened_for = 0.0
         self._ask_again = 0.0
@@ -51,11 +52,12 @@ class Breaker:
         """Note an answer."""
         if self._opened_for:
             log.warning("%s answers again", self._what)
-        self._failures, self._opened_for = 0, 0.0
+        self._failures, self._opened_for, self.is_well = 0, 0.0, True
 
     def failed(self, error: Exception) -> None:
         """Note a failure."""
         with self._lock:
+            self.is_well = False
             self._failures += 1
             if self._failures < FAILURES and not self._opened_for:
                 return

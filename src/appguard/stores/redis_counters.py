@@ -77,7 +77,8 @@ class RedisCounters:
 
     async def check_async(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Do what `check` does without blocking the event loop."""
-        if seconds <= 0.0 or not hits or not self._breaker.may_ask():
+        breaker = self._breaker
+        if seconds <= 0.0 or not hits or not (breaker.is_well or breaker.may_ask()):
             return self._without_redis(hits)
         try:
             client = self._client_of_loop()
@@ -92,7 +93,8 @@ class RedisCounters:
         except Exception as error:  # noqa: BLE001 - as above: asyncio's own TypeError was among it
             self._failed(error, seconds)
             return self._without_redis(hits)
-        self._breaker.worked()
+        if not breaker.is_well:
+            breaker.worked()
         return verdict
 
     def _call(self, hits: Sequence[Hit]) -> bytes:

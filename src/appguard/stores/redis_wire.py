@@ -66,7 +66,8 @@ class PipelinedCommands(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
         self._streams: asyncio.BaseProtocol | None = None  # redis-py's own end of the connection
         self._reader = _new_reader()
-        self._calls: list[tuple[bytes, asyncio.Future[Any]]] = []  # of this turn of the loop
+        self._calls: list[bytes] = []  # of this turn of the loop
+        self._answers: list[asyncio.Future[Any]] = []  # to them
         self._unsent: list[tuple[bytes, asyncio.Future[Any]]] = []  # while the connection is being made
         self._waiting: deque[asyncio.Future[Any]] = deque()
         self._heard = 0.0
@@ -80,35 +81,36 @@ class PipelinedCommands(asyncio.Protocol):
         answer: asyncio.Future[Any] = self._loop.create_future()
         if not self._calls:
             self._loop.call_soon(self._flush)
-        self._calls.append((call, answer))
+        self._calls.append(call)
+        self._answers.append(answer)
         if seconds < self._seconds:  # else all calls of this turn have one timer
-            self._loop.call_later(seconds, self._expire, [(call, answer)])
+            self._loop.call_later(seconds, self._expire, [answer])
         return answer
 
     def _flush(self) -> None:
-        calls, self._calls = self._calls, []
-        self._loop.call_later(self._seconds, self._expire, calls)
+        calls, answers, self._calls, self._answers = self._calls, self._answers, [], []
+        self._loop.call_later(self._seconds, self._expire, answers)
         if self._transport is not None:
-            self._write(calls)
+            self._write(calls, answers)
             return
-        self._unsent += calls
+        self._unsent += zip(calls, answers, strict=True)
         if self._opening is None:
             self._opening = self._loop.create_task(self._open())
 
-    def _write(self, calls: Iterable[tuple[bytes, asyncio.Future[Any]]]) -> None:
+    def _write(self, calls: Iterable[bytes], answers: Iterable[asyncio.Future[Any]]) -> None:
         assert self._transport is not None
         if not self._waiting:
             self._heard = self._loop.time()
-        self._waiting += [answer for _, answer in calls]
-        self._transport.write(b"".join([call for call, _ in calls]))
+        self._waiting += answers
+        self._transport.write(b"".join(calls))
 
-    def _expire(self, calls: Iterable[tuple[bytes, asyncio.Future[Any]]]) -> None:
-        late = [call for call in calls if not call[1].done()]
+    def _expire(self, answers: Iterable[asyncio.Future[Any]]) -> None:
+        late = [answer for answer in answers if not answer.done()]
         if late:  # by a loop that was busy, perhaps: what has arrived meanwhile is read first
             self._loop.call_later(READING, self._give_up, late)
 
-    def _give_up(self, calls: Iterable[tuple[bytes, asyncio.Future[Any]]]) -> None:
-        late = [answer for _, answer in calls if not answer.done()]
+    def _give_up(self, answers: Iterable[asyncio.Future[Any]]) -> None:
+        late = [answer for answer in answers if not answer.done()]
         for answer in late:
             answer.set_exception(TimeoutError("no answer in time"))
         if late and self._waiting and self._loop.time() - self._heard > SILENCE:
@@ -123,15 +125,16 @@ class PipelinedCommands(asyncio.Protocol):
             if transport.is_closing():  # nobody would tell us that it was lost
                 raise RedisConnectionError("the connection was lost at once")
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
-            _fail(self._unsent, error)
+            _fail([answer for _, answer in self._unsent], error)
             self._unsent = []
         else:
             self._streams = transport.get_protocol()
             self._reader = _new_reader()
             transport.set_protocol(self)
             self._transport = transport
-            calls, self._unsent = self._unsent, []
-            self._write([call for call in calls if not call[1].done()])
+            unsent, self._unsent = self._unsent, []
+            wanted = [each for each in unsent if not each[1].done()]
+            self._write([call for call, _ in wanted], [answer for _, answer in wanted])
         finally:
             self._opening = None
 
@@ -162,7 +165,7 @@ class PipelinedCommands(asyncio.Protocol):
             streams.connection_lost(exc)
         waiting, self._waiting = self._waiting, deque()
         error = RedisConnectionError(f"the connection was lost: {exc or 'closed'}")
-        _fail([(b"", answer) for answer in waiting], error)
+        _fail(waiting, error)
 
     def _abort(self) -> None:
         if self._transport is not None:
@@ -177,8 +180,8 @@ class PipelinedCommands(asyncio.Protocol):
         await self._close()
 
 
-def _fail(calls: Iterable[tuple[bytes, asyncio.Future[Any]]], error: Exception) -> None:
-    for _, answer in calls:
+def _fail(answers: Iterable[asyncio.Future[Any]], error: Exception) -> None:
+    for answer in answers:
         if not answer.done():
             answer.set_exception(error)
 
