@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from appguard.limit import Hit, Limit
+from appguard.stores.breaker import Breaker
 from appguard.stores.redis import RedisStore
 from appguard.stores.redis_advice import explained
 from appguard.stores.redis_bans import RedisBanSet
@@ -136,3 +137,13 @@ def test_what_is_clear_gets_no_advice(uri: str, said: str, advice: str) -> None:
     text = explained(OSError(said), parse_redis_uri(uri))
     assert text.startswith(said)
     assert (text == said) if not advice else (advice in text)
+
+
+def test_reason_that_is_known_later_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Where at first only the time was over, the first error that says why is told too, and no further one."""
+    breaker = Breaker("redis://127.0.0.1/0", lambda: 0.0)
+    late = [TimeoutError("no answer in time")] * 3
+    for error in [*late, OSError("invalid password"), *late, OSError("another")]:
+        breaker.failed(error)
+    told = [record.getMessage().rpartition(": ")[2] for record in caplog.records]
+    assert told == ["no answer in time", "invalid password"]

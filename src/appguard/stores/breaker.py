@@ -28,6 +28,7 @@ class Breaker:
         self._monotonic = monotonic
         self._explain = explain
         self.is_well = True  # nothing has failed since it last worked: nobody need ask or report
+        self._is_unexplained = False  # all that the log has said is that the time was over
         self._failures = 0
         self._opened_for = 0.0
         self._ask_again = 0.0
@@ -61,7 +62,8 @@ class Breaker:
             self._failures += 1
             if self._failures < FAILURES and not self._opened_for:
                 return
-            if not self._opened_for:
+            if not self._opened_for or (self._is_unexplained and not isinstance(error, TimeoutError)):
+                self._is_unexplained = isinstance(error, TimeoutError)
                 why = self._explain(error)
                 log.error("%s does not answer, limits are counted in this process until it does: %s", self._what, why)
             self._opened_for = min(LONGEST, self._opened_for * 2 or SHORTEST)
