@@ -60,8 +60,13 @@ class Rotated:
         for thread in self._threads:
             thread.start()
 
+    @property
+    def has_begun(self) -> bool:
+        """Say whether it is written."""
+        return self._threads[0].ident is not None
+
     def stop(self) -> None:
-        """End writing and rotating."""
+        """End writing and rotating; it may end without a log, where it was renamed and is not yet made again."""
         self._stop.set()
         for thread in self._threads:
             thread.join()

@@ -136,6 +136,8 @@ class Pipeline:
     def feed(self, source: str, chunk: Chunk, now: float) -> Outcome:
         """Count the lines of a chunk at `now` (Unix seconds)."""
         outcome = Outcome()
+        if not chunk.lines:
+            return outcome
         lanes = self._lanes.get(source, ())
         permitted = self._permitted([route for lane in lanes for route in lane.routes], chunk.uid)
         counts, lines = self._counts[source], len(chunk.lines)

@@ -41,8 +41,10 @@ def save_positions(connection: sqlite3.Connection, positions: Mapping[tuple[str,
 
 
 def purge_positions(connection: sqlite3.Connection, before: float, is_there: Callable[[str], bool]) -> None:
-    """Drop the positions last saved before a time whose origin is not there any more."""
-    rows = connection.execute("SELECT source, origin FROM position WHERE saved < ?", (before,)).fetchall()
+    """Drop the positions last saved before a time whose origin is not there any more. Those of no origin stay."""
+    rows = connection.execute(
+        "SELECT source, origin FROM position WHERE saved < ? AND origin != ''", (before,)
+    ).fetchall()
     gone = [(source, origin) for source, origin in rows if not (isinstance(origin, str) and is_there(origin))]
     connection.executemany("DELETE FROM position WHERE source = ? AND origin = ?", gone)
 

@@ -27,7 +27,7 @@ from appguard.firewalls.netlink import attributes, code_of, messages
 from appguard.followed_bans import read_answer
 from appguard.proxies import ClientFinder, Proxies, forwarded_for, parse_hop
 from appguard.sources.base import LINE_MOST
-from appguard.sources.generation import marks_text, parse_marks
+from appguard.sources.generation import parse_position, position_text
 from appguard.sources.journal_entry import parse_entry
 from appguard.sources.lines import LineBuffer
 from appguard.sources.syslog_message import parse_message
@@ -209,7 +209,7 @@ def lines(data: bytes) -> None:
 def position(data: bytes) -> None:
     """Read the saved position of a log."""
     with suppress(ValueError, RecursionError):
-        marks_text(parse_marks(_text(data)))
+        position_text(parse_position(_text(data)))
 
 
 def forwarded(data: bytes) -> None:

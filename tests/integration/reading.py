@@ -33,6 +33,10 @@ class Kept:
         """Give all lines so far, or those of one origin."""
         return [line for chunk in self.chunks for line in chunk.lines if origin is None or chunk.origin == str(origin)]
 
+    def origins(self) -> set[str]:
+        """Give where lines came from."""
+        return {chunk.origin for chunk in self.chunks if chunk.lines}
+
     def wait_for(self, lines: list[bytes]) -> None:
         """Wait until as many lines are there, and assert that it is these."""
         wait_until(lambda: len(self.lines()) >= len(lines), DEADLINE, lambda: f"{len(lines)} lines: {self.lines()}")

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.lab
 KILLS = 5
 TURNS = 12  # rotations from one daemon that is up to the next; twice as many may happen without a daemon
 UNREAD = 2.0  # seconds the daemon may at most be behind on a busy machine
-SLOW = 40.0  # seconds a busy machine may take to bring back ten thousand keys, or to read what is left
+SLOW = 40.0  # seconds a busy machine may take to bring back ten thousand keys, or to read any of what is left
 LATE = ("late", "enoent")
 GLOBS = {"dated": "app-*.log", "late": "*.log"}
 
@@ -49,18 +49,14 @@ class Matrix:
         return f'[jails.{name}]\nsource = "{source}"\nfilter = "appguard"\nmaxretry = 100\nfindtime = "1d"\n'
 
     def torment(self, chance: random.Random) -> None:
-        """Start the daemon and kill it, again and again; in between the late logs begin.
-
-        A log that was never read is read from the beginning of its newest file. So it is rotated only once the daemon
-        has met it.
-        """
+        """Start the daemon and kill it, again and again; in between the late logs begin, and rotate at once."""
         waiting, killed_at, is_up = threading.Event(), time.monotonic(), True
         for kill in range(KILLS):
             is_up = kill <= len(LATE) or not is_up or chance.random() < 0.5
             daemon = self._start()
             if is_up:
                 self._await_up(daemon)
-                self._meet(LATE[kill - 1 : kill] if kill else ())
+                self._go_on(LATE[kill - 1 : kill] if kill else ())
                 self.down.append((killed_at, time.monotonic()))
                 killed_at = float("inf")
             waiting.wait(chance.uniform(0, 1))
@@ -85,14 +81,13 @@ class Matrix:
         for daemon in self._daemons:
             daemon.stop()
 
-    def _meet(self, late: Sequence[str]) -> None:
-        """Begin a late log, and let those rotate that the daemon has met."""
+    def _go_on(self, late: Sequence[str]) -> None:
+        """Begin a late log, and let all rotate that have begun."""
         for name in late:
             self.logs[name].begin()
-        begun = [name for name, log in self.logs.items() if log.written or name in late]
-        wait_until(lambda: all(self._totals()[name] for name in begun), 10, self._progress)
-        for name in begun:
-            self.logs[name].allow(TURNS)
+        for log in self.logs.values():
+            if log.has_begun:
+                log.allow(TURNS)
 
     def _totals(self) -> dict[str, int]:
         return {jail["name"]: jail["total_failed"] for jail in self.place.ask("status")["jails"]}
@@ -101,7 +96,9 @@ class Matrix:
         """Let the daemon read all that is left; give how often it counted each line, by kind of rotation."""
         daemon = self._start()
         self._await_up(daemon)
-        wait_until(self._is_read, SLOW, self._progress)
+        while not self._is_read():
+            before = self._totals()
+            wait_until(lambda before=before: self._totals() != before or self._is_read(), SLOW, self._progress)
         daemon.stop()
         with closing(sqlite3.connect(self.place.state / "state.db")) as state:
             rows: list[tuple[str, str, str]] = state.execute("SELECT jail, key, failures FROM failure").fetchall()

@@ -38,7 +38,7 @@ def test_lines_are_whole_and_otherwise_untouched(tmp_path: Path) -> None:
     lines = [b"plain", b"\xff\xfe\x80 bytes", b"a \0 b", b"", b"  spaces ", b"\r inside", "umlaut \u00e4".encode()]
     log.write_bytes(b"\n".join(lines) + b"\r\nwindows\r\n")
     kept = read_all(log, [*lines, b"windows"])
-    assert {chunk.origin for chunk in kept.chunks} == {str(log)}
+    assert kept.origins() == {str(log)}
     assert {chunk.uid for chunk in kept.chunks} == {None}
 
 
@@ -196,7 +196,8 @@ def test_a_backlog_starves_nobody(tmp_path: Path) -> None:
         ticks = 0
 
         def deliver(chunk: Chunk) -> None:
-            turns.append(f"{Path(chunk.origin).name} {ticks}")
+            if chunk.lines:
+                turns.append(f"{Path(chunk.origin).name} {ticks}")
 
         task = asyncio.create_task(source.run(deliver))
         while len(turns) < 10_000_000 // CHUNK_BYTES:
@@ -217,7 +218,8 @@ def test_an_error_of_the_receiver_loses_nothing(tmp_path: Path) -> None:
     source = FileSource("log", [str(log)], {})
 
     def refuse(chunk: Chunk) -> None:
-        raise StateError(f"no room for {len(chunk.lines)}")
+        if chunk.lines:
+            raise StateError(f"no room for {len(chunk.lines)}")
 
     with pytest.raises(StateError, match="no room for 1"):
         asyncio.run(source.run(refuse))

@@ -350,11 +350,11 @@ def test_a_damaged_position_is_none(log: Path, caplog: pytest.LogCaptureFixture,
 
 
 def test_a_position_kept_by_an_earlier_version_is_carried_over(log: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A position without the digest of the first line, which was added later, is continued like any other."""
+    """A position of marks alone, without the digest of the first line, is continued like any other."""
     kept = Kept()
     log.write_bytes(b"one\n")
     read_until(log, kept, [b"one"])
-    marks = [mark[:4] for mark in json.loads(kept.positions[str(log)])]
+    marks = [mark[:4] for mark in json.loads(kept.positions[str(log)])["marks"]]
     kept.positions[str(log)] = json.dumps(marks)
     append(log, b"two\n")
     read_until(log, kept, [b"one", b"two"])

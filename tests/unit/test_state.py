@@ -195,18 +195,20 @@ def test_pasts_round_trip(state: State) -> None:
 
 
 def test_what_will_not_be_asked_for_again_is_purged(tmp_path: Path) -> None:
-    """A position goes when it is old and its log vanished, counted events when their jail is gone, nothing else."""
+    """A position of a log goes when it is old and the log vanished, counted events when their jail is gone, no more."""
     now = [NOW]
     state = State(tmp_path / "purged", clock=lambda: now[0])
     state.open()
-    state.save(Batch(positions={("nginx", "/gone"): "1", ("nginx", "/quiet"): "2", ("nginx", "/busy"): "3"}))
+    state.save(
+        Batch(positions={("nginx", path): str(at) for at, path in enumerate(("", "/gone", "/quiet", "/busy"))})
+    )
     state.save(Batch(failures={(jail, "192.0.2.1"): [Failure(NOW, 1)] for jail in ("login", "old")}))
     now[0] += 100
     state.save(Batch(positions={("nginx", "/busy"): "4"}))
     state.purge({"login"}, NOW, lambda path: path == "/quiet")
-    assert len(state.positions("nginx")) == 3
+    assert len(state.positions("nginx")) == 4
     state.purge({"login"}, NOW + 1, lambda path: path == "/quiet")
-    assert state.positions("nginx") == {"/quiet": "2", "/busy": "4"}
+    assert state.positions("nginx") == {"": "0", "/quiet": "2", "/busy": "4"}
     assert (len(state.failures("login")), state.failures("old")) == (1, [])
     state.close()
 

@@ -17,8 +17,8 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
-from appguard.sources.base import Deliver, Lag, SourceStatus
-from appguard.sources.generation import CHUNK_BYTES, marks_text
+from appguard.sources.base import Block, Chunk, Deliver, Lag, SourceStatus
+from appguard.sources.generation import CHUNK_BYTES, Position, position_text
 from appguard.sources.siblings import is_packed, rotated_from
 from appguard.sources.tail import Identity, Tail
 from appguard.sources.watch import DirectoryWatch
@@ -36,7 +36,8 @@ REST_SHARE = 8  # after each chunk others have the loop for this part of the tim
 FILES_MOST = 256
 NAMES_MOST = 4096  # of those a glob matches
 COMPLAINTS_SHOWN = 3
-NOWHERE = marks_text([])
+ANY = ""  # the origin of the position that a log has of which nothing was kept yet
+CLOCK_OF_FILES = 5  # CLOCK_REALTIME_COARSE, which the times of files are taken from
 
 _log = logging.getLogger(__name__)
 
@@ -44,8 +45,8 @@ _log = logging.getLogger(__name__)
 class FileSource:
     """Follows log files by path or glob (`~` is expanded).
 
-    `positions` holds, by path, the last position of a chunk that was kept; a file without one is read from its
-    beginning. `use_inotify` False leaves only polling. `may_be_slow`: some line may take a filter long.
+    `positions` holds, by path, the last position of a chunk that was kept; a log without one is read from its beginning,
+    together with those of its earlier files that came since it was first run. `use_inotify` False leaves only polling. `may_be_slow`: some line may take a filter long.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class FileSource:
         self._looked_at = float("-inf")
         if self._use_inotify:
             self._watch.open(asyncio.get_running_loop())
+        self._begin(deliver)
         try:
             while True:
                 if time.monotonic() >= self._look_due:
@@ -97,6 +99,13 @@ class FileSource:
             for path in list(self._tails):
                 self._drop(path)
 
+    def _begin(self, deliver: Deliver) -> None:
+        """Have kept when this was first run: else a log that is rotated before anything of it is kept would be lost."""
+        if ANY not in self._positions:
+            position = position_text(Position(since_ns=time.clock_gettime_ns(CLOCK_OF_FILES)))
+            deliver(Chunk(ANY, Block(), position))
+            self._positions[ANY] = position
+
     @property
     def _look_due(self) -> float:
         apart = LOOK_APART if self._has_changed else self._poll_every
@@ -104,13 +113,13 @@ class FileSource:
 
     def _look(self) -> None:
         now, began = time.monotonic(), time.thread_time()
-        self._looked_at = now
+        is_first, self._looked_at = self._looked_at < 0, now
         self._has_changed = False
         self._complaints = []
         paths = self._find_paths()
-        for path in paths:
+        for path in [*paths, *(filter(None, self._positions) if is_first else ())]:  # it may have been renamed meanwhile
             if path not in self._tails and len(self._tails) < FILES_MOST:
-                saved = self._positions.get(path, "")
+                saved = self._positions.get(path, self._positions[ANY])
                 self._tails[path] = Tail(path, saved, self._reader_of, self._quiet_after)
         for path, tail in list(self._tails.items()):
             tail.look(now)
@@ -158,9 +167,9 @@ class FileSource:
     def _drop(self, path: str) -> None:
         tail = self._tails.pop(path)
         tail.close()
-        self._positions[path] = tail.position
-        if tail.position == NOWHERE:
-            del self._positions[path]
+        self._positions.pop(path, None)
+        if tail.has_read:
+            self._positions[path] = tail.position
 
     async def _read_all(self, deliver: Deliver) -> bool:
         """Deliver one chunk of every file that has one; say whether there may be more."""

@@ -10,11 +10,10 @@ finds a file again that was renamed or copied meanwhile.
 import json
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import cast
 
 from appguard.sources.base import LINE_MOST, Block
 from appguard.sources.lines import split, trim
@@ -41,6 +40,10 @@ class Mark:
     is_cut: bool = False
     head: str = ""
 
+    def is_of(self, descriptor: int) -> bool:
+        """Say whether a file has the inode it was made in."""
+        return os.fstat(descriptor).st_ino == self.inode
+
     def fits(self, descriptor: int) -> bool:
         """Say whether a file holds what was read, up to the offset."""
         return _digest(_seam(descriptor, self.offset)) == self.digest
@@ -51,17 +54,38 @@ class Mark:
         return is_shorter and _digest(_head(_seam(descriptor, HEAD_BYTES))) == self.head != ""
 
 
-def marks_text(marks: Iterable[Mark]) -> str:
-    """Write marks as the position of a chunk."""
-    return _encode([(mark.inode, mark.offset, mark.digest, mark.is_cut, mark.head) for mark in marks])
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a log was read, as kept across a restart: the marks of its generations, oldest first.
+
+    Of those without a mark, the ones last written before `since_ns` are not to be read; None: it is not known. `owner`
+    is the id of the user whose files they are.
+    """
+
+    marks: Sequence[Mark] = ()
+    since_ns: int | None = None
+    owner: int | None = None
 
 
-def parse_marks(text: str) -> list[Mark]:
-    """Read what `marks_text` wrote; raise `ValueError` for anything else."""
-    found: object = json.loads(text)
-    if not isinstance(found, list):
-        raise ValueError("not a list")
-    return [_mark(item) for item in cast("list[object]", found)[-MARKS_MOST:]]
+def position_text(position: Position) -> str:
+    """Write the position of a chunk."""
+    marks = [(mark.inode, mark.offset, mark.digest, mark.is_cut, mark.head) for mark in position.marks]
+    return _encode({"marks": marks, "since_ns": position.since_ns, "owner": position.owner})
+
+
+def parse_position(text: str) -> Position:
+    """Read what `position_text` wrote, now or in an earlier version; raise `ValueError` for anything else."""
+    match json.loads(text):
+        case list() as marks:
+            return Position(_marks(marks))
+        case {"marks": list() as marks, "since_ns": int() | None as since_ns, "owner": int() | None as owner}:
+            return Position(_marks(marks), since_ns, owner)
+        case _:
+            raise ValueError("not a position")
+
+
+def _marks(items: list[object]) -> list[Mark]:
+    return [_mark(item) for item in items[-MARKS_MOST:]]
 
 
 def _mark(item: object) -> Mark:
@@ -145,6 +169,7 @@ class Generation:
         offset = min(mark.offset, self.status.st_size)
         head = _head(_seam(self._descriptor, HEAD_BYTES))
         self.place = Place(offset, _seam(self._descriptor, offset), mark.is_cut, head)
+        self.is_proven = offset > 0
 
     def read(self, most: int = CHUNK_BYTES) -> Reading | None:
         """Read the next whole lines; None if there is none yet, `TRUNCATED` if the file lost what was read before.

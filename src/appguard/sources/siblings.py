@@ -44,7 +44,7 @@ def unpacked(name: str) -> str:
 class Siblings:
     """The files beside a log, its own included, as they were when this was made or last found changed."""
 
-    def __init__(self, path: str, owner: int) -> None:
+    def __init__(self, path: str, owner: int | None) -> None:
         self.path = os.path.realpath(path)
         self._directory, self._log = Path(self.path).parent, Path(self.path).name
         self._owner = owner
@@ -73,10 +73,10 @@ class Siblings:
 
     def _find(self, mark: Mark) -> int | None:
         names = [name for name, inode in self._entries if inode == mark.inode]
-        if mark.offset:
-            names += self._alike()
-        else:  # nothing was read of it: only the name can say that it is a generation of this log
+        if not mark.offset:  # nothing was read of it: only the name can say that it is a generation of this log
             names = [name for name in names if name == self._log or self._is_rotated(name)]
+            return self._first(names, mark.is_of)  # and it may be another file's by now
+        names += self._alike()
         descriptor = self._first(names, mark.fits)
         if descriptor is None:
             descriptor = self._first(filter(self._is_rotated, names), mark.outgrew)

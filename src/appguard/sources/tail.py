@@ -3,7 +3,9 @@
 Oldest first: a file that was renamed away is read to its end before the file that took its place, and is kept open
 until it has been quiet for a while and the newer one has lines, because a writer goes on writing to the renamed file
 until it reopens its log. What was closed is remembered by its mark, so that it is never taken for a file not yet read.
-A file that came and went between two looks is found among the siblings; so is the copy that `copytruncate` made.
+A file that came and went between two looks is found among the siblings; so is the copy that `copytruncate` made. All
+this holds across a restart too, also for a log that was renamed away and has no successor yet, and for one of which
+nothing was kept before it was rotated: what came after the source was first followed is never older than that.
 """
 
 import logging
@@ -15,7 +17,16 @@ from pathlib import Path
 
 from appguard.errors import SourceError
 from appguard.sources.base import Chunk, Deliver
-from appguard.sources.generation import CHUNK_BYTES, TRUNCATED, Generation, Mark, Reading, marks_text, parse_marks
+from appguard.sources.generation import (
+    CHUNK_BYTES,
+    TRUNCATED,
+    Generation,
+    Mark,
+    Position,
+    Reading,
+    parse_position,
+    position_text,
+)
 from appguard.sources.opening import open_log
 from appguard.sources.siblings import Siblings
 
@@ -43,15 +54,15 @@ class Tail:
         self._reader_of = reader_of
         self._quiet_after = quiet_after
         self._open: list[Generation] = []
-        self._done: list[Mark] = []
         self._search_at = 0.0
         self._unsettled = 0
         self._real = ""
         self._refusal = ""
-        try:
-            self._done = parse_marks(saved) if saved else []
-        except (ValueError, RecursionError) as error:
-            _log.warning("the saved position of %r is damaged (%s): it is read from its beginning", path, error)
+        position = _parse(path, saved)
+        self._done = list(position.marks)
+        self._since_ns = position.since_ns
+        self._owner = position.owner
+        self._may_resume = bool(self._done)
 
     def look(self, now: float) -> None:
         """Notice what has become of the path."""
@@ -62,6 +73,8 @@ class Tail:
         try:
             self._turn(Generation(open_log(self.path), now=now), now)
         except FileNotFoundError:
+            if self._may_resume:
+                self._resume(now)
             is_rotating = bool(self._open) and now - self._open[-1].moved_at < self._quiet_after
             self._refusal = "" if is_rotating else f"{self.path} is not there"
         except SourceError as error:
@@ -72,8 +85,18 @@ class Tail:
     def _is_current(self) -> bool:
         with suppress(OSError):
             status = Path(self.path).stat()
-            return bool(self._open) and self._open[-1].identity == (status.st_dev, status.st_ino)
+            if self._open and self._open[-1].identity == (status.st_dev, status.st_ino):
+                self._since_ns = status.st_mtime_ns  # what comes after it will be younger
+                return True
         return False
+
+    def _resume(self, now: float) -> None:
+        """Read on, after a restart, a log that was renamed away and has no successor yet."""
+        siblings = Siblings(self.path, self._owner)
+        if self._is_settled(siblings):
+            self._reopen(None, siblings, now)
+            if self._open:
+                self._add_missed(siblings, None, self._since(), now)
 
     def _turn(self, newest: Generation, now: float) -> None:
         reader = "" if self._find_open(newest.identity) else self._reader_of(newest.identity)
@@ -92,11 +115,17 @@ class Tail:
         is_same_log = self._real in ("", siblings.path)
         self._real = siblings.path
         newest.is_proven = is_known or not self._open  # before the first file ever read nothing was missed
-        if self._open and is_same_log and not is_known:
-            self._add_missed(siblings, newest, self._open[-1].status.st_mtime_ns, now)
+        if is_same_log and not is_known:
+            self._add_missed(siblings, newest, self._since(), now)
         for generation in self._open:
             generation.moved_at = now
         self._append(newest)
+        self._owner, self._since_ns = newest.owner, newest.begun_ns
+
+    def _since(self) -> int | None:
+        """Give when the oldest generation that may have been missed was last written, at the earliest."""
+        known = (self._since_ns, self._open[-1].status.st_mtime_ns if self._open else None)
+        return min((each for each in known if each is not None), default=None)
 
     def _is_settled(self, siblings: Siblings) -> bool:
         """Say whether nobody is just renaming the files, which may hide some; who never stops is not waited for."""
@@ -109,20 +138,25 @@ class Tail:
             _log.warning("%r is rotated faster than it can be read: lines were missed", self.path)
             self._forget(self._open[0])
 
-    def _reopen(self, newest: Generation, siblings: Siblings, now: float) -> None:
+    def _reopen(self, newest: Generation | None, siblings: Siblings, now: float) -> None:
+        """Open the files of the saved marks; what is gone may come back, and is not read again then."""
+        self._may_resume = False
         marks, self._done = self._done, []
         for mark in marks:
             descriptor = siblings.find(mark)
             found = Generation(descriptor, mark, now) if descriptor is not None else None
             if found:
                 self._add(found, newest)
-            if mark is marks[-1] and (not found or found.place.offset < mark.offset):
+            elif mark.offset:
+                self._done.append(mark)
+            if newest and mark is marks[-1] and (not found or found.place.offset < mark.offset):
                 _log.warning("%r: the file read before is gone; lines at its end may have been missed", self.path)
 
-    def _add(self, generation: Generation, newest: Generation) -> None:
-        if generation.identity == newest.identity:
+    def _add(self, generation: Generation, newest: Generation | None) -> None:
+        is_newest = newest is not None and generation.identity == newest.identity
+        if newest and is_newest:
             newest.place = generation.place
-        if generation.identity == newest.identity or self._find_open(generation.identity):
+        if is_newest or self._find_open(generation.identity):
             generation.close()
         else:
             self._append(generation)
@@ -140,13 +174,15 @@ class Tail:
             self._done.remove(mark)
         return newest.place.offset > 0
 
-    def _add_missed(self, siblings: Siblings, newest: Generation, since_ns: int, now: float) -> None:
+    def _add_missed(
+        self, siblings: Siblings, newest: Generation | None, since_ns: int | None, now: float
+    ) -> None:
         """Add the rotated files not read yet; a copy of the newest, just being made, only once that is truncated."""
         known = self._marks()
-        for descriptor in siblings.younger(since_ns):
+        for descriptor in siblings.younger(since_ns) if since_ns is not None else ():
             missed = Generation(descriptor, now=now)
             is_known = any(missed.holds(mark) or missed.copies(mark) for mark in known)
-            if newest.begins_with(missed):
+            if newest and newest.begins_with(missed):
                 newest.begun_ns = min(newest.begun_ns, missed.begun_ns)
                 missed.close()
             elif is_known or self._reader_of(missed.identity):
@@ -258,7 +294,7 @@ class Tail:
         self._forget(generation)
 
     def _forget(self, generation: Generation) -> None:
-        if generation.status.st_nlink:
+        if generation.status.st_nlink and generation.place.offset:
             self._done = [*self._done, generation.mark][-DONE_MOST:]
         self._open.remove(generation)
         generation.close()
@@ -272,7 +308,12 @@ class Tail:
     @property
     def position(self) -> str:
         """Give the marks of all generations, oldest first, as the text to continue from."""
-        return marks_text(self._marks())
+        return position_text(Position(self._marks(), self._since_ns, self._owner))
+
+    @property
+    def has_read(self) -> bool:
+        """Say whether there is anything to continue from."""
+        return bool(self._open or self._done)
 
     @property
     def behind(self) -> int:
@@ -281,14 +322,22 @@ class Tail:
 
     @property
     def is_idle(self) -> bool:
-        """Say whether nothing is open."""
-        return not self._open
+        """Say whether nothing is open, nor waited for."""
+        return not self._open and not self._unsettled
 
     def close(self) -> None:
         """Close all files; the tail goes on where it was when it is looked at again."""
         self._done = self._marks()
         while self._open:
             self._open.pop().close()
+
+
+def _parse(path: str, saved: str) -> Position:
+    try:
+        return parse_position(saved) if saved else Position()
+    except (ValueError, RecursionError) as error:
+        _log.warning("the saved position of %r is damaged (%s): it is read from its beginning", path, error)
+        return Position()
 
 
 def directories_of(path: str) -> frozenset[str]:
