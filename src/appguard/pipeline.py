@@ -124,7 +124,8 @@ class Pipeline:
 
     def may_be_slow(self, source: str) -> bool:
         """Say whether some line of a source may take a filter long, so that it has to be skipped."""
-        return any(isinstance(lane.routes[0].filter, Complains) for lane in self._lanes[source])
+        filters = (lane.routes[0].filter for lane in self._lanes[source])
+        return any(isinstance(each, Complains) and each.may_be_slow for each in filters)
 
     def learn(self, facts: Iterable[Fact]) -> None:
         """Take what became true of networks: what is banned, and what is not any more."""

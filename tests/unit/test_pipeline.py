@@ -7,8 +7,10 @@ import pytest
 
 from appguard.address import Grouping, NetworkSet, parse_address, parse_network
 from appguard.event import LOGIN_FAIL, PROBE, Event
+from appguard.filters.data_file import data_filter
 from appguard.filters.event_log import EventLogFilter
 from appguard.filters.nginx import NginxFilter
+from appguard.filters.open import open_filter
 from appguard.filters.options import FilterOptions
 from appguard.filters.regex import RegexFilter
 from appguard.found import FOUND_MOST
@@ -118,6 +120,15 @@ def test_a_filter_in_trouble_is_said_by_source(window: JailWindow) -> None:
     assert pipeline.complaints("other") == []
     assert pipeline.may_be_slow("log")
     assert not pipeline.may_be_slow("other")
+
+
+def test_our_own_regexes_are_not_slow(window: JailWindow) -> None:
+    """A source that our own regexes alone read is read in large pieces, one with a user's in small ones."""
+    line = {"kind": "authn_login_fail", "regex": "failed from (?P<address>[^ ]+)"}
+    ours, theirs = open_filter("sshd"), data_filter("theirs", {"line": [line]})
+    routes = {"ours": [Route(ours, window)], "both": [Route(ours, window), Route(theirs, window)]}
+    pipeline = Pipeline(routes, NetworkSet())
+    assert (pipeline.may_be_slow("ours"), pipeline.may_be_slow("both")) == (False, True)
 
 
 def test_safelisted_addresses_do_not_count(window: JailWindow) -> None:

@@ -199,9 +199,7 @@ def test_what_will_not_be_asked_for_again_is_purged(tmp_path: Path) -> None:
     now = [NOW]
     state = State(tmp_path / "purged", clock=lambda: now[0])
     state.open()
-    state.save(
-        Batch(positions={("nginx", path): str(at) for at, path in enumerate(("", "/gone", "/quiet", "/busy"))})
-    )
+    state.save(Batch(positions={("nginx", path): str(at) for at, path in enumerate(("", "/gone", "/quiet", "/busy"))}))
     state.save(Batch(failures={(jail, "192.0.2.1"): [Failure(NOW, 1)] for jail in ("login", "old")}))
     now[0] += 100
     state.save(Batch(positions={("nginx", "/busy"): "4"}))

@@ -51,6 +51,11 @@ class Complains(Protocol):
         """Say what the trouble is; empty if there is none."""
         ...
 
+    @property
+    def may_be_slow(self) -> bool:
+        """Say whether some line may take it long, or have to be skipped."""
+        ...
+
 
 @runtime_checkable
 class TellsHost(Protocol):

@@ -91,8 +91,8 @@ class DataFilter:
         self._forms = tuple(form for form in forms if not form.is_cut)
         self._cut = tuple(form for form in forms if form.is_cut)
         self._time_forms = tuple(time_forms)
-        is_ours = all(each.costs_like == LINEAR for each in self.regexes)
-        is_of_use = is_ours and any(form.what(head) for form in self._forms)
+        self.may_be_slow = any(each.costs_like != LINEAR for each in self.regexes)
+        is_of_use = not self.may_be_slow and any(form.what(head) for form in self._forms)
         self._united = United(head, self._forms) if is_of_use else None
         self._when = lru_cache(maxsize=1024)(self._seconds)
         of_head = literals_of(head.pattern, FLAGS)

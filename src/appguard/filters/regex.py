@@ -97,6 +97,11 @@ class RegexFilter:
         return tuple(_needs((*prefix, failure), self.dates) for failure in self.failregexes)
 
     @property
+    def may_be_slow(self) -> bool:
+        """Say that some line may take it long."""
+        return True
+
+    @property
     def complaint(self) -> str:
         """Say what is wrong with the filter, as its log shows; empty if nothing is."""
         undated = f"{self.undated} lines tell no time that it can read: they count as of now" if self.undated else ""

@@ -32,7 +32,8 @@ TURN_MOST = 0.01  # seconds that a chunk should take
 TURN_BYTES_LEAST = 4 * 1024
 TURN_BYTES_FIRST = 8 * 1024  # as long as nothing tells how slow the filters are
 TURN_BYTES_SLOW = 24 * 1024  # at most, where any line may be slow, however quick the last ones were
-REST_SHARE = 8  # after each chunk others have the loop for this part of the time it took, whatever they begin
+REST_AFTER = 0.002  # seconds of reading after which others have the loop for a while, whatever they begin
+REST_SHARE = 8  # which is this part of that time
 FILES_MOST = 256
 NAMES_MOST = 4096  # of those a glob matches
 COMPLAINTS_SHOWN = 3
@@ -75,6 +76,7 @@ class FileSource:
         self._look_took = 0.0
         self._read_at = float("-inf")
         self._turn_bytes = TURN_BYTES_FIRST
+        self._unrested = 0.0  # seconds
         self._lag = Lag()
         self._complaints: list[str] = []
         self._logged: set[str] = set()
@@ -117,7 +119,10 @@ class FileSource:
         self._has_changed = False
         self._complaints = []
         paths = self._find_paths()
-        for path in [*paths, *(filter(None, self._positions) if is_first else ())]:  # it may have been renamed meanwhile
+        for path in [
+            *paths,
+            *(filter(None, self._positions) if is_first else ()),
+        ]:  # it may have been renamed meanwhile
             if path not in self._tails and len(self._tails) < FILES_MOST:
                 saved = self._positions.get(path, self._positions[ANY])
                 self._tails[path] = Tail(path, saved, self._reader_of, self._quiet_after)
@@ -179,16 +184,22 @@ class FileSource:
             if tail.read(deliver, now, self._turn_bytes):
                 may_have_more = True
                 self._read_at = now
-                await asyncio.sleep(self._size_turns(time.monotonic() - now) / REST_SHARE)
+                self._size_turns(time.monotonic() - now)
+                await self._rest()
         return may_have_more
 
-    def _size_turns(self, took: float) -> float:
-        """Choose how much is read in the next turn, from how long this one took; give that back."""
+    async def _rest(self) -> None:
+        """Let others have their turn on the loop, and from time to time more than one: a pause takes time itself."""
+        rest, self._unrested = (self._unrested, 0.0) if self._unrested >= REST_AFTER else (0.0, self._unrested)
+        await asyncio.sleep(rest / REST_SHARE)
+
+    def _size_turns(self, took: float) -> None:
+        """Choose how much is read in the next turn, from how long this one took."""
+        self._unrested += took
         if took > TURN_MOST:
             self._turn_bytes = max(TURN_BYTES_LEAST, int(self._turn_bytes * TURN_MOST / took))
         elif took < TURN_MOST / 4:
             self._turn_bytes = min(TURN_BYTES_SLOW if self._may_be_slow else CHUNK_BYTES, self._turn_bytes * 2)
-        return took
 
     async def _pause(self) -> None:
         with suppress(TimeoutError):

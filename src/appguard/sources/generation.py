@@ -233,6 +233,11 @@ class Generation:
         """Give what the system says of the file now."""
         return os.fstat(self._descriptor)
 
+    @property
+    def behind(self) -> int:
+        """Give the number of bytes not yet read."""
+        return max(0, self.status.st_size - self.place.offset)
+
     def holds(self, mark: Mark) -> bool:
         """Say whether this is the file of a mark."""
         return mark.inode == self.identity[1] and mark.fits(self._descriptor)

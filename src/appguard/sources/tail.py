@@ -83,12 +83,18 @@ class Tail:
             self._refusal = f"{self.path} is not read: {error.strerror}"
 
     def _is_current(self) -> bool:
+        status = self._status_of(self._open[-1]) if self._open else None
+        if status:
+            self._since_ns = status.st_mtime_ns  # what comes after it will be younger
+        return status is not None
+
+    def _status_of(self, generation: Generation) -> os.stat_result | None:
+        """Give what the system says of the file at the path, if it is this one."""
         with suppress(OSError):
             status = Path(self.path).stat()
-            if self._open and self._open[-1].identity == (status.st_dev, status.st_ino):
-                self._since_ns = status.st_mtime_ns  # what comes after it will be younger
-                return True
-        return False
+            if generation.identity == (status.st_dev, status.st_ino):
+                return status
+        return None
 
     def _resume(self, now: float) -> None:
         """Read on, after a restart, a log that was renamed away and has no successor yet."""
@@ -106,7 +112,7 @@ class Tail:
             return
         newest.note_head()
         siblings = Siblings(self.path, newest.owner)
-        if not self._is_settled(siblings):
+        if not self._is_settled(siblings, newest):
             newest.close()
             return
         if not self._open:
@@ -127,16 +133,19 @@ class Tail:
         known = (self._since_ns, self._open[-1].status.st_mtime_ns if self._open else None)
         return min((each for each in known if each is not None), default=None)
 
-    def _is_settled(self, siblings: Siblings) -> bool:
+    def _is_settled(self, siblings: Siblings, newest: Generation | None = None) -> bool:
         """Say whether nobody is just renaming the files, which may hide some; who never stops is not waited for."""
-        self._unsettled = self._unsettled + 1 if siblings.have_changed() else 0
+        is_renamed = newest is not None and self._status_of(newest) is None
+        self._unsettled = self._unsettled + 1 if siblings.have_changed() or is_renamed else 0
         return self._unsettled % UNSETTLED_MOST == 0
 
     def _append(self, generation: Generation) -> None:
         self._open.append(generation)
         if len(self._open) > UNREAD_MOST:
-            _log.warning("%r is rotated faster than it can be read: lines were missed", self.path)
-            self._forget(self._open[0])
+            given_up = next((each for each in self._open[:-1] if not each.behind), self._open[0])
+            if given_up.behind:
+                _log.warning("%r is rotated faster than it can be read: lines were missed", self.path)
+            self._forget(given_up)
 
     def _reopen(self, newest: Generation | None, siblings: Siblings, now: float) -> None:
         """Open the files of the saved marks; what is gone may come back, and is not read again then."""
@@ -174,9 +183,7 @@ class Tail:
             self._done.remove(mark)
         return newest.place.offset > 0
 
-    def _add_missed(
-        self, siblings: Siblings, newest: Generation | None, since_ns: int | None, now: float
-    ) -> None:
+    def _add_missed(self, siblings: Siblings, newest: Generation | None, since_ns: int | None, now: float) -> None:
         """Add the rotated files not read yet; a copy of the newest, just being made, only once that is truncated."""
         known = self._marks()
         for descriptor in siblings.younger(since_ns) if since_ns is not None else ():
@@ -318,7 +325,7 @@ class Tail:
     @property
     def behind(self) -> int:
         """Give the number of bytes not yet read."""
-        return sum(max(0, generation.status.st_size - generation.place.offset) for generation in self._open)
+        return sum(generation.behind for generation in self._open)
 
     @property
     def is_idle(self) -> bool:
