@@ -243,3 +243,20 @@ def test_status_says_how_far_behind(tmp_path: Path) -> None:
         kept.wait_for([b"1"])
         wait_until(lambda: run.status().behind == len(b"unfinished"), 10, "the unfinished line")
     assert open_files() == before
+
+
+def test_of_too_many_files_those_written_last_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a glob finds more files than are followed, a new one is read, and an old one written to again is read on."""
+    monkeypatch.setattr("appguard.sources.file.FILES_MOST", 3)
+    dated = [tmp_path / f"app-{number}.log" for number in range(6)]
+    for number, log in enumerate(dated[:5]):
+        log.write_bytes(b"%d\n" % number)
+        os.utime(log, (1000 + number, 1000 + number))
+    kept = Kept()
+    with running(FileSource("log", [str(tmp_path / "*.log")], {}, poll_every=0.02), kept) as run:
+        kept.wait_for([b"2", b"3", b"4"])
+        run.wait_for_complaint("5 files are too many: only the 3 written last are read; narrow the pattern")
+        dated[5].write_bytes(b"new\n")
+        kept.wait_for([b"2", b"3", b"4", b"new"])
+        append(dated[2], b"again\n")
+        kept.wait_for([b"2", b"3", b"4", b"new", b"again"])

@@ -119,6 +119,7 @@ class FileSource:
         self._has_changed = False
         self._complaints = []
         paths = self._find_paths()
+        self._make_room(paths)
         for path in [
             *paths,
             *(filter(None, self._positions) if is_first else ()),
@@ -134,13 +135,22 @@ class FileSource:
         self._log_complaints()
         self._look_took = time.thread_time() - began
 
+    def _make_room(self, paths: Mapping[str, None]) -> None:
+        """Close what is read and not wanted any more, if there are others to be read in its place."""
+        over = len(self._tails) + sum(path not in self._tails for path in paths) - FILES_MOST
+        unwanted = [path for path, tail in self._tails.items() if path not in paths and not tail.behind]
+        for path in unwanted[: max(0, over)]:
+            self._drop(path)
+
     def _find_paths(self) -> dict[str, None]:
         """Give the paths to follow: first those read before, so that a file with two names is read on by the same."""
-        found = [path for pattern in self._patterns for path in self._expand(pattern)]
-        found.sort(key=lambda path: path not in self._tails and path not in self._positions)
+        found = list(dict.fromkeys(path for pattern in self._patterns for path in self._expand(pattern)))
         if len(found) > FILES_MOST:
-            self._complaints.append(f"{len(found)} files are too many: only {FILES_MOST} are read; narrow the pattern")
-        return dict.fromkeys(found[:FILES_MOST])
+            which = f"only the {FILES_MOST} written last are read"
+            self._complaints.append(f"{len(found)} files are too many: {which}; narrow the pattern")
+            found = sorted(found, key=_written_ns)[-FILES_MOST:]
+        found.sort(key=lambda path: path not in self._tails and path not in self._positions)
+        return dict.fromkeys(found)
 
     def _expand(self, pattern: str) -> Iterable[str]:
         if not _is_glob(pattern):
@@ -236,6 +246,12 @@ class FileSource:
                 _log.warning("source %s: %s", self.name, complaint)
         self._logged.intersection_update(complaints)
         self._logged.update(complaints)
+
+
+def _written_ns(path: str) -> int:
+    with suppress(OSError):
+        return Path(path).stat().st_mtime_ns
+    return 0
 
 
 def _is_glob(pattern: str) -> bool:

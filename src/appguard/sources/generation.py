@@ -21,7 +21,7 @@ from appguard.sources.lines import split, trim
 CHUNK_BYTES = 256 * 1024  # what is read at once, at most
 SEAM_BYTES = 256
 READ_LEAST = 2 * LINE_MOST  # so that one read has the seam and any line
-HEAD_BYTES = 64  # by which a copy made before the last lines were read is known
+HEAD_BYTES = 256  # by which a copy made before the last lines were read is known
 MARKS_MOST = 64
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode  # made once: every chunk has a position
