@@ -33,7 +33,7 @@ from appguard.footing import StderrHandler, allow_many_files, collect_seldom, he
 from appguard.held import HoldMark
 from appguard.host import administrators
 from appguard.judge import Protected, Protections
-from appguard.members import ban_set_of, open_source, sources_of
+from appguard.members import ban_set_of, open_source, origins_of
 from appguard.names import Addresses, Names
 from appguard.notify import keep_alive, notify, until_signal
 from appguard.orders import Orders
@@ -189,13 +189,12 @@ class Daemon:
         self._look_at_mark()
         if self._state.setting("enforce") == "off":
             self._orders.hold_or_release(on=False)
-        for each in self._config.jails:
-            for name, origin in sources_of(each).items():
-                if name not in self._sources:
-                    positions = self._state.positions(name)
-                    is_slow = self._pipeline.may_be_slow(name)
-                    runtime = self._config.runtime_directory
-                    self._sources[name] = open_source(name, origin, runtime, positions, may_be_slow=is_slow)
+        origins = origins_of(self._config.jails)
+        self._trouble.attempt("state", lambda: self._state.adopt({name: each.has for name, each in origins.items()}))
+        for name, origin in origins.items():
+            positions, is_slow = self._state.positions(name), self._pipeline.may_be_slow(name)
+            runtime = self._config.runtime_directory
+            self._sources[name] = open_source(name, origin, runtime, positions, may_be_slow=is_slow)
 
     async def _restore_bans(self) -> int:
         """Take back the bans when the firewall has them, part by part, and give their number; what is new goes between.

@@ -3,9 +3,9 @@
 import logging
 import pwd
 import shlex
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from appguard.address import Network
 from appguard.config_jails import JailConfig
@@ -18,7 +18,7 @@ from appguard.jail_key import PAIR, USER
 from appguard.sources.base import Source
 from appguard.sources.command import CommandSource, StdinSource
 from appguard.sources.datagrams import DatagramSource
-from appguard.sources.file import FileSource
+from appguard.sources.file import FileSource, whole_pattern
 from appguard.sources.journal import JournalSource
 from appguard.sources.socket import EventSocket
 from appguard.sources.syslog import SyslogPort, SyslogSocket
@@ -44,6 +44,11 @@ class Origin:
     where: str = ""
     peers: tuple[Network, ...] = ()
     is_bare: bool = False
+
+    def has(self, path: str) -> bool:
+        """Say whether a path is one of its files."""
+        patterns = map(whole_pattern, self.arguments if self.kind == "files" else ())
+        return any(PurePath(path).match(pattern) for pattern in patterns)
 
 
 def filter_of(config: JailConfig, kinds: Collection[str] = (), statuses: Collection[int] = ()) -> Filter:
@@ -111,6 +116,11 @@ def sources_of(config: JailConfig) -> dict[str, Origin]:
         else:
             files[source] = None
     return found | ({" ".join(files): Origin("files", tuple(files))} if files else {})
+
+
+def origins_of(configs: Iterable[JailConfig]) -> dict[str, Origin]:
+    """Give what the sources of all jails read, by name."""
+    return {name: origin for config in configs for name, origin in sources_of(config).items()}
 
 
 def _matches_of(config: JailConfig) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import stat
 import time
-from collections.abc import Callable, Collection, Generator, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -23,6 +23,7 @@ from appguard.counted import Failure
 from appguard.errors import StateError
 from appguard.state_rows import (
     LAST_ROW,
+    adopt_positions,
     purge_bans,
     purge_failures,
     purge_lifts,
@@ -230,6 +231,14 @@ class State:
             free, all_pages = _number(connection, "PRAGMA freelist_count"), _number(connection, "PRAGMA page_count")
             if free > max(FREE_PAGES_MOST, all_pages // 2):
                 connection.execute("VACUUM")
+
+    def adopt(self, sources: Mapping[str, Callable[[str], bool]]) -> None:
+        """Give the positions of sources that are no more to those that read their origins now, by name.
+
+        A source has another name when its files are chosen anew: it would read them from their beginning.
+        """
+        with self._transaction() as connection:
+            adopt_positions(connection, sources)
 
     def counts(self) -> dict[str, int]:
         """Give how many rows each table has."""

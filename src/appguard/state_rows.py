@@ -49,6 +49,23 @@ def purge_positions(connection: sqlite3.Connection, before: float, is_there: Cal
     connection.executemany("DELETE FROM position WHERE source = ? AND origin = ?", gone)
 
 
+def adopt_positions(connection: sqlite3.Connection, sources: Mapping[str, Callable[[str], bool]]) -> None:
+    """Move the positions of sources that are no more to those without one that read their origins, by name."""
+    rows = connection.execute("SELECT source, origin FROM position WHERE origin != '' ORDER BY saved").fetchall()
+    known = set(rows)
+    left = {origin: source for source, origin in rows if source not in sources and isinstance(origin, str)}
+    heirs = [
+        (name, source, origin)
+        for origin, source in left.items()
+        for name, reads in sources.items()
+        if (name, origin) not in known and reads(origin)
+    ]
+    connection.executemany(
+        "INSERT INTO position SELECT ?, origin, text, saved FROM position WHERE source = ? AND origin = ?", heirs
+    )
+    connection.executemany("DELETE FROM position WHERE source = ? AND origin = ?", {heir[1:] for heir in heirs})
+
+
 def read_positions(connection: sqlite3.Connection, source: str) -> dict[str, str]:
     """Read how far the origins of a source were read."""
     found = connection.execute("SELECT origin, text FROM position WHERE source = ?", (_clean(source),)).fetchall()

@@ -79,6 +79,24 @@ def test_killed_daemon_forgets_nothing_and_counts_nothing_twice(place: Place) ->
         assert place.ask("status", "probes")["currently_failed"] == 1
 
 
+def test_a_jail_that_reads_one_more_file_counts_nothing_twice(place: Place) -> None:
+    """A log that a jail has read is read on when its sources are chosen anew, and again when they are changed back."""
+    more = str(place.access_log) + '", "' + str(place.logs / "second.log")
+    jail = web_jail(place, {"maxretry": 100})
+    for count, chosen in enumerate((jail, jail.replace(str(place.access_log), more), jail), 1):
+        chosen = chosen.replace('source = "', 'source = ["', 1).replace('log"\n', 'log"]\n', 1)
+        place.configure(chosen)
+        with running_daemon(place):
+            place.append("203.0.113.5")
+            wait_until(lambda count=count: total_failed(place) >= count, 10, lambda: str(place.ask("status")))
+            assert total_failed(place) == count
+
+
+def total_failed(place: Place) -> int:
+    """Give how many failures the only jail has counted."""
+    return int(place.ask("status")["jails"][0]["total_failed"])
+
+
 def test_bans_survive_a_kill(place: Place) -> None:
     """With the daemon dead, bans stay in the kernel and end there by themselves; a restarted one knows the rest."""
     place.configure(web_jail(place, {"bantime": "6s"}))

@@ -141,10 +141,11 @@ def test_too_many_files_are_a_complaint(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("appguard.sources.file.FILES_MOST", 3)
     for number in range(5):
         (tmp_path / f"{number}.log").write_bytes(b"%d\n" % number)
+        os.utime(tmp_path / f"{number}.log", (number, number))
     kept = Kept()
     with running(FileSource("log", [f"{tmp_path}/*.log"], {}), kept) as run:
-        run.wait_for_complaint("5 files are too many: only 3 are read; narrow the pattern")
-        kept.wait_for([b"0", b"1", b"2"])
+        run.wait_for_complaint("5 files are too many: only the 3 written last are read; narrow the pattern")
+        kept.wait_for([b"2", b"3", b"4"])
 
 
 def test_a_bad_disk_ends_nothing(tmp_path: Path) -> None:

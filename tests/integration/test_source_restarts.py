@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from appguard.sources.file import FileSource
+from appguard.sources.generation import Mark
+from appguard.sources.siblings import Siblings
 from tests.integration.reading import Kept, running
 from tests.lab import wait_until
 
@@ -114,6 +116,19 @@ def test_killed_before_anything_of_it_was_saved(log: Log) -> None:
     log.shift()
     log.write(2)
     log.read_all()
+
+
+def test_an_unread_file_is_known_by_more_than_the_name_it_had(log: Log) -> None:
+    """Files renamed between a look at their names and their opening are not taken for each other."""
+    log.write(1)
+    log.shift()
+    log.write(1)
+    siblings = Siblings(str(log.path), os.geteuid())
+    unread = Mark(log.old(1).stat().st_ino)
+    log.shift()
+    found = siblings.find(unread)
+    assert found is not None and os.fstat(found).st_ino == unread.inode
+    os.close(found)
 
 
 def test_the_first_time_earlier_files_are_not_read(log: Log) -> None:

@@ -211,6 +211,21 @@ def test_what_will_not_be_asked_for_again_is_purged(tmp_path: Path) -> None:
     state.close()
 
 
+def test_positions_go_to_whoever_reads_their_logs_now(tmp_path: Path) -> None:
+    """Positions of sources that are no more, the latest of each log, go to those that read it and have none of it."""
+    now = [NOW]
+    state = State(tmp_path / "adopted", clock=lambda: now[0])
+    state.open()
+    for name in ("old", "older", "kept"):
+        state.save(Batch(positions={(name, origin): f"{name} {origin}" for origin in ("", "/a", "/b")}))
+        now[0] -= 1
+    state.adopt({"kept": lambda path: True, "new": lambda path: path != "/b"})
+    assert state.positions("new") == {"/a": "old /a"}
+    assert state.positions("kept") == {origin: f"kept {origin}" for origin in ("", "/a", "/b")}
+    assert (state.positions("old"), state.positions("older").keys()) == ({"": "old ", "/b": "old /b"}, {"", "/a", "/b"})
+    state.close()
+
+
 def test_a_lift_is_kept_until_it_is_old(state: State) -> None:
     """A lift survives a restart as it was, until a newer ban or its age; a ban that only ended leaves none."""
     banned, again = ban_of("192.0.2.1", 5), ban_of("192.0.2.1", 9)

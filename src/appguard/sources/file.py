@@ -62,7 +62,7 @@ class FileSource:
         quiet_after: float = QUIET_AFTER,
     ) -> None:
         self.name = name
-        self._patterns = [os.path.abspath(Path(pattern).expanduser()) for pattern in patterns]  # noqa: PTH100 - no links
+        self._patterns = list(map(whole_pattern, patterns))
         self._positions = dict(positions)
         self._may_be_slow = may_be_slow
         self._use_inotify = use_inotify
@@ -246,6 +246,11 @@ class FileSource:
                 _log.warning("source %s: %s", self.name, complaint)
         self._logged.intersection_update(complaints)
         self._logged.update(complaints)
+
+
+def whole_pattern(pattern: str) -> str:
+    """Give a pattern of paths from the root on."""
+    return os.path.abspath(Path(pattern).expanduser())  # noqa: PTH100 - no links
 
 
 def _written_ns(path: str) -> int:
