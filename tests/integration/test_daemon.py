@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -88,8 +89,13 @@ def test_a_jail_that_reads_one_more_file_counts_nothing_twice(place: Place) -> N
         place.configure(chosen)
         with running_daemon(place):
             place.append("203.0.113.5")
-            wait_until(lambda count=count: total_failed(place) >= count, 10, lambda: str(place.ask("status")))
+            wait_until(partial(has_failed, place, count), 10, lambda: str(place.ask("status")))
             assert total_failed(place) == count
+
+
+def has_failed(place: Place, count: int) -> bool:
+    """Say whether the only jail has counted so many failures."""
+    return total_failed(place) >= count
 
 
 def total_failed(place: Place) -> int:

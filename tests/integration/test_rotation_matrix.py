@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -97,8 +98,7 @@ class Matrix:
         daemon = self._start()
         self._await_up(daemon)
         while not self._is_read():
-            before = self._totals()
-            wait_until(lambda before=before: self._totals() != before or self._is_read(), SLOW, self._progress)
+            wait_until(partial(self._has_moved, self._totals()), SLOW, self._progress)
         daemon.stop()
         with closing(sqlite3.connect(self.place.state / "state.db")) as state:
             rows: list[tuple[str, str, str]] = state.execute("SELECT jail, key, failures FROM failure").fetchall()
@@ -107,6 +107,9 @@ class Matrix:
         for jail, key, failures in rows:
             counted[jail][numbers[key]] = sum(count for _, count, *_ in json.loads(failures))
         return counted
+
+    def _has_moved(self, before: Mapping[str, int]) -> bool:
+        return self._totals() != before or self._is_read()
 
     def _is_read(self) -> bool:
         totals = self._totals()

@@ -246,7 +246,7 @@ def test_status_says_how_far_behind(tmp_path: Path) -> None:
 
 
 def test_of_too_many_files_those_written_last_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where a glob finds more files than are followed, a new one is read, and an old one written to again is read on."""
+    """Where a glob finds more files than are followed, a new one is read, and an old one that is written to again."""
     monkeypatch.setattr("appguard.sources.file.FILES_MOST", 3)
     dated = [tmp_path / f"app-{number}.log" for number in range(6)]
     for number, log in enumerate(dated[:5]):

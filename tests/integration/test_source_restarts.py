@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class Log:
         self.path.rename(self.old(1))
 
     @contextmanager
-    def read(self) -> Iterator[None]:
+    def read(self) -> Generator[None]:
         """Read from where the last chunk that was kept ended."""
         source = FileSource("files", [self._pattern], self.kept.positions, poll_every=SOON)
         with running(source, self.kept):
@@ -167,8 +167,9 @@ def test_a_late_writer_hides_no_file(log: Log) -> None:
     log.shift()
     log.write(2)
     log.shift()
-    os.utime(log.old(1), (log.old(2).stat().st_mtime + 1,) * 2)
-    late = log.old(2).stat().st_mtime + 2
+    early = log.old(2).stat().st_mtime + 1
+    os.utime(log.old(1), (early, early))
+    late = early + 1
     log.write(1)
     with log.old(2).open("ab") as old:
         old.write(b"late\n")

@@ -50,7 +50,8 @@ class Block(Sequence[bytes]):
 class Chunk:
     """Some whole lines without their line ends, at most `LINE_MOST` bytes each; a `Block` of them is searched quicker.
 
-    Without lines, its position alone is to be kept. `times` (Unix seconds, one a line) says when they were written, where the source knows it, as the journal does.
+    `times` (Unix seconds, one a line) says when they were written, where the source knows it, as the journal does.
+    Without lines, the position alone is to be kept.
 
     `origin` is what status shows (a path). `position` is a text only the source understands: given back to it after a
     restart, it continues right behind these lines; None where nothing can be read again (a socket). `uid` is the

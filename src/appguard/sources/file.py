@@ -46,8 +46,9 @@ _log = logging.getLogger(__name__)
 class FileSource:
     """Follows log files by path or glob (`~` is expanded).
 
-    `positions` holds, by path, the last position of a chunk that was kept; a log without one is read from its beginning,
-    together with those of its earlier files that came since it was first run. `use_inotify` False leaves only polling. `may_be_slow`: some line may take a filter long.
+    `positions` holds, by path, the last position of a chunk that was kept. A log without one is read from its
+    beginning, and so are those of its earlier files that came since this was first run. `use_inotify` False leaves only
+    polling. `may_be_slow`: some line may take a filter long.
     """
 
     def __init__(

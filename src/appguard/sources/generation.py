@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
+from typing import cast
 
 from appguard.sources.base import LINE_MOST, Block
 from appguard.sources.lines import split, trim
@@ -59,12 +60,12 @@ class Position:
     """How far a log was read, as kept across a restart: the marks of its generations, oldest first.
 
     Of those without a mark, the ones last written before `since_ns` are not to be read; None: it is not known. `owner`
-    is the id of the user whose files they are.
+    is the id of the user whose files they are; -1: it is not known.
     """
 
     marks: Sequence[Mark] = ()
     since_ns: int | None = None
-    owner: int | None = None
+    owner: int = -1
 
 
 def position_text(position: Position) -> str:
@@ -75,17 +76,20 @@ def position_text(position: Position) -> str:
 
 def parse_position(text: str) -> Position:
     """Read what `position_text` wrote, now or in an earlier version; raise `ValueError` for anything else."""
-    match json.loads(text):
-        case list() as marks:
-            return Position(_marks(marks))
-        case {"marks": list() as marks, "since_ns": int() | None as since_ns, "owner": int() | None as owner}:
+    found: object = json.loads(text)
+    if not isinstance(found, dict):
+        return Position(_marks(found))
+    match cast("dict[str, object]", found):
+        case {"marks": marks, "since_ns": int() | None as since_ns, "owner": int(owner)}:
             return Position(_marks(marks), since_ns, owner)
         case _:
             raise ValueError("not a position")
 
 
-def _marks(items: list[object]) -> list[Mark]:
-    return [_mark(item) for item in items[-MARKS_MOST:]]
+def _marks(found: object) -> list[Mark]:
+    if not isinstance(found, list):
+        raise ValueError("not a list")
+    return [_mark(item) for item in cast("list[object]", found)[-MARKS_MOST:]]
 
 
 def _mark(item: object) -> Mark:

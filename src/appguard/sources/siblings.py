@@ -44,7 +44,7 @@ def unpacked(name: str) -> str:
 class Siblings:
     """The files beside a log, its own included, as they were when this was made or last found changed."""
 
-    def __init__(self, path: str, owner: int | None) -> None:
+    def __init__(self, path: str, owner: int) -> None:
         self.path = os.path.realpath(path)
         self._directory, self._log = Path(self.path).parent, Path(self.path).name
         self._owner = owner

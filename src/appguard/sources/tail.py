@@ -59,7 +59,7 @@ class Tail:
         self._real = ""
         self._refusal = ""
         position = _parse(path, saved)
-        self._done = list(position.marks)
+        self._done: list[Mark] = list(position.marks)
         self._since_ns = position.since_ns
         self._owner = position.owner
         self._may_resume = bool(self._done)
