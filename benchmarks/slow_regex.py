@@ -85,7 +85,7 @@ def main() -> None:
             log = Path(directory) / name
             waits = [longest_turn(log, settings, backlog, slow) for backlog in (b"", quick)]
             found[name] = dict(zip(("read to its end", "behind a backlog"), waits, strict=True))
-            print(f"{name:<28}" + "".join(f"{what}: {1000 * wait:>6.1f} ms   " for what, wait in found[name].items()))
+            print(f"{name:<32}" + "".join(f"{what}: {1000 * wait:>6.1f} ms   " for what, wait in found[name].items()))
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps({"seconds": found}, indent=2) + "\n")
     assert max(wait for waits in found.values() for wait in waits.values()) <= WAIT_MOST
