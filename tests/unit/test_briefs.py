@@ -291,6 +291,32 @@ def test_what_is_remembered_of_requests_is_short() -> None:
         tracemalloc.stop()
 
 
+def test_one_odd_line_makes_no_other_odd() -> None:
+    """Lines are decoded together, and so are addresses and times: each tells what it tells alone."""
+    line = COMMON["appguard"][0]
+    hosts = (b"203.0.113.5", b"203.0.113.5x"), (b"203.0.113.5", b"2001:db8::1")
+    changed = *hosts, (b":40.", b":41."), (b"000Z", b"00+Z"), (b"26-", b"2O-")
+    odd = (b"{", line[:-1], *(line.replace(*each, 1) for each in changed))
+    made = EventLogFilter([LOGIN_FAIL])
+    lines = [each for other in odd for each in (line, other, line)]
+    assert list(made.briefs(lines, ())) == [told for each in lines for told in made.briefs([each], ())]
+    assert sum(map(bool, made.briefs(lines, ()))) == 2 * len(odd) + 2
+
+
+def test_kinds_remembered_are_few_and_short() -> None:
+    """An app may write events of any kind: of those that are many or long, little is kept."""
+    made, line = EventLogFilter(), COMMON["appguard"][0]
+    tracemalloc.start()
+    try:
+        for number in range(5_000):
+            for kind in (b"k%d" % number, b"k%d" % number * 1_000):
+                made.briefs([line.replace(LOGIN_FAIL.encode(), kind)], ())
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] < 400_000
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize("inside", ["[", '{"a":'])
 def test_an_event_line_nested_too_deep_tells_nothing(inside: str) -> None:
     """What an app of any user may write ends nobody who reads it, in brief or whole."""

@@ -1,8 +1,10 @@
 """What a filter offers. Filters are pure: a line in, an event or nothing out; no file, no clock, no exception."""
 
 import re
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import Protocol, runtime_checkable
 
@@ -82,6 +84,15 @@ class TellsBriefly(Protocol):
     def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Sequence[Told]:
         """Say of each line what `match` would, in brief: of ordinary events, which count once."""
         ...
+
+
+def hosts_in_brief(texts: Sequence[str]) -> Sequence[Host | None]:
+    """Give of each text what `host_of` gives, in half the time where all are plain IPv4 addresses."""
+    try:
+        deque(map(inet_pton, repeat(_INET), texts), maxlen=0)
+    except (OSError, ValueError):
+        return list(map(host_of, texts))
+    return texts
 
 
 def rows_of(form: re.Pattern[str], lines: Sequence[bytes]) -> Sequence[tuple[str, ...]]:

@@ -6,7 +6,7 @@ times of one second share all but their fraction, so what the second is gets rem
 needs little of an event, and is told it in brief.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
 
@@ -14,13 +14,25 @@ import msgspec
 
 from appguard.address import parse_address
 from appguard.errors import AddressError, EventError
-from appguard.event import COUNT_MOST, PATH_MOST, REQUEST, SHORT_TEXT, TEXT_MOST, VIA_MOST, Event, is_time, parse_line
-from appguard.filters.base import Told, host_of
+from appguard.event import (
+    COUNT_MOST,
+    PATH_MOST,
+    REQUEST,
+    SHORT_TEXT,
+    TEXT_MOST,
+    VIA_MOST,
+    Event,
+    What,
+    is_time,
+    parse_line,
+)
+from appguard.filters.base import Told, hosts_in_brief
 from appguard.filters.literals import Literals
 
 BEGIN = b'{"time":"'
 ESCAPE = r"\u00"  # how JSON may write a letter of a kind
 STATUS_MOST = 999
+KINDS_MOST = 1024  # pairs of kind and status remembered: an app may write any
 MICRO = 1_000_000
 FRACTION = len("2026-11-20T09:11:02.")
 ZONE = len("2026-11-20T09:11:02.123456")
@@ -29,7 +41,7 @@ FITTING = TEXT_MOST + len('{"time":"2026-11-20T09:11:02.123456Z","event":"x","so
 NOT_READ = (msgspec.DecodeError, ValueError, RecursionError)  # the last of a line that is nested too deep
 
 
-class Record(msgspec.Struct):
+class Record(msgspec.Struct, gc=False):
     """The fields of a line."""
 
     time: str
@@ -47,6 +59,26 @@ class Record(msgspec.Struct):
     jail: str = ""
 
 
+NO_RECORD = Record("", "", "")
+
+
+class Whats(dict[What, What | tuple[()] | None]):
+    """What records tell of, by kind and status: nothing if it is none of the kinds wanted, None if it is odd."""
+
+    def __init__(self, wanted: Collection[str]) -> None:
+        super().__init__()
+        self._wanted = wanted
+
+    def __missing__(self, what: What) -> What | tuple[()] | None:
+        kind, status = what
+        if not (0 < len(kind) <= SHORT_TEXT and 0 <= status <= STATUS_MOST):
+            return None
+        if len(self) >= KINDS_MOST:
+            self.clear()
+        found = self[what] = () if self._wanted and kind not in self._wanted else what
+        return found
+
+
 class EventLogFilter:
     """Reads event lines: those of some `kinds`, or all."""
 
@@ -55,6 +87,7 @@ class EventLogFilter:
     def __init__(self, kinds: Collection[str] = ()) -> None:
         self._kinds = frozenset(() if REQUEST in kinds else kinds)
         self.needs = ((Literals(self._kinds | {ESCAPE}),),) if self._kinds else ()
+        self._whats = Whats(self._kinds)
         self._decode = msgspec.json.Decoder(Record).decode
 
     def match(self, line: bytes, time: float) -> Event | None:
@@ -71,23 +104,31 @@ class EventLogFilter:
 
     def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Sequence[Told]:
         """Say what common lines tell, of each; see `TellsBriefly`."""
-        return list(map(self._brief, lines))
+        found: list[Told] = []
+        records, whats = self._records(lines), self._whats
+        hosts, told = hosts_in_brief([each.source_ip for each in records]), _times([each.time for each in records])
+        for line, record, host, at in zip(lines, records, hosts, told, strict=True):
+            what, via = whats[record.event, record.status], record.via
+            through = _through(via) if via else via
+            is_odd = record.count != 1 or record.jail or (len(line) > FITTING and not _fits(record))
+            if is_odd or what is None or host is None or at is None or through is None or not line.startswith(BEGIN):
+                found.append(None)
+            else:
+                found.append((what, host, at, record.path, through, line) if what else ())
+        return found
 
-    def _brief(self, line: bytes) -> Told:
+    def _records(self, lines: Sequence[bytes]) -> Sequence[Record]:
+        """Decode lines; give an empty record for each that is none."""
         try:
-            found = self._decode(line)
+            return list(map(self._decode, lines))
         except NOT_READ:
-            return None
-        host, time = host_of(found.source_ip), _time(found.time)
-        if time is None or host is None or found.count != 1 or found.jail or not line.startswith(BEGIN):
-            return None
-        through = _through(found.via) if found.via else ()
-        if through is None or not 0 <= found.status <= STATUS_MOST or (len(line) > FITTING and not _fits(found)):
-            return None
-        kind = found.event
-        if self._kinds and kind not in self._kinds:
-            return ()
-        return ((kind, found.status), host, time, found.path, through, line) if 0 < len(kind) <= SHORT_TEXT else None
+            return list(map(self._record, lines))
+
+    def _record(self, line: bytes) -> Record:
+        try:
+            return self._decode(line)
+        except NOT_READ:
+            return NO_RECORD
 
     def hosts_of(self, lines: Sequence[bytes]) -> Sequence[bytes]:
         """Give what stands where the client does; an app's words alone stand before it."""
@@ -135,11 +176,23 @@ def _fits(found: Record) -> bool:
 
 
 def _time(text: str) -> float | None:
-    """Read a time as our own writer writes it."""
-    micros, fraction = _micros(text[:FRACTION]), text[FRACTION:ZONE]
-    if micros is None or text[ZONE:] != "Z" or not (fraction.isdigit() and fraction.isascii()):
-        return None
-    return (micros + int(fraction)) / MICRO
+    return _times([text])[0]
+
+
+def _times(texts: Iterable[str]) -> list[float | None]:
+    """Read times as our own writer writes them; None of each that is another."""
+    found: list[float | None] = []
+    second, micros = "", None
+    for text in texts:
+        if text[:FRACTION] != second:
+            second = text[:FRACTION]
+            micros = _micros(second)
+        fraction = text[FRACTION:ZONE]
+        if micros is None or text[ZONE:] != "Z" or not (fraction.isdigit() and fraction.isascii()):
+            found.append(None)
+        else:
+            found.append((micros + int(fraction)) / MICRO)
+    return found
 
 
 @lru_cache(maxsize=1024)

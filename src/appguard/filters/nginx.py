@@ -18,7 +18,7 @@ from urllib.parse import unquote
 from appguard.address import parse_address
 from appguard.errors import AddressError
 from appguard.event import LIMIT_EXCEEDED, LINE_MOST, PROBE, REQUEST, Event, What, kind_of_answer
-from appguard.filters.base import Told, host_of, rows_of
+from appguard.filters.base import Told, hosts_in_brief, rows_of
 from appguard.filters.literals import Literals
 from appguard.filters.times import seconds_of
 
@@ -41,6 +41,7 @@ TIME_LENGTH = len(" [20/Nov/2026:09:11:02 +0000] ")
 END_OF_PATH = re.compile("[?#]")
 PROBED = (400, 404, 405, 444)
 UNAUTHORIZED = 401
+NO_HOST = "0.0.0.0"  # noqa: S104 - for a line that has not this form, as any would do
 TELLING = (UNAUTHORIZED, 403, 429, *PROBED)  # a request with another status tells of nothing by itself
 
 
@@ -89,7 +90,9 @@ class NginxFilter:
         """Say what common lines tell, of each; see `TellsBriefly`."""
         found: list[Told] = []
         what_of, last, told = self._wanted.what, "", None
-        for line, (address, no_user, time, method, path, status) in zip(lines, rows_of(COMMON, lines), strict=True):
+        rows = rows_of(COMMON, lines)
+        hosts = hosts_in_brief([row[0] or NO_HOST for row in rows])
+        for line, (_, no_user, time, method, path, status), host in zip(lines, rows, hosts, strict=True):
             what = what_of.get(status)
             if "%" in path or "/." in path:
                 path = path_of(path)
@@ -100,7 +103,6 @@ class NginxFilter:
                 continue
             if time != last:
                 last, told = time, _seconds(time)
-            host = host_of(address)
             found.append(None if told is None or host is None else (what, host, told, path, (), line))
         return found
 
