@@ -28,6 +28,8 @@ from appguard.judge import Judge
 from appguard.pipeline import Outcome, Shared, count
 from appguard.stores.memory import MemoryBanSet
 
+HEARD_MOST = 1_000  # bans
+
 log = logging.getLogger("appguard")
 
 
@@ -95,6 +97,7 @@ class Banning:
                 self._benches[name] = _Bench(window.jail, bans, self.history)
         self._listeners = {name: window for name, window in windows.items() if BAN in window.jail.events}
         self._waiting: dict[tuple[str, str], Ban] = {}
+        self._heard: dict[tuple[str, str], int] = {}  # by jail and network, the versions of what was learned of last
         self._tasks: set[asyncio.Task[None]] = set()
 
     def take(self, outcome: Outcome) -> None:
@@ -129,10 +132,11 @@ class Banning:
     def enacted(self, ban: Ban, is_new: bool) -> Outcome:
         """Take what the fleet has put in force because of a failure told by this host; say what follows.
 
-        It is not new if this host had banned by itself, while the fleet did not answer.
+        It is not new if this host had banned by itself, while the fleet did not answer; it may have been heard of.
         """
         bench, outcome = self._benches[ban.jail], Outcome()
-        is_new = is_new and not bench.history.in_force(ban.jail, ban.where, ban.start)
+        was_heard = self._heard.pop((ban.jail, ban.where), None) == ban.version
+        is_new = is_new and (was_heard or not bench.history.in_force(ban.jail, ban.where, ban.start))
         if bench.jail.dry_run:
             bench.bans.ban(ban)
         bench.history.note(ban)
@@ -157,9 +161,16 @@ class Banning:
                     bench.history.end(name, network_text(fact.network), self._clock())
             elif ban.automatic and ban.jail in shared and not shared[ban.jail].history.knows(ban):
                 shared[ban.jail].history.note(ban)
+                self._hear(ban)
                 gone = self._windows[ban.jail].forget_network(ban.where)
                 outcome.touched.setdefault(ban.jail, set()).update(gone)
         return outcome
+
+    def _hear(self, ban: Ban) -> None:
+        """Remember that a ban is known from what all are told, in case the answer to our failure comes after that."""
+        if len(self._heard) >= HEARD_MOST:
+            self._heard.pop(next(iter(self._heard)))
+        self._heard[ban.jail, ban.where] = ban.version
 
     def _take(self, ban: Ban, outcome: Outcome) -> None:
         exemption = self._benches[ban.jail].exemption

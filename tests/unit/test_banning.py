@@ -271,3 +271,13 @@ def test_what_another_host_of_the_same_name_decided_is_learnt_and_what_this_one_
     longer = [replace(fact.ban, end=NOW + 1000) for fact in facts if fact.ban]
     assert court.banning.learn(map(Fact.of, longer)).touched == {"login": {"203.0.113.5", "203.0.113.6"}}
     assert court.windows["login"].currently_failed == 0
+
+
+def test_a_ban_that_was_heard_before_its_answer_came_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    """What the fleet put in force for this host's failure is this host's ban, though all were told first."""
+    court = Court(login(scope="fleet", maxretry=2, bantime=60))
+    made = replace(ban_of("203.0.113.5", bantime=60), version=7)
+    court.banning.learn([Fact.of(made)])
+    court.banning.enacted(made, is_new=True)
+    court.banning.enacted(made, is_new=True)  # as where this host had banned by itself
+    assert caplog.messages.count("[login] Ban 203.0.113.5") == court.banning.totals["login"] == 1
