@@ -125,7 +125,8 @@ def test_prometheus_counts() -> None:
 
 def test_refusals_for_want_of_a_store_are_counted_apart() -> None:
     """They are no limit's doing."""
-    ask = starlette_site(name="dead-shop", store="redis://127.0.0.1:1/0", limits=["4/minute"], on_store_error="closed")
+    dead = "redis://127.0.0.1:1/0"
+    ask = starlette_site(name="dead-shop", counters=dead, limits=["4/minute"], on_store_error="closed")
     assert [ask().status for _ in range(6)] == [503] * 6
     assert counted("appguard_refused_total", app="dead-shop", reason="store", name="") == 6
 
