@@ -138,12 +138,13 @@ def test_followers_leave_room_for_verbs(path: Path) -> None:
 def test_waiting_followers_do_not_delay_the_end(open_tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A daemon that stops answers those who wait, and ends without a complaint and without waiting for them."""
     path = open_tmp_path / "control.sock"
+    daemon = DictionaryDaemon()
     with ThreadPoolExecutor() as threads:
-        with serving(DictionaryDaemon(), path):
+        with serving(daemon, path):
             cursor = follow(path)["cursor"]
             waiting = threads.submit(follow, path, cursor)
             assert ask(path, "GET", "/v1/status")[0] == 200
-            wait_until(waiting.running, 5, "the follower asks")
+            wait_until(lambda: daemon.following.asked != daemon.following.asked, 5, "the follower waits")
             began = time.monotonic()
         assert time.monotonic() - began < AT_ONCE
         if not waiting.exception(AT_ONCE):
