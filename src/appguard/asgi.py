@@ -72,11 +72,11 @@ class AppGuard:
         peer = self._peers.get(text)
         is_plain = peer is not None and not peer.forwards and port != 0  # as most are
         client = peer.client if peer is not None and is_plain else self._client(middleware, text, port, scope)
-        is_counted = method != "OPTIONS" or not _is_preflight(scope)
+        is_preflight = method == "OPTIONS" and _is_preflight(scope)
         if middleware.is_immediate:
-            visit = middleware.decide(client, method, path, is_counted, scope)
+            visit = middleware.decide(client, method, path, is_preflight, scope)
         else:
-            visit = await middleware.decide_async(client, method, path, is_counted, scope)
+            visit = await middleware.decide_async(client, method, path, is_preflight, scope)
         if isinstance(visit, Refusal):
             if scope["type"] == "websocket":
                 await receive()  # the handshake
@@ -225,7 +225,10 @@ def _header(scope: Scope, name: bytes) -> str:
 
 
 def _is_preflight(scope: Scope) -> bool:
-    """Say whether a request with OPTIONS is a CORS preflight: with credentials, which no browser sends, it is none."""
+    """Say whether a request with OPTIONS is a CORS preflight: with credentials, which no browser sends, it is none.
+
+    Credentials in another header cannot be told; so limits of outcomes and jails count preflights too.
+    """
     names = {name for name, _ in scope["headers"]}
     return b"access-control-request-method" in names and names.isdisjoint((b"authorization", b"cookie"))
 

@@ -66,7 +66,10 @@ def exchange_of(environ: Mapping[str, object], client: Client, path: str, status
 
 
 def is_preflight(environ: Mapping[str, object]) -> bool:
-    """Say whether a request is a CORS preflight: with credentials, which no browser sends, it is none."""
+    """Say whether a request is a CORS preflight: with credentials, which no browser sends, it is none.
+
+    Credentials in another header cannot be told; so limits of outcomes and jails count preflights too.
+    """
     if environ.get("REQUEST_METHOD") != "OPTIONS" or "HTTP_ACCESS_CONTROL_REQUEST_METHOD" not in environ:
         return False
     return "HTTP_AUTHORIZATION" not in environ and "HTTP_COOKIE" not in environ

@@ -86,12 +86,13 @@ class Guard:
         ban_of: Callable[[Address], Ban | None],
         wall: Callable[[], float],
         now: float,
-        is_counted: bool = True,
+        is_preflight: bool = False,
         native: object = None,
     ) -> Refusal | Sequence[Hit]:
         """Refuse, or give the hits to be counted (none: admitted).
 
         `wall` gives Unix seconds, for bans; `now` is monotonic seconds, for limits; `native` is the framework's own.
+        A CORS preflight is spared by limits of requests alone: what becomes of it counts like any other outcome.
         """
         address = client.address
         if address is None or (self._has_safelist and address in self._safelist):
@@ -101,9 +102,10 @@ class Guard:
             return _new_refusal((403, None if ban.end is None else ban.end - wall(), ban, None, None))
         if self._traps is not None and path in self._traps:
             return TRAPPED
-        if not is_counted or (self._exempt and any_match(self._exempt, normal_path(path))):
+        if (is_preflight and not self.has_outcomes) or (self._exempt and any_match(self._exempt, normal_path(path))):
             return ()
-        hits = self._matching.hits(client, method, path, native)
+        found = self._matching.hits(client, method, path, native)
+        hits = of_outcomes(found) if is_preflight else found
         if self.denied:
             for hit in hits:
                 until, end, cost = self.denied.get(hit.key, NOT_DENIED)
@@ -117,9 +119,12 @@ class Guard:
             return False
         return not (self._exempt and any_match(self._exempt, normal_path(path)))
 
-    def dry_hits(self, client: Client, method: str, path: str, native: object) -> Sequence[Hit]:
+    def dry_hits(
+        self, client: Client, method: str, path: str, native: object, is_preflight: bool = False
+    ) -> Sequence[Hit]:
         """Give the hits of limits in dry run, each to be asked about alone, of a request that was let in."""
-        return self._dry.hits(client, method, path, native)
+        hits = self._dry.hits(client, method, path, native)
+        return of_outcomes(hits) if is_preflight else hits
 
     def knows_only(self, key: str) -> bool:
         """Say whether of all clients that limits have met lately, this is the only one."""
@@ -169,6 +174,11 @@ class Due(NamedTuple):
     pending: Pending
     returned: Sequence[Hit]
     asked: Sequence[Hit]
+
+
+def of_outcomes(hits: Iterable[Hit]) -> Sequence[Hit]:
+    """Give those hits that limits of outcomes have."""
+    return [hit for hit in hits if not hit.limit.counts_requests]
 
 
 def any_match(patterns: Iterable[Pattern[str]], path: str) -> bool:

@@ -190,17 +190,17 @@ class Middleware:
                 guard.denied.clear()
 
     def decide(
-        self, client: Client, method: str, path: str, is_counted: bool, native: object = None
+        self, client: Client, method: str, path: str, is_preflight: bool, native: object = None
     ) -> Refusal | Visit:
         """Judge and count a request, in a thread: give its refusal, of which events are told, or its visit.
 
-        `native` is the framework's request. A CORS preflight is not counted.
+        `native` is the framework's request. A CORS preflight is not counted by limits of requests.
         """
         opened, guard, now = self._opened or self.opened, self.guard, 0.0  # of no use to most requests
         if guard.denied or not opened.is_immediate:
             self._forgive(opened)
             now = self.monotonic()
-        found = guard.judge(client, method, path, opened.ban_of, self.clock, now, is_counted, native)
+        found = guard.judge(client, method, path, opened.ban_of, self.clock, now, is_preflight, native)
         if isinstance(found, Refusal):
             self.events.refused(client, found, method, path, now)
             return found
@@ -213,22 +213,24 @@ class Middleware:
             visit.waited = waited(self.monotonic() - now)
         if client.address is None:
             self.clients.explain(client)
-        elif self._has_more_limits and is_counted and guard.is_limited(client, path):
+        elif self._has_more_limits and guard.is_limited(client, path):
             if guard.has_dry_limits:
-                run(self._admit(guard, visit, found, verdict, native, self.monotonic()), opened.counters, visit)
+                now = self.monotonic()
+                steps = self._admit(guard, visit, found, verdict, native, now, is_preflight)
+                run(steps, opened.counters, visit)
             else:
                 self._note(guard, visit, found, verdict, native)
         return visit
 
     async def decide_async(
-        self, client: Client, method: str, path: str, is_counted: bool, native: object = None
+        self, client: Client, method: str, path: str, is_preflight: bool, native: object = None
     ) -> Refusal | Visit:
         """Do what `decide` does, on the event loop."""
         opened, guard = self._opened or self.opened, self.guard
         if guard.denied:
             self._forgive(opened)
         now = self.monotonic()
-        found = guard.judge(client, method, path, opened.ban_of, self.clock, now, is_counted, native)
+        found = guard.judge(client, method, path, opened.ban_of, self.clock, now, is_preflight, native)
         if isinstance(found, Refusal):
             self.events.refused(client, found, method, path, now)
             return found
@@ -240,9 +242,10 @@ class Middleware:
             visit.waited = waited(self.monotonic() - now)
         if client.address is None:
             self.clients.explain(client)
-        elif self._has_more_limits and is_counted and guard.is_limited(client, path):
+        elif self._has_more_limits and guard.is_limited(client, path):
             if guard.has_dry_limits:
-                await run_async(self._admit(guard, visit, found, verdict, native, now), opened.counters, visit)
+                steps = self._admit(guard, visit, found, verdict, native, now, is_preflight)
+                await run_async(steps, opened.counters, visit)
             else:
                 self._note(guard, visit, found, verdict, native)
         return visit
@@ -303,11 +306,18 @@ class Middleware:
             visit.pending = [*visit.pending, (guard, pending)]
 
     def _admit(
-        self, guard: Guard, visit: Visit, hits: Sequence[Hit], verdict: Verdict, native: object, now: float
+        self,
+        guard: Guard,
+        visit: Visit,
+        hits: Sequence[Hit],
+        verdict: Verdict,
+        native: object,
+        now: float,
+        is_preflight: bool = False,
     ) -> Steps[None]:
         """Ask the limits in dry run, and note on a visit what its outcome will settle."""
         client, method, path = visit.client, visit.method, visit.path
-        tried = guard.dry_hits(client, method, path, native)
+        tried = guard.dry_hits(client, method, path, native, is_preflight)
         for hit in tried:
             if (yield Step([hit])).refused is not None:
                 self.events.would_refuse(hit.limit, client, method, path, now)

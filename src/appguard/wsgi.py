@@ -53,8 +53,7 @@ class AppGuard:
             self._started = True
         client, path = client_of(middleware, environ), path_of(environ)
         method = environ["REQUEST_METHOD"].upper()  # as frameworks read it
-        is_counted = method != "OPTIONS" or not is_preflight(environ)
-        visit = middleware.decide(client, method, path, is_counted, environ)
+        visit = middleware.decide(client, method, path, method == "OPTIONS" and is_preflight(environ), environ)
         if isinstance(visit, Refusal):
             answer = middleware.answer(visit, client, method, path, environ, text_of(environ, "HTTP_ACCEPT"))
             return _refuse(answer, environ, start_response)

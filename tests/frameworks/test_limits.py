@@ -145,6 +145,20 @@ def test_what_carries_credentials_is_no_preflight(site: Callable[..., Site], cre
     assert answers[2:] == [429, 429]
 
 
+@pytest.mark.parametrize("site", [starlette_site, django_site, django_rest_site])
+@pytest.mark.parametrize("is_dry", [False, True])
+def test_what_becomes_of_a_preflight_counts(
+    site: Callable[..., Site], is_dry: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A guess in a header that nobody can tell for a credential fills the limit of refused ones; a page needs none."""
+    ask = site(limits=["1/hour", Limit("2/hour", count=[401, 405], dry_run=is_dry)], store="memory://")
+    guess = {**PREFLIGHT, "X-Auth-Token": "guessed"}
+    answers = [ask("OPTIONS", "/basic", guess).status for _ in range(4)]
+    assert 429 not in answers[:2]
+    assert answers[2:] == ([answers[0]] * 2 if is_dry else [429, 429])
+    assert ("in dry run, would refuse" in caplog.text) is is_dry
+
+
 def test_a_refused_answer_inside_cors_can_be_read_by_the_page() -> None:
     """With AppGuard inside CORSMiddleware, as the documentation says, a 429 carries the CORS headers."""
     app = shop(limits=["1/hour"])

@@ -138,7 +138,7 @@ def test_the_next_line_carries_what_was_suppressed(events: EventFile) -> None:
 
     def is_refused(who: Client, now: float) -> bool:
         moment[0] = now
-        return isinstance(middleware.decide(who, "GET", "/", is_counted=True), Refusal)
+        return isinstance(middleware.decide(who, "GET", "/", is_preflight=False), Refusal)
 
     def refuse(who: Client, now: float) -> None:
         assert is_refused(who, now)

@@ -42,7 +42,7 @@ def middleware() -> Iterator[Middleware]:
 
 def ask(middleware: Middleware, path: str = "/") -> Refusal | Visit:
     """Let a request come."""
-    return middleware.decide(ALICE, "POST", path, is_counted=True)
+    return middleware.decide(ALICE, "POST", path, is_preflight=False)
 
 
 def asked(middleware: Middleware) -> int:

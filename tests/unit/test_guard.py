@@ -75,8 +75,8 @@ def test_safelist_comes_before_ban_and_limit() -> None:
 def test_ban_comes_before_limit_and_before_exempt_paths() -> None:
     """A ban holds on every path, for preflights too, and costs no counter."""
     guard = Guard([Limit("1/minute")], exempt_paths=["/healthz"])
-    for path, is_counted in (("/", True), ("/healthz", True), ("/", False)):
-        found = guard.judge(CLIENT, "GET", path, banned(None), lambda: WALL, 0.0, is_counted=is_counted)
+    for path, is_preflight in (("/", False), ("/healthz", False), ("/", True)):
+        found = guard.judge(CLIENT, "GET", path, banned(None), lambda: WALL, 0.0, is_preflight=is_preflight)
         assert isinstance(found, Refusal)
         assert found.status == 403
 
@@ -93,7 +93,17 @@ def test_exempt_paths_and_preflights_are_not_counted() -> None:
         assert judge(guard, path=path) == ()
     for path in ("/", "/healthz/x", "/healthzz", "/staticx"):
         assert limits_of(judge(guard, path=path)) == ["1/minute"]
-    assert guard.judge(CLIENT, "OPTIONS", "/", nobody, lambda: WALL, 0.0, is_counted=False) == ()
+    assert guard.judge(CLIENT, "OPTIONS", "/", nobody, lambda: WALL, 0.0, is_preflight=True) == ()
+
+
+def test_preflights_are_spared_by_limits_of_requests_alone() -> None:
+    """What becomes of a preflight counts, for limits in dry run too."""
+    limits = [Limit("9/minute", dry_run=is_dry) for is_dry in (False, True)]
+    limits += [Limit("2/hour", count=[401], dry_run=is_dry) for is_dry in (False, True)]
+    guard = Guard(limits)
+    found = guard.judge(CLIENT, "OPTIONS", "/", nobody, lambda: WALL, 0.0, is_preflight=True)
+    assert limits_of(found) == ["2/hour of 401"]
+    assert limits_of(guard.dry_hits(CLIENT, "OPTIONS", "/", None, is_preflight=True)) == ["2/hour of 401"]
 
 
 def test_every_limit_that_fits_is_counted_in_one_go() -> None:

@@ -56,8 +56,8 @@ class AppGuardMiddleware:
         if middleware is None:
             request.META[VISIT] = None
             return respond(request)
-        client, method, path, is_counted = self._prepare(middleware, request)
-        visit = middleware.decide(client, method, path, is_counted, request)
+        client, method, path, is_cors = self._prepare(middleware, request)
+        visit = middleware.decide(client, method, path, is_cors, request)
         if isinstance(visit, Refusal):
             return _refused(middleware, visit, client, request)
         request.META[VISIT] = visit
@@ -72,8 +72,8 @@ class AppGuardMiddleware:
         if middleware is None:
             request.META[VISIT] = None
             return await respond(request)
-        client, method, path, is_counted = self._prepare(middleware, request)
-        visit = await middleware.decide_async(client, method, path, is_counted, request)
+        client, method, path, is_cors = self._prepare(middleware, request)
+        visit = await middleware.decide_async(client, method, path, is_cors, request)
         if isinstance(visit, Refusal):
             return _refused(middleware, visit, client, request)
         request.META[VISIT] = visit
@@ -83,12 +83,12 @@ class AppGuardMiddleware:
         return _answer(visit, request, response)
 
     def _prepare(self, middleware: Middleware, request: HttpRequest) -> tuple[Client, str, str, bool]:
-        """Give client, method and path of a request, and whether limits count it."""
+        """Give client, method and path of a request, and whether it is a CORS preflight."""
         if not self._started:
             self._started = True
             middleware.start_under(request.META.get(VISIT))
         client = client_of(middleware, request.META)
-        return client, request.method or "", request.path_info, not is_preflight(request.META)
+        return client, request.method or "", request.path_info, is_preflight(request.META)
 
 
 def _record(visit: Visit, request: HttpRequest, response: HttpResponseBase) -> None:
