@@ -95,6 +95,22 @@ def test_mistake_is_told_with_what_to_do(
     assert "secret" not in caplog.text
 
 
+@pytest.mark.parametrize("command", ["AUTH", "EVALSHA"])
+def test_what_a_server_repeats_of_a_call_is_not_told(
+    command: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A server that does not know a command says with what it was called: a password, or the address of a client."""
+    hits = (Hit("203.0.113.5 third", Limit("2/hour", name="third")),)
+    with redis_server(tmp_path, "--rename-command", command, "") as server:
+        uri = server.uri.replace("//", "//me:hidden@" if command == "AUTH" else "//")
+        with RedisStore(uri, "shop", directory=tmp_path) as store:
+            wait_until(
+                lambda: store.check(hits) and f"unknown command '{command}'" in caplog.text, 5, lambda: caplog.text
+            )
+    assert "hidden" not in caplog.text
+    assert "203.0.113.5" not in caplog.text
+
+
 def test_replica_is_told_with_what_to_do(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A replica lets bans be read, and counts nothing."""
     hits = (Hit("203.0.113.5 first", Limit("1/hour", name="first")),)

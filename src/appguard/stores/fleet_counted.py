@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from appguard.jail import Jail
 from appguard.stores.fleet_failures import counter_of
+from appguard.stores.redis_advice import said_by
 from appguard.stores.redis_connection import connect_to
 from appguard.stores.redis_uri import parse_redis_uri
 
@@ -49,7 +50,7 @@ class FleetCounted:
             finally:
                 client.close()
         except Exception as error:  # noqa: BLE001 - whatever it is, people are told what is known without
-            log.info("%s does not say what all hosts have counted: %s", self._uri, error)
+            log.info("%s does not say what all hosts have counted: %s", self._uri, said_by(error))
             return {}
         now = self._clock() + self._offset()
         pairs = zip(asked, found, strict=True)

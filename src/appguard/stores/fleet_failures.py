@@ -27,6 +27,7 @@ from appguard.event import Event
 from appguard.jail import Jail
 from appguard.jail_key import PAIR, USER
 from appguard.ports import parse_key
+from appguard.stores.redis_advice import said_by
 from appguard.stores.redis_bans import STREAM_MOST, RedisBanSet
 from appguard.stores.redis_commands import Commands, Script
 from appguard.stores.redis_records import VIA_MOST, parse_record
@@ -197,14 +198,14 @@ class FleetFailures:
 
     def _set_aside(self, batch: Sequence[Failed], error: ResponseError) -> None:
         """Leave a batch to this host, which counts alone until Redis takes another one."""
-        self._thread.complaint = str(error)
+        self._thread.complaint = said_by(error)
         self.set_aside += len(batch)
         if time.monotonic() >= self._say_at:
             self._say_at = time.monotonic() + SAY_AGAIN
             log.error(
                 "%s refuses to count %d failures of jail %s, which are set aside (%d so far), so this host alone has"
                 " counted them: %s: look at what it has under appguard:*",
-                *(self._bans.name, len(batch), batch[0].jail.name, self.set_aside, error),
+                *(self._bans.name, len(batch), batch[0].jail.name, self.set_aside, said_by(error)),
             )
 
     def _send(self, client: Commands, batch: Sequence[Failed]) -> bytes:

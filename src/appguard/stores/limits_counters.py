@@ -34,6 +34,7 @@ from appguard.rate import Left
 from appguard.stores.base import BUDGET
 from appguard.stores.breaker import Breaker
 from appguard.stores.memory import MemoryCounters
+from appguard.stores.redis_advice import said_by
 from appguard.stores.waiting import answer_of
 
 THREADS = 8
@@ -84,7 +85,7 @@ class LimitsCounters:
         self._app = app
         self._on_store_error = on_store_error
         self._local = MemoryCounters(monotonic)
-        self._breaker = Breaker(f"{urlsplit(uri).scheme}:// of the limits package", monotonic)
+        self._breaker = Breaker(f"{urlsplit(uri).scheme}:// of the limits package", monotonic, said_by)
         self._names: dict[str, RateLimitItem] = {}
         self.resets = 0
         self._renew()

@@ -4,6 +4,8 @@ Servers and redis-py say what is wrong, but not where that is set. An error is k
 and Valkey write alike.
 """
 
+import re
+
 from appguard.stores.redis_uri import RedisUri
 
 _ROLE = "name the user of this app or daemon in store, and load contrib/redis/appguard.acl anew if its roles are older"
@@ -38,10 +40,17 @@ _OUTSIDE_CLUSTER = dict.fromkeys(
     ("MOVED", "CLUSTERDOWN", "slot"), "that server belongs to a Cluster: store = 'redis+cluster://host:6379'"
 )
 
+_REPEATED = re.compile(",? with args beginning with:.*", re.DOTALL)
+
+
+def said_by(error: Exception) -> str:
+    """Give what an error says, without what a server repeats of a call: a password, or the address of a client."""
+    return _REPEATED.sub("", str(error)).strip() or type(error).__name__
+
 
 def explained(error: Exception, uri: RedisUri) -> str:
     """Give what an error says, and in brackets what to do about it if that is known."""
-    text = str(error).strip() or type(error).__name__
+    text = said_by(error)
     advice = _ANY | (_OF_TLS if uri.has_tls else _OF_PLAIN)
     if uri.kind == "unix":
         advice |= _OF_SOCKET
