@@ -72,6 +72,10 @@ def test_wrong_forms(text: str) -> None:
         "redis+cluster://me:hid%40den@h/7",
         "redis+sentinel://h/s/0?sentinel_password=hidden&x=1",
         "nonsense://me:hidden@h",
+        "redis://me:hid?den@h/0",
+        "redis://me:hid?x=den@h/0",
+        "redis://me:p@hid?den@h/0",
+        "redis+sentinel://h/s/0?sentinel_password=p&hidden",
     ],
 )
 def test_password_is_not_in_the_error(text: str) -> None:

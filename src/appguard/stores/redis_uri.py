@@ -23,6 +23,7 @@ PORT, SENTINEL_PORT = 6379, 26379
 TLS_OPTIONS = ("ca", "cert", "key")
 SENTINEL_OPTIONS = ("sentinel_user", "sentinel_password")
 FORMS = "redis://host:6379/0, rediss://, redis+unix:///path, redis+sentinel://h1,h2/service/0 or redis+cluster://h1,h2"
+_TORN = re.compile(r"\?(.*@|(.*&)?[^=&]+(&|$))", re.DOTALL)  # a password may have been taken for more than one part
 _NAME = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -83,6 +84,15 @@ class RedisUri:
 
 def parse_redis_uri(text: str) -> RedisUri:
     """Read a URI; raise `ConfigError`. Opens nothing."""
+    try:
+        return _parse(text)
+    except ConfigError:
+        if not _TORN.search(text):
+            raise
+        raise ConfigError(f"store: expected {FORMS}; in a password ? is written %3F, and & is %26") from None
+
+
+def _parse(text: str) -> RedisUri:
     scheme, separator, rest = text.partition("://")
     if scheme not in SCHEMES or not separator:
         raise ConfigError(f"store: expected {FORMS}")
