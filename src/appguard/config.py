@@ -87,8 +87,8 @@ class AppConfig:
     name: str
     limits: tuple[Limit, ...]
     jails: tuple[Jail, ...]
-    store: str
-    counters: str
+    store: str = field(repr=False)  # may hold a password
+    counters: str = field(repr=False)  # as well
     secret: str = field(repr=False)
     trusted_proxies: Proxies
     forwarding_header: str
@@ -113,7 +113,7 @@ class AppConfig:
 class DaemonConfig:
     """The daemon's settings, checked."""
 
-    store: str
+    store: str = field(repr=False)  # may hold a password
     safelist: tuple[Network, ...]
     trusted_proxies: Proxies
     runtime_directory: Path

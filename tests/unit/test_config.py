@@ -365,3 +365,11 @@ def test_drop_ins_that_cannot_be_listed_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "conf.d").symlink_to("conf.d")
     with pytest.raises(ConfigError, match=r"conf\.d: cannot be read: "):
         daemon(tmp_path, JAIL)
+
+
+def test_passwords_are_not_in_the_repr(tmp_path: Path) -> None:
+    """What a traceback with its variables may show has neither the secret nor the password of a store."""
+    uri = "redis://me:hidden@h/0"
+    app = app_config({"store": uri, "counters": "memcached://me:hidden@h", "secret": "hidden"}, {})
+    assert "hidden" not in repr(app)
+    assert "hidden" not in repr(daemon(tmp_path, f'store = "{uri}"'))
