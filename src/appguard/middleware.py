@@ -9,6 +9,7 @@ the request path.
 
 import logging
 from collections.abc import Sequence
+from math import nan
 from threading import Lock
 
 from appguard.address import NetworkSet, network_text
@@ -196,7 +197,8 @@ class Middleware:
 
         `native` is the framework's request. A CORS preflight is not counted by limits of requests.
         """
-        opened, guard, now = self._opened or self.opened, self.guard, 0.0  # of no use to most requests
+        opened, guard = self._opened or self.opened, self.guard
+        now = nan  # most requests need none: no refusal is remembered
         if guard.denied or not opened.is_immediate:
             self._forgive(opened)
             now = self.monotonic()

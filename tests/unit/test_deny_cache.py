@@ -14,6 +14,7 @@ from appguard.limit import CLOSED_WAIT, Hit, Limit, Verdict
 from appguard.middleware import Middleware, Visit
 from appguard.outcome import Outcome
 from appguard.proxies import Client
+from appguard.request import Request
 from appguard.stores.memory import MemoryStore
 
 ALICE = Client(parse_address("203.0.113.5"), "203.0.113.5")
@@ -43,6 +44,25 @@ def middleware() -> Iterator[Middleware]:
 def ask(middleware: Middleware, path: str = "/") -> Refusal | Visit:
     """Let a request come."""
     return middleware.decide(ALICE, "POST", path, is_preflight=False)
+
+
+def test_refusal_that_another_request_brings_about_meanwhile_is_no_longer_for_it() -> None:
+    """A request that began while nobody was refused is refused by the counters, for as long as they say."""
+    others = 2
+
+    def lets_others_go_first(_request: Request) -> bool:
+        nonlocal others
+        while others:
+            others -= 1
+            ask(made)
+        return False
+
+    limits = [Limit("1/hour"), Limit("100/hour", exempt=lets_others_go_first)]
+    made = Middleware(app_config({"limits": limits, "store": "memory://", "event_log": "logger"}, {}))
+    made.begin(Around(monotonic=lambda: 1_000_000.0, open_store=lambda: MemoryStore(monotonic=lambda: 1_000_000.0)))
+    refused = ask(made)
+    assert isinstance(refused, Refusal)
+    assert refused.wait == 3600
 
 
 def asked(middleware: Middleware) -> int:
