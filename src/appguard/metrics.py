@@ -4,9 +4,11 @@
     appguard_events_total    app, event (its kind)
     appguard_bans_total      app, jail
 
-Names are those of the settings, so there are as many series as settings, whatever strangers send.
+Names are those of the settings, so there are as many series as settings, whatever strangers send. Where processes share
+counters (`PROMETHEUS_MULTIPROC_DIR`) they are files: what cannot be written is not counted, and fails no request.
 """
 
+import logging
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,7 @@ LABELS = {
     "appguard_bans": ("Bans by the app's own jails", ("app", "jail")),
 }
 
+log = logging.getLogger("appguard")
 
 _first: "dict[str, dict[str, Counter]]" = {}  # what the first thread of this process has made
 
@@ -48,17 +51,13 @@ class Metrics:
         self.is_on = True
         self._app = app
         self._known: dict[tuple[str, ...], Counter | None] = {}
-        self._limits: dict[str, Counter | None] = {}  # of refusals, the quickest way
+        self._has_failed = False
 
     def refused(self, refusal: Refusal) -> None:
         """Count a refused request."""
         limit = refusal.limit
         if limit is not None:
-            if limit.name not in self._limits:
-                self._limits[limit.name] = self._counter("appguard_refused", "limit", limit.name)
-            known = self._limits[limit.name]
-            if known is not None:
-                known.inc()
+            self._add("appguard_refused", "limit", limit.name)
         elif refusal.ban is not None:
             self._add("appguard_refused", "ban", refusal.ban.jail)
         else:
@@ -73,11 +72,16 @@ class Metrics:
         self._add("appguard_bans", ban.jail)
 
     def _add(self, *what: str) -> None:
-        if what not in self._known:
-            self._known[what] = self._counter(*what)
-        known = self._known[what]
-        if known is not None:
-            known.inc()
+        try:
+            if what not in self._known:
+                self._known[what] = self._counter(*what)
+            known = self._known[what]
+            if known is not None:
+                known.inc()
+        except Exception as error:  # noqa: BLE001 - another's code, and no request fails for what it raises
+            if not self._has_failed:
+                self._has_failed = True
+                log.error("not all is counted for Prometheus: %s: %s", type(error).__name__, error)
 
     def _counter(self, name: str, *labels: str) -> "Counter | None":
         known = counters()

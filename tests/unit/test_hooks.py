@@ -1,10 +1,12 @@
 """Hooks hear of what happens and are not felt by requests; Prometheus counts the same."""
 
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
@@ -129,6 +131,22 @@ def test_refusals_for_want_of_a_store_are_counted_apart() -> None:
     ask = starlette_site(name="dead-shop", counters=dead, limits=["4/minute"], on_store_error="closed")
     assert [ask().status for _ in range(6)] == [503] * 6
     assert counted("appguard_refused_total", app="dead-shop", reason="store", name="") == 6
+
+
+def refused_statuses() -> list[int]:
+    """Give what an app answers to requests that are too many."""
+    ask = starlette_site(name="shared-shop", store="memory://", limits=["1/minute"])
+    return [ask().status for _ in range(3)]
+
+
+def test_counters_that_cannot_be_written_fail_no_request(tmp_path: Path) -> None:
+    """Without the directory in which processes share counters requests are refused as ever; the log says it once."""
+    code = "from tests.unit.test_hooks import refused_statuses; print(refused_statuses())"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment["PROMETHEUS_MULTIPROC_DIR"] = str(tmp_path / "gone")
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert told.stdout == "[200, 429, 429]\n"
+    assert told.stderr.count("not all is counted for Prometheus") == 1
 
 
 FIRST_EVENTS = """
