@@ -157,6 +157,8 @@ def test_forked_child_has_threads_of_its_own(server: RedisServer) -> None:
         ("async+memory://", "called 'async+memory'"),
         ("memory://?strategy=guess", "strategy=guess: expected one of sliding-window-counter, "),
         ("", "called ''"),
+        ("redis://me:hid/den@host:6379/0", "in a password / is written %2F"),
+        ("redis://me:hid?den@host:6379/0", "? %3F"),
     ],
 )
 def test_wrong_uri_is_named(uri: str, message: str) -> None:
@@ -164,6 +166,8 @@ def test_wrong_uri_is_named(uri: str, message: str) -> None:
     with pytest.raises(ConfigError, match="counters: ") as caught:
         parse_uri(uri)
     assert message in str(caught.value)
+    assert "hid" not in str(caught.value)
+    assert parse_uri("redis+unix:///run/r@b.sock")[0] == "redis+unix:///run/r@b.sock"
     assert parse_uri("memcached://a:1,b:2?strategy=fixed-window&x=1") == ("memcached://a:1,b:2?x=1", "fixed-window")
 
 

@@ -9,6 +9,7 @@ most `BUDGET`. After a few failures a breaker keeps everybody from asking, as wi
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -56,6 +57,7 @@ TIMEOUTS: dict[str, dict[str, float]] = {
     "valkeys": _REDIS,
 }
 
+_TORN = re.compile(r"^[^@\[]*:[0-9]*[^0-9@,][^@]*$")  # a password of which a part was taken for a path
 _item = lru_cache(maxsize=1024)(parse)
 
 
@@ -69,6 +71,10 @@ def parse_uri(uri: str) -> tuple[str, str]:
         raise ConfigError(f"counters: no storage of the limits package is called {parts.scheme!r}: it has {known}")
     if strategy not in STRATEGIES:
         raise ConfigError(f"counters: strategy={strategy}: expected one of {', '.join(STRATEGIES)}")
+    if "@" in uri and _TORN.search(parts.netloc):
+        raise ConfigError(
+            "counters: what follows user and colon is no port; in a password / is written %2F, ? %3F, # %23"
+        )
     rest = urlencode([(name, value) for name, value in query if name != "strategy"])
     return (parts._replace(query=rest).geturl() if query else uri), strategy
 
