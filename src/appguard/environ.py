@@ -8,6 +8,7 @@ from appguard.middleware import Middleware
 from appguard.proxies import Client, forwarded_for
 
 PROXY_FIX = "werkzeug.proxy_fix.orig"  # what werkzeug's ProxyFix leaves behind when it has replaced the peer
+REWRITTEN = ("0", 0)  # ports by which servers mark a peer they have rewritten; Django under ASGI has numbers
 HEADERS = {"x-forwarded-for": "HTTP_X_FORWARDED_FOR", "forwarded": "HTTP_FORWARDED"}
 
 
@@ -28,7 +29,7 @@ def client_of(middleware: Middleware, environ: Mapping[str, object]) -> Client:
     finder = middleware.clients.finder
     text = environ.get("REMOTE_ADDR")
     peer = finder.known.get(text) or finder.peer(text if isinstance(text, str) else "")  # type: ignore[call-overload]
-    is_rewritten = PROXY_FIX in environ or environ.get("REMOTE_PORT") == "0"
+    is_rewritten = PROXY_FIX in environ or environ.get("REMOTE_PORT") in REWRITTEN
     if not peer.forwards and not is_rewritten:
         return peer.client
     header = middleware.config.forwarding_header

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Unpack
 
 import pytest
+from django.core.handlers.asgi import ASGIHandler
 from fastapi import FastAPI, Request
 
 from appguard import AppGuard, report_auth_failure
 from appguard.config import AppOptions
 from tests.frameworks.asgi_client import ALICE, MALLORY, Caller, EventFile, Headers
+from tests.frameworks.sites import django_handler
 
 PROXY = ("10.1.2.3", 40000)
 LIMITED = [200, 429]
@@ -195,6 +197,12 @@ def test_a_rewritten_peer_is_the_client(tmp_path: Path, said: list[logging.LogRe
     assert shop.statuses(("192.168.0.9", 0), {"x-forwarded-for": "192.168.0.9"}) == LIMITED
     assert shop.clients() == [ALICE, "192.168.0.9"]
     assert said == []
+
+
+def test_django_sees_a_peer_that_the_server_has_rewritten() -> None:
+    """Under ASGI its port is a number in Django's META: a client in a private network has its limit there too."""
+    app = django_handler(ASGIHandler, {"limits": ["1/hour"], "store": "memory://", "event_log": "logger"})
+    assert Caller(app, ("192.168.0.9", 0)).statuses(2, headers={"x-forwarded-for": "192.168.0.9"}) == LIMITED
 
 
 @pytest.mark.parametrize("proxies", [["127.0.0.1"], ["unix:"]])
