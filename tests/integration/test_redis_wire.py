@@ -18,6 +18,7 @@ from appguard.stores.redis_connection import connect_async
 from appguard.stores.redis_uri import parse_redis_uri
 from appguard.stores.redis_wire import DirectCommands
 from tests.forked import forked
+from tests.lab import wait_until
 from tests.redis_server import RedisServer, redis_server
 
 HUNDRED = Limit("100/hour")
@@ -325,3 +326,19 @@ def test_what_is_no_redis_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return verdict
 
     assert asyncio.run(run()).wait == CLOSED_WAIT
+
+
+def test_a_connection_that_the_server_has_closed_meanwhile_fails_no_thread(
+    server: RedisServer, new_store: Callable[[], RedisStore]
+) -> None:
+    """A server with a `timeout` closes what nobody uses: the next call goes out on another connection."""
+    server.command("CONFIG", "SET", "timeout", "1")
+    store = new_store()
+    for _ in range(3):
+        assert is_of_redis(store.check(hits(1)))
+        wait_until(lambda: clients(server) == 0, 10, "the server keeps the connection")
+
+
+def clients(server: RedisServer) -> int:
+    """Give how many others are connected."""
+    return server.command("CLIENT", "LIST").count(b"name=appguard")

@@ -25,6 +25,7 @@ from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
 from appguard.fork import in_every_child
 
 SILENCE = 1.0  # seconds without a word from a server that owes an answer
+RESTED = 0.5  # seconds without a call, after which a thread looks whether the server has closed a connection
 OPENING_MOST = 16  # connections that threads make at the same time
 CHUNK = 65536
 READING = 0.002  # seconds that a loop which is late has to read what has come
@@ -213,10 +214,7 @@ class DirectCommands:
     def send(self, call: bytes, seconds: float = inf) -> Any:
         """Send one command as it goes over the wire; raise `TimeoutError` or an error of redis-py's family."""
         end = time.monotonic() + min(seconds, self._seconds)
-        try:
-            link = self._idle.pop()
-        except IndexError:
-            link = self._opened(min(seconds, self._seconds) / 2)  # the other half is for the call
+        link = self._rested() or self._opened(min(seconds, self._seconds) / 2)  # the other half is for the call
         try:
             reply = link.ask(call, end)
         except BaseException as error:  # whatever ends a trip, its answer is still to come on this link
@@ -234,6 +232,17 @@ class DirectCommands:
         if isinstance(reply, Exception):
             raise reply
         return reply
+
+    def _rested(self) -> "_Link | None":
+        """Give a connection that is not in use, None if there is none that the server has not closed meanwhile."""
+        while True:
+            try:
+                link = self._idle.pop()
+            except IndexError:
+                return None
+            if not link.is_lost():
+                return link
+            link.close()
 
     def _opened(self, seconds: float) -> "_Link":
         with self._lock:
@@ -283,10 +292,21 @@ class _Link:
         self._connection = connection
         self._socket = connection._sock  # redis-py has no other way to it
         self._reader = _new_reader()
+        self._used = time.monotonic()
+
+    def is_lost(self) -> bool:
+        """Say whether the server has closed it, as one with a `timeout` does when nobody asks for long."""
+        if self._owed or time.monotonic() - self._used < RESTED:
+            return False
+        try:
+            return bool(self._connection.can_read(0))  # nothing is owed: there is nothing to be read but the end
+        except Exception:  # noqa: BLE001 - whatever it is, another connection is better
+            return True
 
     def ask(self, call: bytes, end: float) -> Any:
         """Send one command and give its reply, an error as it is; raise `OSError` or redis-py's `ConnectionError`."""
-        self._socket.settimeout(max(end - time.monotonic(), WAIT_LEAST))
+        self._used = time.monotonic()
+        self._socket.settimeout(max(end - self._used, WAIT_LEAST))
         self.is_whole = False
         self._socket.sendall(call)
         self.is_whole = True
