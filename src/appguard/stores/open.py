@@ -41,7 +41,7 @@ def open_store(uri: str = "", *, app: str = "app", on_store_error: str = "local"
 
 def without_password(uri: str) -> str:
     """Give a URI that is not understood without what may be a password."""
-    return re.sub(r"//.*@", "//...@", uri).partition("?")[0]
+    return re.sub("^([^:/@]*:?/*).*@", r"\1...@", uri, flags=re.DOTALL).partition("?")[0]
 
 
 def open_counters(uri: str, *, app: str = "app", on_store_error: str = "local") -> Counters:
