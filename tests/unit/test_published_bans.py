@@ -7,7 +7,7 @@ import shutil
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import cast
 
 import pytest
@@ -116,6 +116,24 @@ def test_new_file_that_cannot_be_written_is_told(publisher: Publisher, reader: R
     publisher.finish()
     assert [reader.is_banned(f"203.0.113.{last}") for last in (1, 2, 3)] == [False, False, True]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["bans", "bans.seq"]
+
+
+def test_without_a_thread_to_spare_the_next_publish_makes_it_good(
+    publisher: Publisher, reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the system refuses another thread it is an `OSError`, and the daemon writes the whole file itself then."""
+    banned = [ban_of("203.0.113.1")]
+    publisher.publish_all(banned)
+
+    def start(_thread: Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Thread, "start", start)
+        with pytest.raises(OSError, match="can't start new thread"):
+            publisher.renew(lambda: banned)
+        publisher.publish_all([*banned, ban_of("203.0.113.2")])
+    assert reader.is_banned("203.0.113.2")
 
 
 def test_restarted_daemon_is_heard_at_once(publisher: Publisher, reader: Reader, tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def lines_of(bans: Sequence[Ban]) -> bytes:
 class Rewriting:
     """A new file that a thread fills with the bans that `bans` gives; `add` is what changes meanwhile.
 
-    Either `finish` or `drop` is called at last. Raises `OSError` if the file cannot be made.
+    Either `finish` or `drop` is called at last. Raises `OSError` if the file or the thread cannot be made.
     """
 
     def __init__(self, path: Path, bans: Callable[[], Sequence[Ban]]) -> None:
@@ -54,7 +54,11 @@ class Rewriting:
         self._number = 0
         self._is_dropped = False
         self.is_over = False
-        Thread(target=self._run, name="appguard-publishing", daemon=True).start()
+        try:
+            Thread(target=self._run, name="appguard-publishing", daemon=True).start()
+        except RuntimeError as error:  # no more threads: the caller tries again, without one
+            os.close(self._file)
+            raise OSError(str(error)) from error
 
     def _run(self) -> None:
         try:
