@@ -20,7 +20,7 @@ from itertools import islice
 
 from appguard.ban import Ban, Brief, in_brief
 from appguard.judge import Protected
-from appguard.stores.base import Followed
+from appguard.stores.memory import MemoryBanSet
 from appguard.turns import give_way
 
 WAIT = 25.0  # seconds; less than a connection to the control socket may live
@@ -56,7 +56,7 @@ class Asked:
 class Following:
     """Tells followers what is new in a ban set. All is called on the daemon's event loop."""
 
-    def __init__(self, ban_set: Followed, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, ban_set: MemoryBanSet, clock: Callable[[], float] = time.time) -> None:
         self._ban_set = ban_set
         self._clock = clock
         self._life = secrets.token_hex(8)
@@ -89,8 +89,8 @@ class Following:
         self.restored.clear()
 
     def came_back(self, bans: Iterable[Ban]) -> None:
-        """Say that some of what was saved is in the ban set again."""
-        self._told.difference_update(ban.key for ban in bans)
+        """Say that some of what was saved was given to the ban set, which has lifted some of it perhaps."""
+        self._told.difference_update(ban.key for ban in bans if self._ban_set.holds(ban))
 
     def end_restore(self) -> None:
         """Say that all bans are back; who was told of others that were saved is told that they are lifted."""

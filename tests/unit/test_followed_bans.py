@@ -6,11 +6,12 @@ import msgspec
 import pytest
 
 from appguard.address import network_text, parse_network
-from appguard.ban import Ban, Brief
+from appguard.ban import Ban, Brief, Fact
 from appguard.errors import StoreError
 from appguard.followed_bans import TAKEN_AT_ONCE, Answer, FollowedBans, read_answer
 from appguard.following import Following, News
 from appguard.stores.memory import MemoryBanSet
+from appguard.stores.replica import Replica
 
 FIRST, SECOND, THIRD = ((f"203.0.113.{number}", "login", 2_000_000_000.0 + number) for number in (1, 2, 3))
 
@@ -147,6 +148,26 @@ def test_while_bans_are_restored_followers_are_told_what_is_saved() -> None:
         assert ban_set.ban(Ban.of(FIRST[0], bantime=-1))
         fourth = await following.news(third.cursor, 1)
         assert (fourth.whole, [key for key, _, _ in fourth.facts]) == (False, [FIRST[0]])
+
+    asyncio.run(scene())
+
+
+def test_what_was_lifted_elsewhere_while_this_host_was_away_is_told_when_all_is_back() -> None:
+    """A saved ban that the ban set does not take back, as it knows of a later lift, stays with no follower."""
+
+    async def scene() -> None:
+        saved, lifted = (Ban(parse_network(key), "login", 0.0, end, version=1) for key, _, end in (SECOND, THIRD))
+        ban_set = Replica()
+        ban_set.merge(Fact.lifting(lifted, 2))
+        following = Following(ban_set)
+        following.begin_restore(lambda: [THIRD, SECOND])
+        first = await following.news("", 1)
+        assert [key for key, _, _ in first.facts] == [THIRD[0], SECOND[0]]
+        ban_set.restore([saved, lifted])
+        following.came_back([saved, lifted])
+        following.end_restore()
+        second = await following.news(first.cursor, 1)
+        assert (second.whole, second.facts) == (False, [(THIRD[0], None, None), SECOND])
 
     asyncio.run(scene())
 
