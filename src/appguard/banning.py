@@ -89,6 +89,7 @@ class Banning:
         self._on_refused = on_refused
         self._counting = counting
         self._bans = bans
+        self._began = clock()
         self._benches: dict[str, _Bench] = {}
         for name, window in windows.items():
             if window.jail.dry_run:
@@ -275,9 +276,13 @@ class Banning:
             self._enact(wider, outcome)
 
     def objection(self, ban: Ban) -> str:
-        """Say why a ban is to be lifted: the jail that made it here was set to `dry_run` since; nothing if it stays."""
-        is_ours = self._bans.name == MemoryBanSet.name or ban.host in ("", self._bans.host)
-        bench = self._benches.get(ban.jail) if is_ours and ban.automatic and ban.failures else None
+        """Say why a ban is to be lifted: the jail that made it here was set to `dry_run` since; nothing if it stays.
+
+        A jail in dry run makes none: what came since is by another host of this name. Apps name no host.
+        """
+        is_ours = self._bans.name == MemoryBanSet.name or ban.host == self._bans.host
+        is_of_before = is_ours and ban.start <= self._began and ban.automatic and ban.failures
+        bench = self._benches.get(ban.jail) if is_of_before else None
         return "its jail is in dry run now" if bench is not None and bench.jail.dry_run else ""
 
     def lift(self, ban: Ban) -> dict[str, set[str]]:

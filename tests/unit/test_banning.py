@@ -235,6 +235,16 @@ def test_bans_of_before_a_dry_run_are_void() -> None:
         assert court.banning.objection(other) == ""
 
 
+def test_a_dry_run_voids_no_bans_of_others_in_a_fleet() -> None:
+    """What other hosts and apps banned by a jail of that name stays, and what a host of the same name bans later."""
+    court = Court(login(dry_run=True))
+    court.bans.name, court.bans.host = "redis://127.0.0.1:6379/0", "web1"
+    made = replace(ban_of("203.0.113.5"), failures=5, host="web1")
+    assert court.banning.objection(made) == "its jail is in dry run now"
+    for other in (replace(made, host="web2"), replace(made, host=""), replace(made, start=NOW + 1)):
+        assert court.banning.objection(other) == ""
+
+
 def test_dry_run_shows_and_does_nothing(caplog: pytest.LogCaptureFixture) -> None:
     """A jail in dry run says whom it would ban and counts it, and neither ban set nor other jails hear of it."""
     recidive = Jail("recidive", events=BAN, maxretry=1)
