@@ -209,7 +209,7 @@ class State:
             save_facts(connection, batch.facts)
             save_totals(connection, batch.totals)
             save_pasts(connection, batch.pasts)
-            purge_bans(connection, self._clock() if self._sure is None else self._sure.now())
+            purge_bans(connection, self._clock(), self._sure)
             self._note_time(connection)
 
     def _note_time(self, connection: sqlite3.Connection) -> None:

@@ -19,6 +19,7 @@ from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST, HOST_MOST, JAIL_NAME
 from appguard.bantime import Past
 from appguard.counted import Failure
 from appguard.ports import parse_key
+from appguard.stores.sure_time import SureTime
 
 COUNT_MOST = 2**53
 VIA_MOST = 64
@@ -181,6 +182,12 @@ ON CONFLICT (network) DO UPDATE SET version = excluded.version, host = excluded.
 WHERE excluded.version >= lift.version
 """
 _DROP_ENDED = "DELETE FROM ban WHERE rowid IN (SELECT rowid FROM ban WHERE ends <= ? LIMIT ?)"
+_DROP_NEW = """
+DELETE FROM ban WHERE rowid IN (
+    SELECT rowid FROM (SELECT rowid, starts FROM ban WHERE ends > ? AND ends <= ? ORDER BY ends DESC LIMIT ?)
+    WHERE starts > ?
+)
+"""
 _PUT_BAN = """
 INSERT INTO ban (network, jail, starts, ends, reason, failures, evidence, via, automatic, version, host)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
@@ -210,9 +217,12 @@ def _ban_row(ban: Ban) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def purge_bans(connection: sqlite3.Connection, now: float) -> None:
-    """Drop bans that have ended, so many that nobody waits for it."""
-    connection.execute(_DROP_ENDED, (now, ENDED_AT_ONCE))
+def purge_bans(connection: sqlite3.Connection, now: float, sure: SureTime | None) -> None:
+    """Drop bans that have ended, for good if that can be told, so many that nobody waits for it."""
+    connection.execute(_DROP_ENDED, (now if sure is None else sure.now(), ENDED_AT_ONCE))
+    if sure is not None and sure.is_in_doubt:
+        set_at = sure.set_at()
+        connection.execute(_DROP_NEW, (max(set_at, sure.now()), now, ENDED_AT_ONCE, set_at))
 
 
 def read_bans(connection: sqlite3.Connection, before: int) -> tuple[tuple[Ban, ...], int]:

@@ -1,5 +1,6 @@
 """The time by which bans are dropped for good, with clocks that stand still until they are moved."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,32 @@ def test_bans_that_ended_by_a_wrong_clock_are_in_force_again() -> None:
     assert bans.follow(cursor) is None
     host.pass_by(600)
     assert [ban.key for ban in bans.expire()] == [ATTACKER.text]
+
+
+@pytest.mark.parametrize("is_restarted", [False, True], ids=["set ahead", "restarted after a day"])
+def test_bans_that_began_since_the_clock_was_set_end_by_it(tmp_path: Path, is_restarted: bool) -> None:
+    """They are dropped from memory and state when they have ended: they are not to be in force again."""
+    host = Host()
+    if is_restarted:
+        host.sure.resume(host.wall - DOUBTED)
+    bans = MemoryBanSet(lambda: host.wall, host.sure)
+    state = State(tmp_path / "state", lambda: host.wall, host.sure)
+    state.open()
+    before = bans.ban(replace(host.ban(900), network=parse_network("203.0.113.6")))
+    assert before is not None
+    if not is_restarted:
+        host.wall += HOUR
+        assert bans.expire() == []
+    host.pass_by(1)
+    ban = bans.ban(host.ban())
+    assert ban is not None
+    state.save(Batch(facts=[Fact.of(before), Fact.of(ban)]))
+    host.pass_by(600)
+    assert [ban.key for ban in bans.expire()] == [ATTACKER.text]
+    assert bans.held() == [before]
+    state.save(Batch())
+    assert state.bans() == (before,)
+    state.close()
 
 
 def test_a_wrong_clock_of_redis_ends_no_ban_for_good() -> None:

@@ -142,13 +142,10 @@ class MemoryBanSet:
     def __init__(self, clock: Callable[[], float] = time.time, sure: SureTime | None = None) -> None:
         self._clock = clock
         self._sure = sure or SureTime(clock, clock)
-        self._table = BanTable()
-        self._ends = Ends()
+        self._table, self._ends = BanTable(), Ends()
         self._facts: deque[Fact] = deque(maxlen=FACTS_KEPT)
         self._lifted: dict[str, Fact] = {}
-        self._cursor = 0
-        self._version = 0
-        self._lifts = 0
+        self._cursor = self._version = self._lifts = 0
         self._decided: set[str] | None = None  # the networks decided about during a restore
         self._renew_lock()
         in_every_child(self, MemoryBanSet._renew_lock)
@@ -217,9 +214,8 @@ class MemoryBanSet:
 
     def snapshot(self) -> Snapshot:
         """Give all bans in force."""
-        now = self._clock()
         with self._bans_lock:
-            return Snapshot(self._cursor, tuple(self._table.in_force(now)))
+            return Snapshot(self._cursor, tuple(self._table.in_force(self._clock())))
 
     @property
     def now(self) -> float:
@@ -315,16 +311,20 @@ class MemoryBanSet:
 
         When the clock was set back, whoever follows needs a new snapshot: bans may count again.
         """
-        ended: list[Ban] = []
+        ended, kept = list[Ban](), list[End]()
         with self._bans_lock:
             if self._sure.was_set_back():
+                self._ends.renew(self._table)
                 self._break_history()
-            now = self._sure.now()
-            while len(ended) < EXPIRED_AT_ONCE and (end := self._ends.take(now)):
+            now, sure = self._clock(), self._sure.now()
+            while len(ended) + len(kept) < EXPIRED_AT_ONCE and (end := self._ends.take(now, sure)):
                 ban = self._ending(end, now)
-                if ban is not None:
+                if ban is not None and self._sure.has_ended(ban):
                     self._table.drop(ban.network, ban.ports)
                     ended.append(ban)
+                elif ban is not None:
+                    kept.append(end)
+            self._ends.keep(kept)
         return ended
 
     def close(self) -> None:

@@ -3,11 +3,14 @@
 Theory of operation. Bans end by the wall clock, and somebody may set it ahead by mistake. What has ended by it counts
 no more, but is kept until it has ended by this time too: then it counts again when the clock is set back. This time is
 that of the wall clock as long as nobody sets it. When it is set ahead, this time goes on as before, and takes it for
-true when it has stayed for a day. When it is set back, this time goes back with it.
+true when it has stayed for a day. When it is set back, this time goes back with it. A ban that began after the clock
+was set lasts by it as long as it should, and is not kept: else who floods this host with short bans would fill it.
 """
 
 import time
 from collections.abc import Callable
+
+from appguard.ban import Ban
 
 DOUBTED = 86_400.0  # seconds
 SET_LEAST = 1.0  # seconds by which a clock that was set is another
@@ -34,6 +37,22 @@ class SureTime:
     def now(self) -> float:
         """Give the time that has surely come, Unix seconds; never later than the wall clock's."""
         return self._look() + min(self._believed, self._seen)
+
+    @property
+    def is_in_doubt(self) -> bool:
+        """Say whether the wall clock is ahead of the time that has surely come."""
+        self._look()
+        return self._believed < self._seen
+
+    def set_at(self) -> float:
+        """Give the wall clock's time since which nobody is known to have set it."""
+        return self._clock() - (self._look() - self._since)
+
+    def has_ended(self, ban: Ban) -> bool:
+        """Say whether a ban has ended for good."""
+        if ban.in_force(self._clock()):
+            return False
+        return not ban.in_force(self.now()) or ban.start > self.set_at()
 
     def was_set_back(self) -> bool:
         """Say whether the clock was set back since that was last asked."""
