@@ -63,12 +63,12 @@ class Place:
             f'runtime_directory = "{self.runtime}"\nstate_directory = "{self.state}"\n{more}\n{jails}\n'
         )
 
-    def command(self) -> list[str]:
-        """Give the command that runs the daemon."""
-        verb = ["daemon", "--config", str(self.config)]
+    def command(self, verb: str = "daemon") -> list[str]:
+        """Give the command that runs the daemon, or the bouncer of its host."""
+        options = ["--config", str(self.config)]
         if self._skew_file.exists():
-            return [sys.executable, "-c", SKEWED, str(self._skew_file), *verb]
-        return [sys.executable, "-m", "appguard", *verb]
+            return [sys.executable, "-c", SKEWED, str(self._skew_file), verb, *options]
+        return [sys.executable, "-m", "appguard", verb, *options]
 
     def set_clock(self, skew: float) -> None:
         """Set the clock of the daemon's host, which may run, so many seconds ahead."""

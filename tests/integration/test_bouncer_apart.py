@@ -4,7 +4,6 @@ import asyncio
 import json
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -55,8 +54,7 @@ def follow(path: Path, cursor: object = "") -> dict[str, Any]:
 
 def bouncer_of(place: Place, *options: str) -> Process:
     """Start the bouncer with the daemon's settings, as its own user with its one capability."""
-    command = [sys.executable, "-m", "appguard", "bouncer", "--config", str(place.config), *options]
-    return Process("bouncer", command, user=BOUNCER)
+    return Process("bouncer", [*place.command("bouncer"), *options], user=BOUNCER)
 
 
 def kernel_has(*addresses: str) -> bool:
@@ -272,6 +270,21 @@ def test_the_bouncer_may_come_and_go(place: Place) -> None:
         assert kernel_has("203.0.113.5")
         with running_daemon(place):
             wait_until(lambda: kernel_has("203.0.113.6"), AT_ONCE, bouncer.output)
+
+
+@pytest.mark.lab
+def test_bans_are_back_when_a_clock_that_was_ahead_is_right(place: Place) -> None:
+    """What ended by a clock set ahead by mistake is in the kernel again, for the time it had left."""
+    place.set_clock(0.0)
+    with running_daemon(place), running(bouncer_of(place)) as bouncer:
+        bouncer.wait_for("AppGuard bouncer is up")
+        assert place.run("ban", "203.0.113.5", "--for", "1h").returncode == 0
+        wait_until(lambda: kernel_has("203.0.113.5"), AT_ONCE, bouncer.output)
+        place.set_clock(7200.0)
+        wait_until(kernel_has, AT_ONCE, bouncer.output)
+        place.set_clock(0.0)
+        wait_until(lambda: kernel_has("203.0.113.5"), AT_ONCE, bouncer.output)
+        assert 3500 < in_kernel()["203.0.113.5"] <= 3600
 
 
 @pytest.mark.lab
