@@ -11,6 +11,7 @@ import pytest
 from appguard.sources.file import FileSource
 from appguard.sources.generation import Mark
 from appguard.sources.siblings import Siblings
+from appguard.sources.tail import DONE_MOST, OPEN_MOST
 from tests.integration.reading import Kept, running
 from tests.lab import wait_until
 
@@ -39,7 +40,7 @@ class Log:
 
     def shift(self) -> None:
         """Number the old files up, and put the log in place of the first; make no new one."""
-        for number in range(9, 0, -1):
+        for number in range(99, 0, -1):
             if self.old(number).exists():
                 self.old(number).rename(self.old(number + 1))
         self.path.rename(self.old(1))
@@ -93,6 +94,20 @@ def test_all_renamed_while_nobody_read(log: Log) -> None:
         log.write(2)
         log.shift()
     log.read_all()
+
+
+def test_many_renamed_while_nobody_read(log: Log) -> None:
+    """Of more files than are kept open or remembered each is read once, also when the log comes back or none does."""
+    log.write(3)
+    log.read_all()
+    for _ in range(OPEN_MOST + DONE_MOST + 4):
+        log.write(2)
+        log.shift()
+    log.read_all()
+    log.read_all()
+    with log.read():
+        log.write(1)
+        log.kept.wait_for(log.written)
 
 
 def test_rotated_before_anything_of_it_was_saved(log: Log) -> None:

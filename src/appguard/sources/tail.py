@@ -103,6 +103,7 @@ class Tail:
             self._reopen(None, siblings, now)
             if self._open:
                 self._add_missed(siblings, None, self._since(), now)
+                self._since_ns = self._open[-1].begun_ns  # what comes after them will be younger
 
     def _turn(self, newest: Generation, now: float) -> None:
         reader = "" if self._find_open(newest.identity) else self._reader_of(newest.identity)
