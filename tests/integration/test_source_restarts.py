@@ -206,3 +206,40 @@ def test_a_file_that_comes_back_is_not_read_again(log: Log) -> None:
     away.rename(log.path)
     log.write(2)
     log.read_all()
+
+
+@pytest.mark.parametrize("is_new", [False, True], ids=["vanished", "came again"])
+def test_a_log_that_got_the_name_of_another_log(tmp_path: Path, is_new: bool) -> None:
+    """A log renamed to what a glob takes for another log, while nobody read, is read on, and by one of them only."""
+    log = Log(tmp_path, "*.log")
+    other = tmp_path / "b.log"
+    log.write(3)
+    log.read_all()
+    log.path.rename(other)
+    log.write(2, other)
+    if is_new:
+        log.write(1)
+    with log.read():
+        log.kept.wait_for(log.written)
+        log.write(2, other)
+        log.kept.wait_for(log.written)
+    log.write(2, other)
+    log.read_all()
+
+
+def test_a_file_of_which_two_positions_tell(tmp_path: Path) -> None:
+    """A file of which the positions of two logs tell is read on as the log whose name it has."""
+    log = Log(tmp_path, "app.log")
+    log.write(3)
+    log.read_all()
+    gone = str(log.path)
+    log.path = log.path.rename(log.path.with_name("b.log"))
+    log.kept.positions[str(log.path)] = log.kept.positions[gone]
+    log.write(2)
+    with running(FileSource("files", [str(log.path)], log.kept.positions, poll_every=SOON), log.kept):
+        log.kept.wait_for(log.written)
+    log.write(2)
+    with running(FileSource("files", [str(log.path.with_name("*"))], log.kept.positions, poll_every=SOON), log.kept):
+        log.kept.wait_for(log.written)
+        log.write(2)
+        log.kept.wait_for(log.written)

@@ -121,10 +121,7 @@ class FileSource:
         self._complaints = []
         paths = self._find_paths()
         self._make_room(paths)
-        for path in [
-            *paths,
-            *(filter(None, self._positions) if is_first else ()),
-        ]:  # it may have been renamed meanwhile
+        for path in self._with_vanished(paths) if is_first else paths:
             if path not in self._tails and len(self._tails) < FILES_MOST:
                 saved = self._positions.get(path, self._positions[ANY])
                 self._tails[path] = Tail(path, saved, self._reader_of, self._quiet_after)
@@ -135,6 +132,13 @@ class FileSource:
         self._watch.keep(self._directories())
         self._log_complaints()
         self._look_took = time.thread_time() - began
+
+    def _with_vanished(self, paths: Iterable[str]) -> list[str]:
+        """Add the logs that were read before and may have been renamed meanwhile; what has a position comes first.
+
+        A file that has another log's name now is so read on as the log that it was.
+        """
+        return sorted([*paths, *filter(None, self._positions)], key=lambda path: path not in self._positions)
 
     def _make_room(self, paths: Mapping[str, None]) -> None:
         """Close what is read and not wanted any more, if there are others to be read in its place."""

@@ -166,7 +166,7 @@ class Tail:
         is_newest = newest is not None and generation.identity == newest.identity
         if newest and is_newest:
             newest.place = generation.place
-        if is_newest or self._find_open(generation.identity):
+        if is_newest or self._find_open(generation.identity) or self._reader_of(generation.identity):
             generation.close()
         else:
             self._append(generation)
