@@ -235,7 +235,8 @@ class State:
     def adopt(self, sources: Mapping[str, Callable[[str], bool]]) -> None:
         """Give the positions of sources that are no more to those that read their origins now, by name.
 
-        A source has another name when its files are chosen anew: it would read them from their beginning.
+        A source has another name when its files are chosen anew: it would read them from their beginning. One that was
+        never run takes those of others as well.
         """
         with self._transaction() as connection:
             adopt_positions(connection, sources)

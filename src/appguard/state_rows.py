@@ -51,20 +51,25 @@ def purge_positions(connection: sqlite3.Connection, before: float, is_there: Cal
 
 
 def adopt_positions(connection: sqlite3.Connection, sources: Mapping[str, Callable[[str], bool]]) -> None:
-    """Move the positions of sources that are no more to those without one that read their origins, by name."""
-    rows = connection.execute("SELECT source, origin FROM position WHERE origin != '' ORDER BY saved").fetchall()
-    known = set(rows)
-    left = {origin: source for source, origin in rows if source not in sources and isinstance(origin, str)}
+    """Move the positions of sources that are no more to those without one that read their origins, by name.
+
+    A source that was never run takes those of others too: its jails may have been theirs.
+    """
+    rows = connection.execute("SELECT source, origin FROM position ORDER BY saved").fetchall()
+    known, begun = set(rows), {source for source, _ in rows}
+    kept = {origin: source for source, origin in rows if origin and isinstance(origin, str)}
+    left = {origin: source for source, origin in rows if origin in kept and source not in sources}
     heirs = [
         (name, source, origin)
-        for origin, source in left.items()
         for name, reads in sources.items()
+        for origin, source in (left if name in begun else kept | left).items()
         if (name, origin) not in known and reads(origin)
     ]
     connection.executemany(
         "INSERT INTO position SELECT ?, origin, text, saved FROM position WHERE source = ? AND origin = ?", heirs
     )
-    connection.executemany("DELETE FROM position WHERE source = ? AND origin = ?", {heir[1:] for heir in heirs})
+    moved = {(source, origin) for _, source, origin in heirs if source not in sources}
+    connection.executemany("DELETE FROM position WHERE source = ? AND origin = ?", moved)
 
 
 def read_positions(connection: sqlite3.Connection, source: str) -> dict[str, str]:

@@ -227,6 +227,16 @@ def test_positions_go_to_whoever_reads_their_logs_now(tmp_path: Path) -> None:
     state.close()
 
 
+def test_a_source_never_run_goes_on_where_others_are(state: State) -> None:
+    """A jail that leaves a source which others go on reading counts nothing twice; a source that was run reads all."""
+    state.save(Batch(positions={("stays", "/a"): "a", ("stays", "/b"): "b", ("run", ""): "0", ("gone", "/b"): "left"}))
+    state.adopt(dict.fromkeys(("stays", "new", "run"), lambda path: True))
+    assert state.positions("new") == {"/a": "a", "/b": "left"}
+    assert state.positions("run") == {"": "0", "/b": "left"}
+    assert state.positions("stays") == {"/a": "a", "/b": "b"}
+    assert state.positions("gone") == {}
+
+
 def test_a_lift_is_kept_until_it_is_old(state: State) -> None:
     """A lift survives a restart as it was, until a newer ban or its age; a ban that only ended leaves none."""
     banned, again = ban_of("192.0.2.1", 5), ban_of("192.0.2.1", 9)
