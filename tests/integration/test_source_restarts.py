@@ -243,3 +243,16 @@ def test_a_file_of_which_two_positions_tell(tmp_path: Path) -> None:
         log.kept.wait_for(log.written)
         log.write(2)
         log.kept.wait_for(log.written)
+
+
+def test_a_file_that_did_not_stay_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that a glob found while others were renamed, and that went before it was read, is no log any more."""
+    path, kept = tmp_path / "app.log", Kept()
+    with running(FileSource("files", [str(tmp_path / "*.log")], {}, poll_every=SOON), kept) as run:
+        with monkeypatch.context() as renamed:
+            renamed.setattr(Siblings, "have_changed", lambda siblings: True)
+            path.write_bytes(b"1\n")
+            wait_until(lambda: run.status().origins, 10, "the file found")
+            path.unlink()
+        wait_until(lambda: run.status().origins == (), 10, lambda: str(run.status()))
+    assert kept.lines() == []

@@ -75,6 +75,8 @@ class Tail:
         except FileNotFoundError:
             if self._may_resume:
                 self._resume(now)
+            else:
+                self._unsettled = 0
             is_rotating = bool(self._open) and now - self._open[-1].moved_at < self._quiet_after
             self._refusal = "" if is_rotating else f"{self.path} is not there"
         except SourceError as error:
