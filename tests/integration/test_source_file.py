@@ -260,3 +260,22 @@ def test_of_too_many_files_those_written_last_are_read(tmp_path: Path, monkeypat
         kept.wait_for([b"2", b"3", b"4", b"new"])
         append(dated[2], b"again\n")
         kept.wait_for([b"2", b"3", b"4", b"new", b"again"])
+
+
+def test_who_owns_a_directory_crowds_out_no_log_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many files one directory gets, and however new they look, the log of another one is still read."""
+    monkeypatch.setattr("appguard.sources.file.FILES_MOST", 3)
+    monkeypatch.setattr("appguard.sources.file.NAMES_MOST", 5)
+    mine, theirs = tmp_path / "mine", tmp_path / "a"
+    mine.mkdir()
+    theirs.mkdir()
+    append(mine / "x.log", b"1\n")
+    kept = Kept()
+    with running(FileSource("log", [str(tmp_path / "*" / "*.log")], {}, poll_every=0.02), kept) as run:
+        kept.wait_for([b"1"])
+        for number in range(5):
+            (theirs / f"{number}.log").touch()
+            os.utime(theirs / f"{number}.log", (2**32, 2**32))
+        wait_until(lambda: len(run.status().origins) == 3, 10, lambda: str(run.status()))
+        append(mine / "x.log", b"2\n")
+        kept.wait_for([b"1", b"2"])

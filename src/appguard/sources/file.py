@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import chain, islice, zip_longest
 from pathlib import Path
 
 from appguard.sources.base import Block, Chunk, Deliver, Lag, SourceStatus
@@ -153,7 +153,7 @@ class FileSource:
         if len(found) > FILES_MOST:
             which = f"only the {FILES_MOST} written last are read"
             self._complaints.append(f"{len(found)} files are too many: {which}; narrow the pattern")
-            found = sorted(found, key=_written_ns)[-FILES_MOST:]
+            found = _written_last({*found, *self._tails})
         found.sort(key=lambda path: path not in self._tails and path not in self._positions)
         return dict.fromkeys(found)
 
@@ -256,6 +256,18 @@ class FileSource:
 def whole_pattern(pattern: str) -> str:
     """Give a pattern of paths from the root on."""
     return os.path.abspath(Path(pattern).expanduser())  # noqa: PTH100 - no links
+
+
+def _written_last(paths: Iterable[str]) -> list[str]:
+    """Give the files written last, oldest first, of every directory as many.
+
+    Who owns one directory must not crowd out the logs in others.
+    """
+    directories: dict[str, list[str]] = {}
+    for path in sorted(paths, key=_written_ns, reverse=True):
+        directories.setdefault(path.rpartition("/")[0], []).append(path)
+    in_turn = chain.from_iterable(zip_longest(*directories.values()))
+    return list(islice(filter(None, in_turn), FILES_MOST))[::-1]
 
 
 def _written_ns(path: str) -> int:
