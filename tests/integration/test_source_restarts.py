@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from appguard.sources.file import FileSource
+from appguard.sources.file import QUIET_AFTER, FileSource
 from appguard.sources.generation import Mark
 from appguard.sources.siblings import Siblings
 from appguard.sources.tail import DONE_MOST, OPEN_MOST
@@ -25,6 +25,7 @@ class Log:
         self.path = directory / "app.log"
         self.kept = Kept()
         self.written: list[bytes] = []
+        self.quiet_after = QUIET_AFTER
         self._pattern = str(directory / pattern)
 
     def write(self, count: int, path: Path | None = None) -> None:
@@ -48,7 +49,8 @@ class Log:
     @contextmanager
     def read(self) -> Generator[None]:
         """Read from where the last chunk that was kept ended."""
-        source = FileSource("files", [self._pattern], self.kept.positions, poll_every=SOON)
+        positions = self.kept.positions
+        source = FileSource("files", [self._pattern], positions, poll_every=SOON, quiet_after=self.quiet_after)
         with running(source, self.kept):
             yield
 
@@ -256,3 +258,23 @@ def test_a_file_that_did_not_stay_is_not_waited_for(tmp_path: Path, monkeypatch:
             path.unlink()
         wait_until(lambda: run.status().origins == (), 10, lambda: str(run.status()))
     assert kept.lines() == []
+
+
+def test_a_file_that_became_another_log_while_it_was_read(tmp_path: Path) -> None:
+    """A log renamed to what a glob takes for another log is not read again once it is quiet, nor after a restart."""
+    log = Log(tmp_path, "*.log")
+    log.quiet_after = 5 * SOON
+    renamed = [tmp_path / f"b{number}.log" for number in range(3)]
+    with log.read():
+        for other in renamed:
+            log.write(3)
+            log.kept.wait_for(log.written)
+            log.path.rename(other)
+            log.write(1)
+            wait_until(lambda other=other: str(other) in log.kept.positions, 10, "the renamed log kept as its own")
+        log.kept.wait_for(log.written)
+    for other in renamed:
+        log.write(2, other)
+        log.read_all()
+    log.write(2)
+    log.read_all()

@@ -18,7 +18,7 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 
 from appguard.sources.base import Block, Chunk, Deliver, Lag, SourceStatus
-from appguard.sources.generation import CHUNK_BYTES, Position, position_text
+from appguard.sources.generation import CHUNK_BYTES, Generation, Mark, Position, position_text
 from appguard.sources.siblings import is_packed, rotated_from
 from appguard.sources.tail import Identity, Tail
 from appguard.sources.watch import DirectoryWatch
@@ -124,7 +124,7 @@ class FileSource:
         for path in self._with_vanished(paths) if is_first else paths:
             if path not in self._tails and len(self._tails) < FILES_MOST:
                 saved = self._positions.get(path, self._positions[ANY])
-                self._tails[path] = Tail(path, saved, self._reader_of, self._quiet_after)
+                self._tails[path] = Tail(path, saved, self._reader_of, self._quiet_after, self._mark_of)
         for path, tail in list(self._tails.items()):
             tail.look(now)
             if tail.is_idle and path not in paths:
@@ -175,6 +175,10 @@ class FileSource:
 
     def _reader_of(self, identity: Identity) -> str:
         return next((path for path, tail in self._tails.items() if tail.reads(identity)), "")
+
+    def _mark_of(self, generation: Generation) -> Mark | None:
+        """Give how far a file was read as a log that it is no more: it was renamed to what is another log."""
+        return next(filter(None, (tail.hand_over(generation) for tail in self._tails.values())), None)
 
     def _directories(self) -> set[str]:
         """Give the directories where something may happen that concerns us."""

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from appguard.errors import SourceError
-from appguard.sources.base import Chunk, Deliver
+from appguard.sources.base import Block, Chunk, Deliver
 from appguard.sources.generation import (
     CHUNK_BYTES,
     TRUNCATED,
@@ -45,11 +45,21 @@ _log = logging.getLogger(__name__)
 class Tail:
     """Follows one path. Its owner calls `look` when names may have changed, and `read` when bytes may have come.
 
-    `reader_of` says which path a file is already read as. Times are monotonic seconds.
+    `reader_of` says which path a file is already read as, `mark_of` how far one was read as another path that is read
+    as that no more. Times are monotonic seconds.
     """
 
-    def __init__(self, path: str, saved: str, reader_of: Callable[[Identity], str], quiet_after: float) -> None:
+    def __init__(
+        self,
+        path: str,
+        saved: str,
+        reader_of: Callable[[Identity], str],
+        quiet_after: float,
+        mark_of: Callable[[Generation], Mark | None] = lambda generation: None,
+    ) -> None:
         self.path = path
+        self._mark_of = mark_of
+        self._has_moved = False  # what is to be kept, though no line was read
         self.directories = frozenset[str]()  # where names that matter may change
         self._reader_of = reader_of
         self._quiet_after = quiet_after
@@ -180,11 +190,19 @@ class Tail:
             newest.place = again.place
             self._open.remove(again)
             again.close()
-        mark = next((mark for mark in self._done if newest.holds(mark)), None)
+        mark = self.hand_over(newest) or (None if newest.place.offset else self._mark_of(newest))
         if mark:
             newest.resume(mark)
-            self._done.remove(mark)
+            self._has_moved = True
         return newest.place.offset > 0
+
+    def hand_over(self, generation: Generation) -> Mark | None:
+        """Give how far a file was read that is closed, and leave it to whoever has it now."""
+        mark = next((mark for mark in self._done if generation.holds(mark)), None)
+        if mark:
+            self._done.remove(mark)
+            self._has_moved = True
+        return mark
 
     def _add_missed(self, siblings: Siblings, newest: Generation | None, since_ns: int | None, now: float) -> None:
         """Add the rotated files not read yet; a copy of the newest, just being made, only once that is truncated."""
@@ -212,6 +230,7 @@ class Tail:
 
     def read(self, deliver: Deliver, now: float, most: int = CHUNK_BYTES) -> bool:
         """Deliver the next chunk, of at most `most` bytes, if there is one; say whether there may be more."""
+        self._keep_moved(deliver)
         if self._open:
             self._open[-1].note_head()
         for generation in self._open:
@@ -231,6 +250,11 @@ class Tail:
         generation.moved_at = now
         self._deliver(generation, reading, deliver)
         return True
+
+    def _keep_moved(self, deliver: Deliver) -> None:
+        if self._has_moved:
+            self._has_moved = False
+            deliver(Chunk(self.path, Block(), self.position))
 
     def _first_ready(self, most: int) -> tuple[Generation, Reading] | None:
         for generation in self._open:
