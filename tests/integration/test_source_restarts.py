@@ -1,9 +1,11 @@
 """The file source and restarts: what was written and rotated before anything was saved, or has no successor yet."""
 
+import json
 import logging
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -271,10 +273,22 @@ def test_a_file_that_became_another_log_while_it_was_read(tmp_path: Path) -> Non
             log.kept.wait_for(log.written)
             log.path.rename(other)
             log.write(1)
-            wait_until(lambda other=other: str(other) in log.kept.positions, 10, "the renamed log kept as its own")
+            wait_until(partial(log.kept.positions.get, str(other)), 10, "the renamed log kept as its own")
         log.kept.wait_for(log.written)
     for other in renamed:
         log.write(2, other)
         log.read_all()
     log.write(2)
     log.read_all()
+
+
+def test_an_earlier_position_of_a_renamed_log_is_kept_for_its_successor(tmp_path: Path) -> None:
+    """What an earlier version kept does not say whose the files are: an unread one is found when the log is back."""
+    log = Log(tmp_path, "app.log")
+    log.write(2)
+    log.kept.positions[str(log.path)] = json.dumps([[log.path.stat().st_ino, 0, "", False]])
+    log.shift()
+    with running(FileSource("files", [str(log.path)], log.kept.positions, poll_every=SOON), log.kept) as run:
+        run.wait_for_complaint("is not there")
+        log.write(1)
+        log.kept.wait_for(log.written)

@@ -72,7 +72,7 @@ class Tail:
         self._done: list[Mark] = list(position.marks)
         self._since_ns = position.since_ns
         self._owner = position.owner
-        self._may_resume = bool(self._done)
+        self._may_resume = bool(self._done) and self._owner >= 0  # else whose files they are its successor tells
 
     def look(self, now: float) -> None:
         """Notice what has become of the path."""
