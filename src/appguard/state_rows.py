@@ -27,6 +27,7 @@ DIGEST_MOST = 16
 ENDED_AT_ONCE = 1_000  # bans dropped in one save: some milliseconds
 LAST_ROW = 2**63 - 1
 LIFTS_MOST = 20_000
+POSITIONS_MOST = 20_000  # of logs, where more are gone by now
 PART = 100  # bans read at a time: a millisecond or so, which a new ban may have to wait
 
 _log = logging.getLogger(__name__)
@@ -42,11 +43,15 @@ def save_positions(connection: sqlite3.Connection, positions: Mapping[tuple[str,
 
 
 def purge_positions(connection: sqlite3.Connection, before: float, is_there: Callable[[str], bool]) -> None:
-    """Drop the positions last saved before a time whose origin is not there any more. Those of no origin stay."""
-    rows = connection.execute(
-        "SELECT source, origin FROM position WHERE saved < ? AND origin != ''", (before,)
+    """Drop positions whose origin is not there any more: those last saved before a time, and all but the latest.
+
+    Those of no origin stay.
+    """
+    rows: list[tuple[object, object, int]] = connection.execute(
+        "SELECT source, origin, saved < ? FROM position WHERE origin != '' ORDER BY saved DESC", (before,)
     ).fetchall()
-    gone = [(source, origin) for source, origin in rows if not (isinstance(origin, str) and is_there(origin))]
+    doubtful = [row[:2] for number, row in enumerate(rows) if row[2] or number >= POSITIONS_MOST]
+    gone = [(source, origin) for source, origin in doubtful if not (isinstance(origin, str) and is_there(origin))]
     connection.executemany("DELETE FROM position WHERE source = ? AND origin = ?", gone)
 
 

@@ -279,3 +279,19 @@ def test_who_owns_a_directory_crowds_out_no_log_of_others(tmp_path: Path, monkey
         wait_until(lambda: len(run.status().origins) == 3, 10, lambda: str(run.status()))
         append(mine / "x.log", b"2\n")
         kept.wait_for([b"1", b"2"])
+
+
+def test_positions_of_logs_that_are_gone_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who makes new logs all the time, and moves them away, costs the daemon no memory; another log goes on."""
+    monkeypatch.setattr("appguard.sources.file.FILES_MOST", 3)
+    monkeypatch.setattr("appguard.sources.file.POSITIONS_MOST", 6)
+    kept, lines = Kept(), list[bytes]()
+    source = FileSource("log", [str(tmp_path / "*.log")], {}, poll_every=0.005)
+    with running(source, kept):
+        for number in range(30):
+            for log in (tmp_path / "stays.log", tmp_path / f"{number}.log"):
+                append(log, b"%d\n" % number)
+                lines.append(b"%d" % number)
+                kept.wait_for(lines)
+            log.rename(tmp_path / f"{number}.gone")
+    assert sum(f"/{number}.log" in str(vars(source)) for number in range(30)) < 15

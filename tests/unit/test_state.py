@@ -211,6 +211,17 @@ def test_what_will_not_be_asked_for_again_is_purged(tmp_path: Path) -> None:
     state.close()
 
 
+def test_positions_of_many_logs_that_are_gone(state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who makes new logs all the time fills no disk with their positions; those of logs that are there all stay."""
+    monkeypatch.setattr("appguard.state_rows.POSITIONS_MOST", 3)
+    state.save(Batch(positions={("nginx", f"/{number}"): "0" for number in range(9)} | {("nginx", ""): "0"}))
+    state.purge((), NOW - 100, lambda path: path >= "/5")
+    assert {"", "/5", "/6", "/7", "/8"} <= state.positions("nginx").keys()
+    assert len(state.positions("nginx")) < 9
+    state.purge((), NOW - 100, lambda path: False)
+    assert len(state.positions("nginx")) == 4
+
+
 def test_positions_go_to_whoever_reads_their_logs_now(tmp_path: Path) -> None:
     """Positions of sources that are no more, the latest of each log, go to those that read it and have none of it."""
     now = [NOW]

@@ -36,6 +36,7 @@ REST_AFTER = 0.002  # seconds of reading after which others have the loop for a 
 REST_SHARE = 8  # which is this part of that time
 FILES_MOST = 256
 NAMES_MOST = 4096  # of those a glob matches
+POSITIONS_MOST = 4096  # of logs not read now, where more are gone by now
 COMPLAINTS_SHOWN = 3
 ANY = ""  # the origin of the position that a log has of which nothing was kept yet
 CLOCK_OF_FILES = 5  # CLOCK_REALTIME_COARSE, which the times of files are taken from
@@ -65,6 +66,7 @@ class FileSource:
         self.name = name
         self._patterns = list(map(whole_pattern, patterns))
         self._positions = dict(positions)
+        self._positions_most = max(POSITIONS_MOST, 2 * len(self._positions))
         self._may_be_slow = may_be_slow
         self._use_inotify = use_inotify
         self._poll_every = poll_every
@@ -194,6 +196,13 @@ class FileSource:
         self._positions.pop(path, None)
         if tail.has_read:
             self._positions[path] = tail.position
+        if len(self._positions) > self._positions_most:
+            self._forget_vanished()
+
+    def _forget_vanished(self) -> None:
+        """Forget logs that are gone: who owns a directory may make new ones all the time, and have them read."""
+        there = {path: text for path, text in self._positions.items() if not path or os.path.lexists(path)}
+        self._positions, self._positions_most = there, max(POSITIONS_MOST, 2 * len(there))
 
     async def _read_all(self, deliver: Deliver) -> bool:
         """Deliver one chunk of every file that has one; say whether there may be more."""
