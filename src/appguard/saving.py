@@ -19,6 +19,7 @@ APART = 0.005  # seconds from one save to the next
 APART_FACTOR = 4  # and if one takes long, that many times as long
 APART_MOST = 0.25
 FACTS_MOST = 20_000  # that may wait; more are looked through for those that matter no more
+KEYS_MOST = 200_000  # whose counts may wait; of more, those that are counted no more are left as they were saved
 
 
 class Saving:
@@ -42,7 +43,7 @@ class Saving:
         self._gather = gather
         self._write = write
         self._clock = clock
-        self._facts_most = FACTS_MOST
+        self._facts_most, self._keys_most = FACTS_MOST, KEYS_MOST
         self._touched: dict[str, set[str]] = {}
         self._fails = False
         self._due = 0.0
@@ -78,13 +79,21 @@ class Saving:
         self._fails = not self._write(self.batch)
         if not self._fails:
             self.batch = Batch()
-        elif len(self.batch.facts) > self._facts_most:
+        else:
             self._shorten()
         ended = loop.time()
         self._due = ended + min(APART_MOST, max(APART, APART_FACTOR * (ended - began)))
 
     def _shorten(self) -> None:
-        """Forget what newer facts replace, and bans that have ended: a disk may be full for days."""
+        """Forget what need not wait: a disk may be full for days."""
+        if len(self.batch.facts) > self._facts_most:
+            self._shorten_facts()
+        if len(self.batch.failures) > self._keys_most:
+            self.batch.failures = {key: kept for key, kept in self.batch.failures.items() if kept}
+            self._keys_most = max(KEYS_MOST, 2 * len(self.batch.failures))
+
+    def _shorten_facts(self) -> None:
+        """Forget what newer facts replace, and bans that have ended."""
         newest: dict[str, Fact] = {}
         for fact in self.batch.facts:
             known = newest.get(fact.key)

@@ -2,8 +2,13 @@
 
 import asyncio
 
-from appguard.address import parse_network
+import pytest
+
+from appguard.address import Grouping, parse_address, parse_network
 from appguard.ban import Ban, Fact
+from appguard.event import LOGIN_FAIL, Event
+from appguard.jail import Jail
+from appguard.jail_window import JailWindow
 from appguard.saving import FACTS_MOST, Saving
 from appguard.state import Batch
 from tests.bouncing import until
@@ -69,3 +74,22 @@ def test_what_cannot_be_saved_for_days_does_not_grow_for_days() -> None:
 
     asyncio.run(scene())
     assert written[-1].facts == kept
+
+
+def test_a_flood_while_nothing_can_be_saved_does_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the keys whose counts wait, only those stay that are still counted, however many come and go."""
+    monkeypatch.setattr("appguard.saving.KEYS_MOST", 100)
+    jail = Jail(name="login", events=(LOGIN_FAIL,), maxretry=5, findtime=600, bantime=600)
+    window = JailWindow(jail, Grouping(), keys_most=50)
+    saving = Saving({"login": window}, {"login": 0}, lambda: None, lambda batch: False)
+
+    async def scene() -> None:
+        for number in range(1_000):
+            event = Event(LOGIN_FAIL, 1_000.0 + number, parse_address(f"10.0.{number // 256}.{number % 256}"))
+            window.record(event)
+            saving.touch("login", [event.address.text, *window.dropped])
+            saving.now()
+
+    asyncio.run(scene())
+    assert {key for _, key in saving.batch.failures} >= {key for key, _ in window}
+    assert len(saving.batch.failures) <= 101
