@@ -62,10 +62,13 @@ def test_a_state_that_cannot_be_read_is_waited_for(tmp_path: Path, monkeypatch: 
                 self.open()
             return super().ban_parts()
 
+    failing = Failing(tmp_path / "state", clock=lambda: NOW)
+
     async def scene() -> None:
-        async for facts in whole(bans, Failing(tmp_path / "state", clock=lambda: NOW), lambda: 0):
+        async for facts in whole(bans, failing, lambda: 0):
             told.extend(facts)
 
     asyncio.run(scene())
+    failing.close()
     assert told == [Fact.of(there), Fact.lifting(gone, gone.version)]
     assert len(failures) == 3
