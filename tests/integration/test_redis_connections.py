@@ -121,7 +121,7 @@ def test_tls(tmp_path: Path) -> None:
         refusals = {
             f"rediss://127.0.0.1:{port}/0?{own}": ("certificate verify failed",),
             f"rediss://localhost:{port}/0?{trusted}&{own}": ("certificate is not valid for 'localhost'",),
-            f"rediss://127.0.0.1:{port}/0?{trusted}": ("certificate required", "EOF occurred", "reset by peer"),  # it hangs up
+            f"rediss://127.0.0.1:{port}/0?{trusted}": ("certificate required", "EOF", "reset by"),  # it hangs up
         }
         for uri, words in refusals.items():
             daemon = RedisBanSet(uri)
