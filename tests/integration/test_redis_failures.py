@@ -162,6 +162,15 @@ def test_half_of_the_ban_set_is_lost(server: RedisServer, lost: str) -> None:
             late.agree([KEPT, "192.0.2.9"])
 
 
+def test_facts_are_lost_again_before_anybody_looked(server: RedisServer) -> None:
+    """What was read as lost, is told again and then lost anew within the second until the next look, is told again."""
+    with fleet(server.uri) as hosts:  # which have read that there are none
+        hosts.ban(0, KEPT)
+        wait_until(lambda: hosts.is_banned(1, KEPT) and hosts.is_banned(2, KEPT), 5, "the ban did not arrive")
+        server.command("DEL", FACTS)
+        hosts.agree([KEPT])
+
+
 def test_lift_stays_when_its_maker_is_gone(server: RedisServer) -> None:
     """The host that lifted ends, Redis loses everything, the host that had banned tells it again: it stays lifted."""
     with fleet(server.uri) as hosts:

@@ -283,7 +283,10 @@ class RedisBanSet(RecordedReplica):
 
     def _continues(self, client: Commands) -> bool:
         """Say whether this server's history holds all that was seen."""
-        if not self._last[0] or client.execute_command("HGET", self._facts_key, "epoch") != self._epoch:
+        epoch: Any = client.execute_command("HGET", self._facts_key, "epoch")
+        if not self._last[0] or epoch != self._epoch:
+            return False
+        if epoch is None and self._true(self.networks()):  # lost anew, soon after it had been lost and was told again
             return False
         if self._last[0] == NOTHING_SEEN:
             return not client.execute_command("XLEN", self._changes_key)
