@@ -1,12 +1,15 @@
 """Failures told by several hosts to a real Redis: counted together, each once, and banned in the same call."""
 
 import asyncio
+import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+from redis import Redis
 
 from appguard.address import Grouping, parse_address, parse_network
 from appguard.event import LOGIN_FAIL, LOGIN_SUCCESS, Event
@@ -23,6 +26,8 @@ from tests.lab import wait_until
 from tests.redis_server import RedisServer, redis_server
 from tests.replicas import CHANGES, FACTS, facts_kept
 from tests.slow_relay import slow_relay
+
+COUNTER = "appguard:d:{main}:failures:login:"
 
 
 @pytest.fixture
@@ -247,6 +252,43 @@ def test_a_dry_run_bans_nobody(server: RedisServer) -> None:
         assert changes(server) == 0
 
 
+@pytest.mark.parametrize("key", ["address", "user"])
+def test_a_dry_run_on_one_host_spends_nothing(server: RedisServer, key: str) -> None:
+    """A host in dry run has seen enough, again and again: the next failure on another one is a ban, at once."""
+    jail = Jail("login", maxretry=3, findtime="10m", bantime="1h", scope="fleet", key=key)
+    with counting(server.uri, replace(jail, dry_run=True)) as (trying, _), counting(server.uri, jail) as (earnest, _):
+        trying.fail(ATTACKER, 70, user="alice")
+        assert {each.ban.key for each in trying.decided} == {ATTACKER}
+        assert not earnest.decided
+        assert changes(server) == 0
+        earnest.fail(ATTACKER, user="alice")
+        assert [each.ban.key for each in earnest.decided] == [ATTACKER]
+        assert changes(server) == 1
+
+
+def test_a_dry_run_keeps_no_more_than_is_enough(server: RedisServer) -> None:
+    """A counter that nobody bans for does not grow with each failure."""
+    with counting(server.uri, replace(FIVE, dry_run=True)) as (trying, _):
+        trying.fail(ATTACKER, 5)
+        before = server.command("STRLEN", COUNTER + ATTACKER)
+        trying.fail(ATTACKER, 100)
+        assert server.command("STRLEN", COUNTER + ATTACKER) == before
+
+
+def test_a_redis_whose_clock_is_set_back_goes_on_counting(server: RedisServer) -> None:
+    """What was counted an hour from now, as Redis has it since, counts, and puts no later failure out of the window."""
+    with counting(server.uri) as (alpha, beta), Redis.from_url(server.uri) as client:
+        alpha.fail(ATTACKER, 3)
+        packed = cast("bytes", client.get(COUNTER + ATTACKER))
+        entries = struct.iter_unpack(">dIH", packed)
+        later = [struct.pack(">dIH", time + 3_600_000, count, size) for time, count, size in entries]
+        client.set(COUNTER + ATTACKER, b"".join(later))
+        beta.fail(ATTACKER)
+        assert not beta.decided
+        beta.fail(ATTACKER)
+        assert [each.ban.key for each in beta.decided] == [ATTACKER]
+
+
 def test_a_dry_run_by_user_names_every_address(server: RedisServer) -> None:
     """All addresses that a user's failures came from would have been banned, each once."""
     jail = Jail("login", maxretry=2, findtime="10m", bantime="1h", key="user", dry_run=True, scope="fleet")
@@ -286,7 +328,6 @@ def test_a_redis_that_refuses_to_count_is_said_once(server: RedisServer, caplog:
         wait_until(lambda: alpha.answered == 1, 5, "not counted after all")
 
 
-COUNTER = "appguard:d:{main}:failures:login:"
 FOREIGN = {
     "a list": ("RPUSH", "x"),
     "a hash": ("HSET", "x", "y"),

@@ -50,6 +50,11 @@ def with_time_of_the_test(script: Script) -> None:
     script._digest = sha1(changed.encode(), usedforsecurity=False).hexdigest()  # pyright: ignore[reportPrivateUsage]
 
 
+def set_now(server: RedisServer, now: float) -> None:
+    """Set the time that such a script reads."""
+    server.command("MSET", "test:seconds", str(int(now)), "test:microseconds", f"{now % 1 * 1e6:.0f}")
+
+
 def test_scripts_count_as_the_pure_model(server: RedisServer, store: RedisStore) -> None:
     """Windows and buckets, costs, several limits at once, what is given back: each decision is the model's.
 
@@ -57,9 +62,6 @@ def test_scripts_count_as_the_pure_model(server: RedisServer, store: RedisStore)
     """
     with_time_of_the_test(store._count)  # pyright: ignore[reportPrivateUsage]
     with_time_of_the_test(store._give_back)  # pyright: ignore[reportPrivateUsage]
-
-    def set_now(now: float) -> None:
-        server.command("MSET", "test:seconds", str(int(now)), "test:microseconds", f"{now % 1 * 1e6:.0f}")
 
     @settings(max_examples=60, deadline=None)
     @given(steps=requests)
@@ -69,11 +71,11 @@ def test_scripts_count_as_the_pure_model(server: RedisServer, store: RedisStore)
         for gap, keys, is_reserved, after in steps:
             now += gap * UNIT
             for due, hits, verdict, at in [each for each in returning if each[0] <= now]:
-                set_now(due)
+                set_now(server, due)
                 store.give_back(hits, verdict.time)
                 model.give_back(hits, at, due)
             returning = [each for each in returning if each[0] > now]
-            set_now(now)
+            set_now(server, now)
             hits = hits_of(example, keys, is_reserved=is_reserved)
             verdict = store.check(hits)
             refused, wait, left = model.check(hits, now)
@@ -86,6 +88,21 @@ def test_scripts_count_as_the_pure_model(server: RedisServer, store: RedisStore)
                 returning = sorted([*returning, (now + after * UNIT, hits, verdict, now)], key=lambda each: each[0])
 
     agree()
+
+
+@pytest.mark.parametrize("burst", [0, 5])
+def test_a_clock_that_is_set_back_keeps_nobody_out(server: RedisServer, store: RedisStore, burst: int) -> None:
+    """A full counter of an hour from now, as Redis has it since, is begun anew; one of a moment from now is not."""
+    with_time_of_the_test(store._count)  # pyright: ignore[reportPrivateUsage]
+    limit = Limit("5/minute", burst=burst)
+    hits = [Hit("203.0.113.5", limit, 1)]
+
+    def admitted(now: float) -> int:
+        set_now(server, now)
+        return sum(store.check(hits).refused is None for _ in range(7))
+
+    at = [admitted(1_800_000_000.0 + seconds) for seconds in (3600, 3599.5, 0, 59, 60)]
+    assert at == ([5, 0, 5, 4, 1] if burst else [5, 0, 5, 0, 5])
 
 
 def reserved(client: str = "203.0.113.5", cost: int = 1) -> list[Hit]:

@@ -118,6 +118,40 @@ def test_bans_that_began_since_the_clock_was_set_end_by_it(tmp_path: Path, is_re
     state.close()
 
 
+def test_bans_made_while_the_clock_was_ahead_last_as_long_as_others() -> None:
+    """When the clock is right again they begin then, as news for who follows; those made before it stay as they are."""
+    host = Host()
+    bans = MemoryBanSet(lambda: host.wall, host.sure)
+    before = bans.ban(replace(host.ban(900), network=parse_network("203.0.113.6")))
+    host.wall += HOUR
+    bans.expire()
+    ahead = [bans.ban(ban) for ban in (host.ban(), replace(host.ban(), network=parse_network("203.0.113.7"), end=None))]
+    host.pass_by(10)
+    host.wall -= HOUR
+    cursor = bans.snapshot().cursor
+    assert bans.expire() == []
+    assert bans.follow(cursor) is None
+    found = {ban.key: ban for ban in bans.held()}
+    assert found["203.0.113.6"] == before
+    assert (found[ATTACKER.text].start, found[ATTACKER.text].end) == (host.wall, host.wall + 600)
+    assert (found["203.0.113.7"].start, found["203.0.113.7"].end) == (host.wall, None)
+    assert all(ban is not None and found[ban.key].version > ban.version for ban in ahead)
+    host.pass_by(600)
+    assert [ban.key for ban in bans.expire()] == [ATTACKER.text]
+
+
+@pytest.mark.parametrize("was_ahead", [False, True])
+def test_a_clock_set_back_by_mistake_ends_no_ban_earlier(was_ahead: bool) -> None:
+    """Bans made by a right clock end when they would have, though they begin in the future now."""
+    host = Host()
+    bans = MemoryBanSet(lambda: host.wall, host.sure)
+    kept = bans.ban(host.ban())
+    for seconds in (HOUR, -2 * HOUR) if was_ahead else (-HOUR,):
+        host.wall += seconds
+        bans.expire()
+    assert bans.held() == [kept]
+
+
 def test_a_wrong_clock_of_redis_ends_no_ban_for_good() -> None:
     """Ends that are moved, as the clock of Redis seems to be another, are moved back as if nothing had been."""
     host = Host()

@@ -126,13 +126,23 @@ class BanSet(Followed, Protocol):
         ...
 
 
-class Store(Counters, BanSet, Protocol):
-    """A place that offers both. Constructing one opens nothing; what it opens, `close` closes."""
+class Closing(Protocol):
+    """What is closed when a `with` block ends. Members inherit it."""
 
-    name: str
+    def close(self) -> None:
+        """Close what is open."""
+        ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        self.close()
+
+
+class Store(Counters, BanSet, Closing, Protocol):
+    """A place that offers both. Constructing one opens nothing; what it opens, `close` closes."""
+
+    name: str

@@ -18,15 +18,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from threading import Lock, Thread
-from types import TracebackType
-from typing import Self
 
 from appguard.address import Address, Network, network_text
 from appguard.ban import Ban, Fact
 from appguard.errors import StoreError
 from appguard.fork import in_every_child
 from appguard.ports import key_of
-from appguard.stores.base import RUNTIME_DIRECTORY, Changes, Snapshot
+from appguard.stores.base import RUNTIME_DIRECTORY, Changes, Closing, Snapshot
 from appguard.stores.fact_lines import fact_line
 from appguard.stores.local_counters import LocalCounters
 from appguard.stores.published_file import Rewriting, lines_of, new_file, write_all
@@ -306,7 +304,7 @@ class PublishedBans:
             self._reset()  # the file is closed with its table, when the last thread has looked
 
 
-class LocalStore(LocalCounters, PublishedBans):
+class LocalStore(LocalCounters, PublishedBans, Closing):
     """The daemon's bans of this host, and counters of one app."""
 
     name = "local://"
@@ -328,12 +326,4 @@ class LocalStore(LocalCounters, PublishedBans):
 
     async def close_async(self) -> None:
         """Close the files; the next use opens them again."""
-        self.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
         self.close()

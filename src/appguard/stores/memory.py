@@ -12,8 +12,6 @@ from dataclasses import replace
 from itertools import islice
 from math import inf
 from threading import Lock
-from types import TracebackType
-from typing import Self
 
 from appguard.address import Address, Network
 from appguard.ban import Ban, BanTable, Fact, Kind, supersedes
@@ -21,7 +19,7 @@ from appguard.fork import in_every_child
 from appguard.limit import ADMITTED, Hit, Verdict, new_verdict
 from appguard.ports import is_web, parse_key
 from appguard.rate import Left, SlidingWindow, TokenBucket
-from appguard.stores.base import Changes, Snapshot
+from appguard.stores.base import Changes, Closing, Snapshot
 from appguard.stores.ends import End, Ends
 from appguard.stores.sure_time import SureTime
 
@@ -309,11 +307,13 @@ class MemoryBanSet:
     def expire(self) -> list[Ban]:
         """Drop bans that have ended, some hundreds at a time; give them, none if all are dropped.
 
-        When the clock was set back, whoever follows needs a new snapshot: bans may count again.
+        When the clock was set back, whoever follows needs a new snapshot: bans may count again, or end earlier.
         """
         ended, kept = list[Ban](), list[End]()
         with self._bans_lock:
             if self._sure.was_set_back():
+                for ban in self._table.all():
+                    self._right(ban)
                 self._ends.renew(self._table)
                 self._break_history()
             now, sure = self._clock(), self._sure.now()
@@ -355,6 +355,12 @@ class MemoryBanSet:
         if self._ends.is_stale(len(self._table)):
             self._ends.renew(self._table)
 
+    def _right(self, ban: Ban) -> None:
+        """Let a ban that was made while the clock was ahead last as long as it should."""
+        righted = self._sure.righted(ban)
+        if righted is not ban:
+            self._table.put(replace(righted, version=self._next_version(self._clock())))
+
     def _next_version(self, now: float) -> int:
         self._version = max(self._version + 1, int(now * 1_000_000))
         return self._version
@@ -369,7 +375,7 @@ class MemoryBanSet:
         self._cursor += 1
 
 
-class MemoryStore(MemoryCounters, MemoryBanSet):
+class MemoryStore(MemoryCounters, MemoryBanSet, Closing):
     """Counters and ban set of one process."""
 
     name = "memory://"
@@ -390,11 +396,3 @@ class MemoryStore(MemoryCounters, MemoryBanSet):
 
     async def close_async(self) -> None:
         """Nothing is open."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

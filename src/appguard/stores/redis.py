@@ -8,12 +8,10 @@ import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from appguard.address import Address
 from appguard.ban import Ban, Fact
-from appguard.stores.base import RUNTIME_DIRECTORY
+from appguard.stores.base import RUNTIME_DIRECTORY, Closing
 from appguard.stores.local import PublishedBans
 from appguard.stores.redis_bans import FORGET_AFTER, RedisBanSet
 from appguard.stores.redis_commands import Commands
@@ -22,7 +20,7 @@ from appguard.stores.redis_counters import RedisCounters
 HEARTBEAT_MOST = 5.0  # seconds since a living daemon last touched what it publishes
 
 
-class RedisStore(RedisCounters, RedisBanSet):
+class RedisStore(RedisCounters, RedisBanSet, Closing):
     """Counters of one app and the fleet's bans."""
 
     def __init__(
@@ -88,11 +86,3 @@ class RedisStore(RedisCounters, RedisBanSet):
         """Do what `close` does, and close the connections of the running event loop."""
         await RedisCounters.close_connections(self)
         await asyncio.to_thread(self.close)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()

@@ -53,6 +53,9 @@ class Replica(MemoryBanSet):
             self._table.drop(ban.network, ban.ports)
             self._tell(Fact.lifting(ban, ban.version))
 
+    def _right(self, ban: Ban) -> None:
+        """Leave a ban as it is: its end is moved when the clock is compared with that of the truth."""
+
     def shift(self, seconds: float) -> None:
         """Move the ends of all bans, because the clock was set; whoever follows needs a new snapshot."""
         with self._bans_lock:

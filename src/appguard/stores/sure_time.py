@@ -4,11 +4,15 @@ Theory of operation. Bans end by the wall clock, and somebody may set it ahead b
 no more, but is kept until it has ended by this time too: then it counts again when the clock is set back. This time is
 that of the wall clock as long as nobody sets it. When it is set ahead, this time goes on as before, and takes it for
 true when it has stayed for a day. When it is set back, this time goes back with it. A ban that began after the clock
-was set lasts by it as long as it should, and is not kept: else who floods this host with short bans would fill it.
+was set lasts by it as long as it should, and is not kept: else who floods this host with short bans would fill it. When
+the clock is set back to what it should be, such a ban begins anew and is as long. One made before ends when it would
+have: the clock may be what is wrong now.
 """
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from math import inf
 
 from appguard.ban import Ban
 
@@ -33,6 +37,7 @@ class SureTime:
         self._since = steady()  # when it began to doubt
         self._seen = self._believed = clock() - self._since  # by how much the clock leads the steady one
         self._is_set_back = False
+        self._set_back_at = inf  # the time that had surely come then
 
     def now(self) -> float:
         """Give the time that has surely come, Unix seconds; never later than the wall clock's."""
@@ -53,6 +58,13 @@ class SureTime:
         if ban.in_force(self._clock()):
             return False
         return not ban.in_force(self.now()) or ban.start > self.set_at()
+
+    def righted(self, ban: Ban) -> Ban:
+        """Give a ban that begins when the clock was set back last, and is as long, for one made while it was ahead."""
+        early = ban.start - self._set_back_at
+        if early <= SET_LEAST:
+            return ban
+        return replace(ban, start=self._set_back_at, end=None if ban.end is None else ban.end - early)
 
     def was_set_back(self) -> bool:
         """Say whether the clock was set back since that was last asked."""
@@ -79,7 +91,8 @@ class SureTime:
         seen = self._clock() - steady
         if abs(seen - self._seen) > SET_LEAST:
             self._since = steady
-            self._is_set_back |= seen < self._seen
+            if seen < self._seen:
+                self._is_set_back, self._set_back_at = True, steady + min(self._believed, self._seen)
         self._seen = seen
         if seen < self._believed + SET_LEAST or steady >= self._since + DOUBTED:
             self._believed = seen

@@ -9,9 +9,11 @@
 -- the oldest run that holds a request (0: none does), how many are counted in all, and the newest run; then the older
 -- runs, the oldest first. A run is the time of its last request and the number of its requests. While the newest run is
 -- open and the oldest has not left, the head is all that is read or changed. A token bucket is the time it is full again.
--- Times are in milliseconds. What has another form than it should is begun anew. A refused request writes nothing.
+-- Times are in milliseconds. What has another form than it should is begun anew, and so is what was counted by a clock
+-- that was set back since: it would be full until that time comes again. A refused request writes nothing.
 local RUNS_PER_WINDOW = 10
 local TOLERANCE = 0.001
+local SET_LEAST = 1000 -- by which a clock that was set is another
 local HEAD, HEAD_BYTES = '>ddddI4', 36
 local RUN, RUN_BYTES = '>dI4', 12 -- a packed window is a multiple of it, a bucket is not
 local call, pack, read, max, ceil = redis.call, struct.pack, struct.unpack, math.max, math.ceil
@@ -53,6 +55,7 @@ local function count_in_window(packed, amount, window, cost)
   if packed and #packed >= HEAD_BYTES and #packed % RUN_BYTES == 0 then
     opened, oldest, total, last, number = read(HEAD, packed)
     older = packed:sub(HEAD_BYTES + 1)
+    if last > now + SET_LEAST then opened, oldest, total, last, number, older = 0, 0, 0, 0, 0, '' end
   end
   local is_open, keep = now - opened < window / RUNS_PER_WINDOW, nil
   if not is_open or now >= oldest + window then older, total, oldest, number = tidy(older, window, last, number) end
@@ -81,6 +84,7 @@ end
 local function count_in_bucket(packed, amount, window, burst, cost)
   if cost > burst then return window end
   local interval, full_in = window / amount, packed and max(read('>d', packed) - now, 0) or 0
+  if full_in > burst * interval + SET_LEAST then full_in = 0 end
   local wait = full_in - (burst - max(cost, 1)) * interval
   if wait > TOLERANCE then return wait end
   full_in = full_in + cost * interval

@@ -12,8 +12,9 @@
 -- entries in the order of time: time, how many, and a tag of what is counted once and the network, where either matters.
 -- It is gone when its key is banned, and findtime after its last failure. What is older than a lift of the same network
 -- does not count: nobody is banned again for what was forgiven. A time to come is a clock that was just set, and counts
--- as now: it would put all others out of the window. What a stranger has put where a counter should be counts nothing,
--- and is written over.
+-- as now: it would put all others out of the window; so does what was counted before the clock of Redis was set back. A
+-- dry run spends nothing of what others may ban for: of a counter that is enough it keeps as much as is enough, and each
+-- batch tells of it once. What a stranger has put where a counter should be counts nothing, and is written over.
 local ENTRIES_MOST = 256
 local FORMAT = '>dI4I2c0'
 local VERSION_MOST = 4503599627370496
@@ -43,6 +44,7 @@ local function read(packed)
   while at <= #packed do
     local entry = {}
     entry[1], entry[2], entry[3], at = struct.unpack(FORMAT, packed, at)
+    entry[1] = math.min(entry[1], now)
     entries[#entries + 1] = entry
   end
   return entries
@@ -112,8 +114,29 @@ local function insert(packed, at, count, once, tag)
   return write(entries), total_of(entries)
 end
 
+local told = {}
+
+local function tell(network)
+  if told[network] then return 0 end
+  told[network] = true
+  return 1, ''
+end
+
+-- The newest that are enough.
+local function enough_of(packed)
+  local entries = read(packed)
+  while #entries > 1 do
+    local oldest = table.remove(entries, 1)
+    if total_of(entries) < maxretry then
+      table.insert(entries, 1, oldest)
+      break
+    end
+  end
+  return write(entries)
+end
+
 local function ban(network, ends, is_enough_here, details)
-  if is_dry then return 1, '' end
+  if is_dry then return tell(network) end
   local version, old = known_of(redis.call('HGET', KEYS[1], network))
   local is_in_force = version > 0 and (old == 0 or old > now)
   if is_in_force and (is_enough_here or old == 0 or (ends ~= 0 and ends <= old)) then return 0 end
@@ -163,7 +186,7 @@ local function fail(number, failure)
     if total < maxretry then return end
   end
   local networks = networks_of(packed, network, is_user)
-  counters[index] = ''
+  counters[index] = is_dry and enough_of(packed) or ''
   local said = string.format('%d', math.max(total, is_enough_here and maxretry or 0))
   local details = table.concat({head, middle, tail}, said)
   for each in pairs(networks) do
