@@ -73,7 +73,12 @@ class Exemption:
         await self._turn.acquire()
         loop = asyncio.get_running_loop()
         answered: asyncio.Future[bool] = loop.create_future()
-        threading.Thread(target=self._run, args=(loop, answered, address), daemon=True, name="appguard-ignore").start()
+        thread = threading.Thread(target=self._run, args=(loop, answered, address), daemon=True, name="appguard-ignore")
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads
+            self._turn.release()
+            raise NoAnswer(str(error)) from error
         return await answered
 
     def _run(self, loop: asyncio.AbstractEventLoop, answered: asyncio.Future[bool], address: str) -> None:

@@ -19,7 +19,7 @@ from appguard.sources.base import Source
 from appguard.sources.command import CommandSource, StdinSource
 from appguard.sources.datagrams import DatagramSource
 from appguard.sources.file import FileSource, whole_pattern
-from appguard.sources.journal import JournalSource
+from appguard.sources.journal import JournalSource, journal_origin
 from appguard.sources.socket import EventSocket
 from appguard.sources.syslog import SyslogPort, SyslogSocket
 from appguard.stores.memory import MemoryBanSet
@@ -46,7 +46,9 @@ class Origin:
     is_bare: bool = False
 
     def has(self, path: str) -> bool:
-        """Say whether a path is one of its files."""
+        """Say whether it reads what has a position under this name: one of its files, or its journal."""
+        if self.kind == JOURNAL:
+            return path == journal_origin(self.where)
         patterns = map(whole_pattern, self.arguments if self.kind == "files" else ())
         return any(PurePath(path).match(pattern) for pattern in patterns)
 

@@ -59,6 +59,7 @@ class Names:
         self._answers: dict[str, tuple[float, Addresses]] = {}  # until when each is good; the oldest first
         self._waiting: Queue[tuple[str, Then] | None] = Queue(WAITING_MOST)
         self._threads: list[threading.Thread] = []
+        self._waits_for_thread = False
         self.dropped = 0
 
     def ask(self, host: str, then: Then) -> None:
@@ -75,8 +76,19 @@ class Names:
             self._drop()
             return
         if len(self._threads) < THREADS:
-            self._threads.append(threading.Thread(target=self._run, name="names", daemon=True))
-            self._threads[-1].start()
+            self._start()
+
+    def _start(self) -> None:
+        thread = threading.Thread(target=self._run, name="names", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # no more threads: those there are go on, and the next question tries again
+            if not self._threads and not self._waits_for_thread:
+                log.warning("host names wait for their addresses: %s", error)
+            self._waits_for_thread = True
+        else:
+            self._threads.append(thread)
+            self._waits_for_thread = False
 
     def close(self) -> None:
         """Answer nobody any more; a thread that waits for the resolver ends with its process."""

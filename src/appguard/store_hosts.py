@@ -4,6 +4,7 @@ Names are looked up in a thread, again and again, since a resolver may take seco
 it says nothing.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -17,6 +18,8 @@ from appguard.stores.open import REDIS
 from appguard.stores.redis_uri import parse_redis_uri
 
 AGAIN = 60.0  # seconds
+
+log = logging.getLogger("appguard")
 
 
 class StoreHosts:
@@ -41,7 +44,10 @@ class StoreHosts:
         if self._names and self._clock() >= self._ask_at and not (self._thread and self._thread.is_alive()):
             self._ask_at = self._clock() + AGAIN
             self._thread = threading.Thread(target=self._ask, name="store hosts", daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError as error:  # no more threads
+                log.warning("the addresses of the store's hosts are not looked up, which is tried again: %s", error)
         return replace(read_host_facts(), stores=_outside(self._found.values()))
 
     def _ask(self) -> None:

@@ -78,4 +78,4 @@ def test_bans_are_in_force_again_when_the_clock_is_right(
         if server is not None:
             server.start()
         agree(place, server, BANNED | meanwhile, daemon)
-        wait_until(lambda: all(3400 < left <= 3600 for left in in_kernel().values()), AGREE_WITHIN, in_kernel)
+        wait_until(lambda: all(3400 < left <= 3600 for left in in_kernel().values()), AGREE_WITHIN, daemon.output)

@@ -277,7 +277,7 @@ def test_a_dry_run_keeps_no_more_than_is_enough(server: RedisServer) -> None:
 
 def test_a_redis_whose_clock_is_set_back_goes_on_counting(server: RedisServer) -> None:
     """What was counted an hour from now, as Redis has it since, counts, and puts no later failure out of the window."""
-    with counting(server.uri) as (alpha, beta), Redis.from_url(server.uri) as client:
+    with counting(server.uri) as (alpha, beta), Redis(port=server.port) as client:
         alpha.fail(ATTACKER, 3)
         packed = cast("bytes", client.get(COUNTER + ATTACKER))
         entries = struct.iter_unpack(">dIH", packed)

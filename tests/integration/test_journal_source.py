@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from appguard.members import Origin
 from appguard.sources.base import LINE_MOST
-from appguard.sources.journal import RECORD_MOST, JournalSource
+from appguard.sources.journal import RECORD_MOST, JournalSource, journal_origin
+from appguard.state import Batch, State
 from tests.daemon import Place, login_failure, running_daemon
 from tests.integration.reading import Kept, running
 from tests.journal import Journal
@@ -135,10 +137,31 @@ def test_without_following_journalctl_gives_the_same(journal: Journal) -> None:
     assert found.stdout.splitlines() == messages(kept)
 
 
+def test_other_matches_go_on_where_the_old_ones_were(journal: Journal, tmp_path: Path) -> None:
+    """When `journalmatch` is changed nothing is read again, and what comes since is read by the new one."""
+    state, was, is_now, kept = State(tmp_path / "state"), "journal of old", "journal of now", Kept()
+    origin = Origin("journal", MATCHES, str(journal.directory))
+    state.open()
+    journal.write(b"old", SYSLOG_IDENTIFIER="sshd")
+    with running(source_of(journal, kept), kept):
+        wait_until(kept.lines, 10, "the entry")
+    state.save(Batch(positions={(was, name): text for name, text in kept.positions.items()}))
+    state.adopt({is_now: origin.has})
+    state.adopt({"journal of another directory": Origin("journal", MATCHES, "/elsewhere").has})
+    assert not state.positions("journal of another directory")
+    kept = Kept()
+    kept.positions = state.positions(is_now)
+    journal.write(b"now", SYSLOG_IDENTIFIER="sshd")
+    with running(source_of(journal, kept, "SYSLOG_IDENTIFIER=sshd"), kept):
+        wait_until(kept.lines, 10, "the entry")
+    assert messages(kept) == [b"now"]
+    state.close()
+
+
 def test_a_damaged_position_is_none(journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
     """A position that is no cursor is said to be damaged, and everything of the last day is read."""
     kept = Kept()
-    kept.positions[NAME] = "s=1;--vacuum-size=1"
+    kept.positions[journal_origin(str(journal.directory))] = "s=1;--vacuum-size=1"
     journal.write(b"here", SYSLOG_IDENTIFIER="sshd")
     with running(source_of(journal, kept), kept):
         wait_until(kept.lines, 10, "the entry")

@@ -20,6 +20,7 @@ from tests.redis_groups import cluster, sentinel_group
 from tests.redis_server import RedisServer, redis_server
 from tests.replicas import CHANGES, FACTS, Fleet, bans_kept, facts_kept, fleet, versions
 from tests.slow_relay import slow_relay
+from tests.threads import no_more_threads
 
 LIFTED, KEPT = "203.0.113.1", "203.0.113.2"
 
@@ -351,12 +352,9 @@ def test_host_without_a_thread_to_spare_follows_later(server: RedisServer, caplo
         first.ban(Ban(parse_network(KEPT), "test", 0.0, None))
         assert first.wait_synced(5)
         address = parse_address(KEPT)
-        usual = threading.stack_size(1 << 46)  # more than there can be
-        try:
+        with no_more_threads():
             assert other.get(address) is None
             assert other.get(address) is None
-        finally:
-            threading.stack_size(usual)
         assert "can't start new thread" in other.complaint
         assert len(caplog.messages) == 1
         wait_until(lambda: other.get(address), 5, "it does not follow")

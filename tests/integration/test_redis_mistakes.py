@@ -157,7 +157,7 @@ def test_what_is_clear_gets_no_advice(uri: str, said: str, advice: str) -> None:
 
 def test_reason_that_is_known_later_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     """Where at first only the time was over, the first error that says why is told too, and no further one."""
-    breaker = Breaker("redis://127.0.0.1/0", lambda: 0.0)
+    breaker = Breaker("redis://127.0.0.1/0", "local", lambda: 0.0)
     late = [TimeoutError("no answer in time")] * 3
     for error in [*late, OSError("invalid password"), *late, OSError("another")]:
         breaker.failed(error)

@@ -262,6 +262,17 @@ def test_of_too_many_files_those_written_last_are_read(tmp_path: Path, monkeypat
         kept.wait_for([b"2", b"3", b"4", b"new", b"again"])
 
 
+def test_a_glob_that_matches_too_many_names_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of more names than are looked at some are read, and the status says that it is not all."""
+    monkeypatch.setattr("appguard.sources.file.NAMES_MOST", 2)
+    for number in range(3):
+        (tmp_path / f"app-{number}.log").write_bytes(b"line\n")
+    kept = Kept()
+    with running(FileSource("log", [str(tmp_path / "*.log")], {}, poll_every=0.02), kept) as run:
+        run.wait_for_complaint(f"{tmp_path}/*.log matches more than 2 names: not all are seen; narrow it")
+        kept.wait_for([b"line"] * 2)
+
+
 def test_who_owns_a_directory_crowds_out_no_log_of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many files one directory gets, and however new they look, the log of another one is still read."""
     monkeypatch.setattr("appguard.sources.file.FILES_MOST", 3)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from appguard.sources.file import FileSource
+from appguard.sources.siblings import rotated_from
 from tests.integration.reading import STRANGER, Kept, open_files, running
 from tests.lab import has_user, wait_until
 
@@ -263,6 +264,29 @@ def test_a_copy_somebody_made_is_not_a_generation(log: Path) -> None:
 
 
 @needs_users
+@pytest.mark.parametrize(
+    ("name", "is_rotated"),
+    [
+        ("app.log.1", True),
+        ("app.log-20261120", True),
+        ("app-20261120.log", True),
+        ("app.2026-11-20.log", True),
+        ("app-2026-11-20.0.log", True),
+        ("app-2026-11-20-1.log", True),
+        ("app.2026-11-20_13.12.log", True),
+        ("app-2026-11.log", True),
+        ("app-11-20-2026-1.log", True),
+        ("app-1.log", False),
+        ("app.1.log", False),
+        ("app-2026-11-20.error.log", False),
+        ("app-202611201.log", False),
+    ],
+)
+def test_names_of_rotated_files(name: str, is_rotated: bool) -> None:
+    """Numbers behind a log and dates in it, with and without dashes, are rotations; another worker's log is none."""
+    assert ("app.log" in rotated_from(name)) is is_rotated
+
+
 def test_siblings_that_are_not_the_logs_are_left_alone(log: Path) -> None:
     """Neither a FIFO, nor a symlink, nor a file of another user is read for having the name of a rotated file."""
     kept = Kept()

@@ -9,6 +9,7 @@ import pytest
 
 from appguard.errors import ConfigError
 from appguard.exemption import ANSWERS_MOST, REMEMBERED, THREADS_MOST, Exemption, NoAnswer, check_of
+from tests.threads import no_more_threads
 
 LET_OFF, NOT_LET_OFF, SLOW, BROKEN, ELSEWHERE = (
     "203.0.113.1",
@@ -138,6 +139,19 @@ def test_checks_that_hang_hold_up_nobody_for_longer_than_the_wait() -> None:
         async with asyncio.timeout(10):
             while await answers(exemption, LET_OFF) != [True]:
                 pass
+
+    asyncio.run(main())
+
+
+def test_without_a_thread_to_spare_there_is_no_answer() -> None:
+    """Where the system refuses another thread nobody is let off; with threads again all of them answer."""
+
+    async def main() -> None:
+        exemption = Exemption(lambda address: True)
+        with no_more_threads():
+            asked = await answers(exemption, *(f"10.0.0.{number}" for number in range(2 * THREADS_MOST)))
+        assert asked == ["can't start new thread"] * 2 * THREADS_MOST
+        assert await answers(exemption, LET_OFF) == [True]
 
     asyncio.run(main())
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from appguard.stores.limits_counters import LimitsCounters, parse_uri
 from tests.forked import forked
 from tests.lab import wait_until
 from tests.redis_server import RedisServer, redis_server
+from tests.threads import no_more_threads
 
 LIMIT = Limit("5/minute")
 HIT = Hit("203.0.113.5 5/minute", LIMIT)
@@ -87,15 +87,11 @@ def test_a_busy_event_loop_is_no_slow_storage() -> None:
     counters.close()
 
 
-def test_a_host_without_a_thread_to_spare_fails_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_without_a_thread_to_spare_fails_no_request() -> None:
     """Where the system refuses another thread, as under attack, a request is counted in the process."""
-
-    def start(_thread: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
     counters = LimitsCounters("memory://", "shop")
-    monkeypatch.setattr(threading.Thread, "start", start)
-    assert [counters.check([HIT]).refused is None for _ in range(6)] == [True] * 5 + [False]
+    with no_more_threads():
+        assert [counters.check([HIT]).refused is None for _ in range(6)] == [True] * 5 + [False]
 
 
 @pytest.fixture
@@ -125,11 +121,15 @@ def test_no_request_waits_for_a_dead_storage(server: RedisServer, fate: str, cap
     counters.close()
 
 
-@pytest.mark.parametrize(("choice", "is_refused"), [("open", False), ("closed", True)])
-def test_choice_for_a_dead_storage(choice: str, is_refused: bool) -> None:
-    """`on_store_error` admits or refuses without a storage."""
+@pytest.mark.parametrize(
+    ("choice", "is_refused", "said"),
+    [("open", False, "no limit refuses anything until"), ("closed", True, "that a limit is about is refused until")],
+)
+def test_choice_for_a_dead_storage(choice: str, is_refused: bool, said: str, caplog: pytest.LogCaptureFixture) -> None:
+    """`on_store_error` admits or refuses without a storage, and the log says which."""
     counters = LimitsCounters("redis://127.0.0.1:1/0", "shop", choice)
     assert [counters.check([HIT]).refused is not None for _ in range(7)] == [is_refused] * 7
+    assert said in caplog.text
     counters.close()
 
 
@@ -188,7 +188,7 @@ def test_app_counts_there_and_has_its_bans_in_its_store() -> None:
 
 def test_breaker_of_a_forked_child_is_held_by_nobody() -> None:
     """A thread that notes a failure while another one forks keeps nobody waiting in the child."""
-    breaker = Breaker("a store", time.monotonic)
+    breaker = Breaker("a store", "local", time.monotonic)
 
     def log_slowly(record: logging.LogRecord) -> bool:
         watched.removeFilter(log_slowly)  # not in the child too

@@ -10,6 +10,7 @@ import pytest
 from appguard.address import parse_address
 from appguard.names import FOUND_SECONDS, NOT_FOUND_SECONDS, THREADS, WAITING_MOST, Addresses, Names, system_addresses
 from tests.lab import wait_until
+from tests.threads import no_more_threads
 
 FOUND = (parse_address("203.0.113.5"),)
 
@@ -98,6 +99,17 @@ def test_a_flood_of_names_is_bounded(names: Names, resolver: Resolver, caplog: p
     assert len([message for message in caplog.messages if "wait for their addresses" in message]) == 1
     resolver.go.set()
     wait_until(lambda: len(found) == WAITING_MOST + THREADS, 10, "not all answered")
+
+
+def test_without_a_thread_to_spare_a_question_waits(names: Names, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the system refuses another thread that is said once, and the next question starts one for all."""
+    found: list[Addresses] = []
+    with no_more_threads():
+        for number in range(3):
+            names.ask(f"a{number}.example.com", found.append)
+    assert (len(caplog.messages), found) == (1, [])
+    assert answers(names, "b.example.com") == FOUND
+    wait_until(lambda: found == [FOUND] * 3, 10, "not all answered")
 
 
 def test_the_system_resolver() -> None:

@@ -7,7 +7,7 @@ import shutil
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import cast
 
 import pytest
@@ -23,6 +23,7 @@ from tests.forked import forked
 from tests.lab import has_user, wait_until
 from tests.published import STRANGER, Reader, ban_of, fact_of, nothing_else
 from tests.strategies import near_networks
+from tests.threads import no_more_threads
 
 needs_users = pytest.mark.skipif(not has_user(STRANGER), reason="acts as another user")
 
@@ -118,18 +119,11 @@ def test_new_file_that_cannot_be_written_is_told(publisher: Publisher, reader: R
     assert sorted(file.name for file in tmp_path.iterdir()) == ["bans", "bans.seq"]
 
 
-def test_without_a_thread_to_spare_the_next_publish_makes_it_good(
-    publisher: Publisher, reader: Reader, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_thread_to_spare_the_next_publish_makes_it_good(publisher: Publisher, reader: Reader) -> None:
     """Where the system refuses another thread it is an `OSError`, and the daemon writes the whole file itself then."""
     banned = [ban_of("203.0.113.1")]
     publisher.publish_all(banned)
-
-    def start(_thread: Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Thread, "start", start)
+    with no_more_threads():
         with pytest.raises(OSError, match="can't start new thread"):
             publisher.renew(lambda: banned)
         publisher.publish_all([*banned, ban_of("203.0.113.2")])

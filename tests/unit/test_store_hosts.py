@@ -8,6 +8,7 @@ from appguard.address import parse_address
 from appguard.names import Addresses
 from appguard.store_hosts import AGAIN, StoreHosts
 from tests.lab import wait_until
+from tests.threads import no_more_threads
 
 
 class Resolver:
@@ -51,6 +52,18 @@ def stores(hosts: StoreHosts) -> tuple[str, ...]:
 def test_addresses_are_taken_as_they_are(uri: str, found: tuple[str, ...]) -> None:
     """Addresses in a URI of any form need no resolver; other stores have no host."""
     assert stores(StoreHosts(uri, Resolver().resolve)) == found
+
+
+def test_without_a_thread_to_spare_names_are_looked_up_later(caplog: pytest.LogCaptureFixture) -> None:
+    """Where the system refuses another thread, what is known is given and the rest is tried again."""
+    resolver = Resolver()
+    hosts = StoreHosts("redis+cluster://redis,203.0.113.9", resolver.resolve, resolver.clock)
+    resolver.answers["redis"] = "203.0.113.7"
+    with no_more_threads():
+        assert stores(hosts) == ("203.0.113.9",)
+    assert "can't start new thread" in caplog.text
+    resolver.now += AGAIN
+    wait_until(lambda: stores(hosts) == ("203.0.113.7", "203.0.113.9"), 5, "the name is not found")
 
 
 def test_names_are_looked_up_again_and_last_answers_stay() -> None:

@@ -162,7 +162,10 @@ class FileSource:
     def _expand(self, pattern: str) -> Iterable[str]:
         if not _is_glob(pattern):
             return [pattern]
-        found = sorted(islice(glob.iglob(pattern), NAMES_MOST))  # noqa: PTH207 - the pattern is a whole path
+        names = glob.iglob(pattern)  # noqa: PTH207 - the pattern is a whole path
+        found = sorted(islice(names, NAMES_MOST))
+        if next(names, ""):
+            self._complaints.append(f"{pattern} matches more than {NAMES_MOST} names: not all are seen; narrow it")
         logs = {*found, *self._tails, *self._positions}
         return [path for path in found if self._is_log(path, logs)]
 

@@ -1,6 +1,7 @@
 """The systemd journal, read by `journalctl`, which follows its files through their rotations.
 
-The position is the cursor of the last entry delivered. Reading goes on *at* it, not after it, and the entry itself is
+The position is the cursor of the last entry delivered, whoever reads that journal by whichever matches: who has none of
+his own goes on where others were. Reading goes on *at* it, not after it, and the entry itself is
 left out if it comes: so nothing is skipped where it is gone, because the journal was vacuumed, and journalctl begins
 at the next one. journalctl follows the present boot only unless told otherwise, and shows the last ten entries first;
 `--boot=all` and `--no-tail` are against that. A journal never read before is read from a day back.
@@ -22,6 +23,11 @@ RECORD_MOST = 512 * 1024  # bytes of an entry as journalctl writes it; a longer 
 CURSOR = re.compile(r"[a-z]=[0-9a-f]+(;[a-z]=[0-9a-f]+){1,9}")
 
 _log = logging.getLogger(__name__)
+
+
+def journal_origin(directory: str) -> str:
+    """Give what positions in a journal are kept under: that of this host, or the one in a directory."""
+    return f"journal:{directory}" if directory else "journal"
 
 
 class JournalSource:
@@ -49,7 +55,8 @@ class JournalSource:
         self._child = Child(name, pause_first=pause_first)
         self._buffer = LineBuffer(RECORD_MOST)
         self._unreadable = 0
-        self._cursor = positions.get(name, "")
+        self._origin = journal_origin(directory)
+        self._cursor = positions.get(self._origin, "")
         if self._cursor and not CURSOR.fullmatch(self._cursor):
             _log.warning("the saved position of %r is damaged: the journal is read from a day back", name)
             self._cursor = ""
@@ -91,7 +98,7 @@ class JournalSource:
         said = [entry for entry in entries if entry.message]
         if said:
             lines = [entry.message if self._is_bare else entry.line for entry in said]
-            deliver(Chunk(self.name, lines, entries[-1].cursor, times=[entry.time for entry in said]))
+            deliver(Chunk(self._origin, lines, entries[-1].cursor, times=[entry.time for entry in said]))
         if entries:
             self._cursor = entries[-1].cursor
 

@@ -21,12 +21,15 @@ YOUNGER_MOST = 28  # less than a log may have open
 LOOKS_MOST = 3
 _log = logging.getLogger(__name__)
 _TURNED = re.compile(r"[.-](?=\d[\w.-]*$|old$)")
-_DATED = re.compile(r"(.+)[.-]\d{8}[\w-]*(\.\w+)")
+_DATED = re.compile(r"(.+)[.-](?:\d{8}|\d{4}-\d\d|\d\d-\d\d-\d{4})(?!\d)[\w-]*(?:\.\d+)?(\.\w+)")
 _PACKED = re.compile(r"\.(gz|bz2|xz|zst|lz4|Z)$")
 
 
 def rotated_from(name: str) -> list[str]:
-    """Give the logs whose rotation may have made a name: `x.log` for `x.log.1`, `x.log-20261120`, `x-20261120.log`."""
+    """Give the logs whose rotation may have made a name.
+
+    That is `x.log` for `x.log.1`, `x.log-20261120`, `x-20261120.log`, `x.2026-11-20.log`, `x-2026-11-20.0.log`.
+    """
     dated = _DATED.fullmatch(name)
     return [name[: found.start()] for found in _TURNED.finditer(name)] + ([dated[1] + dated[2]] if dated else [])
 

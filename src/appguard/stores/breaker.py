@@ -13,6 +13,11 @@ from appguard.fork import in_every_child
 FAILURES = 3
 SHORTEST = 0.5  # seconds
 LONGEST = 1.0  # seconds: how late a recovery is noticed
+MEANWHILE = {  # by `on_store_error`
+    "local": "limits are counted in this process",
+    "open": "no limit refuses anything",
+    "closed": "every request that a limit is about is refused",
+}
 
 log = logging.getLogger("appguard.stores")
 
@@ -20,11 +25,19 @@ log = logging.getLogger("appguard.stores")
 class Breaker:
     """Whether a store may be asked now.
 
-    `monotonic` gives seconds that never step back, `explain` what the log says of an error.
+    `on_store_error` is what happens to limits meanwhile, `monotonic` gives seconds that never step back, `explain` what
+    the log says of an error.
     """
 
-    def __init__(self, what: str, monotonic: Callable[[], float], explain: Callable[[Exception], str] = str) -> None:
+    def __init__(
+        self,
+        what: str,
+        on_store_error: str,
+        monotonic: Callable[[], float],
+        explain: Callable[[Exception], str] = str,
+    ) -> None:
         self._what = what
+        self._meanwhile = MEANWHILE[on_store_error]
         self._monotonic = monotonic
         self._explain = explain
         self.is_well = True  # nothing has failed since it last worked: nobody need ask or report
@@ -65,6 +78,6 @@ class Breaker:
             if not self._opened_for or (self._is_unexplained and not isinstance(error, TimeoutError)):
                 self._is_unexplained = isinstance(error, TimeoutError)
                 why = self._explain(error)
-                log.error("%s does not answer, limits are counted in this process until it does: %s", self._what, why)
+                log.error("%s does not answer, %s until it does: %s", self._what, self._meanwhile, why)
             self._opened_for = min(LONGEST, self._opened_for * 2 or SHORTEST)
             self._ask_again = self._monotonic() + self._opened_for

@@ -91,7 +91,7 @@ class LimitsCounters:
         self._app = app
         self._on_store_error = on_store_error
         self._local = MemoryCounters(monotonic)
-        self._breaker = Breaker(f"{urlsplit(uri).scheme}:// of the limits package", monotonic, said_by)
+        self._breaker = Breaker(f"{urlsplit(uri).scheme}:// of the limits package", on_store_error, monotonic, said_by)
         self._names: dict[str, RateLimitItem] = {}
         self.resets = 0
         self._renew()

@@ -45,7 +45,9 @@ class RedisCounters:
         self._prefix = f"appguard:l:{_word(app)}:"
         self._on_store_error = on_store_error
         self._local = MemoryCounters(monotonic)
-        self._breaker = Breaker(str(self._counters_uri), monotonic, lambda error: explained(error, self._counters_uri))
+        self._breaker = Breaker(
+            str(self._counters_uri), on_store_error, monotonic, lambda error: explained(error, self._counters_uri)
+        )
         self._count = Script("count")
         self._give_back = Script("give_back")
         self.resets = 0
