@@ -312,8 +312,8 @@ class MemoryBanSet:
         ended, kept = list[Ban](), list[End]()
         with self._bans_lock:
             if self._sure.was_set_back():
-                for ban in self._table.all():
-                    self._right(ban)
+                for held in self._table.all():
+                    self._right(held)
                 self._ends.renew(self._table)
                 self._break_history()
             now, sure = self._clock(), self._sure.now()
