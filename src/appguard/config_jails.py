@@ -46,6 +46,11 @@ def users(value: object) -> tuple[str, ...]:
     return tuple(map(str, found))
 
 
+def enabled(value: object) -> None:
+    """Refuse fail2ban's word: here a jail that is written down is in use."""
+    raise ConfigError("a jail that is written down is in use: leave this out, or the whole table")
+
+
 def filter_(value: object) -> str:
     """Accept the name of a filter, or a table of the name and its options, which become one text."""
     if not isinstance(value, Mapping):
@@ -59,6 +64,7 @@ JAIL_OPTIONS = tuple(field.name for field in fields(Jail) if field.name != "name
 JAIL_CHECKS: dict[str, Check] = {
     **dict.fromkeys(JAIL_OPTIONS, lambda value: value),  # `Jail` checks them
     "events": one_or_more,
+    "enabled": enabled,
     "use": text,
     "ignoreip": ignoreip,
     "filter": filter_,
@@ -123,7 +129,7 @@ def _jail(name: str, found: dict[str, object], where: str, origins: tuple[str, .
         jail = Jail(name, **options)  # type: ignore[arg-type]  # it checks them
         return replace(jail, safelist=(*jail.safelist, *map(network_text, ignored))) if ignored else jail
     except ConfigError as error:
-        raise ConfigError(f"{where}: {error}") from error
+        raise ConfigError(f"{where}: {str(error).removeprefix(f'jail {name}: ')}") from error
 
 
 def _refuse_beside_bans(found: dict[str, object], where: str, origins: tuple[str, ...]) -> None:

@@ -38,7 +38,7 @@ def read(table: object, where: str, checks: Mapping[str, Check]) -> dict[str, ob
 def table(value: object) -> Mapping[str, object]:
     """Accept a table."""
     if not isinstance(value, Mapping):
-        raise ConfigError("expected a table")
+        raise ConfigError(f"expected a table{', with [ ] and not [[ ]]' if isinstance(value, list) else ''}")
     return cast("Mapping[str, object]", value)
 
 
@@ -84,16 +84,9 @@ def texts(value: object) -> tuple[str, ...]:
     return tuple(text(item) for item in items(value))
 
 
-def number(value: object) -> int:
-    """Accept a whole number of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError("expected a whole number of at least 1")
-    return value
-
-
 def text_or_numbers(value: object) -> str | tuple[int, ...]:
     """Accept a text or a list of whole numbers."""
-    return text(value) if isinstance(value, str) else tuple(number(item) for item in items(value))
+    return text(value) if isinstance(value, str) else tuple(count(item) for item in items(value))
 
 
 def networks(value: object) -> tuple[Network, ...]:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 import appguard
+from appguard.cli.client import CONFIG_READ
+from appguard.config import CONFIG_FILE
 
 HEAVY = ("asyncio", "starlette", "uvicorn", "anyio", "redis", "limits", "pyinotify", "msgspec", "fastapi", "sqlite3")
 SOURCES = str(Path(appguard.__file__).parents[1])
@@ -86,8 +88,8 @@ def test_a_path_too_long_is_exit_code_4(tmp_path: Path) -> None:
     [
         (["ban"], "Missing argument 'ADDRESS'"),
         (["ban", "203.0.113"], "'203.0.113' is not an IP address or network"),
-        (["ban", "203.0.113.5", "--for", "soon"], "bantime = 'soon'"),
-        (["ban", "203.0.113.5", "--for", "0"], "bantime = '0'"),
+        (["ban", "203.0.113.5", "--for", "soon"], "--for = 'soon'"),
+        (["ban", "203.0.113.5", "--for", "0"], "--for = '0'"),
         (["ban", "203.0.113.5", "--for", "9" * 400], "expected a duration"),
         (["ban", "203.0.113.5", "--jail", "a b"], "jail = 'a b'"),
         (["ban", "203.0.113.5", "--jial", "x"], "--jail"),
@@ -122,6 +124,13 @@ def test_help_names_every_verb() -> None:
     script = Path(sys.executable).with_name("appguard")
     assert subprocess.run([script, "--help"], capture_output=True, text=True, check=True).stdout == helped.stdout
     assert run("--version").stdout.startswith("appguard, version ")
+
+
+def test_help_is_cut_short_nowhere() -> None:
+    """What a verb does is said in one line of a terminal, and the settings that the help names are those read."""
+    for group in ((), ("safelist",)):
+        assert "..." not in run(*group, "--help").stdout.partition("Commands:")[2]
+    assert str(CONFIG_FILE) in CONFIG_READ
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import click
 
 from appguard.address import network_text, parse_network
-from appguard.ban import Ban
+from appguard.ban import Ban, parse_duration
 from appguard.cli.client import (
     CommandError,
     NotFound,
@@ -62,6 +62,7 @@ def ban(  # each is an option
 ) -> None:
     """Ban an address or a network."""
     try:
+        parse_duration(bantime, "--for")
         asked = Ban.of(address, jail=jail, bantime=bantime, reason=reason)
         listed = [port.strip() for port in ports.split(",")] if ports else []
         ports_text(listed, protocol, "--ports")
@@ -93,7 +94,7 @@ def _say_ban(reply: Reply, *, as_json: bool) -> None:
 @click.argument("address")
 @control_options
 def confirm(address: str, socket_path: Path, as_json: bool) -> None:
-    """Let a ban that needed --force last as long as was asked for."""
+    """Keep a ban that needed --force for the time asked for."""
     _say_ban(ask(socket_path, "POST", "/v1/confirm", {"address": address}), as_json=as_json)
 
 
@@ -161,7 +162,10 @@ def _lift_without_daemon(socket_path: Path, why: NotReachable) -> None:
 @click.argument("state", type=click.Choice(["on", "off"]))
 @control_options
 def enforce(state: str, socket_path: Path, as_json: bool) -> None:
-    """Enforce bans in the firewall, or lift them all and hold; `off` works as root with a daemon that hangs, too."""
+    """Enforce bans in the firewall, or lift them all.
+
+    After `off` bans are kept and not enforced. As root it works with a daemon that hangs, too.
+    """
     try:
         reply = ask(socket_path, "PUT", "/v1/enforce", {"on": state == "on"}, seconds=ENFORCE_SECONDS)
     except NotReachable as error:

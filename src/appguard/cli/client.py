@@ -14,6 +14,7 @@ import click
 P = ParamSpec("P")
 Reply = Mapping[str, object]
 
+CONFIG_READ = "The configuration file to read.  [default: /etc/appguard/appguard.toml]"
 SOCKET = Path("/run/appguard-control/control.sock")
 SECONDS_MOST = 30.0
 
@@ -67,6 +68,11 @@ class _UnixConnection(HTTPConnection):
         self.sock = socket(AF_UNIX, SOCK_STREAM)
         self.sock.settimeout(self._seconds)
         self.sock.connect(str(self._path))
+
+
+def config_option(what: str) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Give a verb the option `--config`; `what` says what for, and what is read without it."""
+    return click.option("--config", type=click.Path(path_type=Path, readable=False), help=what)
 
 
 def control_options(verb: Callable[P, None]) -> Callable[P, None]:

@@ -25,9 +25,10 @@ _WHAT = {"ban": "Ban", "prolong": "Prolong", "lift": "Unban"}
 @click.option("--since", type=click.IntRange(0), help=f"Events after this cursor; else the last {LAST}.")
 @control_options
 def events(follow: bool, since: int | None, socket_path: Path, as_json: bool) -> None:
-    """Show who was banned and lifted, by whom, on which host, and what led to it; oldest first.
+    """Show who was banned and lifted, and what led to it.
 
-    With --json one object per line; the cursor of the last one is where to go on with --since.
+    Also by whom and on which host; the oldest first. With --json one object per line; the cursor of the last one is
+    where to go on with --since.
     """
     cursor = -LAST if since is None else since
     found, cursor = _ask(socket_path, cursor, wait=False)

@@ -7,7 +7,17 @@ from pathlib import Path
 
 import click
 
-from appguard.cli.client import NotReachable, Reply, WrongInput, ask, control_options, say, say_json, understanding
+from appguard.cli.client import (
+    NotReachable,
+    Reply,
+    WrongInput,
+    ask,
+    config_option,
+    control_options,
+    say,
+    say_json,
+    understanding,
+)
 from appguard.cli.explain_text import explanation_lines
 from appguard.errors import AppGuardError
 from appguard.explained import Explanation
@@ -25,10 +35,13 @@ Explain = Callable[[str, str], Reply]
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
     help="Explain the lines of this file (- is standard input), by the jails that read it; with LINE, that line of it.",
 )
-@click.option("--config", type=click.Path(path_type=Path), help="Explain by this configuration; ask no daemon.")
+@config_option("Explain by this configuration; ask no daemon.")
 @control_options
 def explain(what: str | None, file: Path | None, config: Path | None, socket_path: Path, as_json: bool) -> None:
-    """Explain what becomes of a log line, or what is known of an address, and why it is not banned. Counts nothing."""
+    """Explain why a line or an address is not banned.
+
+    Says what becomes of a log line, or what is known of an address. Counts nothing.
+    """
     if what is None and file is None:
         raise click.UsageError("give a line, an address, or --file FILE")
     texts = [os.fsencode(what).decode(errors="replace")] if what is not None else _lines(file)

@@ -28,7 +28,8 @@ stands what could not be carried over. Stop fail2ban before the daemon begins, o
 def import_fail2ban(directory: Path, output: Path | None, own_filters: bool) -> None:
     """Print fail2ban's enabled jails as settings of AppGuard.
 
-    What could not be carried over is said on standard error. Exits with 1 if a whole jail is left out.
+    DIRECTORY is /etc/fail2ban if not given. What could not be carried over is said on standard error. Exits with 1 if a
+    whole jail is left out.
     """
     from appguard.fail2ban_jails import read_jails
     from appguard.fail2ban_settings import carry_over

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from appguard.cli.client import WrongInput
+from appguard.cli.client import WrongInput, config_option
 from appguard.errors import AppGuardError
 
 
@@ -36,10 +36,8 @@ from appguard.errors import AppGuardError
 @click.option("--print-no-ignored", "no", flag_value="ignored", multiple=True, help="Print no lines let off.")
 @click.option("-v", "--verbose", is_flag=True, help="Print all regexes, and whom each of them found.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, readable=False),
-    help="The daemon's settings, for its safelist and proxies.  [default: /etc/appguard/appguard.toml if it is there]",
+@config_option(
+    "The daemon's settings, for its safelist and proxies.  [default: /etc/appguard/appguard.toml if it is there]"
 )
 def regex(
     log: str | None,

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 
 from appguard.errors import ConfigError
@@ -35,8 +36,7 @@ def chosen_filter(spelled: str, ignoreregex: str, options: Mapping[str, object],
     try:
         made = open_filter(name, given, logtype="journal" if is_journal else "file")
     except ConfigError as error:
-        hint = f" (there is no filter {spelled!r}, so it is taken for a regex)" if name == REGEX else ""
-        raise ConfigError(f"{error}{hint if NAME.fullmatch(spelled) else ''}") from error
+        raise ConfigError(f"{error}{_hint(spelled) if name == REGEX else ''}") from error
     used = [("failregex line", spelled) if name == REGEX else ("failregex filter", name)]
     used += [("ignoreregex line", ignoreregex)] if ignoreregex else []
     if not isinstance(made, RegexFilter):
@@ -61,6 +61,16 @@ def _name_of(spelled: str) -> str:
         if (fail2ban.FILTERS / f"{file}.conf").is_file() or (fail2ban.FILTERS / f"{file}.local").is_file():
             return FAIL2BAN + spelled
     return REGEX
+
+
+def _hint(spelled: str) -> str:
+    """Say, of what is taken for a regex and looks like a filter's name, that there is no such filter."""
+    if not NAME.fullmatch(spelled):
+        return ""
+    names = [*FILTERS, *(file.stem for file in fail2ban.FILTERS.glob("*.conf"))]
+    near = get_close_matches(spelled.partition("[")[0], names, n=1)
+    meant = f"; did you mean {near[0]!r}?" if near else ""
+    return f" (there is no filter {spelled!r}, so it is taken for a regex{meant})"
 
 
 def _ignoreregexes(given: str) -> tuple[str, ...]:

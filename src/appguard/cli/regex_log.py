@@ -50,9 +50,15 @@ def open_log(name: str, matches: tuple[str, ...], *, is_bare: bool) -> Log:
     if _is_file(path):
         size = 0 if path.suffix in PACKED else path.stat().st_size
         return Log("log file", name, zip(read_lines(path), repeat(now), strict=False), size)
-    if name.startswith(("/", "~/", "./", "../")) and not any(map(str.isspace, name)):
-        raise ConfigError(f"{name}: there is no such file")
+    if _is_path(name):
+        raise ConfigError(f"{name}: that is a directory" if path.is_dir() else f"{name}: there is no such file")
     return Log("single line", name, [(line.encode(errors="surrogateescape"), now) for line in name.splitlines()])
+
+
+def _is_path(name: str) -> bool:
+    """Say whether a text looks like a path, and not like a line."""
+    begins, ends = name.startswith(("/", "~/", "./", "../")), name.endswith((".log", ".txt", *PACKED))
+    return (begins or ends) and not any(map(str.isspace, name))
 
 
 def _is_file(path: Path) -> bool:

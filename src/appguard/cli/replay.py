@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from appguard.ban import PERMANENT, parse_duration
-from appguard.cli.client import CommandError, WrongInput, say, say_json
+from appguard.cli.client import CONFIG_READ, CommandError, WrongInput, config_option, say, say_json
 from appguard.errors import AppGuardError, ConfigError
 
 if TYPE_CHECKING:  # the verb imports what it runs
@@ -43,7 +43,7 @@ def time_of(text: str, now: float) -> float:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--since", help="Leave out what was before: 2026-11-20, '2026-11-20 09:11:02', or 1d for a day ago.")
 @click.option("--jail", "jails", multiple=True, help="The jail that reads the files, whatever its sources; repeatable.")
-@click.option("--config", type=click.Path(path_type=Path), help="The configuration file to read.")
+@config_option(CONFIG_READ)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--html", "page", type=click.Path(path_type=Path, dir_okay=False), help="Write a report to this file.")
 def replay(
@@ -54,7 +54,10 @@ def replay(
     as_json: bool,
     page: Path | None,
 ) -> None:
-    """Say whom the jails would have banned, from logs, compressed or not; nothing is enforced."""
+    """Say whom the jails would have banned, from logs.
+
+    They may be compressed. Nothing is enforced.
+    """
     from appguard.cli.replay_text import replayed_lines
 
     now = time.time()

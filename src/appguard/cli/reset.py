@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from appguard.cli.client import CommandError, WrongInput, say
+from appguard.cli.client import CONFIG_READ, CommandError, WrongInput, config_option, say
 from appguard.errors import ConfigError, StateError
 
 KEPT = {
@@ -21,10 +21,13 @@ KEPT = {
 
 
 @click.command()
-@click.option("--config", type=click.Path(path_type=Path, readable=False), help="The daemon's configuration file.")
+@config_option(CONFIG_READ)
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def reset(config: Path | None, yes: bool) -> None:
-    """Forget what the daemon keeps: bans, counted events, positions in logs. Only while it does not run."""
+    """Forget what the daemon keeps, while it does not run.
+
+    That is bans, counted events, positions in logs.
+    """
     from appguard.config import CONFIG_FILE, daemon_config
     from appguard.state import FILE_NAME, State
 

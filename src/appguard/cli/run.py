@@ -7,12 +7,12 @@ from typing import NoReturn
 
 import click
 
-from appguard.cli.client import CommandError, WrongInput
+from appguard.cli.client import CONFIG_READ, CommandError, WrongInput, config_option
 from appguard.errors import AppGuardError, ConfigError
 
 
 @click.command()
-@click.option("--config", type=click.Path(path_type=Path, readable=False), help="The configuration file to read.")
+@config_option(CONFIG_READ)
 def daemon(config: Path | None) -> None:
     """Run the daemon in the foreground, until SIGTERM."""
     from appguard.daemon import main
@@ -21,7 +21,7 @@ def daemon(config: Path | None) -> None:
 
 
 @click.command()
-@click.option("--config", type=click.Path(path_type=Path, readable=False), help="The daemon's configuration file.")
+@config_option(CONFIG_READ)
 @click.option(
     "--socket",
     "socket_path",
@@ -29,7 +29,10 @@ def daemon(config: Path | None) -> None:
     help="The daemon's control socket; as the configuration says if not given.",
 )
 def bouncer(config: Path | None, socket_path: Path | None) -> None:
-    """Run the bouncer apart from the daemon, in the foreground, until SIGTERM; needs CAP_NET_ADMIN."""
+    """Run the bouncer apart from the daemon.
+
+    In the foreground, until SIGTERM; it needs CAP_NET_ADMIN.
+    """
     from appguard.bouncer_process import main
 
     _run(lambda: main(config, socket_path))

@@ -18,7 +18,7 @@ from appguard.status import BanRecord, SafelistRecord
 
 @click.group()
 def safelist() -> None:
-    """Let addresses off on all hosts, without a change of the settings."""
+    """Let addresses off on all hosts, beside the settings."""
 
 
 @safelist.command()
@@ -27,7 +27,10 @@ def safelist() -> None:
 @click.option("--reason", required=True, help="Why; shown in the list.")
 @control_options
 def add(address: str, lasts: str, reason: str, socket_path: Path, as_json: bool) -> None:
-    """Put an address or a network on the safelist, and lift the bans that meet it."""
+    """Put an address or a network on the safelist.
+
+    The bans that meet it are lifted.
+    """
     try:
         parse_duration(lasts, "--for")
     except ConfigError as error:
@@ -46,7 +49,10 @@ def add(address: str, lasts: str, reason: str, socket_path: Path, as_json: bool)
 @click.argument("address")
 @control_options
 def remove(address: str, socket_path: Path, as_json: bool) -> None:
-    """Take an address or a network off the safelist, as it was put there."""
+    """Take an address or a network off the safelist.
+
+    It must be the one that was put there.
+    """
     reply = ask(socket_path, "DELETE", f"/v1/safelist/{quote(_network(address), safe='')}")
     if as_json:
         return say_json(reply)
