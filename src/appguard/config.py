@@ -49,6 +49,7 @@ from appguard.traps import check_trap
 
 DEFAULT_LIMITS = ("100/second",)
 CONFIG_FILE = Path("/etc/appguard/appguard.toml")
+RUNTIME_DIRECTORY = Path("/run/appguard")  # where a daemon publishes its bans
 
 
 class AppOptions(TypedDict, total=False):
@@ -84,42 +85,42 @@ class AppConfig:
     """An app's settings, checked."""
 
     name: str
-    limits: tuple[Limit, ...]
-    jails: tuple[Jail, ...]
-    store: str = field(repr=False)  # may hold a password
-    counters: str = field(repr=False)  # as well
-    secret: str = field(repr=False)
-    trusted_proxies: Proxies
-    forwarding_header: str
-    safelist: tuple[Network, ...]
-    exempt_paths: tuple[str, ...]
-    login_paths: tuple[str, ...]
-    event_log: str
-    on_store_error: str
-    enabled: bool
-    traps: tuple[str, ...]
-    hash_users: bool
-    headers: str
-    ban_status: int
-    ban_text: str
-    response: OwnAnswer | None
-    on_limit: Callable[[Event], object] | None
-    on_auth_failure: Callable[[Event], object] | None
-    on_ban: Callable[[Ban], object] | None
+    limits: tuple[Limit, ...] = tuple(map(Limit, DEFAULT_LIMITS))
+    jails: tuple[Jail, ...] = ()
+    store: str = field(default="", repr=False)  # may hold a password
+    counters: str = field(default="", repr=False)  # as well
+    secret: str = field(default="", repr=False)
+    trusted_proxies: Proxies = field(default_factory=Proxies)
+    forwarding_header: str = "x-forwarded-for"
+    safelist: tuple[Network, ...] = ()
+    exempt_paths: tuple[str, ...] = ()
+    login_paths: tuple[str, ...] = LOGIN_PATHS
+    event_log: str = ""
+    on_store_error: str = "local"
+    enabled: bool = True
+    traps: tuple[str, ...] = ()
+    hash_users: bool = False
+    headers: str = "draft"
+    ban_status: int = 403
+    ban_text: str = BAN_TEXT
+    response: OwnAnswer | None = None
+    on_limit: Callable[[Event], object] | None = None
+    on_auth_failure: Callable[[Event], object] | None = None
+    on_ban: Callable[[Ban], object] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DaemonConfig:
     """The daemon's settings, checked."""
 
-    store: str = field(repr=False)  # may hold a password
-    safelist: tuple[Network, ...]
-    trusted_proxies: Proxies
-    runtime_directory: Path
-    state_directory: Path
     jails: tuple[JailConfig, ...]
     firewall: Mapping[str, object]
     control_socket: Path
+    store: str = field(default="local://", repr=False)  # may hold a password
+    safelist: tuple[Network, ...] = ()
+    trusted_proxies: Proxies = field(default_factory=Proxies)
+    runtime_directory: Path = RUNTIME_DIRECTORY
+    state_directory: Path = Path("/var/lib/appguard")
 
 
 def limits(value: object) -> tuple[Limit, ...]:
@@ -219,30 +220,6 @@ APP_CHECKS: dict[str, Check] = {
     "on_auth_failure": function,
     "on_ban": function,
 }
-APP_DEFAULTS: dict[str, object] = {
-    "limits": tuple(map(Limit, DEFAULT_LIMITS)),
-    "jails": (),
-    "store": "",
-    "counters": "",
-    "secret": "",
-    "trusted_proxies": Proxies(),
-    "forwarding_header": "x-forwarded-for",
-    "safelist": (),
-    "exempt_paths": (),
-    "login_paths": LOGIN_PATHS,
-    "event_log": "",
-    "on_store_error": "local",
-    "enabled": True,
-    "traps": (),
-    "hash_users": False,
-    "headers": "draft",
-    "ban_status": 403,
-    "ban_text": BAN_TEXT,
-    "response": None,
-    "on_limit": None,
-    "on_auth_failure": None,
-    "on_ban": None,
-}
 APP_VARIABLES = {"APPGUARD_STORE": "store", "APPGUARD_EVENT_LOG": "event_log", "APPGUARD_ENABLED": "enabled"}
 FILE_CHECKS: dict[str, Check] = {
     "store": text,
@@ -255,14 +232,6 @@ FILE_CHECKS: dict[str, Check] = {
     "jails": table,
     "firewall": table,
     "control": table,
-}
-FILE_DEFAULTS: dict[str, object] = {
-    "store": "local://",
-    "safelist": (),
-    "ignoreip": (),
-    "trusted_proxies": Proxies(),
-    "runtime_directory": Path("/run/appguard"),
-    "state_directory": Path("/var/lib/appguard"),
 }
 TABLE_CHECKS: dict[str, dict[str, Check]] = {
     "app": APP_CHECKS,
@@ -284,7 +253,7 @@ def app_config(options: Mapping[str, object], environment: Mapping[str, str] | N
     """Give an app's settings from its arguments, the environment and the file; raise `ConfigError`."""
     environment = os.environ if environment is None else environment
     path = environment.get("APPGUARD_CONFIG", "")
-    found = APP_DEFAULTS | (read_files(Path(path))["app"] if path else {})
+    found = read_files(Path(path))["app"] if path else {}
     variables = {variable: environment[variable] for variable in APP_VARIABLES if environment.get(variable)}
     checks = {variable: APP_CHECKS[key] for variable, key in APP_VARIABLES.items()}
     found |= {APP_VARIABLES[name]: value for name, value in read(variables, "environment", checks).items()}
@@ -343,22 +312,18 @@ def control_socket(runtime: Path) -> Path:
 def daemon_config(path: Path) -> DaemonConfig:
     """Read and check the daemon's settings; raise `ConfigError`."""
     tables = read_files(path)
-    top = FILE_DEFAULTS | tables[""]
-    safelist = cast("tuple[Network, ...]", top["safelist"]) + cast("tuple[Network, ...]", top["ignoreip"])
-    runtime = cast("Path", top["runtime_directory"])
-    jails = cast("tuple[JailConfig, ...]", tuple(tables["jails"].values()))
+    top, jails = tables[""], cast("tuple[JailConfig, ...]", tuple(tables["jails"].values()))
+    safelist = *cast("Sequence[Network]", top.get("safelist", ())), *cast("Sequence[Network]", top.pop("ignoreip", ()))
+    runtime = cast("Path", top.get("runtime_directory", RUNTIME_DIRECTORY))
     check_peers({each.jail.name: (each.sources, each.peers) for each in jails})
-    _refuse_to_share(path, str(top["store"]), jails)
-    return DaemonConfig(
-        store=str(top["store"]),
-        safelist=safelist,
-        trusted_proxies=cast("Proxies", top["trusted_proxies"]),
-        runtime_directory=runtime,
-        state_directory=cast("Path", top["state_directory"]),
+    found = DaemonConfig(
+        **top | {"safelist": safelist},  # type: ignore[arg-type]  # each was checked by its key's check
         jails=jails,
         firewall=tables["firewall"],
         control_socket=cast("Path", tables["control"].get("socket", control_socket(runtime))),
     )
+    _refuse_to_share(path, found.store, jails)
+    return found
 
 
 def _refuse_to_share(path: Path, store: str, jails: Sequence[JailConfig]) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from appguard.answers import BAN_TEXT
-from appguard.config import APP_DEFAULTS, AppOptions
+from appguard.config import AppConfig, AppOptions
 from appguard.limit import Limit
 
 TEXT = (Path(__file__).parents[2] / "docs/middleware.md").read_text()
@@ -24,8 +24,9 @@ def test_defaults_are_the_defaults() -> None:
     """Where the table gives a value, it is the one in force."""
     given = dict(re.findall(r"(?m)^\| `(\w+)`[^|]* \| `([^|`]+)` \|", TEXT))
     assert given.keys() >= {"limits", "headers", "on_store_error", "enabled", "hash_users", "login_paths"}
+    defaults = AppConfig("shop")
     for name, text in given.items():
-        expected = APP_DEFAULTS[name]
+        expected = getattr(defaults, name)
         if name == "limits":
             assert [Limit(rate) for rate in ast.literal_eval(text)] == list(cast("tuple[Limit, ...]", expected))
         elif isinstance(expected, tuple):

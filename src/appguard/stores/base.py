@@ -9,7 +9,6 @@ All times are Unix seconds.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
-from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -18,7 +17,6 @@ from appguard.ban import Ban, Fact
 from appguard.limit import Hit, Verdict
 
 BUDGET = 0.04  # seconds that counters outside this host are waited for; with the rest of a request it stays below 60 ms
-RUNTIME_DIRECTORY = Path("/run/appguard")  # where a daemon publishes its bans
 
 
 class Counters(Protocol):

@@ -21,10 +21,11 @@ from threading import Lock, Thread
 
 from appguard.address import Address, Network, network_text
 from appguard.ban import Ban, Fact
+from appguard.config import RUNTIME_DIRECTORY
 from appguard.errors import StoreError
 from appguard.fork import in_every_child
 from appguard.ports import key_of
-from appguard.stores.base import RUNTIME_DIRECTORY, Changes, Closing, Snapshot
+from appguard.stores.base import Changes, Closing, Snapshot
 from appguard.stores.fact_lines import fact_line
 from appguard.stores.local_counters import LocalCounters
 from appguard.stores.published_file import Rewriting, lines_of, new_file, write_all

@@ -4,9 +4,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from appguard.config import RUNTIME_DIRECTORY
 from appguard.errors import ConfigError
 from appguard.limit import Limit
-from appguard.stores.base import RUNTIME_DIRECTORY, Counters, Store
+from appguard.stores.base import Counters, Store
 from appguard.stores.limits_counters import STRATEGIES, LimitsCounters, parse_uri
 from appguard.stores.memory import MemoryStore
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from appguard.address import Address
 from appguard.ban import Ban, Fact
-from appguard.stores.base import RUNTIME_DIRECTORY, Closing
+from appguard.config import RUNTIME_DIRECTORY
+from appguard.stores.base import Closing
 from appguard.stores.local import PublishedBans
 from appguard.stores.redis_bans import FORGET_AFTER, RedisBanSet
 from appguard.stores.redis_commands import Commands
