@@ -24,12 +24,9 @@ Asked = tuple[Jail, str]  # a jail and one of its keys
 class FleetCounted:
     """Answers one question at a time, on one event loop. `offset` gives Redis TIME minus our clock."""
 
-    def __init__(
-        self, uri: str, offset: Callable[[], float], name: str = "main", clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, uri: str, offset: Callable[[], float], clock: Callable[[], float] = time.time) -> None:
         self._uri = parse_redis_uri(uri)
         self._offset = offset
-        self._name = name
         self._clock = clock
         self._question: asyncio.Task[Mapping[tuple[str, str], int]] | None = None
 
@@ -42,7 +39,7 @@ class FleetCounted:
         return self._question.result() if self._question.done() else {}
 
     def _look_up(self, asked: Sequence[Asked]) -> Mapping[tuple[str, str], int]:
-        counters = [counter_of(self._name, jail, key) for jail, key in asked]
+        counters = [counter_of(jail, key) for jail, key in asked]
         try:
             client = connect_to(self._uri, MOMENT, counters[0])
             try:

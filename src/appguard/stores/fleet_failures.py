@@ -30,7 +30,7 @@ from appguard.ports import parse_key
 from appguard.stores.redis_advice import said_by
 from appguard.stores.redis_bans import STREAM_MOST, RedisBanSet
 from appguard.stores.redis_commands import Commands, Script
-from appguard.stores.redis_records import VIA_MOST, parse_record
+from appguard.stores.redis_records import CHANGES, DAEMONS, FACTS, VIA_MOST, parse_record
 from appguard.stores.redis_thread import RedisThread
 from appguard.stores.redis_uri import parse_redis_uri
 
@@ -81,21 +81,18 @@ class FleetFailures:
         uri: str,
         bans: RedisBanSet,
         on_decided: Callable[[Sequence[Failed], Sequence[Decided]], None],
-        name: str = "main",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._bans = bans
         self._on_decided = on_decided
         self._clock = clock
-        self._keys = f"appguard:b:{{{name}}}:facts", f"appguard:b:{{{name}}}:changes"
-        self._name = name
-        self._batch = f"appguard:d:{{{name}}}:batch:{secrets.token_hex(8)}"  # what this daemon has sent last
+        self._batch = f"{DAEMONS}:batch:{secrets.token_hex(8)}"  # what this daemon has sent last
         self._number = 0
         self._sending: list[Failed] = []
         self._waiting: OrderedDict[str, deque[Failed]] = OrderedDict()
         self._changed = Condition()
         self.script = Script("fail")
-        self._thread = RedisThread(parse_redis_uri(uri), self._keys[0], "count failures together", self._counting)
+        self._thread = RedisThread(parse_redis_uri(uri), FACTS, "count failures together", self._counting)
         self.waiting = 0
         self.dropped = 0
         self.set_aside = 0  # failures that Redis refused to count
@@ -210,12 +207,12 @@ class FleetFailures:
 
     def _send(self, client: Commands, batch: Sequence[Failed]) -> bytes:
         jail = batch[0].jail
-        counters = {each.key: counter_of(self._name, jail, each.key) for each in batch}
+        counters = {each.key: counter_of(jail, each.key) for each in batch}
         indexes = {key: number for number, key in enumerate(counters, 1)}
         packed = msgspec.msgpack.encode(
             [fields_of(each, indexes[each.key], self._bans.offset, self._bans.host) for each in batch]
         )
-        keys = [*self._keys, self._batch, *counters.values()]
+        keys = [FACTS, CHANGES, self._batch, *counters.values()]
         how = "dry" if jail.dry_run else "ban"
         arguments = [STREAM_MOST, self._number, jail.maxretry, int(float(jail.findtime) * 1000), how, packed]
         answer: bytes = self.script.call(client, keys, arguments)
@@ -234,11 +231,11 @@ class FleetFailures:
         return decided
 
 
-def counter_of(name: str, jail: Jail, key: str) -> str:
-    """Give where Redis counts a key of a jail for the ban set `name`; what users are called is not to be read there."""
+def counter_of(jail: Jail, key: str) -> str:
+    """Give where Redis counts a key of a jail; what users are called is not to be read there."""
     is_secret = jail.key in (USER, PAIR)
     text = blake2b(key.encode(errors="replace"), digest_size=16).hexdigest() if is_secret else key
-    return f"appguard:d:{{{name}}}:failures:{jail.name}:{text}"
+    return f"{DAEMONS}:failures:{jail.name}:{text}"
 
 
 def _as_if(failed: Failed, key: str) -> Ban:

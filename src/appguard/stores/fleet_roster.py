@@ -22,6 +22,7 @@ from appguard.address import Network
 from appguard.protection import Protection, parse_protection, write_protection
 from appguard.safelisted import ENTRIES_MOST, Safelisted, forgettable, parse_safelisted
 from appguard.stores.redis_commands import Commands, Script
+from appguard.stores.redis_records import DAEMONS
 from appguard.stores.redis_thread import RedisThread
 from appguard.stores.redis_uri import parse_redis_uri
 from appguard.stores.replica import END_TOLERANCE
@@ -48,12 +49,10 @@ class FleetRoster:
         own_id: str,
         offset: Callable[[], float],
         on_learnt: Callable[[dict[str, Protection], list[Safelisted]], None],
-        name: str = "main",
         clock: Callable[[], float] = time.time,
         on_renamed: Callable[[str], None] = lambda new_id: None,
     ) -> None:
-        prefix = f"appguard:d:{{{name}}}"
-        self._keys = f"{prefix}:hosts", f"{prefix}:safelist"
+        self._keys = f"{DAEMONS}:hosts", f"{DAEMONS}:safelist"
         self._life = secrets.token_hex(8)
         self._id = own_id
         self._replaced = 0  # how often another daemon's record was found under this id

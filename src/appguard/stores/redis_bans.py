@@ -35,7 +35,7 @@ from appguard.stores.recorded_replica import RecordedReplica
 from appguard.stores.redis_advice import explained
 from appguard.stores.redis_commands import Commands, PooledCommands, Script, scan_ahead
 from appguard.stores.redis_connection import connect_to
-from appguard.stores.redis_records import fields_of, parse_record, record_of
+from appguard.stores.redis_records import CHANGES, FACTS, fields_of, parse_record, record_of
 from appguard.stores.redis_uri import parse_redis_uri
 from appguard.stores.replica import END_TOLERANCE
 from appguard.stores.sure_time import SureTime
@@ -58,12 +58,11 @@ log = logging.getLogger("appguard.stores")
 
 
 class RedisBanSet(RecordedReplica):
-    """The replica of a ban set named `name`. `on_change` is called from its threads after the replica changed."""
+    """The replica of a fleet's ban set. `on_change` is called from its threads after the replica changed."""
 
     def __init__(
         self,
         uri: str,
-        name: str = "main",
         clock: Callable[[], float] = time.time,
         on_change: Callable[[], None] | None = None,
         sure: SureTime | None = None,
@@ -71,8 +70,6 @@ class RedisBanSet(RecordedReplica):
         super().__init__(clock, sure)
         self._uri = parse_redis_uri(uri)
         self.name = str(self._uri)
-        prefix = f"appguard:b:{{{name}}}"
-        self._facts_key, self._changes_key = f"{prefix}:facts", f"{prefix}:changes"
         self._merge_script = Script("merge")
         self._sweep_script = Script("sweep")
         self._on_change = on_change or (lambda: None)
@@ -183,7 +180,7 @@ class RedisBanSet(RecordedReplica):
     def _run(self, work: Callable[[PooledCommands], None]) -> None:
         while not self._stop.is_set():
             try:
-                client = connect_to(self._uri, BLOCK + ANSWER, self._facts_key)
+                client = connect_to(self._uri, BLOCK + ANSWER, FACTS)
                 try:
                     work(client)
                 finally:
@@ -220,7 +217,7 @@ class RedisBanSet(RecordedReplica):
                 continue
             told = [fields_of(fact, self._offset, how) for fact, how in batch]
             arguments = [STREAM_MOST, *chain.from_iterable(told)]
-            reply = self._merge_script.call(client, (self._facts_key, self._changes_key), arguments)
+            reply = self._merge_script.call(client, (FACTS, CHANGES), arguments)
             self._works(self._telling)
             for (fact, _), fields, is_changed, record in zip(batch, told, reply[::2], reply[1::2], strict=True):
                 if record == record_of(fields):
@@ -247,7 +244,7 @@ class RedisBanSet(RecordedReplica):
             self._works(self._following)
             self._synced.set()
             reply = client.execute_command(
-                "XREAD", "COUNT", PAGE, "BLOCK", int(BLOCK * 1000), "STREAMS", self._changes_key, self._last[0]
+                "XREAD", "COUNT", PAGE, "BLOCK", int(BLOCK * 1000), "STREAMS", CHANGES, self._last[0]
             )
             if reply:
                 self._read_entries(reply[0][1])
@@ -265,7 +262,7 @@ class RedisBanSet(RecordedReplica):
 
     def _maintain(self, client: Commands) -> None:
         """Let Redis forget what has ended: the daemons do, apps may only read the ban set."""
-        self._sweep_script.call(client, (self._facts_key,), [SWEPT])
+        self._sweep_script.call(client, (FACTS,), [SWEPT])
 
     def _measure_offset(self, client: Commands) -> None:
         before = self._clock()
@@ -283,14 +280,14 @@ class RedisBanSet(RecordedReplica):
 
     def _continues(self, client: Commands) -> bool:
         """Say whether this server's history holds all that was seen."""
-        epoch: Any = client.execute_command("HGET", self._facts_key, "epoch")
+        epoch: Any = client.execute_command("HGET", FACTS, "epoch")
         if not self._last[0] or epoch != self._epoch:
             return False
         if epoch is None and self._true(self.networks()):  # lost anew, soon after it had been lost and was told again
             return False
         if self._last[0] == NOTHING_SEEN:
-            return not client.execute_command("XLEN", self._changes_key)
-        found = client.execute_command("XRANGE", self._changes_key, self._last[0], self._last[0])
+            return not client.execute_command("XLEN", CHANGES)
+        found = client.execute_command("XRANGE", CHANGES, self._last[0], self._last[0])
         return bool(found) and _fact_of(found[0]) == self._last[1]
 
     def _read_entries(self, entries: Sequence[Entry]) -> None:
@@ -325,9 +322,9 @@ class RedisBanSet(RecordedReplica):
     def _read_pages(self, client: PooledCommands) -> None:
         self._restored.clear()
         missing = self.networks()
-        epoch: Any = client.execute_command("HGET", self._facts_key, "epoch")
-        newest = client.execute_command("XREVRANGE", self._changes_key, "+", "-", "COUNT", 1)
-        for found in scan_ahead(client, self._facts_key, PAGE):
+        epoch: Any = client.execute_command("HGET", FACTS, "epoch")
+        newest = client.execute_command("XREVRANGE", CHANGES, "+", "-", "COUNT", 1)
+        for found in scan_ahead(client, FACTS, PAGE):
             missing |= self._taken_back()
             missing.difference_update(self.merge_records(found))
         self._epoch = epoch

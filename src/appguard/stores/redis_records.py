@@ -24,6 +24,8 @@ from appguard.ban import (
 from appguard.errors import AddressError
 from appguard.ports import parse_key
 
+FACTS, CHANGES = "appguard:b:{main}:facts", "appguard:b:{main}:changes"  # in braces what a Cluster keeps together
+DAEMONS = "appguard:d:{main}"  # what keys begin with that only daemons use
 VERSION_MOST = 2**52  # Lua counts in doubles; microseconds reach this in the year 2112
 TIME_MOST = VERSION_MOST / 1_000_000
 VIA_MOST = 32
