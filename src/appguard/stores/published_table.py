@@ -34,7 +34,7 @@ _KEY = re.compile(rb"^[+-]\t([^\t\n]*)", re.MULTILINE)
 class PublishedTable:
     """What stands in one published file, which is closed when this table goes; -1 for nothing.
 
-    `read_on` is called by one thread at a time, `may_hold` and `find` by any. Raises `OSError` if the file cannot be
+    `read_on` is called by one thread at a time, `find` by any. Raises `OSError` if the file cannot be
     read. `inode` is what the file is known by.
     """
 
@@ -125,10 +125,6 @@ class PublishedTable:
         elif fact is not None:
             self._networks.remove(fact.network)
         self.version_at_most = 0 if self._networks else 4
-
-    def may_hold(self, address: Address) -> bool:
-        """Say whether a ban may hold the address: of nearly all that none holds this is known at once."""
-        return self.marks[address.code % self.width] != 0 or address.version > self.version_at_most
 
     def find(self, address: Address, now: float) -> Ban | None:
         """Give the ban in force that holds the address."""
