@@ -78,12 +78,6 @@ class Probes:
         wait_until(lambda: len(self._sent) > self._arrived + 1 + QUIET, deadline, "the kernel drops the probes")
         return self._sent[self._arrived + 1]
 
-    def arrives_again(self, deadline: float) -> float:
-        """Wait until a packet arrives after some were dropped and give the monotonic time it was sent."""
-        seen = self._arrived
-        wait_until(lambda: self._arrived > seen, deadline, "probes arrive again")
-        return self._sent[self._arrived]
-
     def spacing(self) -> float:
         """Give the median time between two packets."""
         sent = self._sent[-5000:]

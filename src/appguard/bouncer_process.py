@@ -21,7 +21,8 @@ from appguard.errors import AppGuardError, ConfigError, StoreError
 from appguard.firewalls.base import Firewall
 from appguard.firewalls.netlink import keeping
 from appguard.firewalls.open import kinds_of, open_firewall
-from appguard.followed_bans import Answer, FollowedBans, ask
+from appguard.followed_bans import FollowedBans, ask
+from appguard.following import News
 from appguard.footing import collect_seldom, here_to_stay
 from appguard.held import HoldMark
 from appguard.judge import Judge, Protections
@@ -122,7 +123,7 @@ class BouncerProcess:
             log.warning("in step with the daemon again")
         self._complaint = error
 
-    def _learn(self, answer: Answer) -> None:
+    def _learn(self, answer: News) -> None:
         self._cursor = answer.cursor
         self._bans.tell(answer)
         if answer.whole:

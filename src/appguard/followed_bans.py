@@ -7,9 +7,8 @@ firewall. An answer that is no answer is an error, and everything stays as it wa
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +22,7 @@ from appguard.address import parse_network
 from appguard.ban import Ban, Brief, Fact
 from appguard.blocking import block_of
 from appguard.errors import AddressError, StoreError
+from appguard.following import News
 from appguard.judge import Protected
 from appguard.ports import parse_key
 from appguard.stores.base import Changes, Snapshot
@@ -34,20 +34,6 @@ CURSOR_MOST = 100
 TAKEN_AT_ONCE = 100  # bans made at a time: a millisecond or so
 
 log = logging.getLogger("appguard.bouncer")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The facts after a cursor, or with `whole` all bans; whether to enforce them; and the cursor to ask with next.
-
-    `protected` is what is let in beside the settings, and what other hosts let in; None if that has not changed.
-    """
-
-    cursor: str
-    whole: bool
-    enforcing: bool
-    facts: Sequence[Brief]
-    protected: tuple[Protected, Protected] | None = None
 
 
 class FollowedBans:
@@ -79,7 +65,7 @@ class FollowedBans:
         facts, self._facts = tuple(self._facts), []
         return Changes(cursor, facts)
 
-    def tell(self, answer: Answer) -> None:
+    def tell(self, answer: News) -> None:
         """Take an answer as the truth, also what contradicts what was told before."""
         for _ in self._bans.take_ended(self._clock()):
             pass  # the bouncer sees that too
@@ -123,7 +109,7 @@ class FollowedBans:
             self._facts.append(Fact(network, 0, None, ports))
 
 
-async def ask(path: Path, cursor: str, *, is_done: bool = True) -> Answer:
+async def ask(path: Path, cursor: str, *, is_done: bool = True) -> News:
     """Ask the daemon what is new since a cursor and wait until it answers; raise `StoreError` if it does not.
 
     `is_done` says that everything up to there has been done.
@@ -175,7 +161,7 @@ class _Envelope(msgspec.Struct):
     protected: tuple[list[tuple[str, str]], list[tuple[str, str]]] | None = None
 
 
-def read_answer(body: bytes) -> Answer:
+def read_answer(body: bytes) -> News:
     """Read an answer; raise `StoreError` if it is none."""
     try:
         found = msgspec.json.decode(body, type=_Envelope)
@@ -184,7 +170,7 @@ def read_answer(body: bytes) -> Answer:
     if len(found.cursor) > CURSOR_MOST or not found.cursor.isascii() or not found.cursor.isprintable():
         raise StoreError("the daemon's answer is not understood: its cursor is none; is it another version?")
     protected = None if found.protected is None else (_pairs(found.protected[0]), _pairs(found.protected[1]))
-    return Answer(found.cursor, found.whole, found.enforcing, found.facts, protected)
+    return News(found.cursor, found.whole, found.enforcing, found.facts, protected)
 
 
 def _pairs(listed: Iterable[tuple[str, str]]) -> Protected:

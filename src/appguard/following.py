@@ -33,9 +33,8 @@ _CURSOR = re.compile(r"([0-9a-f]{16})-([0-9]{1,18})-([0-9]{1,9})")
 class News:
     """What a follower is told, in brief: the facts after its cursor, or with `whole` all bans in force, newest first.
 
-    And the cursor to ask with next.
-
-    `protected` is what else is let in, here and on other hosts; None if the follower knows that.
+    And whether to enforce them, and the cursor to ask with next. `protected` is what is let in beside the settings,
+    here and on other hosts; None if the follower knows that.
     """
 
     cursor: str

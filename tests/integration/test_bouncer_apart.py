@@ -20,8 +20,8 @@ from appguard.bouncer_process import BouncerProcess
 from appguard.config import daemon_config
 from appguard.control import FOLLOWERS_PER_USER, serve
 from appguard.errors import StoreError
-from appguard.followed_bans import Answer
 from appguard.followed_bans import ask as ask_as_bouncer
+from appguard.following import News
 from tests.control import DictionaryDaemon, ask, connected, run, serving
 from tests.daemon import Place, in_kernel, running_daemon, web_jail
 from tests.lab import Process, User, running, wait_until
@@ -155,7 +155,7 @@ def test_before_all_bans_are_back_followers_alone_are_answered(open_tmp_path: Pa
     path = open_tmp_path / "control.sock"
     saved = ("203.0.113.5", "login", None)
 
-    async def told() -> Answer:
+    async def told() -> News:
         async with asyncio.timeout(AT_ONCE):
             while True:
                 with suppress(StoreError):

@@ -8,7 +8,7 @@ import pytest
 from appguard.address import network_text, parse_network
 from appguard.ban import Ban, Brief, Fact
 from appguard.errors import StoreError
-from appguard.followed_bans import TAKEN_AT_ONCE, Answer, FollowedBans, read_answer
+from appguard.followed_bans import TAKEN_AT_ONCE, FollowedBans, read_answer
 from appguard.following import Following, News
 from appguard.stores.memory import MemoryBanSet
 from appguard.stores.replica import Replica
@@ -16,7 +16,7 @@ from appguard.stores.replica import Replica
 FIRST, SECOND, THIRD = ((f"203.0.113.{number}", "login", 2_000_000_000.0 + number) for number in (1, 2, 3))
 
 
-def told(*facts: Brief, whole: bool = True) -> Answer:
+def told(*facts: Brief, whole: bool = True) -> News:
     """Give an answer of the daemon."""
     body = {"cursor": "c", "whole": whole, "enforcing": True, "facts": facts}
     return read_answer(msgspec.json.encode(body))
