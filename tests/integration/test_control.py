@@ -72,6 +72,7 @@ def test_ban_list_unban(path: Path, daemon: DictionaryDaemon) -> None:
     assert run(path, "unban", "2001:db8:5::/64").stdout == "Lifted the ban of 2001:db8:5::/64 (jail abuse)\n"
     assert daemon.kept == {}
     assert run(path, "list").stdout == "No bans in force.\n"
+    assert run(path, "list", "--jail", "abuse").stdout == "No bans of 'abuse' in force.\n"
 
 
 def test_everything_speaks_json(path: Path, daemon: DictionaryDaemon) -> None:

@@ -91,9 +91,10 @@ def test_nothing_matched_is_exit_code_1(log: Path) -> None:
     [
         ([], "give LOG and FILTER or REGEX"),
         (["shop.log"], "give LOG and FILTER or REGEX"),
-        (["/nowhere/shop.log", "<HOST>"], "/nowhere/shop.log: there is no such file"),
-        (["shop.log.gz", "<HOST>"], "shop.log.gz: there is no such file"),
-        (["/etc", "<HOST>"], "/etc: that is a directory"),
+        (["/nowhere/shop.log", "<HOST>"], "/nowhere/shop.log cannot be read: No such file"),
+        (["shop.log.gz", "<HOST>"], "shop.log.gz cannot be read: No such file"),
+        (["/etc", "<HOST>"], "/etc cannot be read: it is a directory"),
+        (["/dev/null", "<HOST>"], "/dev/null cannot be read: it is no regular file"),
         (["x", "(<HOST>"], "is no regex"),
         (["x", "sshdd"], "there is no filter 'sshdd', so it is taken for a regex; did you mean 'sshd'?"),
         (["x", "nginx", "ignored"], "have regexes of their own"),

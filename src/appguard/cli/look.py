@@ -35,5 +35,5 @@ def list_(jail: str | None, socket_path: Path, as_json: bool) -> None:
         return say_json(reply)
     with understanding():
         bans = [BanRecord.from_json(record) for record in cast("list[Any]", reply["bans"])]
-        lines = ban_lines(bans, time.time())
+        lines = ban_lines(bans, time.time(), jail)
     say(*lines)

@@ -1,6 +1,7 @@
 """What the verb `regex` reads: a log, the journal, or a line; and how much of it is read already."""
 
 import shlex
+import stat
 import sys
 import time
 from collections.abc import Generator, Iterable, Iterator
@@ -51,7 +52,7 @@ def open_log(name: str, matches: tuple[str, ...], *, is_bare: bool) -> Log:
         size = 0 if path.suffix in PACKED else path.stat().st_size
         return Log("log file", name, zip(read_lines(path), repeat(now), strict=False), size)
     if _is_path(name):
-        raise ConfigError(f"{name}: that is a directory" if path.is_dir() else f"{name}: there is no such file")
+        raise ConfigError(f"{name} cannot be read: {_why_not(path)}")
     return Log("single line", name, [(line.encode(errors="surrogateescape"), now) for line in name.splitlines()])
 
 
@@ -59,6 +60,13 @@ def _is_path(name: str) -> bool:
     """Say whether a text looks like a path, and not like a line."""
     begins, ends = name.startswith(("/", "~/", "./", "../")), name.endswith((".log", ".txt", *PACKED))
     return (begins or ends) and not any(map(str.isspace, name))
+
+
+def _why_not(path: Path) -> str:
+    try:
+        return "it is a directory" if stat.S_ISDIR(path.stat().st_mode) else "it is no regular file"
+    except OSError as error:
+        return str(error.strerror)
 
 
 def _is_file(path: Path) -> bool:

@@ -90,10 +90,10 @@ def _dropped(dropped: Dropped) -> str:
     return f"{_count(dropped.packets, 'packet')}, {_count(dropped.bytes, 'byte')}"
 
 
-def ban_lines(bans: Sequence[BanRecord], now: float) -> list[str]:
-    """Write bans as an aligned table, newest first."""
+def ban_lines(bans: Sequence[BanRecord], now: float, jail: str | None = None) -> list[str]:
+    """Write bans, all or those of one jail, as an aligned table, newest first."""
     if not bans:
-        return ["No bans in force."]
+        return [f"No bans of {jail!r} in force." if jail else "No bans in force."]
     newest_first = sorted(bans, key=lambda ban: ban.start, reverse=True)
     return list(
         aligned(

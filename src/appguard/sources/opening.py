@@ -83,7 +83,8 @@ def _open(path: str, name: str, directory: int, link_owners: set[int]) -> int:
 
 def _check(path: str, status: os.stat_result, link_owners: set[int]) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise SourceError(f"{path} is not read: it is {_kind(status.st_mode)}, not a regular file")
+        advice = f"; name the files in it, such as {path}/*.log" if stat.S_ISDIR(status.st_mode) else ""
+        raise SourceError(f"{path} is not read: it is {_kind(status.st_mode)}, not a regular file{advice}")
     strangers = link_owners - {0, status.st_uid}
     if strangers:
         raise SourceError(
