@@ -3,7 +3,6 @@
 The daemon, `replay` and `explain` are made of the same parts, so that they agree on what is banned.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
@@ -18,6 +17,7 @@ from appguard.jail_window import JailWindow
 from appguard.judge import Judge, Protections
 from appguard.members import filter_of, sources_of, user_ids_of, wanted_kinds, wanted_statuses
 from appguard.pipeline import Route
+from appguard.sources.file import whole_pattern
 from appguard.sources.siblings import rotated_from, unpacked
 
 Windows = dict[str, JailWindow]
@@ -73,8 +73,8 @@ def without_questions(each: JailConfig) -> JailConfig:
 
 def reads(each: JailConfig, path: Path) -> bool:
     """Say whether a jail's sources name a file, or the log that it is an earlier file of."""
-    patterns = [os.path.abspath(Path(source).expanduser()) for source in each.sources if source[0] in "/~"]  # noqa: PTH100
-    whole = Path(os.path.abspath(path))  # noqa: PTH100 - a link is matched by its own name too
+    patterns = [whole_pattern(source) for source in each.sources if source[0] in "/~"]
+    whole = Path(whole_pattern(str(path)))  # a link is matched by its own name too
     return any(name.match(pattern) for name in {*_names(whole), *_names(whole.resolve())} for pattern in patterns)
 
 

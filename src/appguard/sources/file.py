@@ -270,7 +270,7 @@ class FileSource:
 
 
 def whole_pattern(pattern: str) -> str:
-    """Give a pattern of paths from the root on."""
+    """Give a path, or a pattern of paths, from the root on."""
     return os.path.abspath(Path(pattern).expanduser())  # noqa: PTH100 - no links
 
 
