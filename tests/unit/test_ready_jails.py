@@ -67,7 +67,7 @@ def test_what_is_written_wins_over_what_is_ready() -> None:
     assert found.jail.findtime == 300
     with pytest.raises(ConfigError, match=r"\[jails.x\]: use = 'probes': expected one of 'probing', "):
         read_jail("x", {"use": "probes"}, "[jails.x]")
-    with pytest.raises(ConfigError, match="jail x: maxretry = 0"):
+    with pytest.raises(ConfigError, match=r"\[jails.x\]: maxretry = 0"):
         read_jail("x", {"use": "probing", "maxretry": 0}, "[jails.x]")
 
 
