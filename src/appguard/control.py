@@ -196,27 +196,25 @@ class _Endpoints:
 
     async def ban(self, request: Request) -> Response:
         """Put a ban in force."""
-        body = await _body(request)
-        peer = self._admin(request)
-        order = msgspec.json.decode(body, type=_BanOrder)
+        order, peer = await self._order(request, _BanOrder)
         asked = Ban.of(order.address, jail=order.jail, bantime=order.bantime, reason=order.reason)
         asked = replace(asked, automatic=order.automatic, ports=ports_text(order.ports, order.protocol))
         logger.info("uid %d asks to ban %s%s", peer.uid, asked.key, " by force" if order.force else "")
-        kept = await self._controlled.ban(asked, force=order.force)
-        not_enforced = await self._controlled.settled()
-        return _json(replace(self._controlled.record(kept), not_enforced=not_enforced))
+        return await self._kept(await self._controlled.ban(asked, force=order.force))
 
     async def confirm(self, request: Request) -> Response:
         """Let a ban by force last."""
-        body = await _body(request)
-        peer = self._admin(request)
-        order = msgspec.json.decode(body, type=_ConfirmOrder)
+        order, peer = await self._order(request, _ConfirmOrder)
         logger.info("uid %d confirms the ban of %r", peer.uid, order.address)
         kept = await self._controlled.confirm(order.address)
         if kept is None:
             raise HTTPException(404, f"no ban waits to be confirmed: {order.address!r}")
+        return await self._kept(kept)
+
+    async def _kept(self, ban: Ban) -> Response:
+        """Answer with a ban just made, when it is enforced, or why it is not."""
         not_enforced = await self._controlled.settled()
-        return _json(replace(self._controlled.record(kept), not_enforced=not_enforced))
+        return _json(replace(self._controlled.record(ban), not_enforced=not_enforced))
 
     async def unban(self, request: Request) -> Response:
         """Lift a ban."""
@@ -230,9 +228,7 @@ class _Endpoints:
 
     async def enforce(self, request: Request) -> Response:
         """Begin or stop to enforce."""
-        body = await _body(request)
-        peer = self._admin(request)
-        order = msgspec.json.decode(body, type=_EnforceOrder)
+        order, peer = await self._order(request, _EnforceOrder)
         logger.info("uid %d asks to turn enforcement %s", peer.uid, "on" if order.on else "off")
         await self._controlled.enforce(order.on)
         return _json(order)
@@ -248,9 +244,7 @@ class _Endpoints:
 
     async def add_to_safelist(self, request: Request) -> Response:
         """Put a network on the safelist."""
-        body = await _body(request)
-        peer = self._admin(request)
-        order = msgspec.json.decode(body, type=_SafelistOrder)
+        order, peer = await self._order(request, _SafelistOrder)
         network, seconds = parse_network(order.address), parse_duration(order.lasts, "for")
         logger.info("uid %d puts %s on the safelist", peer.uid, network)
         until = None if seconds == PERMANENT else seconds
@@ -284,6 +278,12 @@ class _Endpoints:
         cursor = found[-1].cursor if found else min(int(since), newest) if int(since) >= 0 else newest
         opening = msgspec.json.encode({"cursor": cursor})[:-1] + b',"events":['
         return StreamingResponse(_pieces(opening, found, lambda event: event), media_type="application/json")
+
+    async def _order(self, request: Request, kind: type[T]) -> tuple[T, Peer]:
+        """Read what is ordered by somebody who may."""
+        body = await _body(request)
+        peer = self._admin(request)
+        return msgspec.json.decode(body, type=kind), peer
 
     def _admin(self, request: Request) -> Peer:
         peer: Peer = request.state.peer
