@@ -51,7 +51,7 @@ class Sink(Protocol):
 
 
 class Backlog:
-    """A bounded queue drained by a thread that ends when the queue is empty."""
+    """A bounded queue drained by a thread that ends when the queue is empty; a sink for what may make one wait."""
 
     def __init__(self, write: Callable[[bytes], None]) -> None:
         self._write = write
@@ -66,7 +66,7 @@ class Backlog:
         self._reported = 0
         self.dropped = 0
 
-    def put(self, line: bytes, room: int | None = None) -> None:
+    def write(self, line: bytes, room: int | None = None) -> None:
         """Queue a line; drop and count it when so many are queued already (None: `BACKLOG_MOST`)."""
         if self._process != os.getpid():
             self._begin()  # forked: the thread stayed behind, and perhaps held the lock
@@ -203,13 +203,13 @@ class SocketSink:
     def write(self, line: bytes) -> None:
         """Send one line, or queue it when the daemon's socket is full."""
         if self._backlog:
-            self._backlog.put(line)
+            self._backlog.write(line)
             return
         try:
             with self._lock:
                 self._send(line)
         except BlockingIOError:
-            self._backlog.put(line)
+            self._backlog.write(line)
 
     def _send(self, line: bytes) -> None:
         try:
@@ -251,26 +251,6 @@ def _connect(path: str) -> socket.socket:
         made.close()
         raise
     return made
-
-
-class StderrSink:
-    """Writes to standard error from a thread, because the terminal or pipe behind it may stall."""
-
-    def __init__(self) -> None:
-        self._backlog = Backlog(_write_stderr)
-
-    @property
-    def dropped(self) -> int:
-        """Give the number of lines that found no room in the backlog."""
-        return self._backlog.dropped
-
-    def write(self, line: bytes) -> None:
-        """Queue one line."""
-        self._backlog.put(line)
-
-    def close(self) -> None:
-        """Wait a moment for the queued lines; nothing is open."""
-        self._backlog.close()
 
 
 def _write_stderr(line: bytes) -> None:
@@ -317,7 +297,7 @@ def open_sink(target: str) -> Sink:
     if not target:
         return DefaultSink()
     if target == "stderr":
-        return StderrSink()
+        return Backlog(_write_stderr)  # the terminal or pipe behind it may stall
     if target == "logger":
         return LoggerSink()
     return SocketSink(target.removeprefix("unix:")) if target.startswith("unix:") else FileSink(target)

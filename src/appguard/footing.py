@@ -38,7 +38,7 @@ class StderrHandler(logging.Handler):
             with suppress(OSError):  # nobody reads any more
                 self._write(line)
             return
-        self._backlog.put(line, WARNINGS_MOST if record.levelno >= logging.WARNING else None)
+        self._backlog.write(line, WARNINGS_MOST if record.levelno >= logging.WARNING else None)
 
     def _has_room(self, line: bytes) -> bool:
         """Say whether a line can be written at once: a pipe that is ready takes so many bytes whole."""
