@@ -158,7 +158,11 @@ class Fleet:
         self._changed()
 
     def tick(self) -> None:
-        """Let go what is over."""
+        """Let go what is over, and begin what there was no thread to spare for."""
+        if self._roster is not None:
+            self._roster.start()
+        if self.counting is not None:
+            self.counting.tick()
         if self._safelist.purge(self._clock()):
             self._keep(SAFELIST, self._safelist.to_text())
         self._changed()

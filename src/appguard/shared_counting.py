@@ -43,6 +43,10 @@ class SharedCounting:
         self._enacted, self._take = enacted, take
         self._failures.start()
 
+    def tick(self) -> None:
+        """Begin to tell, if there was no thread to spare for that."""
+        self._failures.start()
+
     def close(self) -> None:
         """Tell what waits, and stop; what was not answered is decided here."""
         self._loop = None

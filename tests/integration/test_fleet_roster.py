@@ -14,6 +14,7 @@ from tests.daemon import Place, running_daemon
 from tests.fleet_sharing import SharingHost, protected, sharing
 from tests.lab import wait_until
 from tests.redis_server import RedisServer, redis_server
+from tests.threads import no_more_threads
 
 OWN = parse_network("192.0.2.1")
 HOSTS, SAFELIST = "appguard:d:{main}:hosts", "appguard:d:{main}:safelist"
@@ -34,6 +35,21 @@ def test_hosts_learn_of_each_other(server: RedisServer) -> None:
         assert beta.others["alpha"].until == pytest.approx(time.time() + 300 + LEASE, abs=20)
         beta.protect("192.0.2.9")
         wait_until(lambda: protected(alpha) == ["192.0.2.9/32"], 10, "no news")
+
+
+def test_a_host_without_a_thread_to_spare_shares_later(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the system refuses another thread that is said once, and a later start begins to share."""
+    with sharing(server.uri) as (alpha, _):
+        late = SharingHost(server.uri, "late")
+        late.protect("192.0.2.99")
+        with no_more_threads():
+            late.roster.start()
+            late.roster.start()
+        assert late.roster.complaint == "can't start new thread"
+        assert sum("can't start new thread" in record.getMessage() for record in caplog.records) == 1
+        late.roster.start()
+        wait_until(lambda: "192.0.2.99/32" in protected(alpha), 10, "alpha has not learnt")
+        late.roster.close()
 
 
 def test_a_clone_of_a_host_takes_an_identity_of_its_own(server: RedisServer, caplog: pytest.LogCaptureFixture) -> None:

@@ -33,10 +33,23 @@ class RedisThread:
         self._thread: Thread | None = None
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the thread. May be repeated: where there is none to spare, the next call tries again."""
+        if self._thread is not None:
+            return
         self.stop.clear()
-        self._thread = Thread(target=self._run, name=f"appguard-{self._work.__name__.strip('_')}", daemon=True)
-        self._thread.start()
+        thread = Thread(target=self._run, name=f"appguard-{self._work.__name__.strip('_')}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            self._fail(str(error))
+        else:
+            self._thread = thread
+
+    def _fail(self, complaint: str) -> None:
+        self.complaint = complaint
+        if not self._is_said:
+            self._is_said = True
+            log.error("%s: %s: until it answers, not: %s", self._uri, complaint, self._what)
 
     def works(self) -> None:
         """Note that Redis has answered."""
@@ -61,8 +74,5 @@ class RedisThread:
                 finally:
                     client.close()
             except Exception as error:  # noqa: BLE001 - a thread that ended would hear of nothing any more
-                self.complaint = explained(error, self._uri)
-                if not self._is_said:
-                    self._is_said = True
-                    log.error("%s: %s: until it answers, not: %s", self._uri, self.complaint, self._what)
+                self._fail(explained(error, self._uri))
                 self.stop.wait(RETRY)
