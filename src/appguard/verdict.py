@@ -21,15 +21,17 @@ def conclusion_of(jails: Sequence[JailStep], addresses: Sequence[AddressFacts], 
     told = [step for step in jails if step.event is not None] or [step for step in jails if step.why_not]
     if told:
         return f"Not banned: {_uncounted(told)}."
-    return f"Not banned: {_uncounted_address(addresses, is_live=is_live)}."
+    return f"Not banned: {_uncounted_address(addresses, is_live=is_live, has_jails=bool(jails))}."
 
 
-def _uncounted_address(addresses: Sequence[AddressFacts], *, is_live: bool) -> str:
+def _uncounted_address(addresses: Sequence[AddressFacts], *, is_live: bool, has_jails: bool) -> str:
     for facts in addresses:
         if facts.safelisted:
             return f"{facts.address} is on the safelist or a trusted proxy"
         if facts.refused:
             return f"the judge would refuse it: {facts.refused}"
+    if not has_jails:
+        return "the settings have no jail that could ban it"
     return "no jail has counted anything of it now" if is_live else "no daemon runs that would have counted anything"
 
 

@@ -221,6 +221,12 @@ def test_without_a_daemon_nobody_outside_is_asked(tmp_path: Path) -> None:
     assert (told.live, told.conclusion) == (False, "Not banned: it counts in jail probes, which bans at 2 in 600 s.")
 
 
+def test_settings_without_a_jail_are_told(tmp_path: Path) -> None:
+    """Where no jail is set up, that is the answer."""
+    told = Court(tmp_path, "").explain(nginx())
+    assert told.conclusion == "Not banned: the settings have no jail that could ban it."
+
+
 def test_a_request_that_is_no_failure_is_told_as_one(tmp_path: Path) -> None:
     """A good request is explained as a request, although the daemon's own filter would not even yield it."""
     told = Court(tmp_path, TWO).explain(nginx(status=200))
