@@ -29,7 +29,7 @@ class JailConfig:
     jail: Jail
     sources: tuple[str, ...]
     filter: str
-    users: tuple[str, ...]
+    users: tuple[str, ...] = ()
     behind: tuple[Network, ...] = ()
     filter_options: Mapping[str, object] = field(default_factory=dict[str, object])
     journalmatch: tuple[str, ...] = ()
@@ -85,29 +85,18 @@ def read_jail(name: str, value: object, where: str) -> JailConfig:
         raise ConfigError(f'{where}: source is missing: give a log file, a glob, "{EVENTS_SOURCE}" or "{BANS_SOURCE}"')
     if BANS_SOURCE in origins:
         _refuse_beside_bans(found, where, origins)
-        return JailConfig(jail, origins, "", ())
+        return JailConfig(jail, origins, "")
     check_sources(found, origins, where)
     logs = [origin for origin in origins if origin != EVENTS_SOURCE]
     chosen = str(found.get("filter", "" if logs else "appguard"))
     if not chosen:
         raise ConfigError(f'{where}: filter is missing: say how to read {logs[0]}, for example filter = "nginx"')
-    reporters = cast("tuple[str, ...]", found.get("users", ()))
-    if not reporters and not set(SOCKET_SOURCES).isdisjoint(origins):
+    if not found.get("users") and not set(SOCKET_SOURCES).isdisjoint(origins):
         who = "say which users' apps may report to this jail over a socket, for example"
         raise ConfigError(f'{where}: users is missing: {who} users = ["www-data"]')
-    behind = cast("tuple[Network, ...]", found.get("behind", ()))
     options = {name: found[name] for name in FILTER_CHECKS if name in found and name not in SOURCE_CHECKS}
-    return JailConfig(
-        jail,
-        origins,
-        chosen,
-        reporters,
-        behind,
-        options,
-        journalmatch=cast("tuple[str, ...]", found.get("journalmatch", ())),
-        peers=cast("tuple[Network, ...]", found.get("peers", ())),
-        command=cast("tuple[str, ...]", found.get("command", ())),
-    )
+    more = {name: found[name] for name in ("users", "behind", "journalmatch", "peers", "command") if name in found}
+    return JailConfig(jail, origins, chosen, filter_options=options, **more)  # type: ignore[arg-type]  # checked by key
 
 
 def _ready(name: str, where: str) -> dict[str, object]:
