@@ -30,6 +30,13 @@ def journal_origin(directory: str) -> str:
     return f"journal:{directory}" if directory else "journal"
 
 
+def journalctl(directory: str, *more: str) -> tuple[str, ...]:
+    """Give the command that writes the entries of a journal (empty: this host's) as `parse_entry` reads them."""
+    where = (f"--{'directory' if Path(directory).is_dir() else 'file'}={directory}",) if directory else ()
+    options = ("--boot=all", "--output=json", "--all", "--no-pager", f"--output-fields={','.join(FIELDS)}")
+    return (JOURNALCTL, *options, *where, *more)
+
+
 class JournalSource:
     """Follows the journal's entries that match, as `journalctl` means it: `["_SYSTEMD_UNIT=ssh.service", "+", ...]`.
 
@@ -63,13 +70,8 @@ class JournalSource:
 
     def command(self) -> tuple[str, ...]:
         """Give the command that reads on behind what was delivered."""
-        where: tuple[str, ...] = ()
-        if self._directory:
-            option = "directory" if Path(self._directory).is_dir() else "file"
-            where = (f"--{option}={self._directory}",)
         begin = f"--cursor={self._cursor}" if self._cursor else f"--since={FIRST_SINCE}"
-        options = ("--follow", "--boot=all", "--no-tail", "--output=json", "--all", "--no-pager")
-        return (JOURNALCTL, *options, f"--output-fields={','.join(FIELDS)}", *where, begin, *self._matches)
+        return journalctl(self._directory, "--follow", "--no-tail", begin, *self._matches)
 
     async def run(self, deliver: Deliver) -> None:
         """Deliver entries until cancelled, then end journalctl."""

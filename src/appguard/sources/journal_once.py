@@ -2,11 +2,10 @@
 
 import subprocess
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from appguard.errors import SourceError
-from appguard.sources.journal import JOURNALCTL, RECORD_MOST
-from appguard.sources.journal_entry import FIELDS, Entry, parse_entry
+from appguard.sources.journal import RECORD_MOST, journalctl
+from appguard.sources.journal_entry import Entry, parse_entry
 from appguard.sources.lines import LineBuffer
 
 BLOCK_BYTES = 256 * 1024
@@ -14,15 +13,11 @@ BLOCK_BYTES = 256 * 1024
 
 def read_journal(matches: Sequence[str], directory: str = "") -> Iterator[Entry]:
     """Give the entries that match, of this host's journal or of a directory or file; raise `SourceError`."""
-    option = "directory" if Path(directory).is_dir() else "file"
-    where = (f"--{option}={directory}",) if directory else ()
-    options = ("--boot=all", "--output=json", "--all", "--no-pager", "--quiet", f"--output-fields={','.join(FIELDS)}")
+    command = journalctl(directory, "--quiet", *matches)
     try:
-        process = subprocess.Popen(
-            [JOURNALCTL, *options, *where, *matches], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     except OSError as error:
-        raise SourceError(f"the journal cannot be read: {JOURNALCTL}: {error.strerror}") from error
+        raise SourceError(f"the journal cannot be read: {command[0]}: {error.strerror}") from error
     with process:
         assert process.stdout is not None and process.stderr is not None
         try:
