@@ -75,7 +75,7 @@ def text(number: int, first: int = NEW) -> str:
 def blocks(number: int, first: int = OLD) -> list[Block]:
     """Give that many blocks of an hour."""
     end = time.time() + HOUR
-    return [Block(host(each, first), end) for each in range(number)]
+    return [Block.of(host(each, first), end) for each in range(number)]
 
 
 def bans(number: int) -> list[Ban]:
@@ -100,7 +100,7 @@ def by_firewall(transport: str, active: int, times: int) -> list[float]:
     async def scene() -> list[float]:
         firewall = Nftables(transport=transport)
         await firewall.replace([], blocks(active))
-        found = await timed(times, lambda number: firewall.change([Block(host(number), time.time() + HOUR)], []))
+        found = await timed(times, lambda number: firewall.change([Block.of(host(number), time.time() + HOUR)], []))
         assert holds(text(times - 1))
         await firewall.lift()
         return found

@@ -66,8 +66,8 @@ class Small(Recording):
 
     async def change(self, add: Sequence[Block], remove: Sequence[Block]) -> None:
         """Do it if there is room."""
-        there = {block.place for block in self.blocks} - {block.place for block in remove}
-        if len(there | {block.place for block in add}) > self.size:
+        there = {block.key for block in self.blocks} - {block.key for block in remove}
+        if len(there | {block.key for block in add}) > self.size:
             raise FirewallFullError("full", 4, 32, self.size)
         await super().change(add, remove)
 

@@ -5,12 +5,10 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from math import inf
 
-from appguard.address import Network
 from appguard.ban import JAIL_NAME, Ban, Brief
 from appguard.errors import FirewallFullError, RefusedForSafety
 from appguard.firewalls.base import Block
 from appguard.judge import Judge
-from appguard.ports import parse_key
 from appguard.room import Room
 
 log = logging.getLogger("appguard.bouncer")
@@ -19,13 +17,12 @@ log = logging.getLogger("appguard.bouncer")
 def block_of(brief: Brief) -> Block | None:
     """Give the block that a ban told in brief asks for; None if what is told is none."""
     key, jail, end = brief
-    try:
-        network, ports = parse_key(key)
-    except ValueError:
-        return None
     if jail is None or not _is_jail(jail) or not (end is None or 0 <= end < inf):
         return None
-    return Block(network, end, ports, jail)
+    try:
+        return Block.read(key, end, jail)
+    except ValueError:
+        return None
 
 
 @lru_cache(maxsize=64)
@@ -57,7 +54,9 @@ class Blocking:
         """Give what the firewall is to hold for a ban; None if there is none, or it is refused."""
         if ban is None or key in self.room:
             return None
-        why = self._why_not(ban.network, ban.ports, force=key in self._forced)
+        network, ports = ban.network, ban.ports
+        block = Block(key, network.network_address.packed, network.prefixlen, ban.end, ports, ban.jail)
+        why = self._why_not(block, force=key in self._forced)
         if why:
             if self.refused.get(key, (ban, ""))[1] != why:
                 log.warning("[%s] %s is not enforced: %s", ban.jail, key, why)
@@ -65,18 +64,19 @@ class Blocking:
             return None
         if self.refused:
             self.refused.pop(key, None)
-        return Block(ban.network, ban.end, ban.ports, ban.jail)
+        return block
 
     def may_hold(self, block: Block) -> bool:
         """Say whether a firewall may hold a block; one that it may not is not remembered."""
-        return not self._why_not(block.network, block.ports, force=False)
+        return not self._why_not(block, force=False)
 
-    def _why_not(self, network: Network, ports: str, *, force: bool) -> str:
-        try:
-            self.judge.check_network(network, force=force)
-        except RefusedForSafety as error:
-            return str(error)
-        return self._refusal(ports) if ports else ""
+    def _why_not(self, block: Block, *, force: bool) -> str:
+        if not self.judge.clears(block.packed, block.prefixlen):
+            try:
+                self.judge.check_network(block.network, force=force)
+            except RefusedForSafety as error:
+                return str(error)
+        return self._refusal(block.ports) if block.ports else ""
 
     def leave_out(self, blocks: Mapping[str, Block], bans: Mapping[str, Ban], full: FirewallFullError) -> list[str]:
         """Choose who of these is not enforced in a full firewall. What was lifted meanwhile is going anyway."""

@@ -19,7 +19,7 @@ from contextlib import suppress
 from functools import partial
 from types import MappingProxyType
 
-from appguard.address import Address, Network, network_text
+from appguard.address import Address, Network
 from appguard.ban import Ban, Brief
 from appguard.blocking import Blocking, block_of
 from appguard.bouncer_status import BouncerStatus
@@ -28,7 +28,6 @@ from appguard.firewalls.base import Block, Count, Firewall
 from appguard.host import HostFacts, administrators, read_host_facts
 from appguard.judge import Judge
 from appguard.mirror import Mirror
-from appguard.ports import key_of
 from appguard.stores.base import Followed
 from appguard.turns import give_way
 from appguard.wanted import Changed, Wanted
@@ -251,7 +250,7 @@ class Bouncer:
         self._is_suspect = False
         if self._is_held or self._is_unknown:
             return
-        self._miss([key_of(network_text(network), ports) for network, ports in await self._firewall.missing()])
+        self._miss(await self._firewall.missing())
         if self._let_in != self._blocking.judge.let_in:
             self._is_unknown = True
         elif not await self._firewall.intact():
@@ -322,7 +321,7 @@ class Bouncer:
                 mirror.hold(key, block, now)
                 yield block
         for block in filter(None, map(block_of, self._saved())):
-            key = key_of(network_text(block.network), block.ports)
+            key = block.key
             is_known = key in self._wanted or key in self._changed or key in mirror
             if not is_known and self._blocking.may_hold(block):
                 self._unclaimed.add(key)

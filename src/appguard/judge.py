@@ -9,17 +9,18 @@ network of unrelated hosts (on this host's links, NAT64), where single hosts are
 bouncer keeps the facts fresh.
 """
 
-from bisect import bisect_left
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from appguard.address import NAT64, Address, Network, NetworkMap, covers, network_text, overlap, parse_network
+from appguard.address import NAT64, Address, Network, covers, network_text, overlap, parse_network
 from appguard.ban import Ban
 from appguard.errors import RefusedForSafety
 from appguard.host import HostFacts
 
 WIDEST = {4: 16, 6: 32}
 WIDEST_FORCED = {4: 8, 6: 16}
+_WIDEST_CLEAR = {32: WIDEST[4], 128: WIDEST[6]}  # by the bits of an address
 
 Protected = Sequence[tuple[Network, str]]  # networks, each with what it is
 _Learnt = tuple[HostFacts, Sequence[Address], Protected, Protected]
@@ -103,7 +104,7 @@ class Judge:
             if network.version == 6
         )
         known = (*_SPECIAL, *self._let_in, *self._others, *self._sessions, *self._crowds)
-        self._all = _Networks(each.network for each in known)
+        self._ranges = {bits: _Ranges(each.network for each in known if each.network.max_prefixlen == bits) for bits in (32, 128)}
 
     def update(self, facts: HostFacts, administrators: Sequence[Address] = ()) -> bool:
         """Take fresh facts, the addresses administrators are logged in from, and the protections.
@@ -128,12 +129,23 @@ class Judge:
 
     def check_network(self, network: Network, *, force: bool = False) -> None:
         """Do so if no ban of this network must be enforced."""
-        _check_width(network, force=force)
-        if not self._all.touch(network):
+        if self.clears(network.network_address.packed, network.prefixlen):
             return
+        _check_width(network, force=force)
         self._check_never(network)
         if not force:
             self._check_unless_forced(network)
+
+    def clears(self, packed: bytes, prefixlen: int) -> bool:
+        """Say at once that nothing stands against a ban, forced or not; if something may, `check_network` says what.
+
+        The network is given as a `Block` has it.
+        """
+        bits = 8 * len(packed)
+        if prefixlen == bits:  # as most are
+            return not self._ranges[bits].touch(packed, packed)
+        last = int.from_bytes(packed) | (1 << bits - prefixlen) - 1
+        return prefixlen >= _WIDEST_CLEAR[bits] and not self._ranges[bits].touch(packed, last.to_bytes(bits // 8))
 
     def _check_never(self, network: Network) -> None:
         for known in _SPECIAL:
@@ -173,23 +185,20 @@ def _told(network: Network, known: _Known) -> str:
     return f"{name} {relation} {network_text(known.network)}, which is {known.what}"
 
 
-class _Networks:
-    """Many networks, and whether another shares an address with any of them: one of two that do begins in the other."""
+class _Ranges:
+    """Networks of one version as ranges of packed addresses that do not touch, in order."""
 
     def __init__(self, networks: Iterable[Network]) -> None:
-        self._map = NetworkMap((network, True) for network in networks)
-        self._starts = {
-            version: sorted(int(mine.network_address) for mine, _ in self._map if mine.version == version)
-            for version in (4, 6)
-        }
+        self._firsts: list[bytes] = []
+        self._lasts: list[bytes] = []
+        for network in sorted(networks):
+            first, last = network.network_address.packed, network.broadcast_address.packed
+            if self._lasts and first <= self._lasts[-1]:  # of two networks that touch one lies in the other
+                continue
+            self._firsts.append(first)
+            self._lasts.append(last)
 
-    def touch(self, network: Network) -> bool:
-        first = int(network.network_address)
-        if network.prefixlen == network.max_prefixlen:  # as most are; what lies in one address is that address
-            return self._map.holds(network.version, first)
-        last = first | (1 << network.max_prefixlen - network.prefixlen) - 1  # its broadcast_address takes a lock
-        starts = self._starts[network.version]
-        at = bisect_left(starts, first)
-        if at < len(starts) and starts[at] <= last:
-            return True
-        return self._map.holds(network.version, first)
+    def touch(self, first: bytes, last: bytes) -> bool:
+        """Say whether an address from the first to the last is in any."""
+        at = bisect_right(self._firsts, last)
+        return at > 0 and self._lasts[at - 1] >= first

@@ -60,4 +60,4 @@ class Room:
 
 
 def _kind(block: Block) -> tuple[int, int, str]:
-    return block.network.version, block.network.prefixlen, block.ports
+    return block.version, block.prefixlen, block.ports

@@ -10,7 +10,6 @@ import logging
 import math
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from typing import cast
 
@@ -29,6 +28,7 @@ LAST_ROW = 2**63 - 1
 LIFTS_MOST = 20_000
 POSITIONS_MOST = 20_000  # of logs, where more are gone by now
 PART = 100  # bans read at a time: a millisecond or so, which a new ban may have to wait
+BRIEF_PART = 400  # of those in brief as long takes no longer
 
 _log = logging.getLogger(__name__)
 
@@ -215,7 +215,8 @@ WHERE rowid < ? ORDER BY rowid DESC LIMIT ?
 
 _GET_BRIEF_BANS = """
 SELECT rowid, network, jail, ends FROM ban
-WHERE rowid < ? AND (ends > ? OR ends IS NULL) ORDER BY rowid DESC LIMIT ?
+WHERE rowid < ? AND (ends IS NULL OR ends > ? AND ends < ?) AND typeof(network) = 'text' AND typeof(jail) = 'text'
+ORDER BY rowid DESC LIMIT ?
 """
 
 
@@ -249,12 +250,8 @@ def read_bans(connection: sqlite3.Connection, before: int) -> tuple[tuple[Ban, .
 
 def read_brief_bans(connection: sqlite3.Connection, before: int, now: float) -> tuple[list[Brief], int]:
     """Read the same in brief, those alone that are in force at a time; who takes them looks whether they are right."""
-    found: list[Brief] = []
-    rows = connection.execute(_GET_BRIEF_BANS, (before, now, PART)).fetchall()
-    for _, key, jail, end in rows:
-        with suppress(ValueError):
-            found.append((_text(key), _text(jail), None if end is None else _time(end)))
-    return found, rows[-1][0] if len(rows) == PART else 0
+    rows = connection.execute(_GET_BRIEF_BANS, (before, now, math.inf, BRIEF_PART)).fetchall()
+    return [row[1:] for row in rows], rows[-1][0] if len(rows) == BRIEF_PART else 0
 
 
 def _ban(row: Sequence[object]) -> Ban:

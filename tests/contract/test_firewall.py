@@ -127,7 +127,7 @@ def do(*steps: Coroutine[object, object, None]) -> None:
 
 def block(text: str, seconds: float | None = 600, ports: str = "") -> Block:
     """Make a block that ends in so many seconds."""
-    return Block(network(text), None if seconds is None else time.time() + seconds, ports)
+    return Block.of(network(text), None if seconds is None else time.time() + seconds, ports)
 
 
 def test_replace_makes_it_hold_exactly_what_was_given(case: Case) -> None:

@@ -84,7 +84,7 @@ def nobodys_rules() -> Iterator[None]:
 
 def ban(firewall: Nftables, *texts: str) -> None:
     """Shut networks out."""
-    asyncio.run(firewall.replace([], [Block(network(text), time.time() + 600) for text in texts]))
+    asyncio.run(firewall.replace([], [Block.of(network(text), time.time() + 600) for text in texts]))
 
 
 @pytest.mark.parametrize("flavour", ["iptables-nft", "iptables-legacy"])
@@ -157,7 +157,7 @@ def test_beside_a_real_firewalld(tmp_path: Path, attacker: Machine) -> None:
                 assert answers(attacker, HERE, PORT, OTHER)
                 assert not answers(attacker, HERE, PORT, ATTACKER, WITHIN)
                 refused_by_others(attacker, PORT + 1)
-            asyncio.run(firewall.change([], [Block(network(f"{ATTACKER}/32"), None)]))
+            asyncio.run(firewall.change([], [Block.of(network(f"{ATTACKER}/32"), None)]))
             assert answers(attacker, HERE, PORT, ATTACKER)
             ban(firewall, ATTACKER)
         assert asyncio.run(firewall.intact())

@@ -221,7 +221,7 @@ def test_a_banned_client_gets_no_answer(site: Site) -> None:
     firewall = NginxDeny(path=site.nginx.bans, reload=site.nginx.command("-s", "reload"), apart=0)
     request = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     assert site.send(request).startswith(b"HTTP/1.1 200 ")
-    asyncio.run(firewall.replace([], [Block(parse_network(CLIENT), None)]))
+    asyncio.run(firewall.replace([], [Block.of(parse_network(CLIENT), None)]))
     wait_until(site.nginx.has_reloaded, 5, site.nginx.errors)
     assert site.send(request) == b""
     assert site.ask(port=site.balancer, X_Forwarded_For=OTHER).status == 403

@@ -42,13 +42,13 @@ def firewall() -> Iterator[Nftables]:
 def adding(*texts: str) -> list[Message]:
     """Give the messages that add hosts for ten minutes."""
     now = time.time()
-    return list(add_hosts(TABLE, [Block(network(text), now + 600) for text in texts], now, PortLists()))
+    return list(add_hosts(TABLE, by_kind([Block.of(network(text), now + 600) for text in texts], now), PortLists()))
 
 
 @pytest.mark.usefixtures("firewall")
 def test_a_batch_is_one_transaction() -> None:
     """Where one message of a batch is refused, those before and after it change nothing."""
-    missing = list(remove_hosts(TABLE, [Block(network(OTHER), None)], PortLists(), destroy=False))[1:]
+    missing = list(remove_hosts(TABLE, [Block.of(network(OTHER), None)], PortLists(), destroy=False))[1:]
     with pytest.raises(FirewallError):
         commit([*adding(HOST), *missing, *adding("203.0.113.7")])
     assert not banned()
@@ -59,7 +59,7 @@ def test_a_batch_is_one_transaction() -> None:
 @pytest.mark.usefixtures("firewall")
 def test_a_kept_socket_tells_each_answer_to_its_question() -> None:
     """One socket for many batches and questions, also refused ones: every answer belongs to what was asked last."""
-    missing = list(remove_hosts(TABLE, [Block(network(OTHER), None)], PortLists(), destroy=False))[1:]
+    missing = list(remove_hosts(TABLE, [Block.of(network(OTHER), None)], PortLists(), destroy=False))[1:]
     with netlink.keeping():
         for _ in range(3):
             with pytest.raises(FirewallError, match="ban4: No such file"):
@@ -68,7 +68,7 @@ def test_a_kept_socket_tells_each_answer_to_its_question() -> None:
             commit(adding(HOST))
             assert holds(HOST)
             assert not holds(OTHER)
-            commit(list(remove_hosts(TABLE, [Block(network(HOST), None)], PortLists(), destroy=False)))
+            commit(list(remove_hosts(TABLE, [Block.of(network(HOST), None)], PortLists(), destroy=False)))
         assert not banned()
 
 
@@ -103,7 +103,7 @@ def test_what_a_question_raises_keeps_nothing_alive() -> None:
 def test_what_is_refused_is_said() -> None:
     """A missing element, a missing table and an overlap each lead to an error that names the set and the reason."""
     with pytest.raises(FirewallError, match="ban4: No such file or directory"):
-        commit(list(remove_hosts(TABLE, [Block(network(HOST), None)], PortLists(), destroy=False))[1:])
+        commit(list(remove_hosts(TABLE, [Block.of(network(HOST), None)], PortLists(), destroy=False))[1:])
     commit(list(ban_networks(TABLE, "ban4_net", [(network("198.51.100.0/24"), 600.0, "")])))
     with pytest.raises(FirewallError, match="ban4_net: File exists"):
         commit(list(ban_networks(TABLE, "ban4_net", [(network("198.51.0.0/16"), 600.0, "")])))
@@ -146,8 +146,8 @@ def test_a_small_socket_buffer_is_enough(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(netlink, "SEND_BUFFER", 40_000)
     assert netlink.room() < 80_000
     firewall = Nftables(transport="netlink")
-    hosts = [Block(IPv6Network((0x20010DB8 << 96 | number << 64, 64)), None) for number in range(2_500)]
-    wide = [Block(IPv4Network((0x0A000000 + 512 * number, 24)), None) for number in range(6_000)]
+    hosts = [Block.of(IPv6Network((0x20010DB8 << 96 | number << 64, 64)), None) for number in range(2_500)]
+    wide = [Block.of(IPv4Network((0x0A000000 + 512 * number, 24)), None) for number in range(6_000)]
     asyncio.run(firewall.replace([], [*hosts, *wide]))
     assert (len(elements("ban6_64")), len(elements("ban4_net"))) == (2_500, 6_000)
     asyncio.run(firewall.change([*hosts[1:], *wide], [hosts[0], wide[-1]]))
@@ -161,8 +161,8 @@ def test_nft_is_the_fallback(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     elsewhere.write_text('#!/bin/sh\nexec sed s/appguard_pattern/elsewhere/ | exec /usr/sbin/nft "$@"\n')
     elsewhere.chmod(0o755)
     firewall = Nftables(program=str(elsewhere))
-    asyncio.run(firewall.replace([], [Block(network(HOST), None)]))
-    asyncio.run(firewall.change([Block(network(OTHER), None)], []))
+    asyncio.run(firewall.replace([], [Block.of(network(HOST), None)]))
+    asyncio.run(firewall.change([Block.of(network(OTHER), None)], []))
     assert banned().keys() == {HOST, OTHER}
     asyncio.run(firewall.replace([], []))
     assert asyncio.run(firewall.intact())
@@ -181,11 +181,11 @@ def test_no_process_for_a_ban(tmp_path: Path) -> None:
     firewall = Nftables(program=str(program))
     asyncio.run(firewall.replace([], []))
     program.unlink()
-    asyncio.run(firewall.change([Block(network(HOST), None), Block(network("198.51.100.0/24"), None)], []))
+    asyncio.run(firewall.change([Block.of(network(HOST), None), Block.of(network("198.51.100.0/24"), None)], []))
     assert banned().keys() == {HOST, "198.51.100.0/24"}
     made = run("nft", "-s", "list", "table", "inet", TABLE)
     run("nft", "flush ruleset")
-    asyncio.run(firewall.replace([network("192.0.2.7")], [Block(network(OTHER), None)]))
+    asyncio.run(firewall.replace([network("192.0.2.7")], [Block.of(network(OTHER), None)]))
     assert banned().keys() == {OTHER}
     assert elements("allow4").keys() == {"192.0.2.7"}
     assert without_elements(run("nft", "-s", "list", "table", "inet", TABLE)) == without_elements(made)
@@ -199,7 +199,7 @@ def without_elements(listing: str) -> list[str]:
 
 def test_a_ban_is_seen_alone_and_ends(firewall: Nftables) -> None:
     """One element is found by a question about it alone, and no longer when its time has passed."""
-    asyncio.run(firewall.change([Block(network(HOST), time.time() + 1), Block(network(OTHER), None)], []))
+    asyncio.run(firewall.change([Block.of(network(HOST), time.time() + 1), Block.of(network(OTHER), None)], []))
     assert holds(HOST)
     assert not holds("203.0.113.7")
     wait_until(lambda: not holds(HOST), 5, "it goes on")
@@ -211,7 +211,7 @@ def test_the_settings() -> None:
     firewall = open_firewall("nftables", {"transport": "nft", "size": 1})
     asyncio.run(firewall.replace([], []))
     with pytest.raises(FirewallError, match="Too many open files"):
-        asyncio.run(firewall.change([Block(network(HOST), None), Block(network(OTHER), None)], []))
+        asyncio.run(firewall.change([Block.of(network(HOST), None), Block.of(network(OTHER), None)], []))
     asyncio.run(firewall.lift())
     with pytest.raises(ConfigError, match="only kind = 'nftables' has that, not 'dry_run'"):
         kinds_of({"kind": ("dry_run",), "transport": "nft"})

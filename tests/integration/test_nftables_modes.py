@@ -48,7 +48,7 @@ def attacker() -> Iterator[Machine]:
 
 def banning(firewall: Nftables) -> Nftables:
     """Give it with the attacker's addresses banned."""
-    blocks = [Block(network(text), time.time() + 600) for text in (ATTACKER, "2001:db8:a::/64")]
+    blocks = [Block.of(network(text), time.time() + 600) for text in (ATTACKER, "2001:db8:a::/64")]
     asyncio.run(firewall.replace([], blocks))
     assert asyncio.run(firewall.intact())
     return firewall
@@ -104,7 +104,7 @@ def test_an_established_connection_is_reset(attacker: Machine) -> None:
     firewall = Nftables(block="reject")
     asyncio.run(firewall.replace([], []))
     with listening(HERE, 80) as server, attacker.connect(HERE, 80, ATTACKER) as client, server.accept()[0]:
-        asyncio.run(firewall.change([Block(network(ATTACKER), time.time() + 600)], []))
+        asyncio.run(firewall.change([Block.of(network(ATTACKER), time.time() + 600)], []))
         client.sendall(b"x")
         with pytest.raises(ConnectionResetError):
             client.recv(1)

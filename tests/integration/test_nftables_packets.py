@@ -60,12 +60,12 @@ def firewall() -> Iterator[Nftables]:
 
 def ban(firewall: Nftables, *texts: str, seconds: float = 600) -> None:
     """Shut networks out."""
-    asyncio.run(firewall.change([Block(network(text), time.time() + seconds) for text in texts], []))
+    asyncio.run(firewall.change([Block.of(network(text), time.time() + seconds) for text in texts], []))
 
 
 def unban(firewall: Nftables, *texts: str) -> None:
     """Let networks in."""
-    asyncio.run(firewall.change([], [Block(network(text), None) for text in texts]))
+    asyncio.run(firewall.change([], [Block.of(network(text), None) for text in texts]))
 
 
 def dropped(firewall: Nftables) -> int:
@@ -119,7 +119,7 @@ def test_others_are_served(firewall: Nftables, attacker: Machine, neighbour: Mac
 def test_those_let_in_are_served_inside_a_banned_network(firewall: Nftables, attacker: Machine) -> None:
     """The list of those always let in goes before every ban."""
     allow = [network(ATTACKER), network(ATTACKER6)]
-    blocks = [Block(network(text), None) for text in (ATTACKER, "198.51.0.0/16", "2001:db8:a::/64", "2001:db8::/32")]
+    blocks = [Block.of(network(text), None) for text in (ATTACKER, "198.51.0.0/16", "2001:db8:a::/64", "2001:db8::/32")]
     asyncio.run(firewall.replace(allow, blocks))
     assert answers(attacker, HERE, source=ATTACKER)
     assert answers(attacker, HERE6, source=ATTACKER6)
@@ -220,10 +220,10 @@ def test_every_dropped_packet_is_counted(firewall: Nftables, attacker: Machine) 
             for _ in range(50):
                 flood.sendto(b"x", (HERE, 9))
     assert dropped(firewall) == 100
-    asyncio.run(firewall.replace([], [Block(network(ATTACKER), None)]))
+    asyncio.run(firewall.replace([], [Block.of(network(ATTACKER), None)]))
     assert dropped(firewall) == 100
     run("nft", "delete table inet appguard")
-    asyncio.run(firewall.replace([], [Block(network(ATTACKER), None, jail="web")]))
+    asyncio.run(firewall.replace([], [Block.of(network(ATTACKER), None, jail="web")]))
     with attacker.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
         flood.bind((ATTACKER, 0))
         flood.sendto(b"x", (HERE, 9))
@@ -241,7 +241,7 @@ def test_replace_opens_no_gap(firewall: Nftables, attacker: Machine, others: int
     Nor is it while so many others go before it that the load takes many slices.
     """
     texts = [*(f"10.0.{number // 250}.{number % 250}" for number in range(others)), "203.0.113.0/24", blocked]
-    blocks = [Block(network(text), None) for text in texts]
+    blocks = [Block.of(network(text), None) for text in texts]
     asyncio.run(firewall.replace([], blocks))
     stop = threading.Event()
     with (

@@ -60,7 +60,7 @@ def container() -> Iterator[Machine]:
 
 def block(text: str, ports: str = SSH, jail: str = "sshd", seconds: float = 600) -> Block:
     """Make a block of some ports."""
-    return Block(network(text), time.time() + seconds, ports, jail)
+    return Block.of(network(text), time.time() + seconds, ports, jail)
 
 
 def change(firewall: Nftables, *add: Block, remove: tuple[Block, ...] = ()) -> None:
@@ -153,7 +153,7 @@ def test_a_published_port_is_the_one_that_clients_dial(
 
 def test_jails_count_what_they_drop(firewall: Nftables, attacker: Machine) -> None:
     """Packets and bytes are counted for the jail of the ban, of all ports or some, and a new jail takes over."""
-    change(firewall, block(ATTACKER), Block(network(OTHER), None, jail="probes"))
+    change(firewall, block(ATTACKER), Block.of(network(OTHER), None, jail="probes"))
     with attacker.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.bind((OTHER, 0))
         for _ in range(10):
@@ -161,8 +161,8 @@ def test_jails_count_what_they_drop(firewall: Nftables, attacker: Machine) -> No
     assert asyncio.run(firewall.counts())["probes"] == Count(10, 1000)
     assert not answers(attacker, HERE, 22, ATTACKER, WITHIN)
     assert asyncio.run(firewall.counts())["sshd"].packets >= 1
-    held = Block(network(OTHER), None, jail="probes")
-    change(firewall, Block(network(OTHER), None, jail="web"), remove=(held,))
+    held = Block.of(network(OTHER), None, jail="probes")
+    change(firewall, Block.of(network(OTHER), None, jail="web"), remove=(held,))
     with attacker.open_socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
         udp.bind((OTHER, 0))
         udp.sendto(b"x", (HERE, 9))

@@ -44,7 +44,7 @@ def firewall() -> Iterator[Nftables]:
 
 def ban(firewall: Nftables, *texts: str) -> None:
     """Shut networks out."""
-    asyncio.run(firewall.change([Block(network(text), None) for text in texts], []))
+    asyncio.run(firewall.change([Block.of(network(text), None) for text in texts], []))
 
 
 def strays() -> int:
@@ -119,7 +119,7 @@ def test_the_same_holds_for_containers(firewall: Nftables, attacker: Machine) ->
 @pytest.mark.usefixtures("attacker")
 def test_those_let_in_and_loopback_are_exempt(firewall: Nftables) -> None:
     """Packets to those always let in, and to ourselves, go out inside a banned network too."""
-    blocks = [Block(network(text), None) for text in ("198.51.100.0/24", "2001:db8:a::/64", HERE, HERE6)]
+    blocks = [Block.of(network(text), None) for text in ("198.51.100.0/24", "2001:db8:a::/64", HERE, HERE6)]
     asyncio.run(firewall.replace([network(ATTACKER), network(ATTACKER6)], blocks))
     send_ack(HERE, ATTACKER)
     send_ack(HERE6, ATTACKER6)

@@ -44,7 +44,7 @@ def foreign_table() -> Iterator[None]:
 def ban(firewall: Nftables, *texts: str, seconds: float | None = 600) -> None:
     """Shut networks out."""
     end = None if seconds is None else time.time() + seconds
-    asyncio.run(firewall.change([Block(network(text), end) for text in texts], []))
+    asyncio.run(firewall.change([Block.of(network(text), end) for text in texts], []))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -53,7 +53,7 @@ def test_a_timeout_is_made_longer_and_shorter(firewall: Nftables, kind: str) -> 
     for seconds in (60, 3600, 30):
         ban(firewall, kind, seconds=seconds)
         assert seconds - 10 <= banned()[kind] <= seconds
-    asyncio.run(firewall.replace([], [Block(network(kind), time.time() + 300)]))
+    asyncio.run(firewall.replace([], [Block.of(network(kind), time.time() + 300)]))
     assert 290 <= banned()[kind] <= 300
 
 
@@ -73,7 +73,7 @@ def test_to_renew_is_to_remove_and_to_add(firewall: Nftables) -> None:
         watch = Watch("appguard")
         heard = asyncio.Event()
         with watch(heard.set):
-            await firewall.change([Block(network("203.0.113.5"), time.time() + 600)], [])
+            await firewall.change([Block.of(network("203.0.113.5"), time.time() + 600)], [])
             await asyncio.wait_for(heard.wait(), 5)
             assert ("ban4", network("203.0.113.5").network_address.packed) in watch.taken()
 
@@ -87,7 +87,7 @@ def test_ends_in_a_thousand_years_and_in_no_time_are_timeouts_too(firewall: Nfta
     assert banned().keys() == set(KINDS)
     assert all(0 < left <= nft_messages.LONGEST for left in banned().values())
     soon = Nftables(clock=lambda: 1000.0)
-    asyncio.run(soon.replace([], [Block(network("203.0.113.7/32"), 1000.0 + 1e-9)]))
+    asyncio.run(soon.replace([], [Block.of(network("203.0.113.7/32"), 1000.0 + 1e-9)]))
     wait_until(lambda: not banned(), 5, "an end in a nanosecond was none")
 
 
@@ -101,7 +101,7 @@ def test_a_wide_ban_that_ends_first_uncovers_the_longer_one_inside(firewall: Nft
     assert held
     assert all(50 <= left <= 60 for left in held.values())
     assert sum(IPv4Network(text).num_addresses for text in held) == 2**16 - 2**8
-    asyncio.run(firewall.change([], [Block(network("198.51.0.0/16"), None)]))
+    asyncio.run(firewall.change([], [Block.of(network("198.51.0.0/16"), None)]))
     assert elements("ban4_net").keys() == {"198.51.100.0/24", "198.51.200.0/24"}
 
 
@@ -110,7 +110,7 @@ def test_the_first_bans_of_a_jail_are_a_host_and_a_network(firewall: Nftables, p
     """One change may hold the first host and the first network of a jail or a list of ports."""
     asyncio.run(firewall.replace([], []))
     end = time.time() + 600
-    blocks = [Block(network(text), end, ports, "new") for text in ("203.0.113.5", "198.51.100.0/24")]
+    blocks = [Block.of(network(text), end, ports, "new") for text in ("203.0.113.5", "198.51.100.0/24")]
     asyncio.run(firewall.change(blocks, []))
     ending = "_p1" if ports else ""
     assert elements(f"ban4{ending}").keys() == {"203.0.113.5"}
@@ -128,7 +128,7 @@ def test_overlapping_networks_are_let_in_as_one(firewall: Nftables) -> None:
 def test_more_bans_than_a_set_is_said_to_hold(firewall: Nftables) -> None:
     """A set takes more than the 65,535 elements often taken for its limit, and questions stay answered."""
     for part in range(70):  # without the rights of the machine's own root a transaction has a limit
-        hosts = [Block(IPv4Network(0x0A000000 + part * 1000 + number), None) for number in range(1000)]
+        hosts = [Block.of(IPv4Network(0x0A000000 + part * 1000 + number), None) for number in range(1000)]
         asyncio.run(firewall.change(hosts, []))
     assert asyncio.run(firewall.intact())
     assert len(elements("ban4")) == 70_000
@@ -138,7 +138,7 @@ def test_more_bans_than_a_set_is_said_to_hold(firewall: Nftables) -> None:
 def test_a_zone_id_is_no_way_into_the_script(firewall: Nftables) -> None:
     """A zone id, which may be any text, reaches nft neither as a command nor at all."""
     for text in ("2001:db8::5% }; flush ruleset; #/128", "2001:db8::%\nflush ruleset\n/64"):
-        asyncio.run(firewall.change([Block(IPv6Network(text, strict=False), None)], []))
+        asyncio.run(firewall.change([Block.of(IPv6Network(text, strict=False), None)], []))
     assert banned().keys() == {"2001:db8::5", "2001:db8::/64"}
     assert "another" in run("nft", "list", "tables")
 
@@ -183,7 +183,7 @@ def test_other_tables_are_left_alone(firewall: Nftables) -> None:
 def test_the_next_process_takes_over(firewall: Nftables) -> None:
     """Another process's replace swaps in its own bans where a killed one had left its table."""
     ban(firewall, "203.0.113.5", "198.51.100.0/24")
-    asyncio.run(Nftables().replace([], [Block(network("203.0.113.6"), None)]))
+    asyncio.run(Nftables().replace([], [Block.of(network("203.0.113.6"), None)]))
     assert banned().keys() == {"203.0.113.6"}
     assert not asyncio.run(firewall.intact())
 
@@ -191,7 +191,7 @@ def test_the_next_process_takes_over(firewall: Nftables) -> None:
 def test_the_error_has_the_words_of_nft(firewall: Nftables) -> None:
     """A change that the kernel refuses raises its reason, in one short line however long the script was."""
     run("nft", "delete table inet appguard")
-    hosts = [Block(IPv4Network(0x0A000000 + number), None) for number in range(1000)]
+    hosts = [Block.of(IPv4Network(0x0A000000 + number), None) for number in range(1000)]
     with pytest.raises(FirewallError, match="No such file or directory") as caught:
         asyncio.run(firewall.change(hosts, []))
     assert len(str(caught.value)) < nft_script.WORDS_MOST + 10

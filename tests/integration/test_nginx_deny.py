@@ -92,7 +92,7 @@ def guarded(open_tmp_path: Path) -> Iterator[Guarded]:
 
 def block(text: str, seconds: float | None = 600) -> Block:
     """Make a block that ends in so many seconds."""
-    return Block(network(text), None if seconds is None else time.time() + seconds)
+    return Block.of(network(text), None if seconds is None else time.time() + seconds)
 
 
 def test_nginx_refuses_what_is_blocked(guarded: Guarded) -> None:
@@ -125,7 +125,7 @@ def test_who_is_let_in_is_never_refused(guarded: Guarded) -> None:
 
 def test_nothing_but_addresses_is_written(guarded: Guarded) -> None:
     """A zone id, which may be any text, does not get into nginx's configuration."""
-    asyncio.run(guarded.firewall().replace([], [Block(IPv6Network("fe80::1%0; default 1;"), None)]))
+    asyncio.run(guarded.firewall().replace([], [Block.of(IPv6Network("fe80::1%0; default 1;"), None)]))
     assert guarded.nginx.bans.read_text().splitlines()[1:] == ["fe80::1/128 1;"]
     guarded.nginx.check()
 
@@ -163,7 +163,7 @@ def test_what_has_ended_is_taken_out(guarded: Guarded) -> None:
     """A block ends in nginx although nginx knows no end: `intact`, which the bouncer asks all the time, sees to it."""
     now = [1_800_000_000.0]
     firewall = NginxDeny(path=guarded.nginx.bans, reload=guarded.reload, apart=0, clock=lambda: now[0])
-    asyncio.run(firewall.replace([], [Block(network(HOST), now[0] + 60), Block(network(OTHER), now[0] + 90)]))
+    asyncio.run(firewall.replace([], [Block.of(network(HOST), now[0] + 60), Block.of(network(OTHER), now[0] + 90)]))
     guarded.wait(refused=f"{HOST} {OTHER}")
     now[0] += 60
     assert asyncio.run(firewall.intact())
@@ -176,7 +176,7 @@ def test_what_has_ended_waits_its_turn(guarded: Guarded) -> None:
     """Blocks that end one after the other are taken out together when a reload is due; `intact` waits for nothing."""
     now = [1_800_000_000.0]
     firewall = NginxDeny(path=guarded.nginx.bans, reload=guarded.reload, apart=1, clock=lambda: now[0])
-    asyncio.run(firewall.replace([], [Block(network(HOST), now[0] + 1), Block(network(OTHER), now[0] + 2)]))
+    asyncio.run(firewall.replace([], [Block.of(network(HOST), now[0] + 1), Block.of(network(OTHER), now[0] + 2)]))
     reloaded = time.monotonic()
     for _ in range(2):
         now[0] += 1

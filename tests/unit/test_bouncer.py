@@ -74,7 +74,7 @@ def test_a_new_end_is_given_and_an_old_one_is_not() -> None:
         world.ban("203.0.113.5", seconds)
         world.settle()
         world.settle()
-        assert world.firewall.blocks == (Block(parse_network("203.0.113.5"), START + seconds, jail="test"),)
+        assert world.firewall.blocks == (Block.of(parse_network("203.0.113.5"), START + seconds, jail="test"),)
     assert world.firewall.verbs == ["replace", *["change +1 -0"] * 3]
 
 

@@ -132,5 +132,5 @@ def test_a_fact_in_redis_keeps_its_ports() -> None:
 def test_a_bouncer_apart_is_told_the_ports() -> None:
     """The key names them behind the network; what are no ports is no ban."""
     ban = replace(Ban.of("203.0.113.5", start=1000.0), ports="tcp/22")
-    assert block_of(ban.brief) == Block(ban.network, ban.end, "tcp/22", "manual")
+    assert block_of(ban.brief) == Block.of(ban.network, ban.end, "tcp/22", "manual")
     assert block_of(("203.0.113.5 tcp/x", "manual", None)) is None

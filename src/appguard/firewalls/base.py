@@ -10,32 +10,72 @@ serves the web alone and cannot tell which port a client has dialled holds the b
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
 from itertools import islice
-from typing import Protocol
+from socket import AF_INET, inet_pton
+from typing import NamedTuple, Protocol, Self
 
-from appguard.address import Network
+from appguard.address import Network, network_text
+from appguard.ports import key_of, parse_key
 from appguard.turns import give_way
 
 TAKEN_AT_ONCE = 200  # blocks; some milliseconds
 
 
-@dataclass(frozen=True, slots=True)
-class Block:
+class Block(NamedTuple):
     """One network to be shut out until `end`; None asks for as long as the firewall's lease, which is renewed.
 
-    Only of some `ports`, as a canonical text, or of all if that is empty. Blocks of the same network and other ports
-    are others. `jail` is under whose name packets are counted.
+    `key` is what its ban is known by, and what tells it from other blocks: the canonical text of its network and, if it
+    is not about all, of its `ports`. `packed` is the network's first address as packets have it: from a ban's row to
+    the kernel nobody needs more, and to make an `IPv4Network` takes as long as all the rest. `jail` is under whose name
+    packets are counted.
     """
 
-    network: Network
+    key: str
+    packed: bytes
+    prefixlen: int
     end: float | None
-    ports: str = ""
-    jail: str = ""
+    ports: str
+    jail: str
+
+    @classmethod
+    def of(cls, network: Network, end: float | None, ports: str = "", jail: str = "") -> Self:
+        """Make the block of a network."""
+        packed, prefixlen = network.network_address.packed, network.prefixlen
+        key = key_of(network_text(_network(packed, prefixlen)), ports)
+        return cls(key, packed, prefixlen, end, ports, jail)
+
+    @classmethod
+    def read(cls, key: str, end: float | None, jail: str) -> Self:
+        """Make the block that a key means; raise `ValueError` if it means none."""
+        try:
+            return cls(key, inet_pton(AF_INET, key), 32, end, "", jail)  # takes the canonical text and no other
+        except OSError:
+            network, ports = parse_key(key)
+            return cls.of(network, end, ports, jail)
 
     @property
-    def place(self) -> tuple[Network, str]:
-        """Give what tells it from other blocks: network and ports."""
-        return self.network, self.ports
+    def network(self) -> Network:
+        """Give the network, made of its numbers alone: one made of a text may carry a zone id, which is any text."""
+        return _network(self.packed, self.prefixlen)
+
+    def is_in_force(self, now: float) -> bool:
+        """Say whether it has not ended."""
+        return self.end is None or self.end > now
+
+    @property
+    def version(self) -> int:
+        """Give the version of its addresses: 4 or 6."""
+        return 4 if len(self.packed) == 4 else 6
+
+    @property
+    def is_host(self) -> bool:
+        """Say whether it is about a single address or an IPv6 /64."""
+        return self.prefixlen == 8 * len(self.packed) or self.prefixlen == 64
+
+
+def _network(packed: bytes, prefixlen: int) -> Network:
+    return (IPv4Network if len(packed) == 4 else IPv6Network)((packed, prefixlen))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +148,8 @@ class Firewall(Protocol):
         """Say whether what `replace` made is still there, and was not taken away by somebody else."""
         ...
 
-    async def missing(self) -> Sequence[tuple[Network, str]]:
-        """Give places (`Block.place`) that somebody has taken out since this was last asked, as far as was heard.
+    async def missing(self) -> Sequence[str]:
+        """Give the keys of blocks that somebody has taken out since this was last asked, as far as was heard.
 
         What we took out ourselves may be among them. To be asked before `intact`.
         """

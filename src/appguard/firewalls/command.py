@@ -20,7 +20,7 @@ LOOK_EVERY = 10.0  # seconds
 PATIENCE = 60.0  # seconds the program may take
 WORDS_MOST = 300
 
-_Place = tuple[Network, str]  # and the ports; see `Block.place`
+_Blocks = dict[str, Block]  # by key, all with ends
 
 
 class Command:
@@ -46,7 +46,7 @@ class Command:
         self._look_every = look_every
         self._patience = patience
         self._has_ports: bool | None = None  # whether the program holds bans of some ports alone; None: not asked yet
-        self._ends: dict[_Place, float] | None = None  # of what the program was given; None before `replace`
+        self._given: _Blocks | None = None  # what the program was given; None before `replace`
         self._is_intact = False
         self._dropped: int | None = None
         self._look_at = 0.0
@@ -56,25 +56,25 @@ class Command:
         if self._has_ports is None:
             done = await self._run("ports", ())
             self._has_ports = None if done.status else done.output.strip() == "yes"
-        ends = self._ends_of(await all_of(blocks, late))
-        self._ends = None
+        given = self._ending(await all_of(blocks, late))
+        self._given = None
         now = self._clock()
-        kept = {place: end for place, end in ends.items() if end > now}
-        await self._tell("replace", [*(f"allow {_text(network)}" for network in allow), *_bans(kept, now)])
-        self._ends = kept
+        kept = _in_force(given, now)
+        await self._tell("replace", [*(f"allow {_text(network)}" for network in allow), *_bans(kept.values(), now)])
+        self._given = kept
         self._look_at = 0.0
 
     async def change(self, add: Sequence[Block], remove: Sequence[Block]) -> None:
         """Tell what is new, and what has ended."""
-        if self._ends is None:
+        if self._given is None:
             raise FirewallError("command: there is nothing of ours to change; replace comes first")
         now = self._clock()
-        new = self._ends_of(add)
-        kept = {place: end for place, end in new.items() if end > now}
-        gone = dict.fromkeys((*(block.place for block in remove), *self._ended(now), *new), True)
-        lines = [_unban(*place) for place in gone if place not in kept]
-        await self._tell("change", [*lines, *_bans(kept, now)])
-        self._ends = {place: end for place, end in self._ends.items() if place not in gone} | kept
+        new = self._ending(add)
+        kept = _in_force(new, now)
+        gone = {block.key: block for block in (*remove, *self._ended(now), *new.values())}
+        lines = [_unban(block) for key, block in gone.items() if key not in kept]
+        await self._tell("change", [*lines, *_bans(kept.values(), now)])
+        self._given = {key: block for key, block in self._given.items() if key not in gone} | kept
 
     def refusal(self, ports: str) -> str:
         """Say so if the program does not say that it holds such bans."""
@@ -83,11 +83,11 @@ class Command:
     async def lift(self) -> None:
         """Tell it to take everything away."""
         await self._tell("lift", ())
-        self._ends, self._is_intact, self._dropped = None, False, None
+        self._given, self._is_intact, self._dropped = None, False, None
 
     async def intact(self) -> bool:
         """Ask, if that is long enough ago, and take out what has ended."""
-        if self._ends is None:
+        if self._given is None:
             return False
         now = self._clock()
         if self._look_at - self._look_every <= now < self._look_at:
@@ -103,7 +103,7 @@ class Command:
         self._look_at = now + self._look_every
         return self._is_intact
 
-    async def missing(self) -> Sequence[tuple[Network, str]]:
+    async def missing(self) -> Sequence[str]:
         """Give nothing: nothing is heard."""
         return ()
 
@@ -114,7 +114,7 @@ class Command:
 
     async def dropped(self) -> int | None:
         """Give what the program last said; None if it does not count."""
-        if self._dropped is None and self._ends is not None and not self._look_at:
+        if self._dropped is None and self._given is not None and not self._look_at:
             self._dropped = await self._ask_dropped()
         return self._dropped
 
@@ -126,12 +126,12 @@ class Command:
         said = (await self._tell("dropped", ())).output.strip()
         return int(said) if said.isascii() and said.isdigit() else None
 
-    def _ends_of(self, blocks: Iterable[Block]) -> dict[_Place, float]:
+    def _ending(self, blocks: Iterable[Block]) -> _Blocks:
         lease = self._clock() + LEASE
-        return {block.place: lease if block.end is None else block.end for block in blocks}
+        return {block.key: block._replace(end=lease) if block.end is None else block for block in blocks}
 
-    def _ended(self, now: float) -> list[_Place]:
-        return [place for place, end in (self._ends or {}).items() if end <= now]
+    def _ended(self, now: float) -> list[Block]:
+        return [block for block in (self._given or {}).values() if not block.is_in_force(now)]
 
     async def _tell(self, verb: str, lines: Iterable[str]) -> Done:
         done = await self._run(verb, lines)
@@ -149,15 +149,19 @@ class Command:
         return kind(f"{self._command[0]} {verb}: exit status {done.status}: {said}")
 
 
-def _bans(ends: Mapping[_Place, float], now: float) -> Iterator[str]:
+def _in_force(blocks: _Blocks, now: float) -> _Blocks:
+    return {key: block for key, block in blocks.items() if block.is_in_force(now)}
+
+
+def _bans(blocks: Iterable[Block], now: float) -> Iterator[str]:
     """Write bans; those of some ports alone have a word of their own, so that who does not know it bans nobody more."""
-    left = ((network, ports, max(1, round(end - now))) for (network, ports), end in ends.items())
-    for network, ports, seconds in left:
-        yield f"ban-ports {_text(network)} {seconds} {ports}" if ports else f"ban {_text(network)} {seconds}"
+    for block in blocks:
+        network, seconds, ports = block.network, max(1, round((block.end or 0.0) - now)), block.ports
+        yield f"ban-ports {network} {seconds} {ports}" if ports else f"ban {network} {seconds}"
 
 
-def _unban(network: Network, ports: str) -> str:
-    return f"unban-ports {_text(network)} {ports}" if ports else f"unban {_text(network)}"
+def _unban(block: Block) -> str:
+    return f"unban-ports {block.network} {block.ports}" if block.ports else f"unban {block.network}"
 
 
 def _text(network: Network) -> str:

@@ -5,11 +5,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from appguard.address import Network, network_text
+from appguard.address import Network
 from appguard.errors import FirewallError
 from appguard.event import time_text
 from appguard.firewalls.base import Block, Count, Late, all_of, nobody
-from appguard.ports import key_of
 
 log = logging.getLogger("appguard.firewall")
 
@@ -22,32 +21,32 @@ class DryRun:
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self.allow: tuple[Network, ...] = ()
         self._clock = clock
-        self._blocks: dict[tuple[Network, str], Block] | None = None
+        self._blocks: dict[str, Block] | None = None
 
     @property
     def blocks(self) -> tuple[Block, ...]:
         """Give the blocks that would be in force."""
         now = self._clock()
-        return tuple(block for block in (self._blocks or {}).values() if block.end is None or block.end > now)
+        return tuple(block for block in (self._blocks or {}).values() if block.is_in_force(now))
 
     async def replace(self, allow: Sequence[Network], blocks: Iterable[Block], late: Late = nobody) -> None:
         """Remember these and nothing else."""
         self.allow = tuple(allow)
-        self._blocks = {block.place: block for block in await all_of(blocks, late)}
+        self._blocks = {block.key: block for block in await all_of(blocks, late)}
         log.info("dry run: would shut out %d networks", len(self.blocks))
 
     async def change(self, add: Sequence[Block], remove: Sequence[Block]) -> None:
         """Remember some more and forget others."""
         if self._blocks is None:
             raise FirewallError("dry run: nothing to change; replace comes first")
-        gone = {block.place for block in remove}
-        kept = {block.place: block for block in self.blocks if block.place not in gone}
-        self._blocks = kept | {block.place: block for block in add}
+        gone = {block.key for block in remove}
+        kept = {block.key: block for block in self.blocks if block.key not in gone}
+        self._blocks = kept | {block.key: block for block in add}
         for block in add:
             until = "for ever" if block.end is None else f"until {time_text(block.end)}"
-            log.info("dry run: would shut out %s %s", _text(block), until)
+            log.info("dry run: would shut out %s %s", block.key, until)
         for block in remove:
-            log.info("dry run: would let in %s", _text(block))
+            log.info("dry run: would let in %s", block.key)
 
     def refusal(self, ports: str) -> str:
         """Hold all."""
@@ -63,7 +62,7 @@ class DryRun:
         """Say whether there was a `replace` and no `lift` since."""
         return self._blocks is not None
 
-    async def missing(self) -> Sequence[tuple[Network, str]]:
+    async def missing(self) -> Sequence[str]:
         """Give nothing: nothing is heard."""
         return ()
 
@@ -79,7 +78,3 @@ class DryRun:
     async def counts(self) -> Mapping[str, Count]:
         """Give nothing."""
         return {}
-
-
-def _text(block: Block) -> str:
-    return key_of(network_text(block.network), block.ports)

@@ -19,7 +19,8 @@ from appguard.firewalls.netlink import APPEND, CREATE, NESTED, Message, ask, att
 from appguard.firewalls.nft_ports import HOST_SETS, PortLists
 
 LONGEST = 10 * 365 * 86400.0  # the longest timeout asked for; the kernel refuses much longer ones
-_SET_OF = {kind: name for name, kind in HOST_SETS.items()}
+_SET_OF = {(4 if version == 4 else 16, length): name for name, (version, length) in HOST_SETS.items()}  # by bytes
+Kind = tuple[int, int, str, str]  # of elements: the bytes of an address, the prefix length, ports and jail
 NO_JAIL = "dropped"  # the counter of a block without one
 ELEMENTS_MOST = 500  # in one message, whose attributes hold 64 KiB at most
 
@@ -188,28 +189,31 @@ def _keys(parts: Mapping[int, bytes]) -> Iterator[bytes]:
             yield dict(attributes(key))[1]
 
 
-def set_of(network: Network) -> str | None:
-    """Give the name of the set for a host or an IPv6 /64; None for any other network."""
-    return _SET_OF.get((network.version, network.prefixlen))
+def set_of(block: Block) -> str:
+    """Give the name of the set for a host or an IPv6 /64 of all ports."""
+    return _SET_OF[len(block.packed), block.prefixlen]
 
 
-def add_hosts(table: str, blocks: Iterable[Block], now: float, lists: PortLists) -> Iterator[Message]:
-    """Add the hosts and IPv6 /64s among blocks, which have ends."""
-    by_kind: dict[tuple[int, int, str, str], tuple[bytes, bytes, list[bytes]]] = {}
-    for block in blocks:  # the fewest calls: there may be a million
-        network = block.network
-        kind = network.version, network.prefixlen, block.ports, block.jail
-        found = by_kind.get(kind)
-        if found is None:
-            found = by_kind[kind] = *_around(network.max_prefixlen // 8, counter_of(block.jail), is_timed=True), []
-        before, after, elements = found
-        left = 0.0 if block.end is None else block.end - now
+def by_kind(blocks: Iterable[Block], now: float) -> dict[Kind, list[bytes]]:
+    """Give what tells the elements of blocks, which have ends, from others of their kind."""
+    found: dict[Kind, list[bytes]] = {}
+    for _, packed, prefixlen, end, ports, jail in blocks:  # the fewest calls: there may be a million
+        kind = len(packed), prefixlen, ports, jail
+        left = 0.0 if end is None else end - now
         timeout = int(left * 1000) or 1 if 0 < left < LONGEST else milliseconds(left)
-        elements.append(before + network.network_address.packed + _TIMEOUT_MARK + timeout.to_bytes(8, "big") + after)
-    for (version, prefixlen, ports, _), (_, _, elements) in by_kind.items():
-        name = _SET_OF.get((version, prefixlen))
+        if kind not in found:
+            found[kind] = []
+        found[kind].append(packed + _TIMEOUT_MARK + timeout.to_bytes(8, "big"))
+    return found
+
+
+def add_hosts(table: str, kinds: Mapping[Kind, Sequence[bytes]], lists: PortLists) -> Iterator[Message]:
+    """Add the hosts and IPv6 /64s among what `by_kind` gives."""
+    for (size, prefixlen, ports, jail), elements in kinds.items():
+        name = _SET_OF.get((size, prefixlen))
         if name is not None:
-            yield from _elements(_NEW_ELEMENTS, table, name + lists.ending(ports), elements)
+            around = _around(size, counter_of(jail), is_timed=True)
+            yield from _elements(_NEW_ELEMENTS, table, name + lists.ending(ports), elements, around)
 
 
 def remove_hosts(table: str, blocks: Iterable[Block], lists: PortLists, *, destroy: bool) -> Iterator[Message]:
@@ -220,10 +224,10 @@ def remove_hosts(table: str, blocks: Iterable[Block], lists: PortLists, *, destr
     """
     by_set: dict[str, list[bytes]] = {}
     for block in blocks:
-        name = _SET_OF[block.network.version, block.network.prefixlen] + lists.ending(block.ports)
+        name = set_of(block) + lists.ending(block.ports)
         counter = "" if destroy else counter_of(block.jail)
-        before, after = _around(block.network.max_prefixlen // 8, counter, is_timed=False)
-        by_set.setdefault(name, []).append(before + block.network.network_address.packed + after)
+        before, after = _around(len(block.packed), counter, is_timed=False)
+        by_set.setdefault(name, []).append(before + block.packed + after)
     for kind in (_DESTROY_ELEMENTS,) if destroy else (_NEW_ELEMENTS, _DELETE_ELEMENTS):
         for name, elements in by_set.items():
             yield from _elements(kind, table, name, elements)
@@ -250,12 +254,17 @@ def flush_set(table: str, name: str) -> Message:
     return Message(_DELETE_ELEMENTS, 0, text(_TABLE, table) + text(_ELEMENTS_SET, name), name)
 
 
-def _elements(kind: int, table: str, name: str, elements: Sequence[bytes]) -> Iterator[Message]:
+def _elements(
+    kind: int, table: str, name: str, elements: Sequence[bytes], around: tuple[bytes, bytes] = (b"", b"")
+) -> Iterator[Message]:
+    """Change elements, before and after each of which some bytes are the same."""
+    before, after = around
     where = text(_TABLE, table) + text(_ELEMENTS_SET, name)
     flags = CREATE if kind == _NEW_ELEMENTS else 0
     rest = iter(elements)
     while part := list(islice(rest, ELEMENTS_MOST)):
-        yield Message(kind, flags, where + attribute(_ELEMENTS | NESTED, b"".join(part)), name)
+        listed = before + (after + before).join(part) + after
+        yield Message(kind, flags, where + attribute(_ELEMENTS | NESTED, listed), name)
 
 
 def _interval(network: Network, first: bytes) -> Iterator[bytes]:

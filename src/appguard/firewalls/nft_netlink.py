@@ -28,19 +28,19 @@ from appguard.firewalls.nft_messages import (
     add_hosts,
     allow_networks,
     ban_networks,
+    by_kind,
     counter_of,
     flush_set,
     remove_hosts,
     remove_table,
     second_table,
-    set_of,
     table_identity,
 )
-from appguard.firewalls.nft_ports import PortLists, Wide, pieces_of, stub_script
+from appguard.firewalls.nft_ports import PortLists, Wide, pieces_of, stub_script, wide_of
 from appguard.firewalls.nft_script import Shape, ports_script, remove_script, run_nft, table_script
 from appguard.turns import give_way, turns
 
-SLICE = 75  # networks; a quarter of a millisecond, which a new ban may have to wait
+SLICE = 150  # networks; a quarter of a millisecond, which a new ban may have to wait
 LOUD = 256 << 10  # bytes of messages from which on a thread sends them, lest the event loop stand still
 
 Late = Callable[[], Awaitable[Sequence[Block]]]
@@ -106,7 +106,7 @@ class NetlinkTransport:
             first += more
         is_there = table_identity(self._table) is not None
         if len(first) < SLICE and not is_there:
-            wide = _wide_of(first)
+            wide = wide_of(first)
             messages = [*self._empty(self._table, allow), *remove_table(self._second)]
             messages += [*await self._hosts(self._table, first), *self._wide(self._table, wide)]
             await self._commit(messages)
@@ -129,7 +129,7 @@ class NetlinkTransport:
         async def add(part: Sequence[Block]) -> None:
             if part or first:
                 await self._commit([*first, *await self._hosts(table, part)])
-                wide.update(_wide_of(part))
+                wide.update(wide_of(part))
                 given.extend(part)
                 first.clear()
 
@@ -168,7 +168,7 @@ class NetlinkTransport:
         old, new = [block for block, _ in part], [block for _, block in part if block is not None]
         jails = {block.jail for block in chain(old, new)}
         made = [*first, *await self._missing(self._table, {block.ports for block in old}, jails)]
-        then = [*add_hosts(self._table, new, self._clock(), self._lists), *more]
+        then = [*add_hosts(self._table, by_kind(new, self._clock()), self._lists), *more]
         if self._destroy is not False:
             try:
                 await self._commit([*made, *remove_hosts(self._table, old, self._lists, destroy=True), *then])
@@ -206,8 +206,9 @@ class NetlinkTransport:
 
     async def _hosts(self, table: str, blocks: Sequence[Block]) -> list[Message]:
         """Give what adds the hosts among blocks, and what the table lacks for any of the blocks."""
-        messages = await self._missing(table, {block.ports for block in blocks}, {block.jail for block in blocks})
-        return [*messages, *add_hosts(table, blocks, self._clock(), self._lists)]
+        kinds = by_kind(blocks, self._clock())
+        messages = await self._missing(table, {ports for _, _, ports, _ in kinds}, {jail for *_, jail in kinds})
+        return [*messages, *add_hosts(table, kinds, self._lists)]
 
     async def _missing(self, table: str, lists: Iterable[str], jails: Iterable[str]) -> list[Message]:
         """Give what makes the lists of ports and counters that a table does not have yet."""
@@ -232,10 +233,6 @@ class NetlinkTransport:
             left = ((piece, end - now, jail) for piece, end, jail in pieces)
             messages += ban_networks(table, name, left)
         return messages
-
-
-def _wide_of(blocks: Iterable[Block]) -> Wide:
-    return {block.place: (block.end or 0.0, block.jail) for block in blocks if set_of(block.network) is None}
 
 
 def _batches(messages: Sequence[Message], most: int) -> Iterator[list[Message]]:

@@ -4,13 +4,14 @@ There are few such lists, those of the jails, and each costs every packet that n
 fleet could make up any number of them; so there are `LISTS_MOST`, and bans of further ones are not held.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from ipaddress import IPv4Network, IPv6Network
 
-from appguard.address import Network
+from appguard.address import Network, network_text
+from appguard.firewalls.base import Block
 from appguard.firewalls.disjoint import disjoint
-from appguard.ports import split_ports
+from appguard.ports import key_of, split_ports
 
 Wide = dict[tuple[Network, str], tuple[float, str]]  # of networks that are no hosts, by ports too: end and jail
 
@@ -48,13 +49,13 @@ class PortLists:
                 return *kind, ports
         return None
 
-    def place(self, name: str, key: bytes) -> tuple[Network, str] | None:
-        """Give the host or /64 that an element of a set means, and the ports; None if the set is none of hosts."""
+    def key(self, name: str, packed: bytes) -> str | None:
+        """Give the key of the block that an element of a set is; None if the set is none of hosts."""
         kind = self.host_set(name)
         if kind is None:
             return None
         version, prefixlen, ports = kind
-        return (IPv4Network if version == 4 else IPv6Network)((key, prefixlen)), ports
+        return key_of(network_text((IPv4Network if version == 4 else IPv6Network)((packed, prefixlen))), ports)
 
     def script(self, table: str, ports: str) -> str:
         """Write what a table needs for a list, in nft's words, without the options that the settings may ask for."""
@@ -80,6 +81,11 @@ def stub_script(table: str) -> str:
     lines = [f"add table inet {table}", f"add counter inet {table} strays"]
     lines += [f"add chain inet {table} {name}" for name in ("refuse", "ported", "ported_stray")]
     return "".join(f"{line}\n" for line in lines)
+
+
+def wide_of(blocks: Iterable[Block]) -> Wide:
+    """Give the networks that are no hosts among blocks."""
+    return {(block.network, block.ports): (block.end or 0.0, block.jail) for block in blocks if not block.is_host}
 
 
 def pieces_of(wide: Wide, lists: PortLists) -> dict[str, list[tuple[Network, float, str]]]:

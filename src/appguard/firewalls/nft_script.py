@@ -17,7 +17,7 @@ from appguard.errors import FirewallError, FirewallPermissionError
 from appguard.firewalls.base import Block
 from appguard.firewalls.netlink import NEEDS_CAPABILITY, SetFullError
 from appguard.firewalls.nft_messages import counter_of, milliseconds, second_table, set_of
-from appguard.firewalls.nft_ports import PortLists, Wide, pieces_of
+from appguard.firewalls.nft_ports import PortLists, Wide, pieces_of, wide_of
 from appguard.firewalls.program import run
 
 PATIENCE = 60.0  # seconds nft may take; 200,000 elements take less than two
@@ -99,24 +99,24 @@ class ScriptTransport:
         late: Callable[[], Awaitable[Sequence[Block]]],
     ) -> Wide:
         """Make the table anew in one transaction; give the wide networks it holds."""
-        held = {block.place: block for block in blocks}
+        held = {block.key: block for block in blocks}
         while more := await late():
-            held.update((block.place, block) for block in more)
-        wide = {place: (block.end or 0.0, block.jail) for place, block in held.items() if not is_host(block.network)}
+            held.update((block.key, block) for block in more)
+        wide = wide_of(held.values())
         self._made = set()
         await run_nft(self._program, await asyncio.to_thread(self._whole, allow, list(held.values()), wide))
         return wide
 
     def _whole(self, allow: Sequence[Network], blocks: Sequence[Block], wide: Wide) -> str:
         allowed = self._elements("add", ((f"allow{network.version}", _text(network)) for network in allow))
-        hosts = [block for block in blocks if block.place not in wide]
+        hosts = [block for block in blocks if block.is_host]
         made = table_script(self._table, self._shape) + remove_script(second_table(self._table))
         return made + allowed + self._missing(blocks) + self._hosts(hosts) + self._wide(wide)
 
     async def change(self, hosts: Sequence[tuple[Block, Block | None]], wide: Wide | None) -> None:
         """Remove hosts and add, if there is one, the other of each pair; give all other networks anew unless None."""
         blocks = [block for pair in hosts for block in pair if block is not None]
-        blocks += [Block(network, end, ports, jail) for (network, ports), (end, jail) in (wide or {}).items()]
+        blocks += [Block.of(network, end, ports, jail) for (network, ports), (end, jail) in (wide or {}).items()]
         script = self._missing(blocks)
         old = [(self._set_of(block), _text(block.network), counter_of(block.jail)) for block, _ in hosts]
         script += self._elements("add", ((name, f'{host} : "{counter}"') for name, host, counter in old))
@@ -142,7 +142,7 @@ class ScriptTransport:
         return script + "".join(ports_script(self._table, self._shape, self._lists, ports) for ports in lists)
 
     def _set_of(self, block: Block) -> str:
-        return str(set_of(block.network)) + self._lists.ending(block.ports)
+        return set_of(block) + self._lists.ending(block.ports)
 
     def _hosts(self, blocks: Sequence[Block]) -> str:
         now = self._clock()

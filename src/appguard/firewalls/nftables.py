@@ -14,13 +14,12 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import Protocol
 
 from appguard.address import Network
-from appguard.ban import is_host
 from appguard.errors import FirewallFullError
 from appguard.firewalls.base import NONE, Block, Count, Late, nobody
 from appguard.firewalls.netlink import SetFullError
 from appguard.firewalls.nft_messages import counters, first_keys, has_element, jail_of, table_identity
 from appguard.firewalls.nft_netlink import NetlinkTransport, NotTakenError
-from appguard.firewalls.nft_ports import LISTS_MOST, PortLists, Wide, first_ports, pieces_of
+from appguard.firewalls.nft_ports import LISTS_MOST, PortLists, Wide, first_ports, pieces_of, wide_of
 from appguard.firewalls.nft_script import COUNT, ScriptTransport, Shape
 from appguard.firewalls.nft_watch import Watch
 
@@ -117,11 +116,12 @@ class Nftables:
     async def change(self, add: Sequence[Block], remove: Sequence[Block]) -> None:
         """Add, renew and remove elements, in one transaction if they are not thousands."""
         now, lists_before = self._clock(), len(self._lists_there)
-        new = {block.place: block for block in self._in_force(add)}
-        old = {block.place: block for block in (*add, *remove) if block.ports in self._lists_there}
-        hosts = [(block, new.get(place)) for place, block in old.items() if is_host(block.network)]
-        wide = {place: end for place, end in self._wide.items() if end[0] > now and place not in old}
-        wide |= {place: (each.end or 0.0, each.jail) for place, each in new.items() if not is_host(each.network)}
+        new = {block.key: block for block in self._in_force(add)}
+        old = {block.key: block for block in (*add, *remove) if block.ports in self._lists_there}
+        hosts = [(block, new.get(key)) for key, block in old.items() if block.is_host]
+        gone = wide_of(old.values())
+        wide = {place: end for place, end in self._wide.items() if end[0] > now and place not in gone}
+        wide |= wide_of(new.values())
         with self._room():
             await self._transport.change(hosts, wide if wide != self._wide else None)
         self._wide = wide
@@ -148,12 +148,12 @@ class Nftables:
         """Hear of every change of nf_tables, our own too."""
         return self._watch(suspect)
 
-    async def missing(self) -> Sequence[tuple[Network, str]]:
+    async def missing(self) -> Sequence[str]:
         """Give the hosts that were taken out of the table and are not there."""
-        taken = [(name, key, self._lists.place(name, key)) for name, key in self._watch.taken()]
-        if any(place is None for _, _, place in taken) and not self._has_networks():
+        taken = [(name, packed, self._lists.key(name, packed)) for name, packed in self._watch.taken()]
+        if any(key is None for _, _, key in taken) and not self._has_networks():
             self._identity = None  # everything is made anew
-        return [place for name, key, place in taken if place is not None and not has_element(TABLE, name, key)]
+        return [key for name, packed, key in taken if key is not None and not has_element(TABLE, name, packed)]
 
     def _has_networks(self) -> bool:
         """Say whether the table has all networks that are let in, those shut out that are no hosts, and all ports."""
@@ -193,13 +193,14 @@ class Nftables:
         """Give the blocks that have not ended, each with an end; no more lists of ports than there is room for."""
         now = self._clock()
         for block in blocks:
-            if block.end is not None and block.end <= now:
+            end, ports = block.end, block.ports
+            if end is not None and end <= now:
                 continue
-            if not self._lists.takes(block.ports):  # see `refusal`
-                continue
-            self._lists_there.add(block.ports)
-            lease = now + self._lease
-            yield Block(block.network, lease, block.ports, block.jail) if block.end is None else block
+            if ports:
+                if not self._lists.takes(ports):  # see `refusal`
+                    continue
+                self._lists_there.add(ports)
+            yield block if end is not None else block._replace(end=now + self._lease)
 
     @contextmanager
     def _room(self) -> Generator[None]:

@@ -28,7 +28,7 @@ PATIENCE = 60.0  # seconds the reload command may take; nginx reads 100,000 bans
 WORDS_MOST = 300
 HEAD = "# Written by AppGuard for `geo` of nginx. Changes made by others are undone.\n"
 
-_Ends = dict[tuple[Network, str], float | None]
+_Blocks = dict[str, Block]  # by key
 _Identity = tuple[int, int, int]
 
 
@@ -54,7 +54,7 @@ class NginxDeny:
         self._clock = clock
         self._reloaded_at = float("-inf")
         self._allow: tuple[Network, ...] = ()
-        self._ends: _Ends | None = None  # of what the file holds; None before `replace`
+        self._held: _Blocks | None = None  # what the file holds; None before `replace`
         self._first_end = float("inf")
         self._identity: _Identity | None = None  # of the file nginx has been told of
 
@@ -63,17 +63,17 @@ class NginxDeny:
         given = await all_of(blocks, late)
         await self._wait_for_turn()
         self._allow = tuple(allow)
-        await self._put(_in_force({block.place: block.end for block in _of_web(given)}, self._clock()))
+        await self._put(_in_force(_of_web(given), self._clock()))
 
     async def change(self, add: Sequence[Block], remove: Sequence[Block]) -> None:
         """Write the file with the change and reload, unless only ends have changed."""
-        if self._ends is None:
+        if self._held is None:
             raise FirewallError(f"nginx: {self._path} holds nothing of ours to change; replace comes first")
-        asked = self._ends | {block.place: block.end for block in _of_web(add)}
+        asked = self._held | _of_web(add)
         for block in remove:
-            asked.pop(block.place, None)
+            asked.pop(block.key, None)
         kept = _in_force(asked, self._clock())
-        if kept.keys() == self._ends.keys():
+        if kept.keys() == self._held.keys():
             self._keep(kept)
             return
         await self._wait_for_turn()
@@ -88,18 +88,18 @@ class NginxDeny:
         """Write an empty file and reload, at once."""
         self._allow = ()
         await self._put({})
-        self._ends = self._identity = None
+        self._held = self._identity = None
 
     async def intact(self) -> bool:
         """Say whether the file is as we wrote it. Take out what has ended, because nginx does not."""
-        if self._ends is None or self._identity is None or self._identity != _identity(self._path):
+        if self._held is None or self._identity is None or self._identity != _identity(self._path):
             return False
         now = self._clock()
         if self._first_end <= now and self._turn_in() <= 0:
-            await self._put(_in_force(self._ends, now))
+            await self._put(_in_force(self._held, now))
         return True
 
-    async def missing(self) -> Sequence[tuple[Network, str]]:
+    async def missing(self) -> Sequence[str]:
         """Give nothing: nothing is heard."""
         return ()
 
@@ -122,20 +122,19 @@ class NginxDeny:
     async def _wait_for_turn(self) -> None:
         await asyncio.sleep(max(0.0, self._turn_in()))
 
-    def _keep(self, ends: _Ends) -> None:
-        self._ends = ends
-        self._first_end = min((end for end in ends.values() if end is not None), default=float("inf"))
+    def _keep(self, blocks: _Blocks) -> None:
+        self._held = blocks
+        self._first_end = min((block.end for block in blocks.values() if block.end is not None), default=float("inf"))
 
-    async def _put(self, ends: _Ends) -> None:
+    async def _put(self, blocks: _Blocks) -> None:
         self._identity = None
+        banned = list({(block.packed, block.prefixlen): block for block in blocks.values()}.values())
         try:
-            written = await asyncio.to_thread(
-                _write, self._path, self._allow, list(dict.fromkeys(network for network, _ in ends))
-            )
+            written = await asyncio.to_thread(_write, self._path, self._allow, banned)
         except OSError as error:
             kind = FirewallPermissionError if isinstance(error, PermissionError) else FirewallError
             raise kind(f"nginx: {self._path} cannot be written: {error.strerror}") from error
-        self._keep(ends)
+        self._keep(blocks)
         await self._tell_nginx()
         self._identity = written
 
@@ -158,15 +157,15 @@ def _error(command: Sequence[str], words: str) -> FirewallError:
     return FirewallError(f"{' '.join(command)}: {said}")
 
 
-def _of_web(blocks: Iterable[Block]) -> Iterator[Block]:
-    return (block for block in blocks if is_web(block.ports))
+def _of_web(blocks: Iterable[Block]) -> _Blocks:
+    return {block.key: block for block in blocks if is_web(block.ports)}
 
 
-def _in_force(ends: Mapping[tuple[Network, str], float | None], now: float) -> _Ends:
-    return {place: end for place, end in ends.items() if end is None or end > now}
+def _in_force(blocks: _Blocks, now: float) -> _Blocks:
+    return {key: block for key, block in blocks.items() if block.is_in_force(now)}
 
 
-def _write(path: Path, allow: Iterable[Network], banned: Iterable[Network]) -> _Identity:
+def _write(path: Path, allow: Iterable[Network], banned: Iterable[Block]) -> _Identity:
     """Put the file in place of what is there, whole; give what to know it by."""
     new = path.with_name(f".{path.name}.new")
     new.unlink(missing_ok=True)
@@ -178,14 +177,14 @@ def _write(path: Path, allow: Iterable[Network], banned: Iterable[Network]) -> _
     return identity or (0, 0, 0)
 
 
-def _lines(allow: Iterable[Network], banned: Iterable[Network]) -> Iterator[str]:
+def _lines(allow: Iterable[Network], banned: Iterable[Block]) -> Iterator[str]:
     """Write the entries. `geo` takes the longest that holds a client, so no ban may lie inside a network let in."""
     let_in = NetworkMap((network, network.prefixlen) for network in allow)
     yield from (f"{_text(network)} 0;\n" for network, _ in let_in)
-    for network in banned:
-        first = Address("", network.version, int(network.network_address), "")
-        if not any(prefixlen <= network.prefixlen for prefixlen in let_in.holding(first)):
-            yield f"{_text(network)} 1;\n"
+    for block in banned:
+        first = Address("", block.version, int.from_bytes(block.packed), "")
+        if not any(prefixlen <= block.prefixlen for prefixlen in let_in.holding(first)):
+            yield f"{block.network} 1;\n"
 
 
 def _text(network: Network) -> str:
