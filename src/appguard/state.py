@@ -104,6 +104,7 @@ class State:
         connection = sqlite3.connect(self._path, timeout=LOCK_WAIT, isolation_level=None)
         try:
             self._prepare(connection)
+            self._resume(read_setting(connection, SURE_TIME))
         except sqlite3.Error as error:
             connection.close()
             raise self._failure(error) from error
@@ -111,10 +112,8 @@ class State:
             connection.close()
             raise
         self._connection = connection
-        self._resume()
 
-    def _resume(self) -> None:
-        saved = self.setting(SURE_TIME)
+    def _resume(self, saved: str | None) -> None:
         if self._sure is not None and saved is not None and saved.isdecimal():
             self._sure.resume(float(saved))
 

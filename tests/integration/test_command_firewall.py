@@ -40,9 +40,9 @@ def do(*steps: Coroutine[object, object, None]) -> None:
     asyncio.run(all_steps())
 
 
-def block(text: str, seconds: float = 600) -> Block:
+def block(text: str, seconds: float = 600, ports: str = "") -> Block:
     """Make a block that ends in so many seconds."""
-    return Block.of(network(text), time.time() + seconds)
+    return Block.of(network(text), time.time() + seconds, ports)
 
 
 @pytest.fixture(params=["iptables-nft", "iptables-legacy"])
@@ -202,7 +202,7 @@ def test_what_a_program_is_told(tmp_path: Path) -> None:
     )
     do(firewall.replace([network("192.0.2.0/24")], [block("203.0.113.5", 60), Block.of(network("2001:db8::/64"), None)]))
     do(firewall.change([block("203.0.113.6", 60)], [block("203.0.113.5")]))
-    ported = replace(block("203.0.113.6", 60), ports="tcp/22,8000-8010")
+    ported = block("203.0.113.6", 60, "tcp/22,8000-8010")
     do(firewall.change([ported], []), firewall.change([], [ported]))
     assert asyncio.run(firewall.intact())
     assert asyncio.run(firewall.dropped()) == 7

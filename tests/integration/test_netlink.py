@@ -17,7 +17,14 @@ from appguard.errors import ConfigError, FirewallError, FirewallPermissionError
 from appguard.firewalls import netlink
 from appguard.firewalls.base import Block
 from appguard.firewalls.netlink import Message, SetFullError, commit
-from appguard.firewalls.nft_messages import add_hosts, ban_networks, remove_hosts, remove_table, table_identity
+from appguard.firewalls.nft_messages import (
+    add_hosts,
+    ban_networks,
+    by_kind,
+    remove_hosts,
+    remove_table,
+    table_identity,
+)
 from appguard.firewalls.nft_ports import PortLists
 from appguard.firewalls.nftables import Nftables
 from appguard.firewalls.open import kinds_of, open_firewall

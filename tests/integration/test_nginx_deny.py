@@ -5,7 +5,6 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from http.client import HTTPConnection
 from ipaddress import IPv6Network
 from pathlib import Path
@@ -90,9 +89,9 @@ def guarded(open_tmp_path: Path) -> Iterator[Guarded]:
         yield guarded
 
 
-def block(text: str, seconds: float | None = 600) -> Block:
+def block(text: str, seconds: float | None = 600, ports: str = "") -> Block:
     """Make a block that ends in so many seconds."""
-    return Block.of(network(text), None if seconds is None else time.time() + seconds)
+    return Block.of(network(text), None if seconds is None else time.time() + seconds, ports)
 
 
 def test_nginx_refuses_what_is_blocked(guarded: Guarded) -> None:
@@ -103,9 +102,9 @@ def test_nginx_refuses_what_is_blocked(guarded: Guarded) -> None:
     guarded.wait(refused=f"{HOST} 2001:db8:5::9 198.51.100.1", served=f"{OTHER} 2001:db8:6::9 198.51.100.200")
     asyncio.run(firewall.change([block(OTHER)], [block(HOST)]))
     guarded.wait(refused=f"{OTHER} 198.51.100.1", served=HOST)
-    asyncio.run(firewall.change([replace(block(HOST), ports=ports) for ports in ("tcp/22", "tcp/443")], []))
+    asyncio.run(firewall.change([block(HOST, ports=ports) for ports in ("tcp/22", "tcp/443")], []))
     guarded.wait(refused=f"{HOST} {OTHER}", served="2001:db8:6::9")
-    asyncio.run(firewall.change([], [replace(block(HOST), ports="tcp/443")]))
+    asyncio.run(firewall.change([], [block(HOST, ports="tcp/443")]))
     guarded.wait(refused=OTHER, served=HOST)
     asyncio.run(firewall.lift())
     guarded.wait(served=f"{HOST} {OTHER} 2001:db8:5::9 198.51.100.1")

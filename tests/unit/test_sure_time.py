@@ -1,5 +1,7 @@
 """The time by which bans are dropped for good, with clocks that stand still until they are moved."""
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import pytest
 
 from appguard.address import parse_address, parse_network
 from appguard.ban import Ban, Fact
+from appguard.errors import StateError
 from appguard.state import Batch, State
 from appguard.stores.memory import MemoryBanSet
 from appguard.stores.replica import Replica
@@ -185,4 +188,27 @@ def test_the_state_drops_nothing_by_a_wrong_clock(tmp_path: Path) -> None:
     host.pass_by(700)
     state.save(Batch())
     assert state.bans() == ()
+    state.close()
+
+
+def test_a_state_whose_opening_failed_is_opened_whole_later(tmp_path: Path) -> None:
+    """A database that cannot be read to its end is not half open: who tries again learns the time that was kept."""
+    host = Host()
+    state = State(tmp_path / "state", lambda: host.wall, host.sure)
+    state.open()
+    state.save(Batch())
+    state.close()
+    host.wall += HOUR
+    sure = SureTime(lambda: host.wall, lambda: host.steady)
+    state = State(tmp_path / "state", lambda: host.wall, sure)
+    for before, after in (("setting", "gone"), ("gone", "setting")):
+        with closing(sqlite3.connect(tmp_path / "state" / "state.db")) as connection:
+            connection.execute(f"ALTER TABLE {before} RENAME TO {after}")
+        if after == "gone":
+            with pytest.raises(StateError, match="no such table"):
+                state.open()
+            with pytest.raises(StateError, match="is not open"):
+                state.counts()
+    state.open()
+    assert sure.now() == NOW
     state.close()

@@ -8,6 +8,7 @@ An element is its key, a timeout in milliseconds and the name of the counter of 
 intervals is two elements: where it begins, and where it no longer is.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -196,14 +197,11 @@ def set_of(block: Block) -> str:
 
 def by_kind(blocks: Iterable[Block], now: float) -> dict[Kind, list[bytes]]:
     """Give what tells the elements of blocks, which have ends, from others of their kind."""
-    found: dict[Kind, list[bytes]] = {}
+    found: defaultdict[Kind, list[bytes]] = defaultdict(list)
     for _, packed, prefixlen, end, ports, jail in blocks:  # the fewest calls: there may be a million
-        kind = len(packed), prefixlen, ports, jail
         left = 0.0 if end is None else end - now
         timeout = int(left * 1000) or 1 if 0 < left < LONGEST else milliseconds(left)
-        if kind not in found:
-            found[kind] = []
-        found[kind].append(packed + _TIMEOUT_MARK + timeout.to_bytes(8, "big"))
+        found[len(packed), prefixlen, ports, jail].append(packed + _TIMEOUT_MARK + timeout.to_bytes(8, "big"))
     return found
 
 
