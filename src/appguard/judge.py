@@ -104,7 +104,9 @@ class Judge:
             if network.version == 6
         )
         known = (*_SPECIAL, *self._let_in, *self._others, *self._sessions, *self._crowds)
-        self._ranges = {bits: _Ranges(each.network for each in known if each.network.max_prefixlen == bits) for bits in (32, 128)}
+        self._ranges = {
+            bits: _Ranges(each.network for each in known if each.network.max_prefixlen == bits) for bits in (32, 128)
+        }
 
     def update(self, facts: HostFacts, administrators: Sequence[Address] = ()) -> bool:
         """Take fresh facts, the addresses administrators are logged in from, and the protections.

@@ -22,7 +22,7 @@ from appguard.host import read_host_facts
 from appguard.judge import Judge
 from appguard.stores.memory import MemoryBanSet
 from tests.bouncing import running, until
-from tests.docker_chains import INSIDE, PUBLISHED, docker_host
+from tests.docker_chains import BRIDGES, INSIDE, PUBLISHED, command_of, docker_host
 from tests.firewalld import firewalld
 from tests.machine import Machine
 from tests.netns import answers, banned, has_table, joined, network, run
@@ -30,7 +30,8 @@ from tests.netns import answers, banned, has_table, joined, network, run
 pytestmark = pytest.mark.lab
 
 HERE, HERE6 = "198.51.100.1", "2001:db8:a::1"
-ATTACKER, ATTACKER6, OTHER = "198.51.100.2", "2001:db8:a::2", "198.51.100.3"
+ATTACKER, ATTACKER6 = "198.51.100.2", "2001:db8:a::2"
+OTHER, OTHER6 = "198.51.100.3", "2001:db8:a::3"
 PORT = 80
 WITHIN = 0.3
 
@@ -66,7 +67,7 @@ table inet firewalld {
 @pytest.fixture
 def attacker() -> Iterator[Machine]:
     """Give a machine with addresses of both families."""
-    there = [f"{ATTACKER}/24", f"{OTHER}/24", f"{ATTACKER6}/64"]
+    there = [f"{ATTACKER}/24", f"{OTHER}/24", f"{ATTACKER6}/64", f"{OTHER6}/64"]
     with joined("attacker", [f"{HERE}/24", f"{HERE6}/64"], there) as machine:
         yield machine
 
@@ -88,27 +89,35 @@ def ban(firewall: Nftables, *texts: str) -> None:
 
 
 @pytest.mark.parametrize("flavour", ["iptables-nft", "iptables-legacy"])
-def test_beside_docker_of_both_flavours(flavour: str, attacker: Machine) -> None:
+@pytest.mark.parametrize(
+    ("version", "here", "banned_one", "other"), [(4, HERE, ATTACKER, OTHER), (6, HERE6, ATTACKER6, OTHER6)]
+)
+def test_beside_docker_of_both_flavours(
+    flavour: str, attacker: Machine, version: int, here: str, banned_one: str, other: str
+) -> None:
     """A ban covers a published port and stops a kept connection to it; the container still reaches the banned one."""
-    with docker_host(flavour) as container, container.open_socket(socket.AF_INET, socket.SOCK_STREAM) as server:
-        server.bind(("0.0.0.0", INSIDE))
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    with docker_host(flavour, version) as container, container.open_socket(family, socket.SOCK_STREAM) as server:
+        server.bind((BRIDGES[version].container, INSIDE))
         server.listen()
         server.settimeout(5)
-        with attacker.connect(HERE, PUBLISHED, ATTACKER) as kept, server.accept()[0] as served:
+        with attacker.connect(here, PUBLISHED, banned_one) as kept, server.accept()[0] as served:
             firewall = Nftables()
-            ban(firewall, ATTACKER)
+            ban(firewall, banned_one)
             kept.sendall(b"x")
             served.settimeout(WITHIN)
             with pytest.raises(TimeoutError):
                 served.recv(1)
-            assert not answers(attacker, HERE, PUBLISHED, ATTACKER, WITHIN)
-            assert answers(attacker, HERE, PUBLISHED, OTHER)
+            assert not answers(attacker, here, PUBLISHED, banned_one, WITHIN)
+            assert answers(attacker, here, PUBLISHED, other)
             assert asyncio.run(firewall.dropped())
-        with attacker.open_socket(socket.AF_INET, socket.SOCK_STREAM) as theirs:
-            theirs.bind((ATTACKER, 443))
+        with attacker.open_socket(family, socket.SOCK_STREAM) as theirs:
+            theirs.bind((banned_one, 443))
             theirs.listen()
-            assert answers(container, ATTACKER, 443), "the container, behind a masquerade, must reach a banned address"
-        run(flavour, "-t", "nat", "-F", "DOCKER")  # Docker restarts
+            assert answers(container, banned_one, 443), (
+                "the container, behind a masquerade, must reach a banned address"
+            )
+        run(command_of(flavour, version), "-t", "nat", "-F", "DOCKER")  # Docker restarts
         assert asyncio.run(firewall.intact())
 
 

@@ -200,7 +200,11 @@ def test_what_a_program_is_told(tmp_path: Path) -> None:
         ],
         look_every=0,
     )
-    do(firewall.replace([network("192.0.2.0/24")], [block("203.0.113.5", 60), Block.of(network("2001:db8::/64"), None)]))
+    do(
+        firewall.replace(
+            [network("192.0.2.0/24")], [block("203.0.113.5", 60), Block.of(network("2001:db8::/64"), None)]
+        )
+    )
     do(firewall.change([block("203.0.113.6", 60)], [block("203.0.113.5")]))
     ported = block("203.0.113.6", 60, "tcp/22,8000-8010")
     do(firewall.change([ported], []), firewall.change([], [ported]))

@@ -11,10 +11,12 @@ from appguard.blocking import block_of
 from appguard.firewalls.base import Block
 from appguard.ports import key_of, parse_key
 
-octets = st.one_of(st.integers(0, 999).map(str), st.sampled_from(["", "00", "01", "0x7f", " 1", "1 ", "+1", "1_0", "٣"]))
+octets = st.one_of(
+    st.integers(0, 999).map(str), st.sampled_from(["", "00", "01", "0x7f", " 1", "1 ", "+1", "1_0", "٣"])
+)
 nearly_v4 = st.lists(octets, min_size=1, max_size=5).map(".".join)
-v4 = st.builds(lambda number, length: IPv4Network((number, length), strict=False), st.integers(0, 2**32 - 1), st.integers(0, 32))
-v6 = st.builds(lambda number, length: IPv6Network((number, length), strict=False), st.integers(0, 2**128 - 1), st.integers(0, 128))
+v4 = st.builds(lambda *of: IPv4Network(of, strict=False), st.integers(0, 2**32 - 1), st.integers(0, 32))
+v6 = st.builds(lambda *of: IPv6Network(of, strict=False), st.integers(0, 2**128 - 1), st.integers(0, 128))
 ports = st.sampled_from(["", "tcp/22", "tcp+udp/53,8000-8010", "tcp"])
 
 
@@ -32,7 +34,7 @@ def test_a_key_means_what_the_parser_says(key: str) -> None:
         network, of_ports = parse_key(key)
     except ValueError:
         assert block_of((key, "web", None)) is None
-        with pytest.raises(ValueError):  # noqa: PT011 - of any kind
+        with pytest.raises(ValueError):
             Block.read(key, None, "web")
         return
     block = Block.read(key, 5.0, "web")
@@ -47,7 +49,9 @@ def test_a_block_is_its_network(network: Network, of_ports: str) -> None:
     block = Block.of(network, None, of_ports, "web")
     assert Block.read(block.key, None, "web") == block
     assert (block.network, block.version, block.ports) == (network, network.version, of_ports)
-    assert block.is_host == (network.prefixlen == network.max_prefixlen or (network.version, network.prefixlen) == (6, 64))
+    assert block.is_host == (
+        network.prefixlen == network.max_prefixlen or (network.version, network.prefixlen) == (6, 64)
+    )
 
 
 def test_a_zone_id_is_left_behind() -> None:

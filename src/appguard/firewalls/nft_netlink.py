@@ -40,7 +40,7 @@ from appguard.firewalls.nft_ports import PortLists, Wide, pieces_of, stub_script
 from appguard.firewalls.nft_script import Shape, ports_script, remove_script, run_nft, table_script
 from appguard.turns import give_way, turns
 
-SLICE = 150  # networks; a quarter of a millisecond, which a new ban may have to wait
+SLICE = 100  # networks; a quarter of a millisecond, which a new ban may have to wait
 LOUD = 256 << 10  # bytes of messages from which on a thread sends them, lest the event loop stand still
 
 Late = Callable[[], Awaitable[Sequence[Block]]]
