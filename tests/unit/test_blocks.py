@@ -1,6 +1,6 @@
 """What a firewall is to hold, from the text a ban is known by: the quick way finds what the careful one does."""
 
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
 
 import pytest
 from hypothesis import example, given
@@ -17,14 +17,26 @@ octets = st.one_of(
 nearly_v4 = st.lists(octets, min_size=1, max_size=5).map(".".join)
 v4 = st.builds(lambda *of: IPv4Network(of, strict=False), st.integers(0, 2**32 - 1), st.integers(0, 32))
 v6 = st.builds(lambda *of: IPv6Network(of, strict=False), st.integers(0, 2**128 - 1), st.integers(0, 128))
+prefixes = st.integers(0, 2**64 - 1).map(lambda prefix: IPv6Address(prefix << 64))
+nearly_v6 = st.builds(
+    lambda address, end: f"{address}{end}",
+    st.one_of(prefixes, st.integers(0, 2**128 - 1).map(IPv6Address)),
+    st.sampled_from(["/64", "/64", "/064", "%1/64", "/63", "/128", ""]),
+)
 ports = st.sampled_from(["", "tcp/22", "tcp+udp/53,8000-8010", "tcp"])
 
 
-@given(st.one_of(st.text(), nearly_v4, st.builds(key_of, nearly_v4, ports)))
+@given(st.one_of(st.text(), nearly_v4, nearly_v6, st.builds(key_of, nearly_v4, ports)))
 @example("203.0.113.5\0")
 @example("203.0.113.5\n")
 @example("203.0.113.05")
 @example("::ffff:203.0.113.5")
+@example("2001:db8::1/64")
+@example("2001:db8:0::/64")
+@example("2001:DB8::/64")
+@example("2001:db8::%1/64")
+@example("203.0.113.5/64")
+@example("::/64")
 @example("203.0.113.5/32")
 @example("fe80::1%eth0")
 @example("\ud800")

@@ -12,10 +12,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from itertools import islice
-from socket import AF_INET, inet_pton
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import NamedTuple, Protocol, Self
 
-from appguard.address import Network, network_text
+from appguard.address import Network, network_text, slash64_text
 from appguard.ports import key_of, parse_key
 from appguard.turns import give_way
 
@@ -49,10 +49,15 @@ class Block(NamedTuple):
     def read(cls, key: str, end: float | None, jail: str) -> Self:
         """Make the block that a key means; raise `ValueError` if it means none."""
         try:
-            return cls(key, inet_pton(AF_INET, key), 32, end, "", jail)  # takes the canonical text and no other
+            if not key.endswith("/64"):  # most are an IPv4 address or an IPv6 /64
+                return cls(key, inet_pton(AF_INET, key), 32, end, "", jail)  # takes the canonical text and no other
+            packed = inet_pton(AF_INET6, key[:-3])
+            if key == slash64_text(int.from_bytes(packed[:8])):
+                return cls(key, packed, 64, end, "", jail)
         except OSError:
-            network, ports = parse_key(key)
-            return cls.of(network, end, ports, jail)
+            pass
+        network, ports = parse_key(key)
+        return cls.of(network, end, ports, jail)
 
     @property
     def network(self) -> Network:
