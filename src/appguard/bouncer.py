@@ -375,7 +375,8 @@ class Bouncer:
             if block is not None and (block != held or self._mirror.is_stale(key, now)):
                 add[key] = block
             elif block is not None:
-                self._mirror[key] = block  # of a restored ban: its network is kept once
+                self._mirror.pop(key, None)
+                self._mirror[key] = block  # of a restored ban: the text of its key is kept once
             if held is not None and (block is None or block.jail != held.jail):
                 remove[key] = held
         return add, remove
