@@ -15,7 +15,7 @@ from itertools import islice
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import NamedTuple, Protocol, Self
 
-from appguard.address import Network, network_text, slash64_text
+from appguard.address import Network, host_network, network_text, slash64_text
 from appguard.ports import key_of, parse_key
 from appguard.turns import give_way
 
@@ -80,7 +80,9 @@ class Block(NamedTuple):
 
 
 def _network(packed: bytes, prefixlen: int) -> Network:
-    return (IPv4Network if len(packed) == 4 else IPv6Network)((packed, prefixlen))
+    if len(packed) == 16:
+        return IPv6Network((packed, prefixlen))
+    return host_network(int.from_bytes(packed)) if prefixlen == 32 else IPv4Network((packed, prefixlen))
 
 
 @dataclass(frozen=True, slots=True)
