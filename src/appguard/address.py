@@ -8,11 +8,11 @@ NAT64 prefixes (RFC 6052, RFC 8215) and the prefixes on this host's own links, w
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from appguard.errors import AddressError
 
@@ -312,3 +312,7 @@ class Grouping:
         if host >> self._shift in self._beginnings and self.shared.holds(host):  # the first says no to most, quickly
             return host_text(host)
         return slash64_text(host >> 64)
+
+    def keys_of(self, hosts: Sequence[Host]) -> Sequence[str]:
+        """Give the same of many."""
+        return cast("Sequence[str]", hosts) if set(map(type, hosts)) == {str} else list(map(self.key_of, hosts))

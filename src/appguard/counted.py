@@ -7,14 +7,16 @@ each by its latest time. A jail bans at maxretry, so a key never holds more entr
 `RUNS_MOST`: above it, times are rounded down to that many slots per findtime. So counting is exact up to
 maxretry = 256, and above it an event may leave the window 1/256 of findtime early, never late: nobody is banned for
 fewer than maxretry events in findtime. Of a value its digest is kept, of evidence the last few lines, as they came:
-they are decoded when somebody asks for them. Most addresses are heard of once, so a key with one event is just its
-time and line, `First`, where nothing but events is counted.
+they are decoded when somebody asks for them. Most addresses are heard of once, so where nothing but events is counted a
+key with one event is just its time and line, `First`, in one piece of bytes: of those the garbage collector knows none.
 """
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from operator import add
+from struct import Struct
 from sys import getsizeof
 
 from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST
@@ -27,7 +29,7 @@ RUN_COST = 72
 VALUE_COST = 240
 LINE_COST = 120
 PAIR_COST = 300  # that a pair takes to be found by its network, measured
-FIRST_COST = 230  # bytes that a key with one event takes beside its line, measured
+FIRST_COST = 140  # bytes that a key with one event takes beside what is kept of that, measured
 LINE_BYTES_MOST = EVIDENCE_TEXT_MOST * LETTER_MOST
 
 
@@ -94,7 +96,21 @@ class Values:
 
 
 Line = str | bytes
-First = tuple[float, bytes]  # the only event of a key
+First = bytes  # the only event of a key: its time, then its line
+_TIME = Struct("d")
+packed, unpacked = _TIME.pack, _TIME.unpack_from  # the time of a `First`, as it begins
+
+
+def first_of(time: float, line: bytes) -> First:
+    """Make what is kept of an event that is the only one of its key."""
+    return packed(time) + line[:LINE_BYTES_MOST]
+
+
+def firsts_of(times: Sequence[float], lines: Sequence[bytes]) -> list[First]:
+    """Make the same of many."""
+    if max(map(len, lines), default=0) > LINE_BYTES_MOST:
+        lines = [line[:LINE_BYTES_MOST] for line in lines]
+    return list(map(add, map(packed, times), lines))
 
 
 class Counted:
@@ -196,13 +212,17 @@ class Counted:
         """Give the lines kept, in the order of time."""
         return tuple(_text(line) for _, line in self._lines)
 
+    def add_first(self, first: First) -> None:
+        """Count the only event that was known of the key."""
+        self.add(unpacked(first)[0], 1, first[_TIME.size :])
+
     @property
     def first(self) -> First | None:
         """Give the only event as it is kept where there is no other; None if there are more, or no line of it."""
         if self.total != 1 or len(self._lines) != 1:
             return None
         time, line = self._lines[0]
-        return time, line if isinstance(line, bytes) else line.encode(errors="replace")
+        return first_of(time, line if isinstance(line, bytes) else line.encode(errors="replace"))
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -214,6 +234,19 @@ class Counted:
         yield from (Failure(time, 1, value=value) for time, value in self._values or ())
         yield from (Failure(time, 0, network=value) for time, value in self._addresses or ())
         yield from (Failure(time, 0, _text(line)) for time, line in self._lines)
+
+
+def cost_of(known: Counted | First) -> int:
+    """Give about how many bytes a key takes."""
+    return known.cost if isinstance(known, Counted) else FIRST_COST + len(known)
+
+
+def newest_of(known: Counted | First) -> float:
+    """Give the time of the latest event of a key."""
+    if isinstance(known, Counted):
+        return known.newest
+    time: float = unpacked(known)[0]
+    return time
 
 
 def _text(line: Line) -> str:

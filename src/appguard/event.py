@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import NamedTuple, cast
 
-from appguard.address import Address, Host, parse_address
+from appguard.address import Address, parse_address
 from appguard.errors import AddressError, EventError
 
 LOGIN_FAIL = "authn_login_fail"
@@ -85,7 +85,6 @@ class Event(NamedTuple):
 
 
 What = tuple[str, int]  # kind and status
-Brief = tuple[What, Host, float, str, tuple[str, ...], bytes]  # in brief: what, address, time, path, via, line
 
 
 def is_time(seconds: float) -> bool:

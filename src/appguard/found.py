@@ -5,7 +5,8 @@ counts any request tells them only to who wants to know everything.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import islice
 
 from appguard.address import Host, host_text
 from appguard.event import REQUEST
@@ -22,14 +23,14 @@ class Found:
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
 
-    def note(self, window: JailWindow, hosts: Sequence[Host]) -> None:
-        """Take the addresses, in brief, of events that a jail has counted."""
+    def note(self, window: JailWindow, hosts: Iterable[Host], number: int) -> None:
+        """Take the addresses, in brief, of so many events that a jail has counted."""
         jail = window.jail
         level = logging.DEBUG if REQUEST in jail.events and not jail.statuses else logging.INFO
         if log.isEnabledFor(level):
             before = self._counts.get(jail.name, 0)
-            self._counts[jail.name] = before + len(hosts)
-            for host in hosts[: max(0, FOUND_MOST - before)]:
+            self._counts[jail.name] = before + number
+            for host in islice(hosts, max(0, FOUND_MOST - before)):
                 log.log(level, "[%s] Found %s", jail.name, host_text(host))
 
     def end(self) -> None:

@@ -13,11 +13,13 @@ a second one that meets it in the window makes an object of it. Events told in b
 leads to what counting one by one leads to.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 
 from appguard.address import Grouping, Network, NetworkSet, parse_network
 from appguard.ban import PERMANENT, Ban, shared
+from appguard.briefs import Briefs, taken
 from appguard.counted import (
     FIRST_COST,
     LINE_BYTES_MOST,
@@ -25,9 +27,14 @@ from appguard.counted import (
     Counted,
     Failure,
     First,
+    cost_of,
     digest,
+    firsts_of,
+    newest_of,
+    packed,
+    unpacked,
 )
-from appguard.event import LOGIN_SUCCESS, REQUEST, Brief, Event
+from appguard.event import LOGIN_SUCCESS, REQUEST, Event
 from appguard.jail import Jail
 from appguard.jail_key import ADDRESS, PAIR, USER, key_of, network_of, saved_key, user_of
 from appguard.jail_paths import watching
@@ -131,52 +138,71 @@ class JailWindow:
         self.dropped = ()
         self.total_failed += event.count
         if event.count == 1 and self._keeps_first and isinstance(evidence, bytes):
-            brief = (event.kind, event.status), key, event.time, "", event.via, evidence
-            return tuple(ban for _, ban in self._add_ones([brief], [key]))
-        value = self.value(event)
+            one = Briefs([(event.kind, event.status)], (), (), (), [event.via], ())
+            return tuple(ban for _, ban in self._add_each(one, (0,), (key,), (event.time,), (evidence,)))
         network = self._group(event.address) if self._is_by_user else ""
         counted = self._take(key)
-        counted.add(event.time, event.count, evidence, value, network)
+        counted.add(event.time, event.count, evidence, self.value(event), network)
         return self._judge(key, counted, event.kind, event.time, event.via)
 
-    def counted_briefs(self, briefs: Sequence[Brief]) -> Sequence[Brief]:
-        """Give those that add to this jail, of events told in brief whose kinds and statuses it may count."""
+    def counted_places(self, briefs: Briefs, places: Sequence[int]) -> Sequence[int]:
+        """Give the places of those that add to this jail, of events whose kinds and statuses it may count."""
         if self._looks_at is not None:
-            looks_at = self._looks_at
-            briefs = [brief for brief in briefs if looks_at(brief[3])]
+            looks_at, paths = self._looks_at, briefs.paths
+            places = [place for place in places if looks_at(paths[place])]
         if self._safelist is not None:
-            is_safe = self._safelist.holds
-            briefs = [brief for brief in briefs if not is_safe(brief[1])]
-        return briefs
+            is_safe, hosts = self._safelist.holds, briefs.hosts
+            places = [place for place in places if not is_safe(hosts[place])]
+        return places
 
-    def add_briefs(self, briefs: Sequence[Brief]) -> tuple[list[str], list[tuple[Brief, Ban]]]:
-        """Count events told in brief that add to this jail; give their keys, and the bans that some lead to."""
+    def add_briefs(self, briefs: Briefs, places: Sequence[int]) -> tuple[Sequence[str], list[tuple[int, Ban]]]:
+        """Count the events at some places, which add to this jail; give their keys, and the bans that some lead to."""
         self.dropped = ()
-        self.total_failed += len(briefs)
-        key_of = self.grouping.key_of
-        keys = [host if isinstance(host := brief[1], str) else key_of(host) for brief in briefs]
-        return keys, self._add_ones(briefs, keys)
+        self.total_failed += len(places)
+        keys = self.grouping.keys_of(taken(briefs.hosts, places))
+        times, lines = taken(briefs.times, places), taken(briefs.lines, places)
+        if self._keeps_first and len(set(keys)) == len(keys) and self._counted.keys().isdisjoint(keys):
+            self._add_firsts(keys, firsts_of(times, lines))
+            return keys, []
+        return keys, self._add_each(briefs, places, keys, times, lines)
 
-    def _add_ones(self, briefs: Sequence[Brief], keys: Sequence[str]) -> list[tuple[Brief, Ban]]:
-        """Count events, each under its key, of a jail that counts nothing but events."""
-        bans: list[tuple[Brief, Ban]] = []
-        counted, keeps_first, findtime = self._counted, self._keeps_first, self.findtime
-        for brief, key in zip(briefs, keys, strict=True):
-            what, _, time, _, via, line = brief
+    def _add_each(
+        self, briefs: Briefs, places: Sequence[int], keys: Sequence[str], times: Sequence[float], lines: Sequence[bytes]
+    ) -> list[tuple[int, Ban]]:
+        """Count events one by one, each under its key, of a jail that counts nothing but events."""
+        bans: list[tuple[int, Ban]] = []
+        counted, keeps_first, findtime, whats = self._counted, self._keeps_first, self.findtime, briefs.whats
+        for place, key, time, line in zip(places, keys, times, lines, strict=True):
             known = counted.pop(key, None)
-            if not keeps_first or (known is not None and (type(known) is not tuple or known[0] > time - findtime)):
-                again = self._reopened(key, known)
-                again.add(time, 1, line)
-                bans += ((brief, ban) for ban in self._judge(key, again, what[0], time, via))
+            if keeps_first and (known is None or (type(known) is bytes and unpacked(known)[0] <= time - findtime)):
+                first = counted[key] = packed(time) + line[:LINE_BYTES_MOST]
+                self._cost += FIRST_COST + len(first) if known is None else len(first) - len(known)
+                if self._cost > self._bytes_most or len(counted) > self._keys_most:
+                    self._make_room()
                 continue
-            length = len(line)
-            if length > LINE_BYTES_MOST:
-                line, length = line[:LINE_BYTES_MOST], LINE_BYTES_MOST
-            counted[key] = time, line
-            self._cost += length + FIRST_COST if known is None else length - len(known[1])
-            if self._cost > self._bytes_most or len(counted) > self._keys_most:
-                self._make_room()
+            again, what = self._reopened(key, known), whats[place]
+            again.add(time, 1, line)
+            found = self._judge(key, again, what[0] if what else "", time, briefs.vias[place])
+            if found:
+                bans += ((place, ban) for ban in found)
         return bans
+
+    def _add_firsts(self, keys: Sequence[str], firsts: Sequence[First]) -> None:
+        """Count the first events of keys, each another: as many at a time as there is room for, and one more."""
+        while keys:
+            number = self._room_for(firsts) + 1
+            kept = firsts[:number]
+            self._counted.update(zip(keys, kept, strict=False))
+            self._cost += FIRST_COST * len(kept) + sum(map(len, kept))
+            self._make_room()
+            keys, firsts = keys[number:], firsts[number:]
+
+    def _room_for(self, firsts: Sequence[First]) -> int:
+        """Say for how many of these there is room, each of a new key; there may be for more than all."""
+        keys, most = self._keys_most - len(self._counted), self._bytes_most - self._cost
+        if FIRST_COST * len(firsts) + sum(map(len, firsts)) <= most:
+            return keys
+        return min(keys, bisect_right(list(accumulate(map(cost_of, firsts))), most))
 
     def _judge(self, key: str, counted: Counted, kind: str, time: float, via: tuple[str, ...]) -> tuple[Ban, ...]:
         """Put back what is counted for a key, or give the bans it leads to."""
@@ -190,26 +216,15 @@ class JailWindow:
             self._make_room()
         return ()
 
-    def _keep_first(self, key: str, time: float, line: bytes) -> None:
-        """Keep the only event of a key."""
-        line = line[:LINE_BYTES_MOST]
-        self._counted[key] = (time, line)
-        self._cost += FIRST_COST + len(line)
-        if self._cost > self._bytes_most or len(self._counted) > self._keys_most:
-            self._make_room()
-
     def _take(self, key: str) -> Counted:
         """Give what is counted for a key and take it out: it goes back with `_keep`, as the last."""
         return self._reopened(key, self._counted.pop(key, None))
 
     def _reopened(self, key: str, known: Counted | First | None) -> Counted:
         """Give what counts a key, with what was counted for it, which was just taken out."""
-        if isinstance(known, Counted):
-            self._cost -= known.cost
-            return known
         if known is not None:
-            self._cost -= FIRST_COST + len(known[1])
-        return self._opened(key, known)
+            self._cost -= cost_of(known)
+        return known if isinstance(known, Counted) else self._opened(key, known)
 
     def _opened(self, key: str, first: First | None = None) -> Counted:
         """Give what counts a key, with its first event if there was one."""
@@ -218,7 +233,7 @@ class JailWindow:
             key, self.findtime, self._slot, is_distinct=is_distinct, has_addresses=self._is_by_user, is_pair=is_pair
         )
         if first is not None:
-            counted.add(first[0], 1, first[1])
+            counted.add_first(first)
         return counted
 
     def _keep(self, key: str, counted: Counted) -> None:
@@ -229,13 +244,13 @@ class JailWindow:
 
     def _make_room(self) -> None:
         """Let go of what is over, many keys at a time: a dictionary finds its first slowly. Note them in `dropped`."""
-        gone: list[str] = []
         while len(self._counted) > self._keys_most or (self._cost > self._bytes_most and len(self._counted) > 1):
             first = list(islice(self._counted, max(1, len(self._counted) // ROOM_SHARE)))
-            for key in first:
-                self.forget(key)
-            gone += first
-        self.dropped += tuple(gone)
+            self._cost -= sum(map(cost_of, map(self._counted.pop, first)))
+            if self._pairs is not None:
+                for key in first:
+                    self._unlist(key)
+            self.dropped += tuple(first)
 
     def _networks(self, key: str, counted: Counted) -> tuple[Network, ...]:
         if self._is_by_user:
@@ -276,7 +291,7 @@ class JailWindow:
         """Drop what is counted for a key: its ban was lifted by a person, its user has logged in, or it is banned."""
         known = self._counted.pop(key, None)
         if known is not None:
-            self._cost -= known.cost if isinstance(known, Counted) else FIRST_COST + len(known[1])
+            self._cost -= cost_of(known)
             self._unlist(key)
 
     def _unlist(self, key: str) -> None:
@@ -305,11 +320,7 @@ class JailWindow:
     def sweep(self, now: float) -> list[str]:
         """Drop the keys whose events have all left the window, and to which none can come late; give them."""
         before = now - self.oldest
-        gone = [
-            key
-            for key, known in self._counted.items()
-            if (known.newest if isinstance(known, Counted) else known[0]) <= before
-        ]
+        gone = [key for key, known in self._counted.items() if newest_of(known) <= before]
         for key in gone:
             self.forget(key)
         return gone
@@ -351,7 +362,7 @@ class JailWindow:
             counted.add(failure.time, failure.count, failure.evidence, failure.value, failure.network)
         first = counted.first if self._keeps_first else None
         if first is not None:
-            self._keep_first(key, *first)
+            self._add_firsts((key,), (first,))
         elif counted.total:
             self._keep(key, counted)
 

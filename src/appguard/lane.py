@@ -17,8 +17,9 @@ from math import inf
 
 from appguard.address import Grouping
 from appguard.ban import PERMANENT, Ban
-from appguard.event import LOGIN_SUCCESS, Brief, What
-from appguard.filters.base import Filter, TellsBriefly, TellsHost, Told, host_of
+from appguard.briefs import Briefs
+from appguard.event import LOGIN_SUCCESS, What
+from appguard.filters.base import Filter, TellsBriefly, TellsHost, host_of
 from appguard.jail_key import ADDRESS
 from appguard.jail_window import JailWindow
 from appguard.sieve import Sieve
@@ -46,30 +47,24 @@ class Route:
     behind: tuple[str, ...] = ()
 
 
-Put = Callable[[Brief], None]
 Pass = Callable[[bytes], None]
 
 
-class Hearers(dict[What, tuple[Put, ...] | None]):
-    """Which jails hear of events told in brief, by what happened: what gathers these for them.
+class Hearers(dict[What, tuple[Route, ...] | None]):
+    """Which jails hear of events told in brief, by what happened; None where a jail must be told more."""
 
-    None where a jail must be told more. `gathered` are the routes to jails, each with what it is to hear.
-    """
-
-    def __init__(self, routes: Sequence[Route], takers: Callable[[str, int], Sequence[Route]]) -> None:
+    def __init__(self, takers: Callable[[str, int], Sequence[Route]]) -> None:
         super().__init__()
-        self.gathered: tuple[tuple[Route, list[Brief]], ...] = tuple((route, []) for route in routes)
         self._takers = takers
 
-    def __missing__(self, what: What) -> tuple[Put, ...] | None:
+    def __missing__(self, what: What) -> tuple[Route, ...] | None:
         if len(self) >= KINDS_MOST:
             self.clear()
-        takers, puts = self._takers(*what), None
+        takers, hearing = self._takers(*what), None
         if all(route.window.takes_briefs for route in takers):
-            hearing = [route for route in takers if route.window.may_count(*what)]
-            puts = tuple(rows.append for route, rows in self.gathered if route in hearing)
-        self[what] = puts
-        return puts
+            hearing = tuple(route for route in takers if route.window.may_count(*what))
+        self[what] = hearing
+        return hearing
 
 
 class Keys(dict[bytes, bytes]):
@@ -111,7 +106,7 @@ class Lane:
         self._sieve = Sieve(self._filter.needs, LINE_MOST)
         self.match = self._filter.match
         self._takers: dict[What, tuple[Route, ...]] = {}
-        self.hearers = Hearers(self.routes, self.takers)
+        self.hearers = Hearers(self.takers)
         is_brief = any(route.window.takes_briefs for route in routes)
         self._briefs = self._filter.briefs if is_brief and isinstance(self._filter, TellsBriefly) else None
         jails = [route.window.jail for route in routes]
@@ -131,9 +126,9 @@ class Lane:
         """Give the lines of a chunk that may tell of something; all where each has its time."""
         return self._candidates(chunk.lines, now) if chunk.times is None else chunk.lines
 
-    def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Sequence[Told]:
-        """Say in brief what lines tell of that were written at some times; None of each that `match` must read."""
-        return self._briefs(lines, times) if self._briefs is not None else [None] * len(lines)
+    def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Briefs:
+        """Say in brief what lines tell of that were written at some times, as far as jails need no more."""
+        return self._briefs(lines, times) if self._briefs is not None and lines else Briefs.unread(lines)
 
     def _candidates(self, lines: Sequence[bytes], now: float) -> Sequence[bytes]:
         if self._filter.needs or isinstance(lines, Block):

@@ -11,12 +11,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
+from operator import itemgetter
 
-from appguard.address import Address, NetworkSet
+from appguard.address import Address, Host, NetworkSet
 from appguard.ban import Ban, Fact
+from appguard.briefs import Briefs, Told, taken
 from appguard.counted import Failure
-from appguard.event import LOGIN_SUCCESS, Brief, Event
-from appguard.filters.base import Complains, Named, Told
+from appguard.event import LOGIN_SUCCESS, Event, What
+from appguard.filters.base import Complains, Named
 from appguard.found import Found
 from appguard.jail_window import JailWindow
 from appguard.lane import Lane, lanes_of
@@ -147,8 +149,9 @@ class Pipeline:
             counts.refused += lines
             return outcome
         found = Found()
+        turn = _Turn(now, outcome, found, self._safelist)
         for lane in lanes:
-            counts.matched += self._read(lane, chunk, permitted, _Turn(now, outcome, found))
+            counts.matched += self._read(lane, chunk, permitted, turn)
         counts.untimely += outcome.untimely
         found.end()
         return outcome
@@ -156,26 +159,24 @@ class Pipeline:
     def _read(self, lane: Lane, chunk: Chunk, permitted: Sequence[Route], turn: "_Turn") -> int:
         """Read the lines of a chunk in order, and give how many tell of something.
 
-        Those told in brief are gathered and counted together.
+        Those told in brief are counted together, up to one that is not.
         """
         lines = lane.lines(chunk, turn.now)
         is_all = chunk.uid is None or all(route in permitted for route in lane.routes)
         times = chunk.times or [turn.now] * len(lines)
-        briefs = lane.briefs(lines, times) if is_all else [None] * len(lines)
-        matched = sum(map(bool, briefs))
-        hearers, holds = lane.hearers, self._safelist.holds if self._safelist else None
-        for number, brief in enumerate(briefs):
-            puts = hearers[brief[0]] if brief else brief
-            if puts is None:
-                event = lane.match(lines[number], times[number])
-                if event is not None:
-                    matched += not brief
-                    turn.count_gathered(hearers.gathered, briefs)
-                    self._count_event(lane, lines[number], event, permitted, turn)
-            elif puts and brief and (holds is None or not holds(brief[1])):
-                for put in puts:
-                    put(brief)
-        turn.count_gathered(hearers.gathered, briefs)
+        briefs = lane.briefs(lines, times) if is_all else Briefs.unread(lines)
+        told = briefs.places(0, len(lines))
+        unread = [places for what, places in told.items() if what is None or (what and lane.hearers[what] is None)]
+        matched = sum(len(places) for what, places in told.items() if what)
+        begin = 0
+        for at in sorted(chain.from_iterable(unread)):
+            event = lane.match(lines[at], times[at])
+            if event is not None:
+                matched += not briefs.whats[at]
+                turn.count_briefs(lane, briefs, briefs.places(begin, at))
+                self._count_event(lane, lines[at], event, permitted, turn)
+                begin = at
+        turn.count_briefs(lane, briefs, briefs.places(begin, len(lines)) if begin else told)
         return matched
 
     def _count_event(
@@ -192,7 +193,7 @@ class Pipeline:
     def resolve(self, unresolved: Unresolved, addresses: Sequence[Address], now: float) -> Outcome:
         """Count an event at `now` for each address that its client's name turned out to have."""
         outcome = Outcome()
-        turn = _Turn(now, outcome, Found())
+        turn = _Turn(now, outcome, Found(), self._safelist)
         for address in addresses:
             if address not in self._safelist:
                 turn.count(unresolved.route, unresolved.named.event_of(address), unresolved.line)
@@ -215,6 +216,7 @@ class _Turn:
     now: float
     outcome: Outcome
     found: Found
+    safelist: NetworkSet
 
     def count(self, route: Route, event: Event, line: bytes) -> None:
         """Count an event of a kind and status that the jail may count."""
@@ -234,34 +236,49 @@ class _Turn:
             if window.is_shared:
                 self.outcome.shared.append(Shared(window, window.key(event), event))
 
-    def count_gathered(self, gathered: Iterable[tuple[Route, list[Brief]]], told: Sequence[Told]) -> None:
-        """Count what was gathered of what lines told in brief, and make the bans in the order of the lines."""
-        decided: list[list[tuple[Brief, Ban]]] = []
-        untimely: set[int] = set()  # of briefs, each by its id: several jails may leave it out
-        for route, briefs in gathered:
-            if briefs:
-                decided.append(self._count_briefs(route, briefs, untimely))
-                briefs.clear()
+    def count_briefs(self, lane: Lane, briefs: Briefs, told: Mapping[Told, Sequence[int]]) -> None:
+        """Count what lines at some places told in brief, and make the bans in the order of the lines."""
+        heard = {what: hearing for what in told if what and (hearing := lane.hearers[what])}
+        if not heard:
+            return
+        decided: list[tuple[int, Ban]] = []
+        untimely: set[int] = set()  # several jails may leave one out
+        of_strangers = self._of_strangers(briefs.hosts, {what: told[what] for what in heard})
+        for route in lane.routes:
+            places = [of_strangers[what] for what, hearing in heard.items() if route in hearing]
+            if places:
+                its = places[0] if len(places) == 1 else sorted(chain.from_iterable(places))
+                decided += self._count_places(route, briefs, its, untimely)
         self.outcome.untimely += len(untimely)
-        decided = [bans for bans in decided if bans]
-        if len(decided) > 1:
-            places = {id(brief): place for place, brief in enumerate(told)}
-            decided = [sorted(chain(*decided), key=lambda each: places[id(each[0])])]
-        self.outcome.bans += (ban for _, ban in chain(*decided))
+        self.outcome.bans += (ban for _, ban in sorted(decided, key=itemgetter(0)))
 
-    def _count_briefs(self, route: Route, briefs: Sequence[Brief], untimely: set[int]) -> list[tuple[Brief, Ban]]:
-        window, earliest, latest = route.window, self.now - route.window.oldest, self.now + AHEAD_MOST
-        times = [brief[2] for brief in briefs]
-        if not (earliest < min(times) and max(times) <= latest):
-            untimely.update(id(brief) for brief in briefs if not earliest < brief[2] <= latest)
-            briefs = [brief for brief in briefs if earliest < brief[2] <= latest]
-        briefs = window.counted_briefs(briefs)
-        if not briefs:
+    def _of_strangers(self, hosts: Sequence[Host], told: Mapping[What, Sequence[int]]) -> Mapping[What, Sequence[int]]:
+        """Leave out the places of hosts that are safelisted."""
+        if not self.safelist:
+            return told
+        heard = {hosts[place] for places in told.values() for place in places}
+        safe = set(filter(self.safelist.holds, heard))
+        if not safe:
+            return told
+        return {what: [place for place in places if hosts[place] not in safe] for what, places in told.items()}
+
+    def _count_places(
+        self, route: Route, briefs: Briefs, places: Sequence[int], untimely: set[int]
+    ) -> list[tuple[int, Ban]]:
+        window, hosts = route.window, briefs.hosts
+        times = taken(briefs.times, places)
+        earliest, latest = self.now - window.oldest, self.now + AHEAD_MOST
+        if times and not (earliest < min(times) and max(times) <= latest):
+            timely = [place for place, time in zip(places, times, strict=True) if earliest < time <= latest]
+            untimely.update(set(places).difference(timely))
+            places = timely
+        places = window.counted_places(briefs, places)
+        if not places:
             return []
-        keys, bans = window.add_briefs(briefs)
+        keys, bans = window.add_briefs(briefs, places)
         self._touched(window).update(keys, window.dropped)
-        self.found.note(window, [brief[1] for brief in briefs])
-        return [(brief, _behind(ban, route.behind)) for brief, ban in bans]
+        self.found.note(window, map(hosts.__getitem__, places), len(places))
+        return [(place, _behind(ban, route.behind)) for place, ban in bans]
 
     def _touched(self, window: JailWindow) -> set[str]:
         return self.outcome.touched.setdefault(window.jail.name, set())
@@ -282,7 +299,7 @@ def _count(
     found: Found,
     behind: tuple[str, ...] = (),
 ) -> tuple[Ban, ...]:
-    found.note(window, (event.address.text,))
+    found.note(window, (event.address.text,), 1)
     bans = window.add(key, event, evidence)
     touched = outcome.touched.setdefault(window.jail.name, set())
     touched.add(key)

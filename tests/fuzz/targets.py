@@ -75,7 +75,7 @@ def read_with(made: Filter, line: bytes, time: float = NOW) -> None:
     """Let a filter read a line of a source in every way: within its bounds, without a line end."""
     line = line.replace(b"\n", b" ")[:LINE_MOST]
     if isinstance(made, TellsBriefly):
-        assert len(made.briefs([line], [time])) == 1
+        assert len(made.briefs([line], [time]).whats) == 1
     if isinstance(made, TellsHost):
         assert len(made.hosts_of([line])) == 1
     event = made.match(line, time)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from appguard.address import Grouping, NetworkSet, host_text, parse_address, parse_network
+from appguard.address import Grouping, Host, NetworkSet, host_text, parse_address, parse_network
+from appguard.briefs import Briefs
 from appguard.event import KINDS, LOGIN_FAIL, LOGIN_SUCCESS, PROBE, REQUEST, Event
 from appguard.filters.base import Filter, Named, TellsBriefly, host_of
 from appguard.filters.event_log import EventLogFilter
@@ -216,26 +217,25 @@ def told_in_brief(made: Filter, lines: Sequence[bytes]) -> int:
     """Give how many lines are told in brief; fail if `match` does not tell the same of one."""
     assert isinstance(made, TellsBriefly)
     briefs = made.briefs(lines, [NOW] * len(lines))
-    for line, brief in zip(lines, briefs, strict=True):
+    assert list(map(id, briefs.lines)) == list(map(id, lines))
+    for at, (line, what) in enumerate(zip(lines, briefs.whats, strict=True)):
         event = made.match(line, NOW)
         if isinstance(event, Named):  # its addresses are not known yet
-            assert brief is None
-        elif brief == ():
+            assert what is None
+        elif what == ():
             assert event is None
-        elif brief:
-            (kind, status), host, time, path, via, kept = brief
-            assert kept is line
+        elif what:
             assert event is not None
-            assert (event.kind, event.status, event.address.text, event.time, event.path, event.via) == (
-                kind,
-                status,
-                host_text(host),
-                time,
-                path,
-                via,
-            )
+            host, time, path, via = row_of(briefs, at)
+            assert (event.kind, event.status) == what
+            assert (event.address.text, event.time, event.path, event.via) == (host_text(host), time, path, via)
             assert (event.count, event.jail) == (1, "")
-    return sum(map(bool, briefs))
+    return sum(map(bool, briefs.whats))
+
+
+def row_of(briefs: Briefs, at: int) -> tuple[Host, float, str, tuple[str, ...]]:
+    """Give a row without what it tells of and its line."""
+    return briefs.hosts[at], briefs.times[at], briefs.paths[at], briefs.vias[at]
 
 
 @pytest.mark.parametrize("name", FILTERS)
@@ -265,16 +265,17 @@ def test_lines_of_a_known_shape_are_told_in_brief() -> None:
     """Once a regex was searched for in a line, lines that differ from it in digits are not left to be read."""
     made = RegexFilter("regex", FilterOptions(failregex=(PASSWORD,)))
     line = b"Nov 18 11:06:4%d vm1 sshd[7]: Failed password for ann from 203.0.113.%d port 7 ssh2"
-    assert made.briefs([line % (0, 5)], [NOW]) == [None]
+    assert list(made.briefs([line % (0, 5)], [NOW]).whats) == [None]
     assert made.match(line % (0, 5), NOW) is not None
-    assert made.briefs([line % (1, 6)], [NOW]) == [((LOGIN_FAIL, 0), "203.0.113.6", NOW + 1, "", (), line % (1, 6))]
+    briefs = made.briefs([line % (1, 6)], [NOW])
+    assert (list(briefs.whats), row_of(briefs, 0)) == ([(LOGIN_FAIL, 0)], ("203.0.113.6", NOW + 1, "", ()))
 
 
 def test_a_status_stands_behind_the_request() -> None:
     """What a client has written like one at the end of its request is none, if the line ends there."""
     line = b'203.0.113.5 - - [18/Nov/2026:11:06:40 +0000] "GET /x HTTP/1.1 404 "'
     made = NginxFilter()
-    assert made.briefs([line], [NOW]) == [None]
+    assert list(made.briefs([line], [NOW]).whats) == [None]
     assert made.match(line, NOW) is None
 
 
@@ -301,8 +302,12 @@ def test_one_odd_line_makes_no_other_odd() -> None:
     odd = (b"{", line[:-1], *(line.replace(*each, 1) for each in changed))
     made = EventLogFilter([LOGIN_FAIL])
     lines = [each for other in odd for each in (line, other, line)]
-    assert list(made.briefs(lines, ())) == [told for each in lines for told in made.briefs([each], ())]
-    assert sum(map(bool, made.briefs(lines, ()))) == 2 * len(odd) + 2
+    briefs = made.briefs(lines, ())
+    alone = [made.briefs([line], ()) for line in lines]
+    assert list(briefs.whats) == [each.whats[0] for each in alone]
+    told = [at for at, what in enumerate(briefs.whats) if what]
+    assert [row_of(briefs, at) for at in told] == [row_of(alone[at], 0) for at in told]
+    assert len(told) == 2 * len(odd) + 2
 
 
 def test_kinds_remembered_are_few_and_short() -> None:
@@ -325,7 +330,7 @@ def test_an_event_line_nested_too_deep_tells_nothing(inside: str) -> None:
     begin = b'{"time":"2026-11-18T11:06:40.000000Z","event":"authn_login_fail","source_ip":"203.0.113.5","x":'
     line = (begin + inside.encode() * LINE_MOST)[:LINE_MOST]
     made = EventLogFilter([LOGIN_FAIL])
-    assert made.briefs([line], [NOW]) == [None]
+    assert list(made.briefs([line], [NOW]).whats) == [None]
     assert made.match(line, NOW) is None
 
 

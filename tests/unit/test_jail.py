@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from appguard.address import Address, Grouping, parse_address
 from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST, Ban
+from appguard.briefs import Briefs
 from appguard.counted import RUNS_MOST, Failure
 from appguard.errors import ConfigError
 from appguard.event import ACCESS_FAIL, LOGIN_FAIL, PROBE, Event
@@ -240,8 +241,7 @@ def test_memory_of_addresses_heard_of_once_stays_below_its_ceiling(length: int) 
     tracemalloc.start()
     try:
         for number in range(6_000):
-            brief = ((LOGIN_FAIL, 0), address_of(number).text, NOW + number, "", (), b"%d " % number + b"x" * length)
-            window.add_briefs([brief])
+            window.add_briefs(failure_of(number, b"%d " % number + b"x" * length), [0])
         gc.collect()
         kept = tracemalloc.get_traced_memory()[0]
     finally:
@@ -258,14 +258,47 @@ def test_a_restart_forgets_no_address_heard_of_once(maxretry: int) -> None:
     before, after = (JailWindow(jail, Grouping(), bytes_most=700_000) for _ in range(2))
     lines = [f"{number} caf\u00e9 {'x' * 100}".encode() + b"\xff" for number in range(1_500)]
     for number, line in enumerate(lines):
-        before.add_briefs([((LOGIN_FAIL, 0), address_of(number).text, NOW + number, "", (), line)])
+        before.add_briefs(failure_of(number, line), [0])
     saved = list(before)
     assert after.restore(saved) == set()
     assert (list(after), after.currently_failed) == (saved, 1_500)
     assert after.cost <= 1.02 * before.cost  # a byte that is no text has become a character
-    again = [((LOGIN_FAIL, 0), address_of(3).text, NOW + 2_000, "", (), b"again")] * (maxretry - 1)
-    (_, bans), (_, expected) = after.add_briefs(again), before.add_briefs(again)
-    assert [ban for _, ban in bans] == [ban for _, ban in expected]
+    again, places = failure_of(3, b"again"), [0] * (maxretry - 1)
+    (_, bans), (_, expected) = after.add_briefs(again, places), before.add_briefs(again, places)
+    assert bans == expected
+
+
+@given(
+    blocks=st.lists(
+        st.lists(st.tuples(st.integers(0, 30), st.integers(0, 1_500)), unique_by=lambda each: each[0], max_size=20),
+        max_size=4,
+    ),
+    keys_most=st.sampled_from([1, 3, 1_000]),
+    bytes_most=st.sampled_from([300, 3_000, 1_000_000]),
+)
+def test_many_events_at_once_are_what_they_are_one_by_one(
+    blocks: list[list[tuple[int, int]]], keys_most: int, bytes_most: int
+) -> None:
+    """Of blocks in which each address is once, fresh or known, the same is kept, in the same order, and goes."""
+    jail = Jail("x", maxretry=5, findtime=40)
+    together, alone = (JailWindow(jail, Grouping(), keys_most, bytes_most) for _ in range(2))
+    for at, block in enumerate(blocks):
+        rows = [failure_of(number, b"x" * length, NOW + at * 20 + number) for number, length in block]
+        columns = Briefs._make([value for (value,) in column] for column in zip(*rows, strict=True)) if rows else None
+        gone = list[str]()
+        for row in rows:
+            alone.add_briefs(row, [0])
+            gone += alone.dropped
+        if columns is not None:
+            together.add_briefs(columns, range(len(rows)))
+            assert list(together.dropped) == gone
+        assert (list(together), together.cost) == (list(alone), alone.cost)
+
+
+def failure_of(number: int, line: bytes, time: float | None = None) -> Briefs:
+    """Give one event in brief."""
+    when = NOW + number if time is None else time
+    return Briefs([(LOGIN_FAIL, 0)], [address_of(number).text], [when], [""], [()], [line])
 
 
 def address_of(number: int) -> Address:

@@ -9,7 +9,8 @@ from socket import AF_INET, AF_INET6, inet_pton
 from typing import Protocol, runtime_checkable
 
 from appguard.address import Address, Host
-from appguard.event import Brief, Event
+from appguard.briefs import Briefs
+from appguard.event import Event
 from appguard.filters.literals import Literals
 
 
@@ -71,8 +72,6 @@ class TellsHost(Protocol):
         ...
 
 
-Told = Brief | tuple[()] | None  # an event in brief, none at all, or what only `match` can read
-
 _INET, _INET6 = int(AF_INET), int(AF_INET6)  # an enum is slow to be asked
 MAPPED = 0xFFFF  # the first 96 bits of an IPv6 address that stands for an IPv4 one
 
@@ -81,18 +80,18 @@ MAPPED = 0xFFFF  # the first 96 bits of an IPv6 address that stands for an IPv4 
 class TellsBriefly(Protocol):
     """A filter that tells the most of many lines in brief."""
 
-    def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Sequence[Told]:
+    def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Briefs:
         """Say of each line what `match` would, in brief: of ordinary events, which count once."""
         ...
 
 
 def hosts_in_brief(texts: Sequence[str]) -> Sequence[Host | None]:
-    """Give of each text what `host_of` gives, in half the time where all are plain IPv4 addresses."""
+    """Give of each text what `host_of` gives, in half the time where all are plain IPv4 addresses, or empty."""
     try:
-        deque(map(inet_pton, repeat(_INET), texts), maxlen=0)
+        deque(map(inet_pton, repeat(_INET), filter(None, texts)), maxlen=0)
     except (OSError, ValueError):
         return list(map(host_of, texts))
-    return texts
+    return [text or None for text in texts] if "" in texts else texts
 
 
 def rows_of(form: re.Pattern[str], lines: Sequence[bytes]) -> Sequence[tuple[str, ...]]:

@@ -25,9 +25,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
+from appguard.briefs import NOTHING, UNREAD, Briefs, Row
 from appguard.errors import ConfigError
 from appguard.event import LINE_MOST, Event, What
-from appguard.filters.base import Told, host_of
+from appguard.filters.base import host_of
 from appguard.filters.expression import Expression, OverBudget
 from appguard.filters.fields import BY_STATUS, FIELDS, check_kind, event_of, may_be_cut, rest_of
 from appguard.filters.literals import literals_of
@@ -123,24 +124,25 @@ class DataFilter:
                 return event_of(form.kind, told, fields, rest=self.rest, is_cut=form.is_cut)
         return None
 
-    def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Sequence[Told]:
+    def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Briefs:
         """Say what common lines tell, of each; see `TellsBriefly`."""
-        return list(map(self._brief, lines, times))
-
-    def _brief(self, line: bytes, now: float) -> Told:
         united = self._united
-        if united is None or len(line) >= LINE_MOST or b"\x1b" in line:
-            return None
+        if united is None:
+            return Briefs.unread(lines)
+        return Briefs.of_rows((self._brief(united, line, time) for line, time in zip(lines, times, strict=True)), lines)
+
+    def _brief(self, united: United, line: bytes, now: float) -> Row:
+        if len(line) >= LINE_MOST or b"\x1b" in line:
+            return UNREAD
         found = united.fit(line.decode("latin-1"))  # what is asked for below is ASCII
         if found is None:
-            return ()
+            return NOTHING
         what, of_address, of_time = united.whats[found.lastgroup]
         if what is None:
-            return None
+            return UNREAD
         address, time = found.group(of_address, of_time)
         told = self._when(time, now) if time else now
-        host = host_of(address)
-        return None if told is None or host is None else (what, host, told, "", (), line)
+        return UNREAD if told is None else (what, host_of(address), told, "", ())
 
     @property
     def complaint(self) -> str:

@@ -1,18 +1,20 @@
 """The filter for AppGuard's own event line, which `appguard.event.Event.to_line` writes.
 
 Theory of operation. `event.parse_line` says what a line means. It takes 10 us, so a line is first read by a decoder
-that knows the types of its fields, and only what that refuses, or would have to cut, goes through `parse_line`. The
-times of one second share all but their fraction, so what the second is gets remembered. A jail that counts by address
-needs little of an event, and is told it in brief.
+that knows the types of its fields, and only what that refuses, or would have to cut, goes through `parse_line`. A jail
+that counts by address needs little of an event, and is told it in brief: fields of many records are taken together.
 """
 
-from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import repeat
+from operator import attrgetter
 
 import msgspec
 
 from appguard.address import parse_address
+from appguard.briefs import Briefs, Told
 from appguard.errors import AddressError, EventError
 from appguard.event import (
     COUNT_MOST,
@@ -26,16 +28,13 @@ from appguard.event import (
     is_time,
     parse_line,
 )
-from appguard.filters.base import Told, hosts_in_brief
+from appguard.filters.base import hosts_in_brief
 from appguard.filters.literals import Literals
 
 BEGIN = b'{"time":"'
 ESCAPE = r"\u00"  # how JSON may write a letter of a kind
 STATUS_MOST = 999
 KINDS_MOST = 1024  # pairs of kind and status remembered: an app may write any
-MICRO = 1_000_000
-FRACTION = len("2026-11-20T09:11:02.")
-ZONE = len("2026-11-20T09:11:02.123456")
 FITTING = TEXT_MOST + len('{"time":"2026-11-20T09:11:02.123456Z","event":"x","source_ip":"1.1.1.1","app":""}') - 1
 
 NOT_READ = (msgspec.DecodeError, ValueError, RecursionError)  # the last of a line that is nested too deep
@@ -60,16 +59,19 @@ class Record(msgspec.Struct, gc=False):
 
 
 NO_RECORD = Record("", "", "")
+_WHAT = attrgetter("event", "status")
+_HOST, _TIME, _PATH = attrgetter("source_ip"), attrgetter("time"), attrgetter("path")
+_COUNT, _JAIL, _VIA, _ZONE = attrgetter("count"), attrgetter("jail"), attrgetter("via"), attrgetter("tzinfo")
 
 
-class Whats(dict[What, What | tuple[()] | None]):
+class Whats(dict[What, Told]):
     """What records tell of, by kind and status: nothing if it is none of the kinds wanted, None if it is odd."""
 
     def __init__(self, wanted: Collection[str]) -> None:
         super().__init__()
         self._wanted = wanted
 
-    def __missing__(self, what: What) -> What | tuple[()] | None:
+    def __missing__(self, what: What) -> Told:
         kind, status = what
         if not (0 < len(kind) <= SHORT_TEXT and 0 <= status <= STATUS_MOST):
             return None
@@ -102,20 +104,18 @@ class EventLogFilter:
             event = _parsed(line)
         return event if event is not None and (not self._kinds or event.kind in self._kinds) else None
 
-    def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Sequence[Told]:
+    def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Briefs:
         """Say what common lines tell, of each; see `TellsBriefly`."""
-        found: list[Told] = []
-        records, whats = self._records(lines), self._whats
-        hosts, told = hosts_in_brief([each.source_ip for each in records]), _times([each.time for each in records])
-        for line, record, host, at in zip(lines, records, hosts, told, strict=True):
-            what, via = whats[record.event, record.status], record.via
-            through = _through(via) if via else via
-            is_odd = record.count != 1 or record.jail or (len(line) > FITTING and not _fits(record))
-            if is_odd or what is None or host is None or at is None or through is None or not line.startswith(BEGIN):
-                found.append(None)
-            else:
-                found.append((what, host, at, record.path, through, line) if what else ())
-        return found
+        records = self._records(lines)
+        whats: list[Told] = list(map(self._whats.__getitem__, map(_WHAT, records)))
+        if not _are_ordinary(records, lines):
+            rows = zip(whats, records, lines, strict=True)
+            whats = [what if _are_ordinary((record,), (line,)) else None for what, record, line in rows]
+        hosts, told = hosts_in_brief(list(map(_HOST, records))), _times(list(map(_TIME, records)))
+        vias = list[tuple[str, ...] | None](map(_VIA, records))
+        if any(vias):
+            vias = [_through(via) if via else via for via in vias]
+        return Briefs.of(whats, hosts, told, list(map(_PATH, records)), vias, lines)
 
     def _records(self, lines: Sequence[bytes]) -> Sequence[Record]:
         """Decode lines; give an empty record for each that is none."""
@@ -167,6 +167,15 @@ def _event(found: Record) -> Event | None:
     )
 
 
+def _are_ordinary(records: Sequence[Record], lines: Sequence[bytes]) -> bool:
+    """Say whether all lines are such as our own writer writes them, of events that count once, and nothing is cut."""
+    if list(map(_COUNT, records)).count(1) < len(lines) or any(map(_JAIL, records)):
+        return False
+    if not all(map(bytes.startswith, lines, repeat(BEGIN))):
+        return False
+    return max(map(len, lines)) <= FITTING or all(map(_fits, records))
+
+
 def _fits(found: Record) -> bool:
     """Say whether no field would have to be cut."""
     if max(map(len, (found.event, found.source_ip, found.jail, *found.via))) > SHORT_TEXT or len(found.via) > VIA_MOST:
@@ -175,33 +184,25 @@ def _fits(found: Record) -> bool:
     return max(map(len, texts)) <= TEXT_MOST and len(found.path) <= PATH_MOST
 
 
-def _time(text: str) -> float | None:
-    return _times([text])[0]
-
-
-def _times(texts: Iterable[str]) -> list[float | None]:
-    """Read times as our own writer writes them; None of each that is another."""
-    found: list[float | None] = []
-    second, micros = "", None
-    for text in texts:
-        if text[:FRACTION] != second:
-            second = text[:FRACTION]
-            micros = _micros(second)
-        fraction = text[FRACTION:ZONE]
-        if micros is None or text[ZONE:] != "Z" or not (fraction.isdigit() and fraction.isascii()):
-            found.append(None)
-        else:
-            found.append((micros + int(fraction)) / MICRO)
-    return found
-
-
-@lru_cache(maxsize=1024)
-def _micros(text: str) -> int | None:
+def _times(texts: Sequence[str]) -> Sequence[float | None]:
+    """Read times as `parse_line` does; None of each that is none."""
     try:
-        seconds = int(datetime.fromisoformat(f"{text[:-1]}+00:00").timestamp())
+        dates = list(map(datetime.fromisoformat, texts))
     except ValueError:
+        return list(map(_time, texts))
+    if set(map(_ZONE, dates)) != {UTC}:  # without a zone it would be this host's own time
+        return list(map(_time, texts))
+    times = list(map(datetime.timestamp, dates))
+    return times if is_time(min(times)) and is_time(max(times)) else list(map(_time, texts))
+
+
+def _time(text: str) -> float | None:
+    try:
+        date = datetime.fromisoformat(text)
+        time = None if date.tzinfo is None else date.timestamp()
+    except (ValueError, OverflowError):
         return None
-    return seconds * MICRO if text[-1] == "." and is_time(seconds) else None
+    return time if time is not None and is_time(time) else None
 
 
 @lru_cache(maxsize=1024)

@@ -16,9 +16,10 @@ from functools import lru_cache
 from urllib.parse import unquote
 
 from appguard.address import parse_address
+from appguard.briefs import Briefs, Told
 from appguard.errors import AddressError
 from appguard.event import LIMIT_EXCEEDED, LINE_MOST, PROBE, REQUEST, Event, What, kind_of_answer
-from appguard.filters.base import Told, hosts_in_brief, rows_of
+from appguard.filters.base import hosts_in_brief, rows_of
 from appguard.filters.literals import Literals
 from appguard.filters.times import seconds_of
 
@@ -41,7 +42,6 @@ TIME_LENGTH = len(" [20/Nov/2026:09:11:02 +0000] ")
 END_OF_PATH = re.compile("[?#]")
 PROBED = (400, 404, 405, 444)
 UNAUTHORIZED = 401
-NO_HOST = "0.0.0.0"  # noqa: S104 - for a line that has not this form, as any would do
 TELLING = (UNAUTHORIZED, 403, 429, *PROBED)  # a request with another status tells of nothing by itself
 
 
@@ -54,6 +54,7 @@ class NginxFilter:
     def __init__(self, kinds: Collection[str] = (), name: str = "nginx", statuses: Collection[int] = ()) -> None:
         self.name = name
         self._wanted = Wanted(kinds, statuses)
+        self._told: dict[str, Told] = {"": None} | {str(status): () for status in range(100, 1000)} | self._wanted.what
         self._unauthorized = lru_cache(maxsize=UNAUTHORIZED_MOST)(self._wanted.unauthorized)
         texts = self._wanted.texts('" {} ')
         self.needs = ((Literals(texts),),) if texts else ()
@@ -86,25 +87,18 @@ class NginxFilter:
         user = "" if user in ("-", '""') else user  # Apache writes two quotes for an empty name
         return Event(kind, told, address, 1, "", user, method, path, status, (), "", agent or "")
 
-    def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Sequence[Told]:
+    def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Briefs:
         """Say what common lines tell, of each; see `TellsBriefly`."""
-        found: list[Told] = []
-        what_of, last, told = self._wanted.what, "", None
-        rows = rows_of(COMMON, lines)
-        hosts = hosts_in_brief([row[0] or NO_HOST for row in rows])
-        for line, (_, no_user, time, method, path, status), host in zip(lines, rows, hosts, strict=True):
-            what = what_of.get(status)
-            if "%" in path or "/." in path:
-                path = path_of(path)
-            if status == "401":
-                what = self._unauthorized(method, path, "" if no_user else "basic")
-            if what is None:
-                found.append(() if status else None)
-                continue
-            if time != last:
-                last, told = time, _seconds(time)
-            found.append(None if told is None or host is None else (what, host, told, path, (), line))
-        return found
+        hosts, no_users, stamps, methods, targets, statuses = zip(*rows_of(COMMON, lines), strict=True)
+        paths = [path_of(path) if "%" in path or "/." in path else path for path in targets]
+        told = self._told
+        whats = [told[status] for status in statuses]
+        for at in [at for at, status in enumerate(statuses) if status == "401"]:
+            whats[at] = self._unauthorized(methods[at], paths[at], "" if no_users[at] else "basic") or ()
+        seconds = {stamp: _seconds(stamp) for stamp in set(stamps)}
+        return Briefs.of(
+            whats, hosts_in_brief(hosts), [seconds[stamp] for stamp in stamps], paths, [()] * len(lines), lines
+        )
 
     def hosts_of(self, lines: Sequence[bytes]) -> Sequence[bytes]:
         """Give the first words."""

@@ -14,9 +14,10 @@ from collections.abc import Collection, Sequence
 from functools import lru_cache
 
 from appguard.address import parse_address
+from appguard.briefs import NOTHING, UNREAD, Briefs, Row
 from appguard.errors import AddressError
 from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, Event
-from appguard.filters.base import Told, host_of, rows_of
+from appguard.filters.base import host_of, rows_of
 from appguard.filters.literals import Literals
 from appguard.filters.nginx import PLAIN, TELLING, TEXT, Wanted, kind_of_request, path_of
 
@@ -80,24 +81,20 @@ class NginxJsonFilter:
             user_agent=unescaped(found["agent"]),
         )
 
-    def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Sequence[Told]:
+    def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Briefs:
         """Say what common lines tell, of each; see `TellsBriefly`."""
-        found: list[Told] = []
-        what_of = self._wanted.what
-        for line, row in zip(lines, rows_of(COMMON, lines), strict=True):
-            time, client, peer, status, limit_req, auth, method, uri = row
-            if not time:
-                found.append(None)
-                continue
-            what, path = what_of.get(status), path_of(uri)
-            if limit_req == REFUSED:
-                what = (LIMIT_EXCEEDED, int(status))
-            elif status == "401":
-                what = self._wanted.unauthorized(method, path, auth)
-            host = None if what is None else host_of(client)
-            told = None if host is None or what is None else (what, host, float(time), path, _via(peer, client), line)
-            found.append(() if what is None else told)
-        return found
+        return Briefs.of_rows(map(self._brief, rows_of(COMMON, lines)), lines)
+
+    def _brief(self, row: tuple[str, ...]) -> Row:
+        time, client, peer, status, limit_req, auth, method, uri = row
+        if not time:
+            return UNREAD
+        what, path = self._wanted.what.get(status), path_of(uri)
+        if limit_req == REFUSED:
+            what = (LIMIT_EXCEEDED, int(status))
+        elif status == "401":
+            what = self._wanted.unauthorized(method, path, auth)
+        return NOTHING if what is None else (what, host_of(client), float(time), path, _via(peer, client))
 
     def hosts_of(self, lines: Sequence[bytes]) -> Sequence[bytes]:
         """Give what stands where the client does: everything before it is nginx's own."""

@@ -15,9 +15,10 @@ from functools import cached_property, lru_cache, partial
 from typing import NamedTuple
 
 from appguard.address import Address, parse_address
+from appguard.briefs import NOTHING, UNREAD, Briefs, Row
 from appguard.errors import AddressError, ConfigError
 from appguard.event import LOGIN_FAIL, Event
-from appguard.filters.base import Named, Told, host_of
+from appguard.filters.base import Named, host_of
 from appguard.filters.cascade import Cascade, without
 from appguard.filters.connections import IDS, Connections, Joined, id_of
 from appguard.filters.dates import DatePattern, FoundDate
@@ -140,20 +141,19 @@ class RegexFilter:
             return self._event(captured[1], joined.groups.get("user", ""), address)
         return self.event_of(_hit(joined, captured[1]))
 
-    def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Sequence[Told]:
+    def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Briefs:
         """Say what lines tell whose like has been searched before; see `TellsBriefly`."""
-        return [None] * len(lines) if self._joins else list(map(self._brief, lines, times))
+        return Briefs.unread(lines) if self._joins else Briefs.of_rows(map(self._brief, lines, times), lines)
 
-    def _brief(self, line: bytes, time: float) -> Told:
+    def _brief(self, line: bytes, time: float) -> Row:
         read = self._shapes.read(line)
         if read is None:
-            return None
+            return UNREAD
         shape, text, date = read
         if shape.who is None:
-            return ()
+            return NOTHING
         seconds = (None if self.dates.expressions else time) if date is None else self.dates.seconds(date, time)
-        host = host_of(text[shape.who])
-        return None if seconds is None or host is None else (self._what, host, seconds, "", (), line)
+        return UNREAD if seconds is None else (self._what, host_of(text[shape.who]), seconds, "", ())
 
     def find(self, line: bytes, time: float) -> Hit | None:
         """Give the failure a line tells of."""
