@@ -78,15 +78,15 @@ class Row:
 ROWS = (
     Row("nginx 1 %, selective jails", "nginx", 0.01, 500_000, SELECTIVE, NGINX),
     Row("nginx 1 %, DoS jail too", "nginx", 0.01, 200_000, (*SELECTIVE, "dos"), NGINX, finds_the_same=False),
-    Row("nginx 100 %, repeat offenders", "nginx", 1.0, 200_000, SELECTIVE, NGINX, is_never_short=True),
+    Row("nginx 100 %, repeat offenders", "nginx", 1.0, 500_000, SELECTIVE, NGINX, is_never_short=True),
     Row("nginx 100 %, fresh addresses", "nginx", 1.0, 200_000, SELECTIVE, NGINX, is_fresh=True),
-    Row("nginx 100 %, half IPv6", "nginx half IPv6", 1.0, 200_000, SELECTIVE, NGINX, is_never_short=True),
+    Row("nginx 100 %, half IPv6", "nginx half IPv6", 1.0, 500_000, SELECTIVE, NGINX, is_never_short=True),
     Row("events 1 %", "events", 0.01, 500_000, ("slow-brute-force",), EVENTS, filter="appguard"),
     Row(
         "events 100 %, repeat offenders",
         "events",
         1.0,
-        200_000,
+        500_000,
         ("slow-brute-force",),
         EVENTS,
         is_never_short=True,

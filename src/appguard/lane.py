@@ -10,10 +10,11 @@ read. Every line is read where it may matter to somebody else: a jail that count
 addresses, a dry run, or a ban whose length depends on earlier ones.
 """
 
-from collections import OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import NamedTuple
 
 from appguard.address import Grouping
 from appguard.ban import PERMANENT, Ban
@@ -47,7 +48,15 @@ class Route:
     behind: tuple[str, ...] = ()
 
 
-Pass = Callable[[bytes], None]
+class Banned(NamedTuple):
+    """Until when lines of an address are passed over, and whose failures they are; None: those of no jail here."""
+
+    until: float
+    window: JailWindow | None
+
+
+NOBODY = Banned(0.0, None)
+Passed = Mapping[bytes, JailWindow | None]  # hosts, as lines write them, whose lines are passed over; `Banned.window`
 
 
 class Hearers(dict[What, tuple[Route, ...] | None]):
@@ -118,8 +127,7 @@ class Lane:
         )
         self._telling = self._filter if may_pass_over and isinstance(self._filter, TellsHost) else None
         self._windows = {route.window.jail.name: route.window for route in routes}
-        self._passed = defaultdict[JailWindow | None, list[bytes]](list)  # lines not read, by whose ban
-        self._banned: OrderedDict[bytes, tuple[float, Pass]] = OrderedDict()  # until when, and what takes its lines
+        self._banned: OrderedDict[bytes, Banned] = OrderedDict()  # by key
         self._keys = Keys(routes[0].window.grouping)
 
     def lines(self, chunk: Chunk, now: float) -> Sequence[bytes]:
@@ -131,29 +139,50 @@ class Lane:
         return self._briefs(lines, times) if self._briefs is not None and lines else Briefs.unread(lines)
 
     def _candidates(self, lines: Sequence[bytes], now: float) -> Sequence[bytes]:
+        block = b""
         if self._filter.needs or isinstance(lines, Block):
-            lines = self._sieve.candidates(lines.data if isinstance(lines, Block) else Block.of(lines).data)
+            block = (lines if isinstance(lines, Block) else Block.of(lines)).data
+            lines = self._sieve.candidates(block)
         if not self._banned or self._telling is None:
             return lines
-        kept: list[bytes] = []
-        keep, by_key, hosts = kept.append, self._banned.get, self._telling.hosts_of(lines)
-        keys = self._keys.refreshed()
-        for line, host, by in zip(lines, hosts, map(by_key, hosts), strict=True):
-            if COLON in host:  # others are written as their key
-                by = by_key(keys[host])
-            if by is None or by[0] <= now:
-                keep(line)
-            else:
-                by[1](line)
-        for window, of_banned in self._passed.items():
-            if of_banned:
-                self._tally(window, of_banned)
-                of_banned.clear()
-        return kept
+        hosts = self._telling.hosts_of(lines)
+        written = Counter(hosts)
+        passed = self._passed(written, now)
+        if not passed:
+            return lines
+        if self._sieve.count(lines, block if self._sieve.is_open else b"") == len(lines):  # all tell of something
+            self._tally_hosts(passed, written)
+        else:
+            self._tally_lines(passed, lines, hosts)
+        if len(passed) == len(written):
+            return []
+        return [line for line, host in zip(lines, hosts, strict=True) if host not in passed]
 
-    def _tally(self, window: JailWindow | None, lines: Sequence[bytes]) -> None:
-        """Count lines of addresses that this jail has banned as failures, by what stage 1 finds in them."""
-        found = self._sieve.count(lines)
+    def _passed(self, hosts: Iterable[bytes], now: float) -> Passed:
+        """Give those whose lines are passed over."""
+        keys, by_key = self._keys.refreshed(), self._banned.get
+        banned = ((host, by_key(keys[host] if COLON in host else host)) for host in hosts)  # others are their key
+        return {host: by.window for host, by in banned if by is not None and by.until > now}
+
+    def _tally_hosts(self, passed: Passed, lines: Mapping[bytes, int]) -> None:
+        """Count all lines of the hosts that are passed over; `lines` says how many."""
+        numbers = defaultdict[JailWindow | None, int](int)
+        for host, window in passed.items():
+            numbers[window] += lines[host]
+        for window, number in numbers.items():
+            self._tally(window, number)
+
+    def _tally_lines(self, passed: Passed, lines: Sequence[bytes], hosts: Sequence[bytes]) -> None:
+        """Count those lines of the hosts passed over in which stage 1 finds something."""
+        of_banned = defaultdict[JailWindow | None, list[bytes]](list)
+        for line, host in zip(lines, hosts, strict=True):
+            if host in passed:
+                of_banned[passed[host]].append(line)
+        for window, its in of_banned.items():
+            self._tally(window, self._sieve.count(its))
+
+    def _tally(self, window: JailWindow | None, found: int) -> None:
+        """Count lines of addresses that this jail has banned as failures."""
         self.passed_over += found
         if window is not None:
             window.total_failed += found
@@ -173,7 +202,7 @@ class Lane:
     def learn(self, key: str, ban: Ban | None) -> None:
         """Take what became true of a network, by its key: banned, or not any more."""
         host = key.encode()  # of a ban of some ports alone this is no host, and its lines are read on
-        before, *_ = self._banned.pop(host, (0.0,))
+        before = self._banned.pop(host, NOBODY).until
         if ban is None or self._telling is None or ban.network.prefixlen not in HOST_LENGTHS[ban.network.version]:
             return
         until = max(before, self._passes_until(ban))
@@ -181,7 +210,7 @@ class Lane:
             return
         if len(self._banned) >= HOSTS_MOST:
             self._banned.popitem(last=False)
-        self._banned[host] = (until, self._passed[self._windows.get(ban.jail)].append)
+        self._banned[host] = Banned(until, self._windows.get(ban.jail))
 
     def _passes_until(self, ban: Ban) -> float:
         """Say until when no jail here could make a ban last longer. One cut short by a cap counts as what it was."""

@@ -38,7 +38,8 @@ class Sieve:
     """Knows what the lines of some expressions hold.
 
     `needs` has the sets of each expression; if one has none, every line is a candidate. `line_most` is the number of
-    bytes that are looked at of a line. `search` makes a search of texts; the default chooses.
+    bytes that are looked at of a line. `search` makes a search of texts; the default chooses. `is_open`: the last
+    candidates were all lines of their block.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Sieve:
         self._search: Search | None = None
         self._choice_left = 0  # bytes
         self._rest_left = 0  # blocks
+        self.is_open = True
 
     def candidates(self, block: bytes) -> list[bytes]:
         """Give the lines of a block that may match, without their ends, in order. The block ends with a line's end."""
@@ -62,18 +64,22 @@ class Sieve:
         self._rest_left -= bool(self._rest_left)
         if is_searched:
             self._choose(block)
-        if not is_searched or self._search is None:
+        self.is_open = not is_searched or self._search is None
+        if self._search is None or self.is_open:
             return self._all(block)
         found = self._lines(block, self._places(block, self._search))
         if len(found) > max(1, len(block) // SPARSE_BYTES) and len(found) > DENSE * block.count(b"\n"):
             self._rest_left = REST
         return found
 
-    def count(self, lines: Sequence[bytes]) -> int:
-        """Say how many of the last candidates, or some of them, may match; all of them before the first search."""
+    def count(self, lines: Sequence[bytes], block: bytes = b"") -> int:
+        """Say how many of the last candidates, or some of them, may match; all of them before the first search.
+
+        `block` holds these lines and no others, if there is such a block.
+        """
         if self._search is None:
             return len(lines)
-        block = b"\n".join(lines) + b"\n"
+        block = block or b"\n".join(lines) + b"\n"
         if ESCAPE in block or any(long_lines(block, self._line_most // 2)):
             return len(self._lines(block, self._places(block, self._search)))
         block = block.lower() if self._chosen.folded else block
