@@ -9,12 +9,11 @@ request is not counted. A limit of outcomes may be given back what was reserved,
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from hashlib import blake2b
-from re import Pattern
 from typing import NamedTuple
 
 from appguard.address import Address, NetworkSet
 from appguard.ban import Ban
-from appguard.limit import CLOSED_WAIT, Hit, Limit, Verdict, normal_path, path_pattern
+from appguard.limit import CLOSED_WAIT, Hit, Limit, Verdict, path_pattern
 from appguard.matching import Matching
 from appguard.outcome import Outcome, Pending
 from appguard.proxies import Client
@@ -68,10 +67,10 @@ class Guard:
     ) -> None:
         self._safelist = safelist or NetworkSet()
         self._has_safelist = any(True for _ in self._safelist)
-        self._exempt = tuple(path_pattern(path) for path in exempt_paths)
+        exempt = [path_pattern(path) for path in exempt_paths]
         enforced, tried = ([limit for limit in limits if limit.dry_run is dry] for dry in (False, True))
-        self._matching = Matching(enforced, header_of, is_attempt, secret)
-        self._dry = Matching(tried, header_of, None, secret)
+        self._matching = Matching(enforced, header_of, is_attempt, secret, exempt)
+        self._dry = Matching(tried, header_of, None, secret, exempt)
         self._header_of = header_of
         self._traps = traps
         self.has_dry_limits = bool(tried)
@@ -102,7 +101,7 @@ class Guard:
             return _new_refusal((403, None if ban.end is None else ban.end - wall(), ban, None, None))
         if self._traps is not None and path in self._traps:
             return TRAPPED
-        if (is_preflight and not self.has_outcomes) or (self._exempt and any_match(self._exempt, normal_path(path))):
+        if is_preflight and not self.has_outcomes:
             return ()
         found = self._matching.hits(client, method, path, native)
         hits = of_outcomes(found) if is_preflight else found
@@ -113,11 +112,9 @@ class Guard:
                     return _new_refusal((429, end - now, None, hit.limit, hit.rate))
         return hits
 
-    def is_limited(self, client: Client, path: str) -> bool:
-        """Say whether any limit may meet a client that is not banned, on this path."""
-        if client.address is None or (self._has_safelist and client.address in self._safelist):
-            return False
-        return not (self._exempt and any_match(self._exempt, normal_path(path)))
+    def is_limited(self, client: Client) -> bool:
+        """Say whether any limit may meet a client that is not banned."""
+        return client.address is not None and not (self._has_safelist and client.address in self._safelist)
 
     def dry_hits(
         self, client: Client, method: str, path: str, native: object, is_preflight: bool = False
@@ -180,10 +177,6 @@ def of_outcomes(hits: Iterable[Hit]) -> Sequence[Hit]:
     """Give those hits that limits of outcomes have."""
     return [hit for hit in hits if not hit.limit.counts_requests]
 
-
-def any_match(patterns: Iterable[Pattern[str]], path: str) -> bool:
-    """Say whether any pattern matches the whole path."""
-    return any(pattern.fullmatch(path) for pattern in patterns)
 
 
 class SeenCredentials:

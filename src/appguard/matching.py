@@ -12,6 +12,7 @@ side: the address as key, the usual cost, no exemption, the last good rate.
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
+from re import Pattern
 from typing import TypeVar
 
 from appguard.limit import Hit, Limit, normal_path, path_pattern
@@ -37,6 +38,7 @@ class Matched:
         self.attempts: dict[str, tuple[Hit, ...]] = {}
         self.fixed = tuple(limit for limit in limits if _is_fixed(limit))
         self.asking = tuple(limit for limit in limits if not _is_fixed(limit))
+        self.has_any = bool(limits)
         self.asks_for_attempts = any(_reserves_attempts(limit) for limit in self.fixed)
         self.is_plain = not self.asking and not self.asks_for_attempts  # a client's key says all
 
@@ -58,18 +60,24 @@ def reserves_all(limit: Limit) -> bool:
 
 
 class Matching:
-    """Some limits of one app.
+    """Some limits of one app, which no path meets that one of the patterns `exempt` matches.
 
     `is_attempt` says whether a request looks like a login; without it nothing is reserved, outcomes are only counted
     afterwards. `secret` keys the hashes.
     """
 
     def __init__(
-        self, limits: Sequence[Limit], header_of: HeaderOf, is_attempt: Callable[[Request], bool] | None, secret: str
+        self,
+        limits: Sequence[Limit],
+        header_of: HeaderOf,
+        is_attempt: Callable[[Request], bool] | None,
+        secret: str,
+        exempt: Sequence[Pattern[str]] = (),
     ) -> None:
         ordered = sorted(limits, key=lambda limit: not limit.counts_requests)  # outcomes last
         self._limits = tuple((limit, _methods(limit), path_pattern(limit.path or "*")) for limit in ordered)
-        is_everywhere = not any(limit.path or limit.methods for limit in limits)
+        self._exempt = exempt
+        is_everywhere = not exempt and not any(limit.path or limit.methods for limit in limits)
         self._has_users = any(limit.key == "user" and not limit.counts_requests for limit in limits)
         self._always = Matched(ordered) if is_everywhere else None
         self._header_of = header_of
@@ -104,7 +112,7 @@ class Matching:
     def clients(self) -> set[str]:
         """Give the keys of the clients met lately, as far as they are remembered."""
         every = (self._always,) if self._always else tuple(self._sets.values())
-        known = [keys for matched in every for keys in (matched.hits, matched.attempts)]
+        known = [keys for matched in every if matched.has_any for keys in (matched.hits, matched.attempts)]
         return set[str]().union(*known)  # each in one step: other threads meet clients meanwhile
 
     def users(self, request: Request) -> Sequence[Limit]:
@@ -138,10 +146,11 @@ class Matching:
 
     def _match(self, method: str, path: str) -> Matched:
         tidy = normal_path(path)
+        is_exempt = any(pattern.fullmatch(tidy) for pattern in self._exempt)
         met = tuple(
             limit
             for limit, methods, pattern in self._limits
-            if (not methods or method in methods) and pattern.fullmatch(tidy)
+            if not is_exempt and (not methods or method in methods) and pattern.fullmatch(tidy)
         )
         matched = self._sets.setdefault(met, Matched(met))
         if len(path) <= PATH_MOST and len(method) <= PATH_MOST:

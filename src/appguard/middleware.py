@@ -215,7 +215,7 @@ class Middleware:
             visit.waited = waited(self.monotonic() - now)
         if client.address is None:
             self.clients.explain(client)
-        elif self._has_more_limits and guard.is_limited(client, path):
+        elif self._has_more_limits and guard.is_limited(client):
             if guard.has_dry_limits:
                 now = self.monotonic()
                 steps = self._admit(guard, visit, found, verdict, native, now, is_preflight)
@@ -244,7 +244,7 @@ class Middleware:
             visit.waited = waited(self.monotonic() - now)
         if client.address is None:
             self.clients.explain(client)
-        elif self._has_more_limits and guard.is_limited(client, path):
+        elif self._has_more_limits and guard.is_limited(client):
             if guard.has_dry_limits:
                 steps = self._admit(guard, visit, found, verdict, native, now, is_preflight)
                 await run_async(steps, opened.counters, visit)
@@ -274,7 +274,7 @@ class Middleware:
         guard, now = self._guard_at(limit, route), self.monotonic()
         if guard.denied:
             self._forgive(self.opened)
-        if not guard.is_limited(visit.client, visit.path):
+        if not guard.is_limited(visit.client):
             return None
         found = guard.judge(visit.client, visit.method, visit.path, lambda _: None, self.clock, now, native=native)
         verdict = ADMITTED

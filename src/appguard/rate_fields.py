@@ -87,11 +87,13 @@ class RateFields:
 
 def _least(hits: Sequence[Hit], left: Sequence[Left]) -> tuple[Hit, Left]:
     """Give the limit of requests that has least left, or one of outcomes if there is none, and what is left of it."""
-    hit, (number, reset) = hits[0], left[0]
-    for other, (its, its_reset) in zip(hits, left, strict=False):
-        if other.limit.counts_requests and (its < number or not hit.limit.counts_requests):
-            hit, number, reset = other, its, its_reset
-    return hit, (number, reset)
+    least = min(left)
+    hit = hits[left.index(least)]
+    if hit.limit.counts_requests:  # as most are
+        return hit, least
+    told = [(its, place) for place, its in enumerate(left) if hits[place].limit.counts_requests]
+    least, place = min(told, default=(least, left.index(least)))
+    return hits[place], least
 
 
 def _quoted(text: str) -> str:

@@ -34,7 +34,8 @@ class RecordedBans(BanTable):
 
     def may_hold(self, address: Address) -> bool:
         """Say whether a ban may hold the address, without a look at the time."""
-        return address.text in self._records or super().may_hold(address)
+        text = address.text
+        return text in self._records or text in self._hosts or self._has_wider or address.version == 6
 
     def exact(self, network: Network, ports: str = "") -> Ban | None:
         """Give the ban of exactly this network and these ports, in force or not."""

@@ -48,7 +48,7 @@ class RedisStore(RedisCounters, RedisBanSet, Closing):
             self._reads_published = self._daemon_lives()
         if self._reads_published:
             return self._published.get(address)
-        ban = super().get(address)
+        ban = RedisBanSet.get(self, address)
         return self._published.get(address) if ban is None and not self._synced.is_set() else ban
 
     @property

@@ -109,7 +109,8 @@ class RedisBanSet(RecordedReplica):
         """Give the ban in force that holds the address, as far as the replica knows."""
         if not self._has_started:
             self.start()
-        return super().get(address)
+        table = self._table
+        return table.find(address, self._clock()) if table.may_hold(address) else None
 
     def snapshot(self) -> Snapshot:
         """Give all bans in force, as far as the replica knows."""
