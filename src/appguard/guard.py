@@ -178,7 +178,6 @@ def of_outcomes(hits: Iterable[Hit]) -> Sequence[Hit]:
     return [hit for hit in hits if not hit.limit.counts_requests]
 
 
-
 class SeenCredentials:
     """Remembers, for a while and only as salted hashes, which wrong credentials a client has already tried.
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from appguard.address import parse_address
 from appguard.config import app_config
 from appguard.errors import ConfigError
-from appguard.limit import Hit, Limit
+from appguard.limit import Hit, Limit, path_pattern
 from appguard.matching import MEMO_MOST, Matching
 from appguard.proxies import Client
 from appguard.request import Request, basic_user, normal_user
@@ -262,3 +262,11 @@ def test_clients_are_told_while_others_are_met() -> None:
         meeting.join()
     finally:
         sys.setswitchinterval(usual)
+
+
+def test_who_asks_for_exempt_paths_alone_is_no_client_of_limits() -> None:
+    """A health check on an exempt path, asked again and again, is told nothing and is not among the clients met."""
+    made = Matching([Limit("5/minute")], header_of, None, "secret", [path_pattern("/healthz")])
+    assert [hits(made, BOB, path=path) for path in ("/healthz", "/healthz", "//healthz/")] == [[], [], []]
+    assert [hit.limit.name for hit in hits(made, ALICE, path="/healthz/deep")] == ["5/minute"]
+    assert made.clients() == {ALICE.key}
