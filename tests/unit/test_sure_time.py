@@ -155,6 +155,38 @@ def test_a_clock_set_back_by_mistake_ends_no_ban_earlier(was_ahead: bool) -> Non
     assert bans.held() == [kept]
 
 
+@pytest.mark.parametrize("is_restarted", [False, True], ids=["was behind", "was not running"])
+def test_a_small_step_back_ends_no_ban_earlier(is_restarted: bool) -> None:
+    """While the clock is ahead of what has surely come, as it should be, bans last as long as if it were never set."""
+    host = Host()
+    if is_restarted:
+        host.sure.resume(host.wall - HOUR)
+    bans = MemoryBanSet(lambda: host.wall, host.sure)
+    host.wall += 0 if is_restarted else HOUR
+    bans.expire()
+    host.pass_by(10)
+    kept = bans.ban(host.ban())
+    host.pass_by(60)
+    bans.expire()
+    host.wall -= 2
+    assert bans.expire() == []
+    assert bans.held() == [kept]
+
+
+def test_bans_made_while_the_clock_was_ahead_last_no_longer_where_it_is_set_back_in_steps() -> None:
+    """At each step they begin then, as long as they should, until the clock is right."""
+    host = Host()
+    bans = MemoryBanSet(lambda: host.wall, host.sure)
+    host.wall += 3 * HOUR
+    bans.expire()
+    bans.ban(host.ban())
+    for _ in range(3):
+        host.pass_by(10)
+        host.wall -= HOUR
+        assert bans.expire() == []
+        assert [(ban.start, ban.end) for ban in bans.held()] == [(host.wall, host.wall + 600)]
+
+
 def test_a_wrong_clock_of_redis_ends_no_ban_for_good() -> None:
     """Ends that are moved, as the clock of Redis seems to be another, are moved back as if nothing had been."""
     host = Host()

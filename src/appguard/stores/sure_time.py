@@ -6,7 +6,7 @@ that of the wall clock as long as nobody sets it. When it is set ahead, this tim
 true when it has stayed for a day. When it is set back, this time goes back with it. A ban that began after the clock
 was set lasts by it as long as it should, and is not kept: else who floods this host with short bans would fill it. When
 the clock is set back to what it should be, such a ban begins anew and is as long. One made before ends when it would
-have: the clock may be what is wrong now.
+have, as the clock may be what is wrong now; so does one that begins in no time to come by it.
 """
 
 import time
@@ -37,7 +37,7 @@ class SureTime:
         self._since = steady()  # when it began to doubt
         self._seen = self._believed = clock() - self._since  # by how much the clock leads the steady one
         self._is_set_back = False
-        self._set_back_at = inf  # the time that had surely come then
+        self._set_back_at = inf  # the time that had surely come then, or the clock's if that is later
 
     def now(self) -> float:
         """Give the time that has surely come, Unix seconds; never later than the wall clock's."""
@@ -92,7 +92,7 @@ class SureTime:
         if abs(seen - self._seen) > SET_LEAST:
             self._since = steady
             if seen < self._seen:
-                self._is_set_back, self._set_back_at = True, steady + min(self._believed, self._seen)
+                self._is_set_back, self._set_back_at = True, steady + max(min(self._believed, self._seen), seen)
         self._seen = seen
         if seen < self._believed + SET_LEAST or steady >= self._since + DOUBTED:
             self._believed = seen
