@@ -263,7 +263,41 @@ def test_a_copy_somebody_made_is_not_a_generation(log: Path) -> None:
         kept.wait_for([b"one", b"two", b"three"])
 
 
-@needs_users
+def test_a_log_with_a_date_in_its_name_is_read_though_an_old_one_has_none(log: Path) -> None:
+    """Where an app has begun to date its logs, what it left behind is not what they were rotated from."""
+    kept = Kept()
+    dated = [log.with_name(f"{log.stem}-2026-11-{day}{log.suffix}") for day in (19, 20)]
+    log.touch()
+    os.utime(log, (0, 0))
+    dated[0].write_bytes(b"one\n")
+    os.utime(dated[0], (1000, 1000))
+    with running(FileSource("log", [f"{log.parent}/*{log.suffix}"], {}, poll_every=0.02), kept):
+        kept.wait_for([b"one"])
+        append(dated[0], b"two\n")
+        kept.wait_for([b"one", b"two"])
+        dated[1].write_bytes(b"three\n")
+        kept.wait_for([b"one", b"two", b"three"])
+
+
+def test_a_dated_file_that_is_read_as_its_log_is_not_read_as_another(log: Path) -> None:
+    """A writer that goes on for hours with what was renamed is heard by the log's own name."""
+    kept = Kept()
+    dated = log.with_name(f"{log.stem}-2026-11-20{log.suffix}")
+    log.write_bytes(b"one\n")
+    source = FileSource("log", [f"{log.parent}/*{log.suffix}"], {}, poll_every=0.02)
+    with running(source, kept):
+        kept.wait_for([b"one"])
+        log.rename(dated)
+        log.touch()
+        os.utime(log, (0, 0))
+        append(dated, b"two\n")
+        kept.wait_for([b"one", b"two"])
+        assert source.status().origins == (str(log),)
+        assert source.status().complaint == ""
+        append(log, b"three\n")
+        kept.wait_for([b"one", b"two", b"three"])
+
+
 @pytest.mark.parametrize(
     ("name", "is_rotated"),
     [
@@ -280,6 +314,7 @@ def test_a_copy_somebody_made_is_not_a_generation(log: Path) -> None:
         ("app.1.log", False),
         ("app-2026-11-20.error.log", False),
         ("app-202611201.log", False),
+        ("app-4821-01.log", False),
     ],
 )
 def test_names_of_rotated_files(name: str, is_rotated: bool) -> None:
@@ -287,6 +322,7 @@ def test_names_of_rotated_files(name: str, is_rotated: bool) -> None:
     assert ("app.log" in rotated_from(name)) is is_rotated
 
 
+@needs_users
 def test_siblings_that_are_not_the_logs_are_left_alone(log: Path) -> None:
     """Neither a FIFO, nor a symlink, nor a file of another user is read for having the name of a rotated file."""
     kept = Kept()

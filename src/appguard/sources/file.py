@@ -19,7 +19,7 @@ from pathlib import Path
 
 from appguard.sources.base import Block, Chunk, Deliver, Lag, SourceStatus
 from appguard.sources.generation import CHUNK_BYTES, Generation, Mark, Position, position_text
-from appguard.sources.siblings import is_packed, rotated_from
+from appguard.sources.siblings import is_packed, rotated_from, undated
 from appguard.sources.tail import Identity, Tail
 from appguard.sources.watch import DirectoryWatch
 
@@ -27,6 +27,7 @@ POLL_EVERY = 1.0
 QUIET_AFTER = 60.0  # a renamed file nobody wrote to for so long is closed
 LOOK_APART = 0.05  # names are looked at no more often, whatever goes on in the directories
 LOOK_SHARE = 20  # and if it takes long, because a directory is full, it takes no more than this part of the time
+LEFT_AFTER = 600.0  # seconds: a log written so long before one of its name and a date is not what that was rotated from
 COALESCE = 0.002  # a busy file is read no more often
 TURN_MOST = 0.01  # seconds that a chunk should take
 TURN_BYTES_LEAST = 4 * 1024
@@ -176,7 +177,17 @@ class FileSource:
                 self._complaints.append(f"{path!r} is not read: rename it to something printable")
             return False
         directory, _, name = path.rpartition("/")
-        return not is_packed(name) and not any(f"{directory}/{log}" in logs for log in rotated_from(name))
+        origins = {f"{directory}/{log}" for log in rotated_from(name)} & logs
+        is_dated = origins == {f"{directory}/{undated(name)}"}
+        return not is_packed(name) and (not origins or (is_dated and self._is_left(origins.pop(), path)))
+
+    def _is_left(self, log: str, dated: str) -> bool:
+        """Say whether a log is not written any more, but one with a date in its name, which nobody reads as another."""
+        with suppress(OSError):
+            left, status = Path(log).stat(), Path(dated).stat()
+            reader = self._reader_of((status.st_dev, status.st_ino))
+            return status.st_mtime > left.st_mtime + LEFT_AFTER and reader in ("", dated)
+        return False
 
     def _reader_of(self, identity: Identity) -> str:
         return next((path for path, tail in self._tails.items() if tail.reads(identity)), "")

@@ -21,7 +21,7 @@ YOUNGER_MOST = 28  # less than a log may have open
 LOOKS_MOST = 3
 _log = logging.getLogger(__name__)
 _TURNED = re.compile(r"[.-](?=\d[\w.-]*$|old$)")
-_DATED = re.compile(r"(.+)[.-](?:\d{8}|\d{4}-\d\d|\d\d-\d\d-\d{4})(?!\d)[\w-]*(?:\.\d+)?(\.\w+)")
+_DATED = re.compile(r"(.+)[.-](?:\d{8}|20\d\d-[01]\d|\d\d-\d\d-20\d\d)(?!\d)[\w-]*(?:\.\d+)?(\.\w+)")
 _PACKED = re.compile(r"\.(gz|bz2|xz|zst|lz4|Z)$")
 
 
@@ -30,8 +30,13 @@ def rotated_from(name: str) -> list[str]:
 
     That is `x.log` for `x.log.1`, `x.log-20261120`, `x-20261120.log`, `x.2026-11-20.log`, `x-2026-11-20.0.log`.
     """
+    return [name[: found.start()] for found in _TURNED.finditer(name)] + list(filter(None, [undated(name)]))
+
+
+def undated(name: str) -> str:
+    """Give a name without the date in front of its ending; nothing if it has none."""
     dated = _DATED.fullmatch(name)
-    return [name[: found.start()] for found in _TURNED.finditer(name)] + ([dated[1] + dated[2]] if dated else [])
+    return dated[1] + dated[2] if dated else ""
 
 
 def is_packed(name: str) -> bool:
