@@ -70,13 +70,12 @@ class Names:
         if known is not None:
             then(known)
             return
+        if len(self._threads) < THREADS:
+            self._start()
         try:
             self._waiting.put_nowait((host, then))
         except Full:
             self._drop()
-            return
-        if len(self._threads) < THREADS:
-            self._start()
 
     def _start(self) -> None:
         thread = threading.Thread(target=self._run, name="names", daemon=True)

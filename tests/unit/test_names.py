@@ -112,6 +112,16 @@ def test_without_a_thread_to_spare_a_question_waits(names: Names, caplog: pytest
     wait_until(lambda: found == [FOUND] * 3, 10, "not all answered")
 
 
+def test_questions_that_waited_for_a_thread_until_no_more_had_room_are_answered(names: Names) -> None:
+    """The next question starts a thread also where it finds no room itself."""
+    found: list[Addresses] = []
+    with no_more_threads():
+        for number in range(WAITING_MOST):
+            names.ask(f"a{number}.example.com", found.append)
+    names.ask("b.example.com", lambda _: None)
+    wait_until(lambda: len(found) == WAITING_MOST, 10, "not all answered")
+
+
 def test_the_system_resolver() -> None:
     """A name in the hosts file has its addresses; one that there is not, or cannot be, has none."""
     assert {address.text for address in system_addresses("localhost")} <= {"127.0.0.1", "::1"}
