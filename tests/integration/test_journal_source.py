@@ -158,6 +158,19 @@ def test_other_matches_go_on_where_the_old_ones_were(journal: Journal, tmp_path:
     state.close()
 
 
+def test_a_position_of_an_earlier_version_is_continued(journal: Journal) -> None:
+    """It was kept under the name of the source; what was read by it is not counted again."""
+    kept = Kept()
+    journal.write(b"old", SYSLOG_IDENTIFIER="sshd")
+    with running(source_of(journal, kept), kept):
+        wait_until(kept.lines, 10, "the entry")
+    kept.positions = {NAME: kept.positions[journal_origin(str(journal.directory))]}
+    journal.write(b"new", SYSLOG_IDENTIFIER="sshd")
+    with running(source_of(journal, kept), kept):
+        wait_until(lambda: len(kept.lines()) > 1, 10, "the new entry")
+    assert messages(kept) == [b"old", b"new"]
+
+
 def test_a_damaged_position_is_none(journal: Journal, caplog: pytest.LogCaptureFixture) -> None:
     """A position that is no cursor is said to be damaged, and everything of the last day is read."""
     kept = Kept()

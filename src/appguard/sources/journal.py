@@ -63,7 +63,7 @@ class JournalSource:
         self._buffer = LineBuffer(RECORD_MOST)
         self._unreadable = 0
         self._origin = journal_origin(directory)
-        self._cursor = positions.get(self._origin, "")
+        self._cursor = positions.get(self._origin) or positions.get(name, "")  # as an earlier version called it
         if self._cursor and not CURSOR.fullmatch(self._cursor):
             _log.warning("the saved position of %r is damaged: the journal is read from a day back", name)
             self._cursor = ""
