@@ -266,13 +266,22 @@ def test_a_dry_run_on_one_host_spends_nothing(server: RedisServer, key: str) -> 
         assert changes(server) == 1
 
 
-def test_a_dry_run_keeps_no_more_than_is_enough(server: RedisServer) -> None:
+def test_a_dry_run_with_another_maxretry_spends_nothing(server: RedisServer) -> None:
+    """A jail that is tried with a lower one on one host does not keep the others from theirs."""
+    with counting(server.uri, replace(FIVE, dry_run=True, maxretry=2)) as (trying, _), counting(server.uri) as (one, _):
+        trying.fail(ATTACKER, 4)
+        assert {each.ban.key for each in trying.decided} == {ATTACKER}
+        assert not one.decided
+        one.fail(ATTACKER)
+        assert [each.ban.key for each in one.decided] == [ATTACKER]
+
+
+def test_what_a_dry_run_keeps_is_bounded(server: RedisServer) -> None:
     """A counter that nobody bans for does not grow with each failure."""
     with counting(server.uri, replace(FIVE, dry_run=True)) as (trying, _):
-        trying.fail(ATTACKER, 5)
-        before = server.command("STRLEN", COUNTER + ATTACKER)
-        trying.fail(ATTACKER, 100)
-        assert server.command("STRLEN", COUNTER + ATTACKER) == before
+        for _ in range(12):
+            trying.fail(ATTACKER, 100)
+            assert int(server.command("STRLEN", COUNTER + ATTACKER)[1:]) <= 2 * 256 * 14
 
 
 def test_a_redis_whose_clock_is_set_back_goes_on_counting(server: RedisServer) -> None:

@@ -13,10 +13,10 @@
 -- It is gone when its key is banned, and findtime after its last failure. What is older than a lift of the same network
 -- does not count: nobody is banned again for what was forgiven. A time to come is a clock that was just set, and counts
 -- as now: it would put all others out of the window; so does what was counted before the clock of Redis was set back. A
--- dry run spends nothing of what others may ban for: of a counter that is enough it keeps as much as is enough, and each
--- batch tells of it once. What a stranger has put where a counter should be counts nothing, and is written over.
+-- dry run spends nothing of what others may ban for, whose maxretry may be another, and each batch tells of a network
+-- once. What a stranger has put where a counter should be counts nothing, and is written over.
 local ENTRIES_MOST = 256
-local FORMAT = '>dI4I2c0'
+local FORMAT, ENTRY_BYTES = '>dI4I2c0', 14 -- without a tag
 local VERSION_MOST = 4503599627370496
 local REMEMBERED = 600000 -- milliseconds that a lost answer is asked for again
 local time = redis.call('TIME')
@@ -122,17 +122,10 @@ local function tell(network)
   return 1, ''
 end
 
--- The newest that are enough.
-local function enough_of(packed)
-  local entries = read(packed)
-  while #entries > 1 do
-    local oldest = table.remove(entries, 1)
-    if total_of(entries) < maxretry then
-      table.insert(entries, 1, oldest)
-      break
-    end
-  end
-  return write(entries)
+-- The newest, which are enough for any host: no maxretry is more than so many.
+local function spared(packed)
+  if #packed <= 2 * ENTRIES_MOST * ENTRY_BYTES then return packed end
+  return write(within(read(packed), 0))
 end
 
 local function ban(network, ends, is_enough_here, details)
@@ -186,7 +179,7 @@ local function fail(number, failure)
     if total < maxretry then return end
   end
   local networks = networks_of(packed, network, is_user)
-  counters[index] = is_dry and enough_of(packed) or ''
+  counters[index] = is_dry and spared(packed) or ''
   local said = string.format('%d', math.max(total, is_enough_here and maxretry or 0))
   local details = table.concat({head, middle, tail}, said)
   for each in pairs(networks) do
