@@ -44,6 +44,7 @@ KEYS_MOST = 100_000
 BYTES_MOST = 64 * 1024 * 1024
 ROOM_SHARE = 64  # this part of the keys goes at once
 LATE_MOST = 60.0  # seconds a line may come late, where findtime is shorter: in a flood, logs are read late
+AHEAD_MOST = 60.0  # seconds an event's time may lie in the future
 
 _VALUE_OF: dict[str, Callable[[Event], str]] = {
     "path": lambda event: event.path,
@@ -318,9 +319,13 @@ class JailWindow:
         return tuple(sorted(self._pairs.get(network, ())))
 
     def sweep(self, now: float) -> list[str]:
-        """Drop the keys whose events have all left the window, and to which none can come late; give them."""
-        before = now - self.oldest
-        gone = [key for key, known in self._counted.items() if newest_of(known) <= before]
+        """Drop the keys whose events have all left the window, and to which none can come late; give them.
+
+        So are those that have one of a time to come, which a clock told that was set back since: next to it none of now
+        would count.
+        """
+        before, latest = now - self.oldest, now + AHEAD_MOST
+        gone = [key for key, known in self._counted.items() if not before < newest_of(known) <= latest]
         for key in gone:
             self.forget(key)
         return gone

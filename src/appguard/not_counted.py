@@ -12,8 +12,7 @@ from appguard.filters.data_file import DataFilter
 from appguard.filters.regex import RegexFilter
 from appguard.jail import Jail
 from appguard.jail_paths import holding
-from appguard.jail_window import JailWindow
-from appguard.pipeline import AHEAD_MOST
+from appguard.jail_window import AHEAD_MOST, JailWindow
 
 
 def why_no_event(chosen: Filter, line: bytes, time: float) -> str:

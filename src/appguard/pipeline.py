@@ -20,12 +20,10 @@ from appguard.counted import Failure
 from appguard.event import LOGIN_SUCCESS, Event, What
 from appguard.filters.base import Complains, Named
 from appguard.found import Found
-from appguard.jail_window import JailWindow
+from appguard.jail_window import AHEAD_MOST, JailWindow
 from appguard.lane import Lane, lanes_of
 from appguard.lane import Route as Route  # what a pipeline is made of
 from appguard.sources.base import Chunk
-
-AHEAD_MOST = 60.0  # seconds an event's time may lie in the future
 
 log = logging.getLogger("appguard")
 

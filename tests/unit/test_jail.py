@@ -163,6 +163,17 @@ def test_restored_events_may_come_in_any_order() -> None:
     assert window.record(event_at(NOW + 8))
 
 
+@pytest.mark.parametrize("before", [1, 2])
+def test_what_was_counted_by_a_clock_set_back_keeps_nobody_from_a_ban(before: int) -> None:
+    """Failures of an hour from now are forgotten: those of now, which are not within findtime of them, count."""
+    window = window_of(Jail("login", maxretry=3))
+    for _ in range(before):
+        window.record(event_at(NOW + 3600))
+    assert window.sweep(NOW + 3540) == []
+    assert window.sweep(NOW) == [ADDRESS]
+    assert [bool(window.record(event_at(NOW + number))) for number in range(3)] == [False, False, True]
+
+
 def test_sweep_drops_only_keys_that_are_out_of_the_window() -> None:
     """A late event does not make a key look older than its newest event."""
     window = window_of(Jail("login", findtime=100))

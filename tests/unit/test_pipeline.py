@@ -15,8 +15,8 @@ from appguard.filters.options import FilterOptions
 from appguard.filters.regex import RegexFilter
 from appguard.found import FOUND_MOST
 from appguard.jail import Jail
-from appguard.jail_window import JailWindow
-from appguard.pipeline import AHEAD_MOST, LineCounts, Outcome, Pipeline, Route, failures_of
+from appguard.jail_window import AHEAD_MOST, JailWindow
+from appguard.pipeline import LineCounts, Outcome, Pipeline, Route, failures_of
 from appguard.sources.base import Chunk
 
 NOW = 1_800_000_000.0
