@@ -146,8 +146,7 @@ class Judge:
         bits = 8 * len(packed)
         if prefixlen == bits:  # as most are
             return not self._ranges[bits].touch(packed, packed)
-        last = int.from_bytes(packed) | (1 << bits - prefixlen) - 1
-        return prefixlen >= _WIDEST_CLEAR[bits] and not self._ranges[bits].touch(packed, last.to_bytes(bits // 8))
+        return prefixlen >= _WIDEST_CLEAR[bits] and not self._ranges[bits].touch(packed, _last(packed, prefixlen))
 
     def _check_never(self, network: Network) -> None:
         for known in _SPECIAL:
@@ -187,18 +186,23 @@ def _told(network: Network, known: _Known) -> str:
     return f"{name} {relation} {network_text(known.network)}, which is {known.what}"
 
 
+def _last(first: bytes, prefixlen: int) -> bytes:
+    """Give the last address of a network; a network's own `broadcast_address` takes a lock and many times as long."""
+    bits = 8 * len(first)
+    return (int.from_bytes(first) | (1 << bits - prefixlen) - 1).to_bytes(bits // 8)
+
+
 class _Ranges:
     """Networks of one version as ranges of packed addresses that do not touch, in order."""
 
     def __init__(self, networks: Iterable[Network]) -> None:
         self._firsts: list[bytes] = []
         self._lasts: list[bytes] = []
-        for network in sorted(networks):
-            first, last = network.network_address.packed, network.broadcast_address.packed
+        for first, prefixlen in sorted((each.network_address.packed, each.prefixlen) for each in networks):
             if self._lasts and first <= self._lasts[-1]:  # of two networks that touch one lies in the other
                 continue
             self._firsts.append(first)
-            self._lasts.append(last)
+            self._lasts.append(_last(first, prefixlen))
 
     def touch(self, first: bytes, last: bytes) -> bool:
         """Say whether an address from the first to the last is in any."""

@@ -1,6 +1,6 @@
 """The last judge: what is refused, one by one, and what may be forced."""
 
-from ipaddress import ip_network
+from ipaddress import IPv6Network, ip_network
 
 import pytest
 from hypothesis import example, given
@@ -169,6 +169,13 @@ def test_every_overlap_with_the_safelist_is_found(safelist: list[Network], banne
             judge.check(Ban(banned, "test", 0.0, None))
     else:
         judge.check(Ban(banned, "test", 0.0, None))
+
+
+def test_a_network_is_protected_beside_a_narrower_one_with_a_zone_id() -> None:
+    """To `ipaddress` a network with a zone id is no smaller and no larger than another that begins with its address."""
+    judge = Judge(safelist=[IPv6Network("2001:db8::%1/64"), IPv6Network("2001:db8::/48")])
+    with pytest.raises(RefusedForSafety):
+        judge.check(ban("2001:db8:0:5::/64"))
 
 
 def test_judges_of_a_fleet_take_what_is_protected() -> None:
