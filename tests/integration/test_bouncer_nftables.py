@@ -344,6 +344,20 @@ def test_what_somebody_takes_out_is_put_back(taken: str) -> None:
     play(scene, judge=Judge(safelist=(parse_network("192.0.2.0/24"),)))
 
 
+def test_an_element_that_we_would_not_make_may_come_and_go() -> None:
+    """A single address that somebody puts among the IPv6 /64s, and takes out, keeps nobody from being put back."""
+
+    async def scene(ban_set: MemoryBanSet, bouncer: Bouncer) -> None:
+        ban_set.ban(Ban.of("2001:db8:5::/64"))
+        bouncer.wake()
+        await until(lambda: "2001:db8:5::/64" in banned(), "the ban did not arrive")
+        run("nft", "add element inet appguard ban6_64 { 2001:db8:6::1 timeout 1h : dropped }")
+        run("nft", "delete element inet appguard ban6_64 { 2001:db8:6::1, 2001:db8:5:: }")
+        await until(lambda: "2001:db8:5::/64" in banned(), "what was taken out is not back")
+
+    play(scene)
+
+
 def test_what_somebody_takes_out_is_noticed_in_a_flood_of_changes() -> None:
     """More deletions than are remembered one by one make everything anew."""
 

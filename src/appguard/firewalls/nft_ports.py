@@ -50,12 +50,14 @@ class PortLists:
         return None
 
     def key(self, name: str, packed: bytes) -> str | None:
-        """Give the key of the block that an element of a set is; None if the set is none of hosts."""
+        """Give the key of the block that an element of a set is, or lies in; None if the set is none of hosts."""
         kind = self.host_set(name)
         if kind is None:
             return None
         version, prefixlen, ports = kind
-        return key_of(network_text((IPv4Network if version == 4 else IPv6Network)((packed, prefixlen))), ports)
+        parse = IPv4Network if version == 4 else IPv6Network
+        network = parse((packed, prefixlen), strict=False)  # others may put any address where a /64 belongs
+        return key_of(network_text(network), ports)
 
     def script(self, table: str, ports: str) -> str:
         """Write what a table needs for a list, in nft's words, without the options that the settings may ask for."""
