@@ -90,6 +90,17 @@ def test_who_does_not_listen_is_told_nothing() -> None:
         assert netlink.hear(link, range(64))[0]
 
 
+def test_what_there_is_to_hear_is_read_some_at_a_time() -> None:
+    """So much may have been told that to read it takes long: who asks for some finds the rest where it was."""
+    with netlink.listen() as link:
+        for _ in range(3):
+            commit(remove_table("appguard"))
+        some, is_whole = netlink.hear(link, range(64), 1)
+        rest, _ = netlink.hear(link, range(64))
+        assert is_whole
+        assert 0 < len(some) < len(rest)
+
+
 def test_what_a_question_raises_keeps_nothing_alive() -> None:
     """An error is not part of a cycle, which would keep the locals of all callers until the garbage is collected."""
     held: list[weakref.ref[Network]] = []

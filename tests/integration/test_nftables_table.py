@@ -13,7 +13,7 @@ import pytest
 from appguard.errors import FirewallError, FirewallPermissionError
 from appguard.firewalls import nft_messages, nft_script, nftables
 from appguard.firewalls.base import Block
-from appguard.firewalls.nft_watch import Watch
+from appguard.firewalls.nft_watch import TAKEN_AT_ONCE, Watch
 from appguard.firewalls.nftables import Nftables
 from tests.lab import User, has_user, processes, wait_until
 from tests.netns import banned, elements, has_table, network, run
@@ -79,6 +79,27 @@ def test_to_renew_is_to_remove_and_to_add(firewall: Nftables) -> None:
 
     asyncio.run(scene())
     assert 590 <= banned()["203.0.113.5"] <= 600
+
+
+def test_of_very_many_that_are_missing_some_are_told_at_a_time(firewall: Nftables) -> None:
+    """Nobody waits until the kernel was asked about all that somebody took out; who is told of some is to ask again."""
+    keys = {f"203.0.{number // 250}.{number % 250}" for number in range(2 * TAKEN_AT_ONCE + 1)}
+    ban(firewall, *keys)
+
+    async def scene() -> None:
+        suspected = asyncio.Event()
+        with firewall.watch(suspected.set):
+            run("nft", "flush map inet appguard ban4")
+            found: list[str] = []
+            while len(found) < len(keys):
+                await asyncio.wait_for(suspected.wait(), 5)
+                suspected.clear()
+                some = await firewall.missing()
+                assert len(some) <= TAKEN_AT_ONCE
+                found += some
+            assert set(found) == keys
+
+    asyncio.run(scene())
 
 
 def test_ends_in_a_thousand_years_and_in_no_time_are_timeouts_too(firewall: Nftables) -> None:
@@ -237,7 +258,7 @@ def test_an_nft_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 TRY = """
 import asyncio
 from appguard.errors import AppGuardError
-from appguard.firewalls.nft_watch import Watch
+from appguard.firewalls.nft_watch import TAKEN_AT_ONCE, Watch
 from appguard.firewalls.nftables import Nftables
 
 async def main() -> None:

@@ -158,7 +158,8 @@ class Firewall(Protocol):
     async def missing(self) -> Sequence[str]:
         """Give the keys of blocks that somebody has taken out since this was last asked, as far as was heard.
 
-        What we took out ourselves may be among them. To be asked before `intact`.
+        What we took out ourselves may be among them. Of very many it gives some, and calls `suspect` (see `watch`) to
+        be asked for more. To be asked before `intact`.
         """
         ...
 

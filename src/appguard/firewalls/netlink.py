@@ -19,6 +19,7 @@ import errno
 import os
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -169,22 +170,26 @@ def listen_not(link: socket.socket) -> None:
     link.setsockopt(_SOL_NETLINK, _LEAVE, _CHANGES)
 
 
-def hear(link: socket.socket, wanted: Collection[int]) -> tuple[list[bytes], bool]:
-    """Read all that waits on such a socket: the attributes of the wanted messages, and whether none were lost."""
+def hear(link: socket.socket, wanted: Collection[int], most: int = sys.maxsize) -> tuple[list[bytes], bool]:
+    """Read what waits on such a socket: the attributes of the wanted messages, and whether none were lost.
+
+    There may be more where it was `most` datagrams.
+    """
     kinds = frozenset(_NF_TABLES << 8 | kind for kind in wanted)
     found: list[bytes] = []
     is_whole = True
-    while True:
+    for _ in range(most):
         try:
             told = link.recv(_LONGEST)
         except BlockingIOError:
-            return found, is_whole
+            break
         except OSError as error:
             if error.errno != errno.ENOBUFS:
                 raise
             is_whole = False  # more happened than it had room for
             continue
         found += [body[_FAMILY.size :] for kind, _, _, body in messages(told) if kind in kinds]
+    return found, is_whole
 
 
 def room() -> int:

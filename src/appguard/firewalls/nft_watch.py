@@ -7,6 +7,7 @@ everything is made anew nothing is heard: whether our rules are there is asked a
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from appguard.firewalls.nft_messages import TAKEN_OUT, taken_out
 
 LOST_APART = 60.0  # seconds between two times that what was not heard is reason to make everything anew
 TAKEN_MOST = 10_000  # elements; of more it is not worth to remember each
+TAKEN_AT_ONCE = 500  # of them; to ask the kernel about so many takes some 15 milliseconds, which a new ban has to wait
+
+HEARD_AT_ONCE = 16  # datagrams, each of some dozens of elements
 
 log = logging.getLogger("appguard.firewall")
 
@@ -48,7 +52,7 @@ class Watch:
             return
 
         def heard() -> None:
-            self._hear(link)
+            self._hear(link, HEARD_AT_ONCE)  # what still waits has this called again when others had their turn
             suspect()
 
         self._suspect = suspect
@@ -89,12 +93,14 @@ class Watch:
         self._is_whole = True
 
     def taken(self) -> tuple[tuple[str, bytes], ...]:
-        """Give the set and the key of each element that was taken out since this was last asked."""
-        taken, self._taken = tuple(self._taken), {}
+        """Give the set and the key of elements that were taken out; where there are more, have this asked again."""
+        taken = tuple(self._taken.popitem()[0] for _ in range(min(TAKEN_AT_ONCE, len(self._taken))))
+        if self._taken:
+            self._suspect()
         return taken
 
-    def _hear(self, link: socket) -> None:
-        told, is_whole = hear(link, TAKEN_OUT)
+    def _hear(self, link: socket, most: int = sys.maxsize) -> None:
+        told, is_whole = hear(link, TAKEN_OUT, most)
         for each in told:
             self._taken.update(dict.fromkeys(taken_out(self._table, each)))
         self._is_whole = self._is_whole and is_whole and len(self._taken) <= TAKEN_MOST
