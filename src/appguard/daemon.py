@@ -179,7 +179,7 @@ class Daemon:
         self._bans.restore_lifts(self._state.lifts())
         self._bans.begin_restore()
         self._following.begin_restore(self._state.brief_bans)
-        self._bouncers.begin_restore(self._state.brief_bans)
+        self._bouncers.begin_restore(self._state.brief_bans_left)
         self._trouble.attempt("published bans", self._publisher.begin)
         self._banning.history.restore(self._state.pasts())
         for name, window in self._windows.items():
@@ -203,7 +203,7 @@ class Daemon:
         """
         with here_to_stay():
             await self._bouncers.tried()
-            for part in self._state.ban_parts():
+            for part in self._state.restored_parts():
                 bans = [ban for ban in part if ban.in_force(self._sure.now())]
                 self._bans.restore(bans)
                 self._following.came_back(bans)

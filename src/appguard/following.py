@@ -181,7 +181,7 @@ class Following:
         if not self.restored.is_set():
             self.loaded.clear()
             there = {key for key, _, _ in facts}
-            saved = await _read(brief for brief in self._saved() if brief[0] not in there)
+            saved = [brief for brief in await _read(self._saved()) if brief[0] not in there]
             if self.restored.is_set():  # meanwhile
                 return await self._after(cursor)
             self._told.update(key for key, _, _ in saved)

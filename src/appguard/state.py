@@ -94,6 +94,7 @@ class State:
         self._path = directory / FILE_NAME
         self._clock = clock
         self._connection: sqlite3.Connection | None = None
+        self._left = LAST_ROW  # before this row no ban was restored
 
     def open(self) -> None:
         """Open the database; make it, and its directory, if it is not there."""
@@ -280,15 +281,31 @@ class State:
 
     def ban_parts(self) -> Iterator[tuple[Ban, ...]]:
         """Give the same, the newest first and some milliseconds of work at a time; not what is saved meanwhile."""
+        return (part for part, _ in self._parts())
+
+    def restored_parts(self) -> Iterator[tuple[Ban, ...]]:
+        """Give them to who puts each part in force at once."""
+        for part, row in self._parts():
+            self._left = row
+            yield part
+
+    def _parts(self) -> Iterator[tuple[tuple[Ban, ...], int]]:
         row = LAST_ROW
         while row > 0:
             with self._database() as connection:
                 part, row = read_bans(connection, row)
-            yield part
+            yield part, row
 
     def brief_bans(self) -> Iterator[Brief]:
         """Give what a firewall must know of the bans in force, the newest first: a fraction of the work."""
-        row, now = LAST_ROW, self._clock()
+        return self._brief_bans(LAST_ROW)
+
+    def brief_bans_left(self) -> Iterator[Brief]:
+        """Give the same of those that were not restored yet: to pass over very many others holds up everything."""
+        return self._brief_bans(self._left)
+
+    def _brief_bans(self, row: int) -> Iterator[Brief]:
+        now = self._clock()
         while row > 0:
             with self._database() as connection:
                 part, row = read_brief_bans(connection, row, now)

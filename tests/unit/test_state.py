@@ -155,7 +155,22 @@ def test_bans_are_told_in_brief(tmp_path: Path) -> None:
     state.save(Batch(facts=[Fact.lifting(bans[7], 1000)]))
     now[0] += 10
     left = [ban.brief for ban in reversed(bans) if ban is not bans[7]]
-    assert list(state.brief_bans()) == left
+    assert list(state.brief_bans()) == list(state.brief_bans_left()) == left
+    state.close()
+
+
+def test_what_was_restored_is_left_out_of_what_is_left(tmp_path: Path) -> None:
+    """A firewall that is loaded while bans are restored asks for the others alone, and at the end for none."""
+    state = State(tmp_path / "left", clock=lambda: NOW)
+    state.open()
+    bans = [ban_of(f"10.0.{n // 250}.{n % 250}", n, NOW + 700) for n in range(2 * PART + 1)]
+    state.save(Batch(facts=[put(ban) for ban in bans]))
+    briefs, found = [ban.brief for ban in reversed(bans)], 0
+    for part in state.restored_parts():
+        found += len(part)
+        assert list(state.brief_bans_left()) == briefs[found:]
+        assert list(state.brief_bans()) == briefs
+    assert found == len(bans)
     state.close()
 
 
