@@ -92,7 +92,7 @@ class Flood:
             return writer.status is not None and not source.behind
 
         wait_until(is_over, patience, lambda: f"all is read: {self.place.ask('status')['sources']}")
-        assert writer.status == 0, writer.output()
+        assert writer.stop() == 0, writer.output()  # which is all here then
         return {
             "lines": self._lines,
             "lines_read": read,

@@ -13,6 +13,7 @@ class SlowRelay:
 
     def __init__(self, to: int, delay: float, address: str) -> None:
         self.delay = delay  # may be changed
+        self.connections = 0  # so many were taken
         self._address = address
         self.port = 0
         self._to = to
@@ -43,6 +44,7 @@ class SlowRelay:
         await asyncio.sleep(0)  # what was closed is gone after one more turn
 
     async def _relay(self, near: asyncio.StreamReader, near_writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
         try:
             far, far_writer = await asyncio.open_connection("127.0.0.1", self._to)
         except OSError:

@@ -17,7 +17,7 @@ def test_a_loss_soon_after_another_is_not_forgotten(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("time.monotonic", lambda: now)
     kernel, ours = socket.socketpair()
 
-    def hear(link: socket.socket, _: Collection[int]) -> tuple[list[bytes], bool]:
+    def hear(link: socket.socket, _kinds: Collection[int], _most: int) -> tuple[list[bytes], bool]:
         return [], link.recv(100) != b"lost"
 
     monkeypatch.setattr(nft_watch, "listen", lambda: ours)
