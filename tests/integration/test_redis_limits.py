@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from hashlib import sha1
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 
 import pytest
@@ -103,6 +103,39 @@ def test_a_clock_that_is_set_back_keeps_nobody_out(server: RedisServer, store: R
 
     at = [admitted(1_800_000_000.0 + seconds) for seconds in (3600, 3599.5, 0, 59, 60)]
     assert at == ([5, 0, 5, 4, 1] if burst else [5, 0, 5, 0, 5])
+
+
+@pytest.mark.parametrize("limits", [["5/minute"], ["9/minute", "5/minute"]])
+def test_a_counter_is_kept_until_its_newest_run_has_left(
+    server: RedisServer, store: RedisStore, limits: list[str]
+) -> None:
+    """Requests that join a run neither prolong what is kept nor make it be kept for ever."""
+    hits = [Hit(f"203.0.113.5 {text}", Limit(text), 1) for text in limits]
+    left: list[list[int]] = []
+    for _ in range(3):
+        assert store.check(hits).refused is None
+        keys = server.command("KEYS", "appguard:l:*").decode().split()
+        left.append([int(server.command("PTTL", key).decode().rpartition(":")[2]) for key in keys if "minute" in key])
+    assert all(len(each) == len(limits) for each in left)
+    assert all(66_000 >= first >= later > 0 for each in zip(*left, strict=True) for first, later in pairwise(each))
+
+
+@pytest.mark.parametrize("burst", [0, 5])
+@pytest.mark.parametrize("foreign", ["SET", "SET short", "SET long", "LPUSH"])
+def test_what_a_stranger_put_where_a_counter_should_be_is_begun_anew(
+    server: RedisServer, store: RedisStore, burst: int, foreign: str
+) -> None:
+    """Texts of any length and other types are written over, alone and beside a counter that is as it should be."""
+    limits = Limit("5/minute", burst=burst, name="guess"), Limit("9/hour")
+    hits = [Hit(f"203.0.113.5 {limit.name}", limit, 1) for limit in limits]
+    assert store.check(hits).refused is None
+    command, _, length = foreign.partition(" ")
+    (key,) = [each for each in server.command("KEYS", "appguard:l:*").decode().split() if "guess" in each]
+    server.command("DEL", key)
+    server.command(command, key, {"": "x" * 36, "short": "x", "long": "x" * 1200}[length])
+    server.command("CONFIG", "RESETSTAT")
+    assert [store.check(hits).refused is None for _ in range(7)] == [True] * 5 + [False] * 2
+    assert "errorstat_" not in server.command("INFO", "errorstats").decode()
 
 
 def reserved(client: str = "203.0.113.5", cost: int = 1) -> list[Hit]:

@@ -34,7 +34,7 @@ ALWAYS = {"auth", "hello", "quit", "reset"}  # what Redis lets everybody do
 CONNECTING = {"select", "client|setname", "cluster|slots", "time"} | ALWAYS
 READING = {"hget", "hscan", "xread", "xrange", "xrevrange", "xlen"}
 MAY = {
-    "app": CONNECTING | READING | {"eval", "evalsha", "get", "set"},
+    "app": CONNECTING | READING | {"eval", "evalsha", "get", "mget", "set", "setrange"},
     "daemon": CONNECTING | READING | {"eval", "evalsha", "get", "set", "hgetall", "hset", "hsetnx", "hdel", "xadd"},
     "admin": CONNECTING
     | (READING - {"xread"})
