@@ -57,6 +57,7 @@ class AppGuard:
             self._middleware = Middleware(config, _header_of, _Visit) if config.enabled else None
             self._header = config.forwarding_header.encode()
             self._other_header = b"forwarded" if self._header == b"x-forwarded-for" else b"x-forwarded-for"
+            self._forwarding = frozenset((self._header, self._other_header))
         except ConfigError as error:
             self._error = error
 
@@ -69,22 +70,22 @@ class AppGuard:
         method = scope.get("method", "GET").upper()  # as frameworks read it
         path = _path(scope) if scope.get("root_path") else scope["path"]
         text, port = scope.get("client") or NOBODY
-        peer = self._peers.get(text)
-        is_plain = peer is not None and not peer.forwards and port != 0  # as most are
-        client = peer.client if peer is not None and is_plain else self._client(middleware, text, port, scope)
+        peer = self._peers.get(text) or middleware.clients.finder.peer(text)
+        is_plain = port != 0 and (not peer.forwards or self._forwarding.isdisjoint(dict(scope["headers"])))
+        client = peer.client if is_plain else self._client(middleware, peer, port, scope)
         is_preflight = method == "OPTIONS" and _is_preflight(scope)
         if middleware.is_immediate:
             visit = middleware.decide(client, method, path, is_preflight, scope)
         else:
             visit = await middleware.decide_async(client, method, path, is_preflight, scope)
-        if isinstance(visit, Refusal):
+        if type(visit) is Refusal:
             if scope["type"] == "websocket":
                 await receive()  # the handshake
             answer = middleware.answer(visit, client, method, path, scope, _header(scope, b"accept"))
             for message in _messages(answer, scope):
                 await send(message)
             return
-        assert isinstance(visit, _Visit)
+        assert type(visit) is _Visit
         visit.scope, visit.to, visit.status, visit.has_begun = scope, send, 0, False
         scope[VISIT] = visit
         try:
@@ -130,10 +131,7 @@ class AppGuard:
             if self._middleware is not None:
                 await self._middleware.close_async()
 
-    def _client(self, middleware: Middleware, text: str | None, port: int | None, scope: Scope) -> Client:
-        peer = middleware.clients.finder.peer(text)
-        if not peer.forwards and port != 0:
-            return peer.client
+    def _client(self, middleware: Middleware, peer: Peer, port: int | None, scope: Scope) -> Client:
         forwarded = _joined(scope, self._header)
         if forwarded is not None and self._header == b"forwarded":
             forwarded = forwarded_for(forwarded)

@@ -9,7 +9,7 @@ request is not counted. A limit of outcomes may be given back what was reserved,
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 from appguard.address import Address, NetworkSet
 from appguard.ban import Ban
@@ -26,6 +26,7 @@ DENY_MOST = 60.0  # seconds a refusal is answered from memory before the counter
 DENY_OUTCOME_MOST = 1.0  # the same of a limit of outcomes
 
 
+@final
 class Refusal(NamedTuple):
     """Why a request is refused, and for how many seconds: by a ban (403), a limit (429), a trap (404), or because no
     counters could be asked and the settings say to refuse then (503).

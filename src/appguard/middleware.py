@@ -203,7 +203,7 @@ class Middleware:
             self._forgive(opened)
             now = self.monotonic()
         found = guard.judge(client, method, path, opened.ban_of, self.clock, now, is_preflight, native)
-        if isinstance(found, Refusal):
+        if type(found) is Refusal:
             self.events.refused(client, found, method, path, now)
             return found
         verdict = opened.check(found) if found else ADMITTED
@@ -233,7 +233,7 @@ class Middleware:
             self._forgive(opened)
         now = self.monotonic()
         found = guard.judge(client, method, path, opened.ban_of, self.clock, now, is_preflight, native)
-        if isinstance(found, Refusal):
+        if type(found) is Refusal:
             self.events.refused(client, found, method, path, now)
             return found
         verdict = await opened.counters.check_async(found) if found else ADMITTED

@@ -29,6 +29,7 @@ class Step(NamedTuple):
 Steps = Generator[Step, Verdict, T]
 PATIENCE = 0.05  # seconds; with the rest of a request it stays below 60 ms
 LATE = 0.008  # seconds more after which it was this process that was late
+LONGEST = BUDGET + LATE
 
 
 class Waiting(Protocol):
@@ -39,7 +40,7 @@ class Waiting(Protocol):
 
 def waited(took: float, seconds: float = BUDGET) -> float:
     """Give how long counters made a request wait at a step that took so long, and had so many seconds to."""
-    return took if took < min(seconds, BUDGET) + LATE else 0.0
+    return took if took < LONGEST and took < seconds + LATE else 0.0
 
 
 def run(steps: Steps[T], counters: Counters, request: Waiting) -> T:

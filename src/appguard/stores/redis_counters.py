@@ -83,10 +83,12 @@ class RedisCounters:
         if seconds <= 0.0 or not hits or not (breaker.is_well or breaker.may_ask()):
             return self._without_redis(hits)
         try:
-            client = self._client_of_loop()
+            client = self._async_clients.get(asyncio.get_running_loop()) or self._client_of_loop()
             if isinstance(client, PipelinedCommands):
+                known = self._calls.get(hits[0].key)
+                call = known[1] if known is not None and known[0] is hits else self._call(hits)
                 try:
-                    reply = await client.send(self._call(hits), seconds)
+                    reply = await client.send(call, seconds)
                 except NoScriptError:
                     reply = await client.send(self._text_call(hits), min(seconds, BUDGET) / 2)
                 verdict = _verdict(reply, hits, ADMITTED)

@@ -11,8 +11,9 @@ repetition of this one: it may have been counted.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from math import inf
 from threading import Lock
 from typing import Any, cast
@@ -71,6 +72,7 @@ class PipelinedCommands(asyncio.Protocol):
         self._answers: list[asyncio.Future[Any]] = []  # to them
         self._unsent: list[tuple[bytes, asyncio.Future[Any]]] = []  # while the connection is being made
         self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._sent = 0  # calls, ever; all but those that wait were answered
         self._heard = 0.0
 
     def execute_command(self, *arguments: object) -> asyncio.Future[Any]:
@@ -90,20 +92,28 @@ class PipelinedCommands(asyncio.Protocol):
 
     def _flush(self) -> None:
         calls, answers, self._calls, self._answers = self._calls, self._answers, [], []
-        self._loop.call_later(self._seconds, self._expire, answers)
         if self._transport is not None:
             self._write(calls, answers)
+            self._loop.call_later(self._seconds, self._expire_up_to, self._sent)
             return
+        self._loop.call_later(self._seconds, self._expire, answers)
         self._unsent += zip(calls, answers, strict=True)
         if self._opening is None:
             self._opening = self._loop.create_task(self._open())
 
-    def _write(self, calls: Iterable[bytes], answers: Iterable[asyncio.Future[Any]]) -> None:
+    def _write(self, calls: Sequence[bytes], answers: Sequence[asyncio.Future[Any]]) -> None:
         assert self._transport is not None
         if not self._waiting:
             self._heard = self._loop.time()
         self._waiting += answers
+        self._sent += len(answers)
         self._transport.write(b"".join(calls))
+
+    def _expire_up_to(self, sent: int) -> None:
+        """Look at what still waits of so many calls: nothing, as a rule, and nobody kept their answers to find out."""
+        number = sent - self._sent + len(self._waiting)
+        if number > 0:
+            self._expire([*islice(self._waiting, number)])
 
     def _expire(self, answers: Iterable[asyncio.Future[Any]]) -> None:
         late = [answer for answer in answers if not answer.done()]
@@ -147,7 +157,7 @@ class PipelinedCommands(asyncio.Protocol):
             self._reader.feed(data)
             while (reply := gets()) is not False:
                 answer = waiting.popleft()
-                if not isinstance(reply, Exception):
+                if isinstance(reply, bytes) or not isinstance(reply, Exception):  # the first is said in no time
                     if not answer.done():
                         answer.set_result(reply)
                     continue
