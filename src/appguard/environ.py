@@ -9,7 +9,8 @@ from appguard.proxies import Client, forwarded_for
 
 PROXY_FIX = "werkzeug.proxy_fix.orig"  # what werkzeug's ProxyFix leaves behind when it has replaced the peer
 REWRITTEN = ("0", 0)  # ports by which servers mark a peer they have rewritten; Django under ASGI has numbers
-HEADERS = {"x-forwarded-for": "HTTP_X_FORWARDED_FOR", "forwarded": "HTTP_FORWARDED"}
+FORWARDED_FOR, FORWARDED = "HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED"
+HEADERS = {"x-forwarded-for": FORWARDED_FOR, "forwarded": FORWARDED}
 
 
 def text_of(environ: Mapping[str, object], key: str) -> str:
@@ -30,7 +31,8 @@ def client_of(middleware: Middleware, environ: Mapping[str, object]) -> Client:
     text = environ.get("REMOTE_ADDR")
     peer = finder.known.get(text) or finder.peer(text if isinstance(text, str) else "")  # type: ignore[call-overload]
     is_rewritten = PROXY_FIX in environ or environ.get("REMOTE_PORT") in REWRITTEN
-    if not peer.forwards and not is_rewritten:
+    is_forwarded = peer.forwards and (FORWARDED_FOR in environ or FORWARDED in environ)
+    if not is_forwarded and not is_rewritten:
         return peer.client
     header = middleware.config.forwarding_header
     forwarded = text_of(environ, HEADERS[header]) or None

@@ -54,10 +54,10 @@ class AppGuard:
         client, path = client_of(middleware, environ), path_of(environ)
         method = environ["REQUEST_METHOD"].upper()  # as frameworks read it
         visit = middleware.decide(client, method, path, method == "OPTIONS" and is_preflight(environ), environ)
-        if isinstance(visit, Refusal):
+        if type(visit) is Refusal:
             answer = middleware.answer(visit, client, method, path, environ, text_of(environ, "HTTP_ACCEPT"))
             return _refuse(answer, environ, start_response)
-        assert isinstance(visit, _Visit)
+        assert type(visit) is _Visit
         visit.environ, visit.to, visit.status, visit.refused = environ, start_response, 0, None
         environ[VISIT] = visit
         try:
