@@ -150,7 +150,8 @@ class JailWindow:
         """Give the places of those that add to this jail, of events whose kinds and statuses it may count."""
         if self._looks_at is not None:
             looks_at, paths = self._looks_at, briefs.paths
-            places = [place for place in places if looks_at(paths[place])]
+            looked = {path: looks_at(path) for path in set(taken(paths, places))}
+            places = [place for place in places if looked[paths[place]]]
         if self._safelist is not None:
             is_safe, hosts = self._safelist.holds, briefs.hosts
             places = [place for place in places if not is_safe(hosts[place])]
