@@ -79,9 +79,7 @@ class RedisStore(RedisCounters, RedisBanSet, Closing):
         """Close connections and end the threads; the next use starts them again."""
         RedisBanSet.close(self)
         self._published.close()
-        if self._client is not None:
-            self._client.close()
-            self._client = None
+        self._client.close()
 
     async def close_async(self) -> None:
         """Do what `close` does, and close the connections of the running event loop."""

@@ -21,7 +21,6 @@ from appguard.stores.base import BUDGET
 from appguard.stores.breaker import Breaker
 from appguard.stores.memory import MemoryCounters
 from appguard.stores.redis_advice import explained
-from appguard.stores.redis_bounded import BoundedCommands
 from appguard.stores.redis_commands import AsyncCommands, Commands, Script
 from appguard.stores.redis_connection import connect, connect_async, connect_to
 from appguard.stores.redis_uri import parse_redis_uri
@@ -52,7 +51,7 @@ class RedisCounters:
         self._give_back = Script("give_back")
         self.resets = 0
         self._calls: dict[str, tuple[Sequence[Hit], bytes]] = {}
-        self._client: BoundedCommands | DirectCommands | None = None
+        self._client = connect(self._counters_uri, BUDGET)  # of all threads
         self._async_clients: dict[asyncio.AbstractEventLoop, AsyncCommands] = {}
         self._parents: object = None
         in_every_child(self, RedisCounters._leave_parents)
@@ -66,7 +65,7 @@ class RedisCounters:
         if seconds <= 0.0 or not hits or not self._breaker.may_ask():
             return self._without_redis(hits)
         try:
-            client = self._client_of_threads()
+            client = self._client
             if isinstance(client, DirectCommands):
                 verdict = self._ask(client, hits, seconds)
             else:
@@ -147,7 +146,7 @@ class RedisCounters:
             self._local.give_back(hits, time)
         elif seconds > 0.0 and self._breaker.may_ask():
             try:
-                client = self._client_of_threads()
+                client = self._client
                 if isinstance(client, DirectCommands):
                     self._return(client, hits, time, seconds)
                 else:
@@ -218,11 +217,6 @@ class RedisCounters:
         client = self._async_clients.pop(asyncio.get_running_loop(), None)
         if client is not None:
             await client.aclose()
-
-    def _client_of_threads(self) -> BoundedCommands | DirectCommands:
-        if self._client is None:
-            self._client = connect(self._counters_uri, BUDGET)
-        return self._client
 
     def _client_of_loop(self) -> AsyncCommands:
         loop = asyncio.get_running_loop()
