@@ -25,7 +25,7 @@ from pathlib import Path
 from appguard.address import Grouping, NetworkSet
 from appguard.banning import Banning
 from appguard.config_jails import JailConfig, read_jail
-from appguard.footing import collect_seldom
+from appguard.footing import settle_memory
 from appguard.host import read_host_facts
 from appguard.jail_window import JailWindow
 from appguard.judge import Judge
@@ -33,6 +33,7 @@ from appguard.members import filter_of, wanted_kinds, wanted_statuses
 from appguard.pipeline import Outcome, Pipeline, Route
 from appguard.sources.base import Chunk
 from appguard.sources.generation import Generation
+from appguard.sources.pace import Pace
 from appguard.stores.memory import MemoryBanSet
 from benchmarks.fail2ban_server import LAST, MAXRETRY, server_seconds
 from benchmarks.synthetic_logs import BEGIN, write
@@ -116,11 +117,16 @@ class Engine:
 
     def read(self, log: Path) -> None:
         """Read a log from its beginning to its end."""
-        generation = Generation(os.open(log, os.O_RDONLY))
-        while reading := generation.read():
+        generation, pace = Generation(os.open(log, os.O_RDONLY)), Pace()
+        while True:
+            began = time.monotonic()
+            reading = generation.read(pace.bytes)
+            if not reading:
+                break
             generation.place = reading.place
             self._take(self.pipeline.feed("log", Chunk(str(log), reading.lines), self._now))
             self._now = BEGIN + self.pipeline.lines / LINES_A_SECOND
+            pace.took(time.monotonic() - began)
         generation.close()
 
     def _take(self, outcome: Outcome) -> None:
@@ -144,10 +150,14 @@ def engine_of(row: Row, log: Path) -> Engine:
 
 def cpu(act: Callable[[], object]) -> float:
     """Give the CPU seconds that something takes, children included."""
-    before = os.times()
+
+    def spent() -> float:
+        used = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+        return sum(each.ru_utime + each.ru_stime for each in used)
+
+    before = spent()
     act()
-    after = os.times()
-    return sum(after[:4]) - sum(before[:4])
+    return spent() - before
 
 
 def own_seconds(row: Row, log: Path, runs: int) -> float:
@@ -237,7 +247,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Measure detection beside fail2ban-regex and sshguard's parser.")
     parser.add_argument("--quick", action="store_true", help="shorter logs but those of repeat offenders, fewer runs")
     given = parser.parse_args()
-    collect_seldom()
+    settle_memory()
     logging.disable(logging.ERROR)
     runs, share = (3, 0.2) if given.quick else (5, 1.0)
     rows: dict[str, dict[str, float]] = {}

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from appguard.ban import Ban
 from appguard.config import daemon_config
 from appguard.daemon import Daemon
-from appguard.footing import collect_seldom
+from appguard.footing import settle_memory
 from tests.daemon import Place, in_kernel, web_jail
 
 RESULT = Path(__file__).parent / "results/safelist_change.json"
@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
-    collect_seldom()
+    settle_memory()
     with TemporaryDirectory() as directory:
         place = Place(Path(directory), None)
         place.configure(web_jail(place, {"bantime": "1h"}))

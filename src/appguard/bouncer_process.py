@@ -23,7 +23,7 @@ from appguard.firewalls.netlink import keeping
 from appguard.firewalls.open import kinds_of, open_firewall
 from appguard.followed_bans import FollowedBans, ask
 from appguard.following import News
-from appguard.footing import collect_seldom, here_to_stay
+from appguard.footing import here_to_stay, settle_memory
 from appguard.held import HoldMark
 from appguard.judge import Judge, Protections
 from appguard.notify import keep_alive, notify, until_signal
@@ -188,7 +188,7 @@ def main(path: Path | None = None, socket: Path | None = None) -> int:
     """Run the bouncer until SIGTERM or SIGINT; give the exit code. Raise `AppGuardError` if it cannot start."""
     logging.basicConfig(format="%(asctime)s %(levelname)-7s %(message)s", level=logging.INFO)
     config = daemon_config(path or CONFIG_FILE)
-    collect_seldom()
+    settle_memory()
     process = BouncerProcess(config, socket or config.control_socket)
     try:
         farewell = "AppGuard bouncer stops; bans stay in the firewall until they end"

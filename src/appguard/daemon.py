@@ -29,7 +29,7 @@ from appguard.errors import AppGuardError
 from appguard.firewalls.open import kinds_of, open_firewall
 from appguard.fleet import Fleet
 from appguard.following import Following
-from appguard.footing import StderrHandler, allow_many_files, collect_seldom, here_to_stay, make_directories
+from appguard.footing import StderrHandler, allow_many_files, here_to_stay, make_directories, settle_memory
 from appguard.held import HoldMark
 from appguard.host import administrators
 from appguard.judge import Protected, Protections
@@ -389,7 +389,7 @@ def main(path: Path | None = None) -> int:
         format="%(asctime)s %(levelname)-7s %(message)s", level=logging.INFO, handlers=[StderrHandler()]
     )
     config = daemon_config(path or CONFIG_FILE)
-    collect_seldom()
+    settle_memory()
     try:
         farewell = "AppGuard daemon stops; bans stay in the firewall until they end"
         asyncio.run(until_signal(Daemon(config).run(), farewell))

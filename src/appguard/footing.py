@@ -1,5 +1,6 @@
 """What a daemon stands on: its directories, enough file descriptors, and what never makes it wait: log and garbage."""
 
+import ctypes
 import gc
 import logging
 import os
@@ -12,6 +13,8 @@ from pathlib import Path
 from appguard.errors import ConfigError
 from appguard.event_log import STDERR, Backlog
 
+KEPT_MOST = 16 * 1024 * 1024  # bytes
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 WARNINGS_MOST = 100_000  # lines that may wait before a warning is dropped too
 
 
@@ -56,10 +59,18 @@ def allow_many_files() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def collect_seldom() -> None:
-    """Look for circular garbage seldom: there is hardly any, and each time all that jails have counted is walked."""
+def settle_memory() -> None:
+    """Have memory take little time.
+
+    Circular garbage is looked for seldom: there is hardly any, and each time all that jails have counted is walked.
+    What is freed is kept, some of it: the memory of each block of lines would else go back to the system every time.
+    """
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:  # glibc
+        mallopt(M_TRIM_THRESHOLD, KEPT_MOST)
+        mallopt(M_MMAP_THRESHOLD, KEPT_MOST)
 
 
 @contextmanager

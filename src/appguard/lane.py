@@ -7,7 +7,8 @@ earned must still be prolonged, so its lines are passed over only for the first 
 the longest bantime if that is less) after a ban by a jail of the longest bantime, or by somebody else for as long; then
 they are read again, and lead to the next. So such a ban ends at most that much earlier than if every line had been
 read. Every line is read where it may matter to somebody else: a jail that counts by user or network or different
-addresses, a dry run, or a ban whose length depends on earlier ones.
+addresses, a dry run, or a ban whose length depends on earlier ones; and, of some blocks that follow one of many lines,
+where hardly any line was passed over, because to look at who wrote each costs more than that saved.
 """
 
 from collections import Counter, OrderedDict, defaultdict
@@ -32,6 +33,7 @@ HOST_LENGTHS = {4: (32,), 6: (64, 128)}  # of networks that an address may be co
 COLON = ord(":")  # a byte is found in bytes much faster by its number
 WRITTEN_MOST = 16_384  # IPv6 addresses whose keys are remembered, each as it is written
 ADDRESS_MOST = 45  # letters of one
+MANY, RARE, REST = 256, 100, 6  # so many lines, of which less than one in so many is passed over; blocks then not asked
 KINDS_MOST = 1024  # pairs of kind and status remembered: an app may write any
 
 
@@ -129,6 +131,7 @@ class Lane:
         self._windows = {route.window.jail.name: route.window for route in routes}
         self._banned: OrderedDict[bytes, Banned] = OrderedDict()  # by key
         self._keys = Keys(routes[0].window.grouping)
+        self._rest_left = 0  # blocks
 
     def lines(self, chunk: Chunk, now: float) -> Sequence[bytes]:
         """Give the lines of a chunk that may tell of something; all where each has its time."""
@@ -143,11 +146,14 @@ class Lane:
         if self._filter.needs or isinstance(lines, Block):
             block = (lines if isinstance(lines, Block) else Block.of(lines)).data
             lines = self._sieve.candidates(block)
-        if not self._banned or self._telling is None:
+        self._rest_left -= bool(self._rest_left)
+        if not self._banned or self._telling is None or self._rest_left:
             return lines
         hosts = self._telling.hosts_of(lines)
         written = Counter(hosts)
         passed = self._passed(written, now)
+        if len(lines) >= MANY and RARE * sum(map(written.__getitem__, passed)) < len(lines):
+            self._rest_left = REST  # asking would cost more than it saves
         if not passed:
             return lines
         if self._sieve.count(lines, block if self._sieve.is_open else b"") == len(lines):  # all tell of something

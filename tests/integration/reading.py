@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from appguard.sources.base import Chunk, Source, SourceStatus
+from appguard.sources.generation import CHUNK_BYTES
 from appguard.sources.tail import Tail
 from tests.lab import wait_until
 
@@ -44,9 +45,10 @@ class Kept:
 
 
 class ReadBySteps:
-    """Follows a log as the source does, a chunk at a time, and is killed and started again between two steps."""
+    """Follows a log as the source does, `most` bytes at a time, and is killed and started again between two steps."""
 
     def __init__(self, log: Path, kept: Kept) -> None:
+        self.most = CHUNK_BYTES
         self._log = log
         self._kept = kept
         self.start()
@@ -58,7 +60,7 @@ class ReadBySteps:
     def read(self) -> bool:
         """Look, and read one chunk; say whether there was one."""
         self._tail.look(time.monotonic())
-        return self._tail.read(self._kept.deliver, time.monotonic())
+        return self._tail.read(self._kept.deliver, time.monotonic(), self.most)
 
     def read_all(self, lines: int) -> None:
         """Read until there are so many lines in all, and nothing more."""

@@ -9,8 +9,9 @@ import pytest
 
 from appguard.errors import StateError
 from appguard.sources.base import LINE_MOST, Chunk
-from appguard.sources.file import TURN_BYTES_FIRST, TURN_BYTES_SLOW, FileSource
+from appguard.sources.file import FileSource
 from appguard.sources.generation import CHUNK_BYTES
+from appguard.sources.pace import BYTES_FIRST, BYTES_SLOW
 from tests.integration.reading import STRANGER, Kept, open_files, running
 from tests.lab import has_user, wait_until
 
@@ -181,7 +182,7 @@ def test_turns_are_short_where_a_line_may_be_slow(tmp_path: Path) -> None:
     with running(FileSource("log", [str(log)], {}, may_be_slow=True), kept):
         kept.wait_for(lines)
     sizes = [sum(map(len, chunk.lines)) + len(chunk.lines) for chunk in kept.chunks]
-    assert sizes[0] <= TURN_BYTES_FIRST < max(sizes) <= TURN_BYTES_SLOW
+    assert sizes[0] <= BYTES_FIRST < max(sizes) <= BYTES_SLOW
 
 
 def test_a_backlog_starves_nobody(tmp_path: Path) -> None:

@@ -138,8 +138,8 @@ def test_every_line_once_and_in_order(log: Path, rotation: str, use_inotify: boo
 @pytest.mark.parametrize("rotation", ["rename_create", "rename_late", "copytruncate"])
 def test_a_restart_anywhere(log: Path, monkeypatch: pytest.MonkeyPatch, rotation: str, seed: int) -> None:
     """However often the reader is killed, and whatever is written and rotated meanwhile, no line is lost or doubled."""
-    for most in ("CHUNK_BYTES", "TURN_BYTES_FIRST"):
-        monkeypatch.setattr(f"appguard.sources.file.{most}", 1000)  # so that it is killed in the middle of files
+    for most in ("CHUNK_BYTES", "BYTES_FIRST"):
+        monkeypatch.setattr(f"appguard.sources.pace.{most}", 1000)  # so that it is killed in the middle of files
     chance = random.Random(seed)
     kept = Kept()
     with closing(Writer(log)) as writer:

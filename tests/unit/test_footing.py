@@ -2,17 +2,19 @@
 
 import logging
 import os
+import resource
 import threading
 from collections.abc import Iterator
 
 import pytest
 
 from appguard.event_log import BACKLOG_MOST
-from appguard.footing import StderrHandler
+from appguard.footing import StderrHandler, settle_memory
 from tests.lab import wait_until
 
 FOUND = 20 * BACKLOG_MOST  # more than a pipe and the backlog hold
 BANS = 2 * BACKLOG_MOST
+BLOCK = 1 << 20  # bytes
 
 
 class Reader:
@@ -79,3 +81,21 @@ def test_what_is_found_leaves_room_for_the_bans(reader: Reader) -> None:
     assert found == sorted(set(found))
     assert BACKLOG_MOST <= len(found) < FOUND
     assert [line for line in reader.lines if line.startswith(b"Ban")] == [b"Ban %d" % n for n in range(BANS)]
+
+
+def test_memory_of_what_is_read_is_kept() -> None:
+    """In a process of its own: blocks that come and go are given memory that is there already."""
+
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(50):
+            blocks = [b"x" * BLOCK for _ in range(3)]
+            del blocks
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    child = os.fork()
+    if not child:
+        settle_memory()
+        faults()
+        os._exit(faults() > 3 * BLOCK // resource.getpagesize())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

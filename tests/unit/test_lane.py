@@ -13,7 +13,7 @@ from appguard.event import LOGIN_FAIL, PROBE, REQUEST
 from appguard.filters.nginx import NginxFilter
 from appguard.jail import Jail
 from appguard.jail_window import JailWindow
-from appguard.lane import HOSTS_MOST, PASS_OVER_MOST, WRITTEN_MOST, Keys, Lane
+from appguard.lane import HOSTS_MOST, MANY, PASS_OVER_MOST, RARE, REST, WRITTEN_MOST, Keys, Lane
 from appguard.pipeline import Outcome, Pipeline, Route
 from appguard.sources.base import LINE_MOST, Block, Chunk
 
@@ -155,6 +155,19 @@ def test_a_ban_cut_short_by_a_cap_counts_as_what_it_was() -> None:
     pipeline.learn([Fact(ban.network, 1, ban)])
     assert feed(pipeline, [probe()] * 9, NOW + 29).touched == {}
     assert len(feed(pipeline, [probe()] * 3, NOW + 30).bans) == 1
+
+
+def test_where_hardly_any_line_is_passed_over_nobody_asks_for_a_while() -> None:
+    """Of many lines one was passed over: in the next blocks all are read, then it is asked again, and more are."""
+    pipeline = pipeline_of(SHORT)
+    others = [probe(f"10.0.{number >> 8}.{number & 255}") for number in range(max(MANY, RARE + 1))]
+    feed(pipeline, [probe()] * 2)
+    feed(pipeline, [probe(), *others])
+    assert pipeline.passed_over == 1
+    read = [feed(pipeline, [probe()]).touched for _ in range(REST - 1)]
+    assert (pipeline.passed_over, read[0]) == (1, {"short": {ATTACKER}})
+    feed(pipeline, [probe()] * 2)
+    assert pipeline.passed_over == 3
 
 
 def test_a_lifted_ban_hides_nothing() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from socket import AF_INET, AF_INET6, inet_pton
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from appguard.address import Address, Host
 from appguard.briefs import Briefs
@@ -94,13 +94,18 @@ def hosts_in_brief(texts: Sequence[str]) -> Sequence[Host | None]:
     return [text or None for text in texts] if "" in texts else texts
 
 
-def rows_of(form: re.Pattern[str], lines: Sequence[bytes]) -> Sequence[tuple[str, ...]]:
-    """Search many lines at once; give the groups of each, empty where it has not this form.
+def columns_of(form: re.Pattern[str], lines: Sequence[bytes]) -> Sequence[Sequence[str]]:
+    """Search many lines at once; give for each group what it is in each line, empty in one that has not this form.
 
     `form` is in several lines, takes every line whole, and no byte beyond ASCII in a group.
     """
-    rows: list[tuple[str, ...]] = form.findall(b"\n".join(lines).decode("latin-1"))
-    return rows if len(rows) == len(lines) else [("",) * form.groups] * len(lines)  # one holds the end of a line
+    pieces: list[str | None] = form.split(b"\n".join(lines).decode("latin-1"))
+    columns = [pieces[group :: form.groups + 1] for group in range(1, form.groups + 1)]
+    if len(columns[0]) != len(lines):  # one holds the end of a line
+        return [[""] * len(lines)] * form.groups
+    if None in columns[0]:
+        return [[each or "" for each in column] for column in columns]
+    return cast("Sequence[Sequence[str]]", columns)
 
 
 def host_of(text: str) -> Host | None:

@@ -19,7 +19,7 @@ from appguard.address import parse_address
 from appguard.briefs import Briefs, Told
 from appguard.errors import AddressError
 from appguard.event import LIMIT_EXCEEDED, LINE_MOST, PROBE, REQUEST, Event, What, kind_of_answer
-from appguard.filters.base import hosts_in_brief, rows_of
+from appguard.filters.base import columns_of, hosts_in_brief
 from appguard.filters.literals import Literals
 from appguard.filters.times import seconds_of
 
@@ -33,12 +33,14 @@ PLAIN = r"[!#-\[\]-~]"  # what a quoted value has without escapes, but blanks
 PATH = r"[!$->@-\[\]-~]"  # the same up to where a path ends
 SHORT = 256  # letters of a path
 COMMON = re.compile(
-    rf'^(?:([0-9A-Fa-f:.]{{2,45}}+) - (?:(- )|[^ "\\\n]++ )\[(.{{26}})\] '
+    rf'^(?:([0-9A-Fa-f:.]{{2,45}}+) - ([^ "\\\n]++ \[.{{26}})\] '
     rf'"([A-Z]{{1,16}}+) ({PATH}{{1,{SHORT}}}+)(?:[?#]{PLAIN}*+)?+ HTTP/[0-9.]++" ([1-9][0-9]{{2}}) )?.*+$',
     re.MULTILINE,
-)  # what most lines begin with: address, no user, time, method, path, status
+)  # what most lines begin with: address, user and time, method, path, status
 UNAUTHORIZED_MOST = 4096  # requests that are remembered: clients choose them, so they are short
 TIME_LENGTH = len(" [20/Nov/2026:09:11:02 +0000] ")
+NO_USER = "- "
+DATE_LENGTH = TIME_LENGTH - len(" [] ")
 END_OF_PATH = re.compile("[?#]")
 PROBED = (400, 404, 405, 444)
 UNAUTHORIZED = 401
@@ -89,13 +91,16 @@ class NginxFilter:
 
     def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Briefs:
         """Say what common lines tell, of each; see `TellsBriefly`."""
-        hosts, no_users, stamps, methods, targets, statuses = zip(*rows_of(COMMON, lines), strict=True)
-        paths = [path_of(path) if "%" in path or "/." in path else path for path in targets]
+        hosts, stamps, methods, targets, statuses = columns_of(COMMON, lines)
+        paths, together = targets, "\n".join(targets)
+        if "%" in together or "/." in together:
+            paths = [path_of(path) if "%" in path or "/." in path else path for path in targets]
         told = self._told
         whats = [told[status] for status in statuses]
         for at in [at for at, status in enumerate(statuses) if status == "401"]:
-            whats[at] = self._unauthorized(methods[at], paths[at], "" if no_users[at] else "basic") or ()
-        seconds = {stamp: _seconds(stamp) for stamp in set(stamps)}
+            scheme = "" if stamps[at].startswith(NO_USER) else "basic"
+            whats[at] = self._unauthorized(methods[at], paths[at], scheme) or ()
+        seconds = {stamp: _seconds(stamp[-DATE_LENGTH:]) for stamp in set(stamps)}
         return Briefs.of(
             whats, hosts_in_brief(hosts), [seconds[stamp] for stamp in stamps], paths, [()] * len(lines), lines
         )

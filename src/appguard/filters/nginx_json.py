@@ -17,7 +17,7 @@ from appguard.address import parse_address
 from appguard.briefs import NOTHING, UNREAD, Briefs, Row
 from appguard.errors import AddressError
 from appguard.event import LIMIT_EXCEEDED, LOGIN_FAIL, Event
-from appguard.filters.base import host_of, rows_of
+from appguard.filters.base import columns_of, host_of
 from appguard.filters.literals import Literals
 from appguard.filters.nginx import PLAIN, TELLING, TEXT, Wanted, kind_of_request, path_of
 
@@ -83,9 +83,9 @@ class NginxJsonFilter:
 
     def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Briefs:
         """Say what common lines tell, of each; see `TellsBriefly`."""
-        return Briefs.of_rows(map(self._brief, rows_of(COMMON, lines)), lines)
+        return Briefs.of_rows(map(self._brief, *columns_of(COMMON, lines)), lines)
 
-    def _brief(self, row: tuple[str, ...]) -> Row:
+    def _brief(self, *row: str) -> Row:
         time, client, peer, status, limit_req, auth, method, uri = row
         if not time:
             return UNREAD

@@ -18,7 +18,8 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 
 from appguard.sources.base import Block, Chunk, Deliver, Lag, SourceStatus
-from appguard.sources.generation import CHUNK_BYTES, Generation, Mark, Position, position_text
+from appguard.sources.generation import Generation, Mark, Position, position_text
+from appguard.sources.pace import Pace
 from appguard.sources.siblings import is_packed, rotated_from, undated
 from appguard.sources.tail import Identity, Tail
 from appguard.sources.watch import DirectoryWatch
@@ -29,10 +30,6 @@ LOOK_APART = 0.05  # names are looked at no more often, whatever goes on in the 
 LOOK_SHARE = 20  # and if it takes long, because a directory is full, it takes no more than this part of the time
 LEFT_AFTER = 600.0  # seconds: a log written so long before one of its name and a date is not what that was rotated from
 COALESCE = 0.002  # a busy file is read no more often
-TURN_MOST = 0.01  # seconds that a chunk should take
-TURN_BYTES_LEAST = 4 * 1024
-TURN_BYTES_FIRST = 8 * 1024  # as long as nothing tells how slow the filters are
-TURN_BYTES_SLOW = 24 * 1024  # at most, where any line may be slow, however quick the last ones were
 REST_AFTER = 0.002  # seconds of reading after which others have the loop for a while, whatever they begin
 REST_SHARE = 8  # which is this part of that time
 FILES_MOST = 256
@@ -68,7 +65,6 @@ class FileSource:
         self._patterns = list(map(whole_pattern, patterns))
         self._positions = dict(positions)
         self._positions_most = max(POSITIONS_MOST, 2 * len(self._positions))
-        self._may_be_slow = may_be_slow
         self._use_inotify = use_inotify
         self._poll_every = poll_every
         self._quiet_after = quiet_after
@@ -79,7 +75,7 @@ class FileSource:
         self._looked_at = float("-inf")
         self._look_took = 0.0
         self._read_at = float("-inf")
-        self._turn_bytes = TURN_BYTES_FIRST
+        self._pace = Pace(may_be_slow=may_be_slow)
         self._unrested = 0.0  # seconds
         self._lag = Lag()
         self._complaints: list[str] = []
@@ -98,7 +94,7 @@ class FileSource:
                     self._look()
                 if not await self._read_all(deliver):
                     self._lag.caught_up()
-                    self._turn_bytes = min(self._turn_bytes, max(TURN_BYTES_FIRST, self._turn_bytes // 2))
+                    self._pace.rested()
                     await self._pause()
         finally:
             self._watch.close()
@@ -223,10 +219,12 @@ class FileSource:
         may_have_more = False
         for tail in list(self._tails.values()):
             now = time.monotonic()
-            if tail.read(deliver, now, self._turn_bytes):
+            if tail.read(deliver, now, self._pace.bytes):
                 may_have_more = True
                 self._read_at = now
-                self._size_turns(time.monotonic() - now)
+                took = time.monotonic() - now
+                self._pace.took(took)
+                self._unrested += took
                 await self._rest()
         return may_have_more
 
@@ -234,14 +232,6 @@ class FileSource:
         """Let others have their turn on the loop, and from time to time more than one: a pause takes time itself."""
         rest, self._unrested = (self._unrested, 0.0) if self._unrested >= REST_AFTER else (0.0, self._unrested)
         await asyncio.sleep(rest / REST_SHARE)
-
-    def _size_turns(self, took: float) -> None:
-        """Choose how much is read in the next turn, from how long this one took."""
-        self._unrested += took
-        if took > TURN_MOST:
-            self._turn_bytes = max(TURN_BYTES_LEAST, int(self._turn_bytes * TURN_MOST / took))
-        elif took < TURN_MOST / 4:
-            self._turn_bytes = min(TURN_BYTES_SLOW if self._may_be_slow else CHUNK_BYTES, self._turn_bytes * 2)
 
     async def _pause(self) -> None:
         with suppress(TimeoutError):
