@@ -53,7 +53,7 @@ class DateMemo(Generic[Found]):
         self._misses += 1
         if self._misses > LEARNT_MOST + self._hits and self._misses % LEARNT_MOST:
             return
-        length = self._decider.length(text, end)
+        length = self._decider.length(text, end, self._lengths[-1] if self._lengths else 0)
         if length is None or (length not in self._lengths and len(self._lengths) >= LENGTHS_MOST):
             return
         if len(self._known) >= KNOWN_MOST:
@@ -66,23 +66,23 @@ class DateMemo(Generic[Found]):
 
 
 class Decider:
-    """How much of a line decides what one regex finds in it. It remembers the last line: that is asked for twice."""
+    """How much of a line decides what one regex finds in it. It remembers the last answer: most lines begin alike."""
 
     def __init__(self, expression: str) -> None:
         self._reach = reach_of(expression)
         self._partial = regex.compile(expression, regex.VERSION0 | regex.IGNORECASE)
-        self._last: tuple[str, int, int | None] = "", 0, None
+        self._last: tuple[str, int, int | None] = "", -1, None
 
     def length(self, text: str, end: int, guess: int = 0) -> int | None:
         """Say it of a line in which a match ends at `end`. A guess that is right saves most of the work.
 
         None if the regex is not anchored, or it is too much to be worth it.
         """
-        if guess:
-            return self._decided(text, end, guess)
-        if self._last[:2] != (text, end):
-            self._last = text, end, self._decided(text, end, 0)
-        return self._last[2]
+        beginning, last_end, known = self._last
+        if end != last_end or guess not in (0, known) or not text.startswith(beginning):
+            known = self._decided(text, end, guess)
+            self._last = text[:known], end, known
+        return known
 
     def _decided(self, text: str, end: int, guess: int) -> int | None:
         reach = self._reach
