@@ -83,13 +83,13 @@ def with_groups(pattern: str) -> str:
     return DIRECTIVE.sub(group, pattern)
 
 
-def seconds_of(groups: Mapping[str, str | None], time: float) -> float | None:
+def seconds_of(groups: Mapping[str, str], time: float) -> float | None:
     """Give the Unix time of what was found, None if there is no such time. One before 1970 or after 4147 is cut.
 
     `time` is about when the line was written: a date without a year is its latest such day, a time without a day is
     today's or yesterday's.
     """
-    found = {name.partition("_")[0]: value for name, value in groups.items() if value}
+    found = {name.partition("_")[0]: value for name, value in groups.items()}
     try:
         told = _told(found, time)
     except (ValueError, OverflowError, OSError):  # the 30th of February, or the year 0

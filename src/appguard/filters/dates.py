@@ -82,6 +82,7 @@ class DatePattern:
         reach = reach_of(self.expressions[0]) if wanted else None
         self._memo = None if reach is None else DateMemo[FoundDate](self.expressions[0])
         self._searches = tuple(map(_search_of, wanted, self.expressions))
+        self._names = tuple(map(_names_of, self.expressions))
         self._told: dict[tuple[int, tuple[str | None, ...], float], float | None] = {}
 
     def find(self, text: str, budget: Budget) -> FoundDate | None:
@@ -132,12 +133,21 @@ class DatePattern:
         return found.told[1]
 
     def _seconds(self, found: FoundDate, minute: float) -> float | None:
-        key = found.search, found.match.groups(), minute  # what stands around a date may be different each time
+        values = found.match.groups()
+        key = found.search, values, minute  # what stands around a date may be different each time
         if key not in self._told:
             if len(self._told) >= MEMO:
                 self._told.clear()
-            self._told[key] = seconds_of(found.match.groupdict(), minute * 60)
+            taken = {name: value for name, value in zip(self._names[found.search], values, strict=True) if value}
+            self._told[key] = seconds_of(taken, minute * 60)
         return self._told[key]
+
+
+def _names_of(expression: str) -> Sequence[str]:
+    """Give the names of all groups in their order, empty where one has none."""
+    plain = compiled(expression, re.IGNORECASE)
+    names = {number: name for name, number in plain.groupindex.items()}
+    return [names.get(number, "") for number in range(1, plain.groups + 1)]
 
 
 def _search_of(pattern: str, expression: str) -> Search:

@@ -17,6 +17,7 @@ nothing goes back into them.
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from math import inf, log
 from typing import Any
 
@@ -224,8 +225,8 @@ def _branch(node: Node, rest: _Rest, *, is_in_loop: bool) -> _Rest:
 def _either(ways: Sequence[_Rest]) -> _Rest:
     first = NONE.union(*(way.degrees for way in ways))
     return _Rest(
-        {char: _sum(way.degrees.get(char, way.other or None) for way in ways) for char in first},
-        _sum(way.other or None for way in ways),
+        {char: _sum(*[way.degrees.get(char, way.other or None) for way in ways]) for char in first},
+        _sum(*[way.other or None for way in ways]),
         max(way.once for way in ways),
         is_optional=any(way.is_optional for way in ways),
         is_certain=any(way.is_certain for way in ways),
@@ -238,7 +239,8 @@ def _union(texts: Iterable[frozenset[str] | None]) -> frozenset[str] | None:
     return frozenset[str]().union(*given) if given else None
 
 
-def _sum(powers: Iterable[float | None]) -> float:
+@lru_cache(maxsize=1024)
+def _sum(*powers: float | None) -> float:
     """Give the power of trying one way after the other; one that fails at once is None."""
     return log(max(1.0, sum(MANY**power for power in powers if power is not None)), MANY)
 
@@ -344,6 +346,7 @@ def _literal(code: int) -> Chars:
     return OTHERS if code >= 128 else frozenset((chr(code), chr(code).swapcase()))
 
 
+@lru_cache(maxsize=256)
 def _set(items: Sequence[tuple[str, Any]]) -> Chars:
     """Give the characters of a set, rather too many: of a negated one only what is surely left out is left out."""
     is_negated = any(kind == "NEGATE" for kind, _ in items)

@@ -3,10 +3,12 @@
 Theory of operation. A line's shape is the line with each digit made a `0`, but for the few texts whose digits a
 filter's regexes can tell (`digits.py`), each of which becomes one odd byte. So in lines of one shape the regexes find
 the same groups at the same places, if the date is at the same place. The date is what tells digits apart; a piece of
-the line decides it (`dates.py`), and the dates of such pieces are remembered too. A filter whose regexes tell digits
-apart in other ways has no shapes. A log whose shapes are new most of the time is read without, for some lines.
+the line decides it (`dates.py`), and the dates of such pieces are remembered too. The regexes never see the date: where
+lines begin with it, their shape is that of what is behind it. A filter whose regexes tell digits apart in other ways
+has no shapes. A log whose shapes are new most of the time is read without, for some lines.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,9 +22,11 @@ from appguard.filters.expression import Budget, OverBudget, Spans
 SHAPES_MOST = 8192
 SEEN_MOST = 32_768  # hashes of shapes
 DATES_MOST = 1024
+ENDS_MOST = 4  # places where dates at the beginning of lines end
 LENGTH_MOST = 400  # bytes of a line whose shape is remembered
 DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
 CHANGED = (b"\x1b", b"#000", b"\n")  # in a line that is changed before it is searched; the second is any like #033
+MAY_CHANGE = re.compile(r"[\x1b\n#]")  # what is changed may begin within a date
 TRIAL, REST = 4096, 32_768  # lines: how many are counted, and how many not asked for where four in five were new
 
 Place = tuple[int, int]
@@ -69,7 +73,7 @@ class Shapes:
         known = [text.encode("ascii") for text in texts or () if text.isascii()]  # as all lines here are
         self._texts = tuple((text, bytes([0x80 + at])) for at, text in enumerate(known))
         self._dates = dates
-        self._known: dict[bytes, Shape] = {}
+        self._known: dict[int, dict[bytes, Shape]] = {}  # by where the date ends that they are without
         self._known_dates: dict[str, tuple[FoundDate | None, Place | None]] = {"": (None, None)}
         self._seen: set[int] = set()
         self._new = self._found = 0  # lines, of late
@@ -80,8 +84,16 @@ class Shapes:
         if self._rest:
             self._rest -= self._is_of_use
             return None
-        shape = self._known.get(self._shape_of(line) if self._texts else line.translate(DIGITS))
-        if shape is None or not line.isascii():
+        for end, known in self._known.items():
+            rest = line[end:]
+            for seen, mark in self._texts:
+                rest = rest.replace(seen, mark)
+            shape = known.get(rest.translate(DIGITS))
+            if shape is not None:
+                break
+        else:
+            return None
+        if not line.isascii():
             return None
         text = line.decode("ascii")
         date, place = self._known_dates.get(text[shape.dated], (None, None))
@@ -96,11 +108,11 @@ class Shapes:
 
     def _find_date(self, text: str, shape: Shape) -> FoundDate | None:
         """Find the date of a line and remember it; None if it is not where the shape has it."""
+        begin, end = shape.dated.start, shape.dated.stop
         try:
-            date = self._dates.find(text, Budget())
+            date = None if MAY_CHANGE.search(text, begin, end) else self._dates.find(text, Budget())
         except OverBudget:
             return None
-        begin, end = shape.dated.start, shape.dated.stop
         if date is None or (date.place[0] - begin, date.place[1] - begin) != shape.place:
             return None
         place = date.place[0] - begin, date.place[1] - begin
@@ -121,19 +133,28 @@ class Shapes:
         if self._new + self._found >= TRIAL:
             self._rest = 0 if 4 * self._found > self._new else REST
             self._new = self._found = 0
-        shape = self._shape_of(line)
+        end = self._end_of(date)
+        shape = self._shape_of(line[end:])
         digits_alike = line.translate(DIGITS)
         if not self._was_seen(shape) or line.endswith(b"\r") or any(each in digits_alike for each in CHANGED):
             return
         made = self._made(line.decode("ascii"), date, spans)
         if made is not None:
-            if len(self._known) >= SHAPES_MOST:
+            if self._count() >= SHAPES_MOST:
                 self._known.clear()
-            self._known[shape] = made
+            self._known.setdefault(end, {})[shape] = made
+
+    def _end_of(self, date: FoundDate | None) -> int:
+        """Give where the date ends that a line begins with; 0 if that is elsewhere, or differs too often."""
+        end = date.place[1] if date is not None and not date.place[0] else 0
+        return end if end in self._known or len(self._known) < ENDS_MOST else 0
+
+    def _count(self) -> int:
+        return sum(map(len, self._known.values()))
 
     def _was_seen(self, shape: bytes) -> bool:
         """Say whether a shape is worth its room where there is little: most seen once are never seen again."""
-        if len(self._known) < SHAPES_MOST // 2:
+        if self._count() < SHAPES_MOST // 2:
             return True
         mark = hash(shape)
         if mark in self._seen:
@@ -161,9 +182,11 @@ class Shapes:
         decided = self._dates.decided_by(text, date)
         cut = None if date is None else date.place
         groups = None if spans is None else _in_line(spans, cut)
-        if decided is None or (spans is not None and groups is None) or (cut and self._may_join(text, cut)):
+        if decided is None or (spans is not None and groups is None) or (cut and cut[0] and self._may_join(text, cut)):
             return None
         begin, end = decided
+        if MAY_CHANGE.search(text, begin, end):
+            return None
         place = None if cut is None else (cut[0] - begin, cut[1] - begin)
         if date is not None and place is not None:
             self._keep_date(text[begin:end], date, place)
