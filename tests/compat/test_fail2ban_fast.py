@@ -17,7 +17,7 @@ from tests.compat.fail2ban_samples import find_layout, records
 from tests.compat.test_fail2ban_cost import filters
 
 NOW = 1_795_000_000.0
-LINES = 60  # of a filter
+LINES = 84  # of a filter
 LENGTH = 300  # of a line: this test has no budget
 PIECES = (
     b"#033[1m",
@@ -30,6 +30,7 @@ PIECES = (
     b"2026-11-14 10:00:00 ",
     b"Nov 14 10:00:00 x",
 )
+CLOCK = re.compile(rb"[0-9]{2}:[0-9]{2}:[0-9]{2}")
 Groups = dict[str, str]
 NewSearch = Callable[[Literals], Search] | None
 
@@ -59,7 +60,10 @@ def varied(chosen: RegexFilter) -> list[bytes]:
         found.append(line)
         at, to = sorted((chance.randrange(len(line) + 1), chance.randrange(len(line) + 1)))
         digits = re.sub(rb"[0-9]", lambda _: b"%d" % chance.randrange(10), line)
-        found += (line[:at] + chance.choice(PIECES) + line[at:], line[:at] + line[to:], line[at:], digits)
+        later = CLOCK.sub(lambda _: b"%02d:%02d:11" % (chance.randrange(9, 14), chance.randrange(60)), line)
+        numbers = re.sub(rb"[0-9]+", lambda _: b"%d" % chance.randrange(10 ** chance.randrange(1, 6)), line)
+        found += (line[:at] + chance.choice(PIECES) + line[at:], line[:at] + line[to:], line[at:])
+        found += (digits, later, numbers)
     return found
 
 

@@ -84,16 +84,8 @@ class Shapes:
         if self._rest:
             self._rest -= self._is_of_use
             return None
-        for end, known in self._known.items():
-            rest = line[end:]
-            for seen, mark in self._texts:
-                rest = rest.replace(seen, mark)
-            shape = known.get(rest.translate(DIGITS))
-            if shape is not None:
-                break
-        else:
-            return None
-        if not line.isascii():
+        shape = self._known_shape(line)
+        if shape is None or not line.isascii():
             return None
         text = line.decode("ascii")
         date, place = self._known_dates.get(text[shape.dated], (None, None))
@@ -119,6 +111,14 @@ class Shapes:
         if date.search == shape.refused and self._dates.decided_by(text, date, end) == (begin, end):
             self._keep_date(text[shape.dated], date, place)
         return date
+
+    def _known_shape(self, line: bytes) -> Shape | None:
+        for end, known in self._known.items():  # one, as a rule
+            rest = line[end:]
+            shape = known.get(self._shape_of(rest) if self._texts else rest.translate(DIGITS))
+            if shape is not None:
+                return shape
+        return None
 
     def _shape_of(self, line: bytes) -> bytes:
         for text, mark in self._texts:
