@@ -119,9 +119,9 @@ class RegexFilter:
 
     def match(self, line: bytes, time: float) -> Event | Named | None:
         """Give the event of a line; most lines are of none."""
-        read = self._shapes.read(line)
-        if read is not None and read.shape.is_settled:
-            shape, text, date = read
+        told = self._shapes.told(line)
+        if told is not None and told[0].is_settled:
+            shape, text, date = told
             connection = shape.connection and text[shape.connection]
             if not connection or connection not in self._connections:
                 if shape.who is None:
@@ -130,9 +130,9 @@ class RegexFilter:
                 if address is not None:
                     seconds = self._seconds(date, time)
                     if connection and not shape.forgets:
-                        self._connections.begin(connection, seconds, read)
+                        self._connections.begin(connection, seconds, Read(*told))
                     return Event(self._kind, seconds, address, 1, "", text[shape.user])
-        captured = self._searched(line, time) if read is None else self._remembered(read, time)
+        captured = self._searched(line, time) if told is None else self._remembered(Read(*told), time)
         joined = None if captured is None else self._joined(*captured)
         if captured is None or joined is None:
             return None
@@ -146,10 +146,10 @@ class RegexFilter:
         return Briefs.unread(lines) if self._joins else Briefs.of_rows(map(self._brief, lines, times), lines)
 
     def _brief(self, line: bytes, time: float) -> Row:
-        read = self._shapes.read(line)
-        if read is None:
+        told = self._shapes.told(line)
+        if told is None:
             return UNREAD
-        shape, text, date = read
+        shape, text, date = told
         if shape.who is None:
             return NOTHING
         seconds = (None if self.dates.expressions else time) if date is None else self.dates.seconds(date, time)

@@ -81,6 +81,11 @@ class Shapes:
 
     def read(self, line: bytes) -> Read | None:
         """Read a line if its shape and its date are known."""
+        told = self.told(line)
+        return None if told is None else Read(*told)
+
+    def told(self, line: bytes) -> tuple[Shape, str, FoundDate | None] | None:
+        """Give the same as a plain tuple, which takes much less time to make."""
         if self._rest:
             self._rest -= self._is_of_use
             return None
@@ -96,7 +101,7 @@ class Shapes:
         elif shape.refused and not self._dates.is_only_from(shape.refused, text):
             return None
         self._found += 1
-        return Read(shape, text, date)
+        return shape, text, date
 
     def _find_date(self, text: str, shape: Shape) -> FoundDate | None:
         """Find the date of a line and remember it; None if it is not where the shape has it."""
