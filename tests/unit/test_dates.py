@@ -16,6 +16,14 @@ from appguard.filters.expression import Budget
 
 NEW_YORK = "EST5EDT,M3.2.0,M11.1.0"
 KNOWN = DatePattern()
+BEGINNINGS = (
+    "Nov 20 09:00:00",
+    "Nov 20 09:00:00 20",
+    "Nov 20 09:00:00 2026",
+    "Nov 20 09:00:00.1",
+    "2026-11-20 09:00:00",
+)
+ENDINGS = ("", " vm1 x[1]: 5", " 20vm x[1]: 5", " 2026 x", ".12 x", "26 x", " +0100 x", ",5 09:00:00 x")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -222,3 +230,19 @@ def test_any_pattern_of_directives_reads_something_or_nothing(pieces: list[str])
         found = pattern.find(line, Budget())
         if found is not None:
             pattern.seconds(found, NOW)
+
+
+@given(st.lists(st.sampled_from(BEGINNINGS), min_size=1, max_size=3), st.data())
+def test_what_decides_a_date_decides_it_whatever_follows(begun: list[str], data: st.DataObject) -> None:
+    """A piece that is told of a line, after what was told of others, has its date at that place whatever follows it."""
+    dates = DatePattern()
+    for beginning in (*begun, *begun):
+        line = beginning + data.draw(st.sampled_from(ENDINGS))
+        found = dates.find(line, Budget())
+        piece = None if found is None else dates.decided_by(line, found, data.draw(st.sampled_from((0, 18, 20, 22))))
+        if found is None or piece is None:
+            continue
+        for ending in ENDINGS:
+            other = DatePattern().find(line[: piece[1]] + ending, Budget())
+            assert other is not None
+            assert other.place == found.place
