@@ -7,8 +7,8 @@ earned must still be prolonged, so its lines are passed over only for the first 
 the longest bantime if that is less) after a ban by a jail of the longest bantime, or by somebody else for as long; then
 they are read again, and lead to the next. So such a ban ends at most that much earlier than if every line had been
 read. Every line is read where it may matter to somebody else: a jail that counts by user or network or different
-addresses, a dry run, or a ban whose length depends on earlier ones; and, of some blocks that follow one of many lines,
-where hardly any line was passed over, because to look at who wrote each costs more than that saved.
+addresses, a dry run, or a ban whose length depends on earlier ones; and, of some blocks of a log that follow one of
+many lines, where hardly any line was passed over, because to look at who wrote each costs more than that saved.
 """
 
 from collections import Counter, OrderedDict, defaultdict
@@ -34,6 +34,7 @@ COLON = ord(":")  # a byte is found in bytes much faster by its number
 WRITTEN_MOST = 16_384  # IPv6 addresses whose keys are remembered, each as it is written
 ADDRESS_MOST = 45  # letters of one
 MANY, RARE, REST = 256, 100, 6  # so many lines, of which less than one in so many is passed over; blocks then not asked
+RESTING_MOST = 256  # logs; then all are asked
 KINDS_MOST = 1024  # pairs of kind and status remembered: an app may write any
 
 
@@ -131,29 +132,28 @@ class Lane:
         self._windows = {route.window.jail.name: route.window for route in routes}
         self._banned: OrderedDict[bytes, Banned] = OrderedDict()  # by key
         self._keys = Keys(routes[0].window.grouping)
-        self._rest_left = 0  # blocks
+        self._resting: dict[str, int] = {}  # blocks not asked, by origin: others tell nothing of who floods a log
 
     def lines(self, chunk: Chunk, now: float) -> Sequence[bytes]:
         """Give the lines of a chunk that may tell of something; all where each has its time."""
-        return self._candidates(chunk.lines, now) if chunk.times is None else chunk.lines
+        return self._candidates(chunk.lines, chunk.origin, now) if chunk.times is None else chunk.lines
 
     def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Briefs:
         """Say in brief what lines tell of that were written at some times, as far as jails need no more."""
         return self._briefs(lines, times) if self._briefs is not None and lines else Briefs.unread(lines)
 
-    def _candidates(self, lines: Sequence[bytes], now: float) -> Sequence[bytes]:
+    def _candidates(self, lines: Sequence[bytes], origin: str, now: float) -> Sequence[bytes]:
         block = b""
         if self._filter.needs or isinstance(lines, Block):
             block = (lines if isinstance(lines, Block) else Block.of(lines)).data
             lines = self._sieve.candidates(block)
-        self._rest_left -= bool(self._rest_left)
-        if not self._banned or self._telling is None or self._rest_left:
+        if not self._banned or self._telling is None or self._rests(origin):
             return lines
         hosts = self._telling.hosts_of(lines)
         written = Counter(hosts)
         passed = self._passed(written, now)
         if len(lines) >= MANY and RARE * sum(map(written.__getitem__, passed)) < len(lines):
-            self._rest_left = REST  # asking would cost more than it saves
+            self._rest(origin)  # asking would cost more than it saves
         if not passed:
             return lines
         if self._sieve.count(lines, block if self._sieve.is_open else b"") == len(lines):  # all tell of something
@@ -163,6 +163,18 @@ class Lane:
         if len(passed) == len(written):
             return []
         return [line for line, host in zip(lines, hosts, strict=True) if host not in passed]
+
+    def _rest(self, origin: str) -> None:
+        if len(self._resting) >= RESTING_MOST:
+            self._resting.clear()
+        self._resting[origin] = REST
+
+    def _rests(self, origin: str) -> bool:
+        """Say whether this block is not asked, and count it."""
+        left = self._resting.pop(origin, 0)
+        if left > 1:
+            self._resting[origin] = left - 1
+        return left > 0
 
     def _passed(self, hosts: Iterable[bytes], now: float) -> Passed:
         """Give those whose lines are passed over."""

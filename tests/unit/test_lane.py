@@ -164,10 +164,21 @@ def test_where_hardly_any_line_is_passed_over_nobody_asks_for_a_while() -> None:
     feed(pipeline, [probe()] * 2)
     feed(pipeline, [probe(), *others])
     assert pipeline.passed_over == 1
-    read = [feed(pipeline, [probe()]).touched for _ in range(REST - 1)]
+    read = [feed(pipeline, [probe()]).touched for _ in range(REST)]
     assert (pipeline.passed_over, read[0]) == (1, {"short": {ATTACKER}})
     feed(pipeline, [probe()] * 2)
     assert pipeline.passed_over == 3
+
+
+def test_a_log_of_others_does_not_hide_who_floods_another() -> None:
+    """Of two logs read in turns, in one hardly any line is passed over; in the other all are, in each of its blocks."""
+    pipeline = pipeline_of(SHORT)
+    feed(pipeline, [probe()] * 2)
+    others = [probe(f"10.0.{number >> 8}.{number & 255}") for number in range(MANY)]
+    for _ in range(REST):
+        pipeline.feed("log", Chunk("others", Block.of(others)), NOW)
+        pipeline.feed("log", Chunk("flooded", Block.of([probe()] * MANY)), NOW)
+    assert pipeline.passed_over == REST * MANY
 
 
 def test_a_lifted_ban_hides_nothing() -> None:
