@@ -4,16 +4,20 @@ import asyncio
 import logging
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
+from threading import Barrier, BrokenBarrierError
 
 import pytest
+from limits.storage import storage_from_string
 
 from appguard.config import app_config
 from appguard.errors import ConfigError
 from appguard.limit import Hit, Limit
 from appguard.middleware import Middleware
 from appguard.stores.breaker import FAILURES, Breaker
-from appguard.stores.limits_counters import LimitsCounters, parse_uri
+from appguard.stores.limits_counters import THREADS, LimitsCounters, parse_uri
 from tests.forked import forked
 from tests.lab import wait_until
 from tests.redis_server import RedisServer, redis_server
@@ -85,6 +89,25 @@ def test_a_busy_event_loop_is_no_slow_storage() -> None:
     assert counters.check([HIT]).left[0][0] == 4
     assert asyncio.run(ask()) == [3, 2, 1, 0]
     counters.close()
+
+
+def test_requests_that_come_first_together_count_in_one_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a storage takes to be opened, who comes meanwhile does not open another and count there."""
+    made: list[str] = []
+    another = Barrier(2)
+
+    def slow(uri: str, **options: object) -> object:
+        made.append(uri)
+        with suppress(BrokenBarrierError):
+            another.wait(0.2)
+        return storage_from_string(uri)
+
+    monkeypatch.setattr("appguard.stores.limits_counters.BUDGET", 5.0)
+    monkeypatch.setattr("appguard.stores.limits_counters.storage_from_string", slow)
+    with closing(LimitsCounters("memory://", "shop")) as counters, ThreadPoolExecutor(THREADS) as threads:
+        verdicts = list(threads.map(counters.check, [[HIT]] * THREADS))
+    assert sum(verdict.refused is None for verdict in verdicts) == HIT.rate.amount
+    assert len(made) == 1
 
 
 def test_a_host_without_a_thread_to_spare_fails_no_request() -> None:

@@ -102,6 +102,7 @@ class LimitsCounters:
         self._threads: ThreadPoolExecutor | None = None
         self._limiter: RateLimiter | None = None
         self._opening = Lock()
+        self._connecting = Lock()
 
     def check(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Count one request under every hit, or say which limit refuses it the longest."""
@@ -161,12 +162,14 @@ class LimitsCounters:
             return self._threads.submit(self._count, hits)
 
     def _open(self) -> RateLimiter:
-        """Give the limiter; the first use connects, which is why it is on a thread."""
-        limiter = self._limiter
-        if limiter is None:
-            storage = storage_from_string(self._uri, **TIMEOUTS.get(urlsplit(self._uri).scheme.partition("+")[0], {}))
-            limiter = self._limiter = STRATEGIES[self._strategy](storage)
-        return limiter
+        """Give the limiter; the first use connects, which is why it is on a thread, and once, though many come."""
+        with self._connecting:
+            limiter = self._limiter
+            if limiter is None:
+                timeouts = TIMEOUTS.get(urlsplit(self._uri).scheme.partition("+")[0], {})
+                storage = storage_from_string(self._uri, **timeouts)
+                limiter = self._limiter = STRATEGIES[self._strategy](storage)
+            return limiter
 
     def _count(self, hits: Sequence[Hit]) -> Verdict:
         limiter = self._open()
