@@ -164,7 +164,7 @@ class FileSink:
             there = Path(self._path).stat()
             if (there.st_dev, there.st_ino) == self._inode and self._file >= 0:
                 return
-        self.close()  # where the new one cannot be opened, nothing more is lost in a file that was taken away
+        self._close()  # where the new one cannot be opened, nothing more is lost in a file that was taken away
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC
         file = os.open(self._path, flags, 0o640)
         status = os.fstat(file)
@@ -176,6 +176,10 @@ class FileSink:
 
     def close(self) -> None:
         """Close the file; the next line opens it again."""
+        with self._lock:  # what a thread writes now would else go to whoever is given this descriptor next
+            self._close()
+
+    def _close(self) -> None:
         if self._file >= 0:
             self._closing()
             self._file = -1
@@ -240,7 +244,8 @@ class SocketSink:
     def close(self) -> None:
         """Close the socket; the next line opens it again."""
         self._backlog.close()
-        self._disconnect()
+        with self._lock:
+            self._disconnect()
 
 
 def _connect(path: str) -> socket.socket:

@@ -254,6 +254,22 @@ def test_closing_may_be_repeated(tmp_path: Path) -> None:
     assert users(path.read_text()) == ["0", "1", "2"]
 
 
+@pytest.mark.parametrize("target", ["events.jsonl", "events.sock"])
+def test_closing_leaves_a_thread_the_line_it_writes(tmp_path: Path, target: str) -> None:
+    """What another thread is writing to is closed behind it: its descriptor could be somebody else's by then."""
+    path = str(tmp_path / target)
+    with receiving(tmp_path / "events.sock"):
+        files, sink = open_files(), FileSink(path) if target == "events.jsonl" else SocketSink(path)
+        sink.write(b"1\n")
+        closing = threading.Thread(target=sink.close)
+        with sink._lock:  # pyright: ignore[reportPrivateUsage]
+            closing.start()
+            closing.join(0.1)
+            assert open_files() == files + 1
+        closing.join()
+        assert open_files() == files
+
+
 def test_threads_share_a_file_that_is_rotated(tmp_path: Path) -> None:
     """Many threads that write while the file is renamed away again and again lose no line, and mix none."""
     clock = Clock()
