@@ -1,6 +1,5 @@
 """What a daemon stands on: its directories, enough file descriptors, and what never makes it wait: log and garbage."""
 
-import ctypes
 import gc
 import logging
 import os
@@ -8,6 +7,7 @@ import resource
 import select
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 
 from appguard.errors import ConfigError
@@ -67,8 +67,8 @@ def settle_memory() -> None:
     """
     gc.freeze()
     gc.set_threshold(50_000, 20, 100)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:  # glibc
+    with suppress(ImportError, OSError, AttributeError):  # a Python without ctypes, a C library that is not glibc
+        mallopt = import_module("ctypes").CDLL(None).mallopt
         mallopt(M_TRIM_THRESHOLD, KEPT_MOST)
         mallopt(M_MMAP_THRESHOLD, KEPT_MOST)
 
