@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -14,6 +15,7 @@ from appguard.limit import CLOSED_WAIT, Hit, Limit, Verdict
 from appguard.stores.open import open_store
 from appguard.stores.redis import RedisStore
 from appguard.stores.redis_bans import RedisBanSet
+from appguard.stores.redis_commands import AsyncCommands
 from tests.certificates import make_certificates, tls_options
 from tests.forked import forked
 from tests.lab import free_port, wait_until
@@ -199,6 +201,26 @@ def test_forked_child_has_connections_of_its_own(tmp_path: Path) -> None:
                 assert process.answer() == "None"
             finally:
                 other.close()
+
+
+def test_threads_that_begin_loops_at_the_same_time_fail_no_request(tmp_path: Path) -> None:
+    """Who looks for loops that have ended minds no other thread that meanwhile forgets one of them and adds its own."""
+
+    class Ended:
+        def is_closed(self) -> bool:
+            del clients[cast("asyncio.AbstractEventLoop", self)]
+            clients[asyncio.new_event_loop()] = client
+            return True
+
+    async def begin() -> AsyncCommands:
+        return store._client_of_loop()  # pyright: ignore[reportPrivateUsage]
+
+    with RedisStore("redis://127.0.0.1", directory=tmp_path) as store:
+        clients, client = store._async_clients, asyncio.run(begin())  # pyright: ignore[reportPrivateUsage]
+        clients[cast("asyncio.AbstractEventLoop", Ended())] = client
+        assert asyncio.run(begin()) is not client
+        (others,) = (loop for loop in clients if not loop.is_closed())
+        others.close()
 
 
 def test_store_is_opened_by_every_scheme() -> None:

@@ -222,8 +222,8 @@ class RedisCounters:
         loop = asyncio.get_running_loop()
         client = self._async_clients.get(loop)
         if client is None:
-            for ended in [each for each in self._async_clients if each.is_closed()]:
-                del self._async_clients[ended]
+            for ended in [each for each in tuple(self._async_clients) if each.is_closed()]:
+                self._async_clients.pop(ended, None)  # another thread with a loop of its own may be quicker
             client = self._async_clients[loop] = connect_async(self._counters_uri, BUDGET)
         return client
 
