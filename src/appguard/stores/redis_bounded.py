@@ -68,9 +68,10 @@ class BoundedCommands:
         """Close the connections when the calls that still run have ended."""
         with self._lock:
             threads, self._threads = self._threads, None
-            client, self._client = self._client, None
         if threads is not None:
             threads.shutdown()
+        with self._lock:  # now, not before: a call that still ran may have opened it
+            client, self._client = self._client, None
         if client is not None:
             client.close()
 
