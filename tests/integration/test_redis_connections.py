@@ -1,6 +1,7 @@
 """Every way to reach a Redis, against real servers: bans spread and limits are counted, by threads and on a loop."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -110,6 +111,20 @@ def test_password_from_a_file_and_its_change(tmp_path: Path, monkeypatch: pytest
             wait_until(lambda: not daemon.complaint, 5, "not let in")
         finally:
             daemon.close()
+
+
+def test_a_connection_without_its_password_is_closed(tmp_path: Path) -> None:
+    """A server that was reached, but not logged in to because the password's file is missing, is left at once."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        RedisStore(f"redis://me:file:%2Fnone@127.0.0.1:{server.getsockname()[1]}", directory=tmp_path) as store,
+    ):
+        server.settimeout(5)
+        store.check(hits("192.0.2.1"))
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(5)
+            assert connection.recv(1) == b""
 
 
 def test_tls(tmp_path: Path) -> None:

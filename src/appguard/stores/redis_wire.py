@@ -268,8 +268,12 @@ class DirectCommands:
 
     def _open(self) -> "_Link":
         connection = self._new_connection()
-        connection.connect()
-        return _Link(connection)
+        try:
+            connection.connect()
+            return _Link(connection)
+        except BaseException:  # redis-py leaves it open after what is no error of its own, as of a password's file
+            connection.disconnect()
+            raise
 
     def _keep(self, opened: "Future[_Link]") -> None:
         """Keep for the next call what nobody waits for any more."""
