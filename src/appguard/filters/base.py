@@ -97,7 +97,8 @@ def hosts_in_brief(texts: Sequence[str]) -> Sequence[Host | None]:
 def columns_of(form: re.Pattern[str], lines: Sequence[bytes]) -> Sequence[Sequence[str]]:
     """Search many lines at once; give for each group what it is in each line, empty in one that has not this form.
 
-    `form` is in several lines, takes every line whole, and no byte beyond ASCII in a group.
+    `form` is in several lines and takes every line whole; its first group is in each line that has this form. A byte
+    beyond ASCII is one letter, by Latin-1: what `match` reads otherwise is not to be told of a group that may have one.
     """
     pieces: list[str | None] = form.split(b"\n".join(lines).decode("latin-1"))
     columns = [pieces[group :: form.groups + 1] for group in range(1, form.groups + 1)]
