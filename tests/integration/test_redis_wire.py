@@ -312,9 +312,11 @@ def test_what_is_no_redis_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("appguard.stores.redis_counters.BUDGET", 1.0)
 
     async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while await reader.read(1000):
-            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-        writer.close()
+        try:
+            while await reader.read(1000):
+                writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        finally:  # also where the loop ends before the client's leaving was heard of
+            writer.close()
 
     async def run() -> Verdict:
         listening = await asyncio.start_server(other, "127.0.0.1", 0)
