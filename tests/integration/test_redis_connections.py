@@ -1,6 +1,7 @@
 """Every way to reach a Redis, against real servers: bans spread and limits are counted, by threads and on a loop."""
 
 import asyncio
+import gc
 import socket
 import time
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+import redis
 
 from appguard.address import parse_address
 from appguard.ban import Ban
@@ -17,6 +19,8 @@ from appguard.stores.open import open_store
 from appguard.stores.redis import RedisStore
 from appguard.stores.redis_bans import RedisBanSet
 from appguard.stores.redis_commands import AsyncCommands
+from appguard.stores.redis_connection import connect_to
+from appguard.stores.redis_uri import parse_redis_uri
 from tests.certificates import make_certificates, tls_options
 from tests.forked import forked
 from tests.lab import free_port, wait_until
@@ -166,6 +170,19 @@ def test_cluster(shards: Cluster, tmp_path: Path) -> None:
     works(shards.uri, tmp_path, clients=20)
     for shard in shards.shards:
         assert b"appguard:l:shop:" in shard.master.command("KEYS", "*")
+
+
+def test_what_is_no_cluster_is_left(tmp_path: Path) -> None:
+    """A server that was asked for its shards, and has none, is left at once: who tries again makes no heap of them."""
+    with redis_server(tmp_path) as server:
+        uri = parse_redis_uri(f"redis+cluster://127.0.0.1:{server.port}")
+        gc.disable()
+        try:
+            with pytest.raises(redis.ConnectionError):
+                connect_to(uri, 1.0, "key")
+            wait_until(lambda: b"name=appguard" not in server.command("CLIENT", "LIST"), 5, "the connection is kept")
+        finally:
+            gc.enable()
 
 
 def test_cluster_with_limits_of_several_keys(shards: Cluster, tmp_path: Path) -> None:

@@ -139,8 +139,13 @@ class _ClusterClient:
     def __init__(self, uri: RedisUri) -> None:
         nodes = [_ClusterNode(host, port) for host, port in uri.hosts]
         options: dict[str, Any] = {**_login(uri), **_tls(uri), **_times(STEP), "require_full_coverage": False}
-        with _clusters_errors():
-            self._client: Any = redis.RedisCluster(startup_nodes=nodes, **options)
+        try:
+            with _clusters_errors():
+                self._client: Any = redis.RedisCluster(startup_nodes=nodes, **options)
+        except BaseException:  # redis-py leaves those it has asked open
+            for asked in (node.redis_connection for node in nodes if node.redis_connection is not None):
+                asked.close()
+            raise
 
     def execute_command(self, *arguments: object) -> Any:
         with _clusters_errors():
