@@ -128,6 +128,7 @@ class Engine:
             self._take(self.pipeline.feed("log", Chunk(str(log), reading.lines), self._now))
             self._now = BEGIN + self.pipeline.lines / LINES_A_SECOND
             pace.took(time.monotonic() - began)
+            pace.end_round(has_more=True)
         generation.close()
 
     def _take(self, outcome: Outcome) -> None:

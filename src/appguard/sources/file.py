@@ -92,9 +92,10 @@ class FileSource:
             while True:
                 if time.monotonic() >= self._look_due:
                     self._look()
-                if not await self._read_all(deliver):
+                has_more = await self._read_all(deliver)
+                self._pace.end_round(has_more=has_more)
+                if not has_more:
                     self._lag.caught_up()
-                    self._pace.rested()
                     await self._pause()
         finally:
             self._watch.close()

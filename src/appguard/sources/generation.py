@@ -19,7 +19,7 @@ from typing import cast
 from appguard.sources.base import LINE_MOST, Block
 from appguard.sources.lines import split, trim
 
-CHUNK_BYTES = 1024 * 1024  # what is read at once, at most
+CHUNK_BYTES = 512 * 1024  # what is read at once, at most
 SEAM_BYTES = 256
 READ_LEAST = 2 * LINE_MOST  # so that one read has the seam and any line
 HEAD_BYTES = 256  # by which a copy made before the last lines were read is known

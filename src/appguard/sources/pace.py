@@ -19,14 +19,18 @@ class Pace:
     def __init__(self, *, may_be_slow: bool = False) -> None:
         self.bytes = BYTES_FIRST
         self._most = BYTES_SLOW if may_be_slow else CHUNK_BYTES
+        self._longest = 0.0  # seconds
 
     def took(self, seconds: float) -> None:
         """Note how long a turn took."""
+        self._longest = max(self._longest, seconds)
         if seconds > TURN_MOST:
             self.bytes = max(BYTES_LEAST, int(self.bytes * TURN_MOST / seconds))
-        elif seconds < TURN_QUICK:
-            self.bytes = min(self._most, self.bytes * 2)
 
-    def rested(self) -> None:
-        """Note that all was read, so that what comes next is not waited for long, whatever it is."""
-        self.bytes = min(self.bytes, max(BYTES_FIRST, self.bytes // 2))
+    def end_round(self, *, has_more: bool) -> None:
+        """Note that each log had its turn. If there is no more, what comes next should not be long in reading."""
+        if not has_more:
+            self.bytes = min(self.bytes, max(BYTES_FIRST, self.bytes // 2))
+        elif self._longest < TURN_QUICK:
+            self.bytes = min(self._most, self.bytes * 2)
+        self._longest = 0.0
