@@ -7,9 +7,8 @@ request is not counted. A limit of outcomes may be given back what was reserved,
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from hashlib import blake2b
-from typing import NamedTuple, final
+from typing import NamedTuple, cast, final
 
 from appguard.address import Address, NetworkSet
 from appguard.ban import Ban
@@ -43,10 +42,10 @@ TRAPPED = Refusal(404, None)
 UNCOUNTED = Refusal(503, CLOSED_WAIT)
 NOT_DENIED = (0.0, 0.0, 0)
 
-_new_refusal: Callable[[tuple[int, float | None, Ban | None, Limit | None, Rate | None]], Refusal] = partial(
-    tuple.__new__,  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
-    Refusal,
-)  # what `Refusal` does of the same five, in half the time
+_new_refusal = cast(
+    "Callable[[type[Refusal], tuple[int, float | None, Ban | None, Limit | None, Rate | None]], Refusal]",
+    tuple.__new__,  # pyright: ignore[reportUnknownMemberType]
+)  # what calling `Refusal` does of the same five, in half the time
 
 
 class Guard:
@@ -99,7 +98,7 @@ class Guard:
             return ()
         ban = ban_of(address)
         if ban is not None:
-            return _new_refusal((403, None if ban.end is None else ban.end - wall(), ban, None, None))
+            return _new_refusal(Refusal, (403, None if ban.end is None else ban.end - wall(), ban, None, None))
         if self._traps is not None and path in self._traps:
             return TRAPPED
         if is_preflight and not self.has_outcomes:
@@ -110,7 +109,7 @@ class Guard:
             for hit in hits:
                 until, end, cost = self.denied.get(hit.key, NOT_DENIED)
                 if until > now and (hit.cost or 1) >= cost:
-                    return _new_refusal((429, end - now, None, hit.limit, hit.rate))
+                    return _new_refusal(Refusal, (429, end - now, None, hit.limit, hit.rate))
         return hits
 
     def is_limited(self, client: Client) -> bool:

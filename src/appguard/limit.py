@@ -11,8 +11,7 @@ at once, are no twenty guesses. What nobody had reserved is counted afterwards.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Literal, NamedTuple, TypedDict
+from typing import Literal, NamedTuple, TypedDict, cast
 
 from appguard.errors import AppGuardError, ConfigError
 from appguard.rate import Left, Rate, parse_rate
@@ -190,10 +189,10 @@ class Verdict(NamedTuple):
 
 ADMITTED = Verdict()
 CLOSED_WAIT = 1.0  # seconds a client is told to wait while counters cannot be asked
-new_verdict: Callable[[tuple[Hit | None, float, float, Sequence[Left], bool]], Verdict] = partial(
-    tuple.__new__,  # pyright: ignore[reportUnknownArgumentType, reportUnknownMemberType]
-    Verdict,
-)  # what `Verdict` does of the same five, in half the time
+new_verdict = cast(
+    "Callable[[type[Verdict], tuple[Hit | None, float, float, Sequence[Left], bool]], Verdict]",
+    tuple.__new__,  # pyright: ignore[reportUnknownMemberType]
+)  # what calling `Verdict` does of the same five, in half the time
 
 
 def path_pattern(pattern: str) -> re.Pattern[str]:

@@ -183,16 +183,18 @@ def _count(table: CounterTable, hits: Sequence[Hit], now: float) -> Verdict:
         if hit.cost and (slot < 0 or is_moved):  # another key of this request may just have taken the slot
             slot, is_moved = table.find(hit.key), True
         left.append(_add(table, slot, hit, now))
-    return new_verdict((None, 0.0, now, left, True))
+    return new_verdict(Verdict, (None, 0.0, now, left, True))
 
 
 def _count_one(table: CounterTable, hit: Hit, now: float) -> Verdict:
     """Do the same for one hit, as most requests have, with less ado."""
     slot = table.find(hit.key)
     if slot >= 0 and (left := table.quickly(slot, hit.rate, now, hit.cost)) is not None:
-        return new_verdict((None, 0.0, now, (left,), True))
+        return new_verdict(Verdict, (None, 0.0, now, (left,), True))
     wait = table.wait(slot, hit.rate, now, hit.cost) if slot >= 0 else _wait_of_new(hit)
-    return Verdict(hit, wait) if wait > 0.0 else new_verdict((None, 0.0, now, (_add(table, slot, hit, now),), True))
+    if wait > 0.0:
+        return Verdict(hit, wait)
+    return new_verdict(Verdict, (None, 0.0, now, (_add(table, slot, hit, now),), True))
 
 
 def _add(table: CounterTable, slot: int, hit: Hit, now: float) -> Left:

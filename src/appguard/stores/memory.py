@@ -65,7 +65,7 @@ class MemoryCounters:
                 self._keep(key, counter, now)
         finally:
             lock.release()
-        return new_verdict((None, 0.0, now, (left,), True))
+        return new_verdict(Verdict, (None, 0.0, now, (left,), True))
 
     def _check_all(self, hits: Sequence[Hit]) -> Verdict:
         now = self._monotonic()

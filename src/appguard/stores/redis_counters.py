@@ -264,7 +264,7 @@ def _verdict(reply: bytes, hits: Sequence[Hit], before: Verdict) -> Verdict:
     if refused:
         return Verdict(hits[refused - 1], time)
     # The server's time is kept below zero: what was reserved in this process has one above it.
-    return new_verdict((None, 0.0, -time, [*before.left, *left] if before.left else left, True))
+    return new_verdict(Verdict, (None, 0.0, -time, [*before.left, *left] if before.left else left, True))
 
 
 def _word(text: str, safe: str = "") -> str:
