@@ -10,12 +10,14 @@ that could be forgotten, this would soonest have left the window anyway.
 
 Most addresses of a flood are heard of once, so that must be cheap: the first event of a key is kept as it is, and only
 a second one that meets it in the window makes an object of it. Events told in brief are counted many at a time, which
-leads to what counting one by one leads to.
+leads to what counting one by one leads to, but for bans of one key that would only prolong each other: of what an
+address does in the `passed_over` seconds after its ban, the rest of a chunk tells nothing that is not known.
 """
 
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, islice
+from math import inf
 
 from appguard.address import Grouping, Network, NetworkSet, parse_network
 from appguard.ban import PERMANENT, Ban, shared
@@ -27,6 +29,7 @@ from appguard.counted import (
     Counted,
     Failure,
     First,
+    by_key,
     cost_of,
     digest,
     firsts_of,
@@ -45,6 +48,7 @@ BYTES_MOST = 64 * 1024 * 1024
 ROOM_SHARE = 64  # this part of the keys goes at once
 LATE_MOST = 60.0  # seconds a line may come late, where findtime is shorter: in a flood, logs are read late
 AHEAD_MOST = 60.0  # seconds an event's time may lie in the future
+PASS_OVER_MOST = 600.0  # seconds
 
 _VALUE_OF: dict[str, Callable[[Event], str]] = {
     "path": lambda event: event.path,
@@ -52,6 +56,11 @@ _VALUE_OF: dict[str, Callable[[Event], str]] = {
     "user_agent": lambda event: event.user_agent,
     "address": lambda event: event.address.text,
 }
+
+
+def passed_over(bantime: float) -> float:
+    """Give for how many seconds after a ban of this length what its address goes on doing need not prolong it."""
+    return min(PASS_OVER_MOST, bantime / 8)
 
 
 class JailWindow:
@@ -81,6 +90,8 @@ class JailWindow:
         self._is_by_user = jail.is_by_user
         self._is_by_address = jail.key == ADDRESS
         self._bantime = float(jail.bantime)
+        is_constant = not jail.dry_run and not jail.bantime_increment
+        self._passed_over = passed_over(inf if jail.bantime == PERMANENT else self._bantime) if is_constant else 0.0
         self._ports = ports_text(jail.ports, jail.protocol)
         self._slot = self.findtime / RUNS_MOST if jail.maxretry > RUNS_MOST else 0.0
         self._kinds = frozenset(jail.events)
@@ -94,7 +105,7 @@ class JailWindow:
         self._keys_most = keys_most
         self._bytes_most = bytes_most
         self._cost = 0
-        self._counted: dict[str, Counted | First] = {}  # in the order of the latest event
+        self._counted = by_key()  # in the order of the latest event
         self._pairs: dict[str, set[str]] | None = {} if jail.key == PAIR else None  # the keys of each network
 
     def may_count(self, kind: str, status: int) -> bool:
@@ -174,12 +185,16 @@ class JailWindow:
         """Count events one by one, each under its key, of a jail that counts nothing but events."""
         bans: list[tuple[int, Ban]] = []
         counted, keeps_first, findtime, whats = self._counted, self._keeps_first, self.findtime, briefs.whats
+        keys_most, bytes_most = self._keys_most, self._bytes_most
+        until: dict[str, float] = {}  # of keys banned, when they are counted again
         for place, key, time, line in zip(places, keys, times, lines, strict=True):
+            if until and time < until.get(key, 0.0):
+                continue
             known = counted.pop(key, None)
             if keeps_first and (known is None or (type(known) is bytes and unpacked(known)[0] <= time - findtime)):
                 first = counted[key] = packed(time) + line[:LINE_BYTES_MOST]
                 self._cost += FIRST_COST + len(first) if known is None else len(first) - len(known)
-                if self._cost > self._bytes_most or len(counted) > self._keys_most:
+                if self._cost > bytes_most or len(counted) > keys_most:
                     self._make_room()
                 continue
             again, what = self._reopened(key, known), whats[place]
@@ -187,6 +202,7 @@ class JailWindow:
             found = self._judge(key, again, what[0] if what else "", time, briefs.vias[place])
             if found:
                 bans += ((place, ban) for ban in found)
+                until[key] = time + self._passed_over
         return bans
 
     def _add_firsts(self, keys: Sequence[str], firsts: Sequence[First]) -> None:

@@ -3,6 +3,7 @@
 import gc
 import tracemalloc
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
@@ -334,22 +335,25 @@ def test_an_event_line_nested_too_deep_tells_nothing(inside: str) -> None:
     assert made.match(line, NOW) is None
 
 
-JAILS = (
-    Jail("probing", maxretry=3, findtime=20, bantime="1h", events=[PROBE, "authz_fail"], statuses=[403, 404]),
-    Jail("logins", maxretry=2, findtime=30, bantime="2h"),
-    Jail("any", maxretry=4, findtime=5, bantime="1h", events=[REQUEST], exempt_paths=["*.css"]),
-    Jail("many", maxretry=300, findtime=60, bantime="1h", events=[REQUEST]),
-    Jail("paths", maxretry=2, findtime=60, bantime="1h", events=[PROBE, LOGIN_FAIL], distinct="path"),
-    Jail("users", maxretry=2, findtime=60, bantime="1h", key="user"),
-    Jail(
-        "safe",
-        maxretry=2,
-        findtime=60,
-        bantime="1h",
-        events=[PROBE, LOGIN_FAIL],
-        safelist=["203.0.113.6", "2001:db8:0:2::2"],
-    ),
-    Jail("once", maxretry=1, findtime=60, bantime="1h", events=[LOGIN_FAIL], paths=["/login", "*.css"]),
+JAILS = tuple(
+    replace(each, bantime_increment=True)  # where any ban may count, none is passed over
+    for each in (
+        Jail("probing", maxretry=3, findtime=20, bantime="1h", events=[PROBE, "authz_fail"], statuses=[403, 404]),
+        Jail("logins", maxretry=2, findtime=30, bantime="2h"),
+        Jail("any", maxretry=4, findtime=5, bantime="1h", events=[REQUEST], exempt_paths=["*.css"]),
+        Jail("many", maxretry=300, findtime=60, bantime="1h", events=[REQUEST]),
+        Jail("paths", maxretry=2, findtime=60, bantime="1h", events=[PROBE, LOGIN_FAIL], distinct="path"),
+        Jail("users", maxretry=2, findtime=60, bantime="1h", key="user"),
+        Jail(
+            "safe",
+            maxretry=2,
+            findtime=60,
+            bantime="1h",
+            events=[PROBE, LOGIN_FAIL],
+            safelist=["203.0.113.6", "2001:db8:0:2::2"],
+        ),
+        Jail("once", maxretry=1, findtime=60, bantime="1h", events=[LOGIN_FAIL], paths=["/login", "*.css"]),
+    )
 )
 
 

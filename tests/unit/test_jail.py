@@ -1,9 +1,12 @@
 """Jails: the sliding window against a plain list of events, settings, and bounds under attack."""
 
 import gc
+import sys
 import tracemalloc
 from collections import Counter
+from collections.abc import Sequence
 from ipaddress import IPv4Address
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,7 +15,7 @@ from hypothesis import strategies as st
 from appguard.address import Address, Grouping, parse_address
 from appguard.ban import EVIDENCE_MOST, EVIDENCE_TEXT_MOST, Ban
 from appguard.briefs import Briefs
-from appguard.counted import RUNS_MOST, Failure
+from appguard.counted import RUNS_MOST, Failure, by_key
 from appguard.errors import ConfigError
 from appguard.event import ACCESS_FAIL, LOGIN_FAIL, PROBE, Event
 from appguard.jail import Jail
@@ -304,6 +307,38 @@ def test_many_events_at_once_are_what_they_are_one_by_one(
             together.add_briefs(columns, range(len(rows)))
             assert list(together.dropped) == gone
         assert (list(together), together.cost) == (list(alone), alone.cost)
+
+
+@pytest.mark.parametrize(
+    ("options", "seconds"),
+    [
+        ({"bantime": 800}, [1, 102]),  # 100 seconds after the first, an eighth of its length, the next is counted
+        ({"bantime": -1}, [1, 602]),
+        ({"bantime": 800, "dry_run": True}, range(1, 700, 2)),
+        ({"bantime": 800, "bantime_increment": True}, range(1, 700, 2)),
+    ],
+)
+def test_what_follows_a_ban_at_once_need_not_prolong_it(options: dict[str, Any], seconds: Sequence[int]) -> None:
+    """Of many events of one address its jail makes bans only where the next would end much later; it counts all."""
+    window = JailWindow(Jail("x", maxretry=2, findtime=10, **options), Grouping())
+    columns = ([value] * 700 for (value,) in failure_of(1, b"line"))
+    briefs = Briefs._make(columns)._replace(times=[NOW + second for second in range(700)])
+    _, bans = window.add_briefs(briefs, range(700))
+    ends = [at for at, _ in bans if at < seconds[-1] + 100]
+    assert ends == list(seconds)
+    assert window.total_failed == 700
+
+
+def test_look_ups_among_many_keys_read_no_other_key() -> None:
+    """The hash of each key is beside it, also after the dictionary has grown, and keys have come and gone."""
+    texts = [address_of(number).text for number in range(5_000)]
+    kept, plain = by_key(), dict.fromkeys(texts)
+    kept.update(dict.fromkeys(texts, b""))
+    assert sys.getsizeof(kept) > 1.2 * sys.getsizeof(plain)
+    for text in texts[:4_000]:
+        kept[text] = kept.pop(text)
+    assert sys.getsizeof(kept) > 1.2 * sys.getsizeof(plain)
+    assert list(kept) == texts[4_000:] + texts[:4_000]
 
 
 def failure_of(number: int, line: bytes, time: float | None = None) -> Briefs:

@@ -34,7 +34,7 @@ PATH = r"[!$->@-\[\]-~]"  # the same up to where a path ends
 SHORT = 256  # letters of a path
 COMMON = re.compile(
     rf'^(?:([0-9A-Fa-f:.]{{2,45}}+) - ([^ "\\\n]++ \[.{{26}})\] '
-    rf'"([A-Z]{{1,16}}+) ({PATH}{{1,{SHORT}}}+)(?:[?#]{PLAIN}*+)?+ HTTP/[0-9.]++" ([1-9][0-9]{{2}}) )?.*+$',
+    rf'"([A-Z]{{1,16}}+) ({PATH}{{1,{SHORT}}}+)(?:[?#]{PLAIN}*+)?+ HTTP/[0-9.]++" ([1-9][0-9]{{2}}) |).*+$',
     re.MULTILINE,
 )  # what most lines begin with: address, user and time, method, path, status
 UNAUTHORIZED_MOST = 4096  # requests that are remembered: clients choose them, so they are short
