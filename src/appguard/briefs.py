@@ -6,7 +6,7 @@ columns hold anything.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, TypeVar, cast
 
 from appguard.address import Host
@@ -21,8 +21,16 @@ UNREAD: Row = (None, "", 0.0, "", ())
 NOTHING: Row = ((), "", 0.0, "", ())
 
 
+def itself(text: str) -> str:
+    """Give a text of a column that holds paths."""
+    return text
+
+
 class Briefs(NamedTuple):
-    """The columns, each with as many rows as there are lines. A row is known by its place in them."""
+    """The columns, each with as many rows as there are lines. A row is known by its place in them.
+
+    `paths` may be written in another way: `path_of` gives the path that one means, for who asks for it.
+    """
 
     whats: Sequence[Told]
     hosts: Sequence[Host]
@@ -30,6 +38,7 @@ class Briefs(NamedTuple):
     paths: Sequence[str]
     vias: Sequence[tuple[str, ...]]
     lines: Sequence[bytes]
+    path_of: Callable[[str], str] = itself
 
     @classmethod
     def of(
@@ -40,6 +49,7 @@ class Briefs(NamedTuple):
         paths: Sequence[str],
         vias: Sequence[tuple[str, ...] | None],
         lines: Sequence[bytes],
+        path_of: Callable[[str], str] = itself,
     ) -> "Briefs":
         """Make columns of which some may hold None: `match` is to read those lines."""
         are_told = all(hosts) and all(times) and vias.count(()) == len(vias)  # quicker asked than for None
@@ -47,7 +57,7 @@ class Briefs(NamedTuple):
             rows = zip(whats, hosts, times, vias, strict=True)
             whats = [None if host is None or time is None or via is None else what for what, host, time, via in rows]
         told_hosts, told_times = cast("Sequence[Host]", hosts), cast("Sequence[float]", times)
-        return cls(whats, told_hosts, told_times, paths, cast("Sequence[tuple[str, ...]]", vias), lines)
+        return cls(whats, told_hosts, told_times, paths, cast("Sequence[tuple[str, ...]]", vias), lines, path_of)
 
     @classmethod
     def of_rows(cls, rows: Iterable[Row], lines: Sequence[bytes]) -> "Briefs":

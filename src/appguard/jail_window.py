@@ -160,8 +160,8 @@ class JailWindow:
     def counted_places(self, briefs: Briefs, places: Sequence[int]) -> Sequence[int]:
         """Give the places of those that add to this jail, of events whose kinds and statuses it may count."""
         if self._looks_at is not None:
-            looks_at, paths = self._looks_at, briefs.paths
-            looked = {path: looks_at(path) for path in set(taken(paths, places))}
+            looks_at, paths, path_of = self._looks_at, briefs.paths, briefs.path_of
+            looked = {path: looks_at(path_of(path)) for path in set(taken(paths, places))}
             places = [place for place in places if looked[paths[place]]]
         if self._safelist is not None:
             is_safe, hosts = self._safelist.holds, briefs.hosts
@@ -174,7 +174,7 @@ class JailWindow:
         self.total_failed += len(places)
         keys = self.grouping.keys_of(taken(briefs.hosts, places))
         times, lines = taken(briefs.times, places), taken(briefs.lines, places)
-        if self._keeps_first and len(set(keys)) == len(keys) and self._counted.keys().isdisjoint(keys):
+        if self._keeps_first and self._counted.keys().isdisjoint(keys) and len(set(keys)) == len(keys):
             self._add_firsts(keys, firsts_of(times, lines))
             return keys, []
         return keys, self._add_each(briefs, places, keys, times, lines)

@@ -236,7 +236,7 @@ def told_in_brief(made: Filter, lines: Sequence[bytes]) -> int:
 
 def row_of(briefs: Briefs, at: int) -> tuple[Host, float, str, tuple[str, ...]]:
     """Give a row without what it tells of and its line."""
-    return briefs.hosts[at], briefs.times[at], briefs.paths[at], briefs.vias[at]
+    return briefs.hosts[at], briefs.times[at], briefs.path_of(briefs.paths[at]), briefs.vias[at]
 
 
 @pytest.mark.parametrize("name", FILTERS)

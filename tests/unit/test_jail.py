@@ -296,18 +296,17 @@ def test_many_events_at_once_are_what_they_are_one_by_one(
 ) -> None:
     """Of blocks in which each address is once, fresh or known, the same is kept, in the same order, and goes."""
     jail = Jail("x", maxretry=5, findtime=40)
-    together, alone = (JailWindow(jail, Grouping(), keys_most, bytes_most) for _ in range(2))
+    at_once, alone = (JailWindow(jail, Grouping(), keys_most, bytes_most) for _ in range(2))
     for at, block in enumerate(blocks):
         rows = [failure_of(number, b"x" * length, NOW + at * 20 + number) for number, length in block]
-        columns = Briefs._make([value for (value,) in column] for column in zip(*rows, strict=True)) if rows else None
         gone = list[str]()
         for row in rows:
             alone.add_briefs(row, [0])
             gone += alone.dropped
-        if columns is not None:
-            together.add_briefs(columns, range(len(rows)))
-            assert list(together.dropped) == gone
-        assert (list(together), together.cost) == (list(alone), alone.cost)
+        if rows:
+            at_once.add_briefs(together(rows), range(len(rows)))
+            assert list(at_once.dropped) == gone
+        assert (list(at_once), at_once.cost) == (list(alone), alone.cost)
 
 
 @pytest.mark.parametrize(
@@ -322,9 +321,7 @@ def test_many_events_at_once_are_what_they_are_one_by_one(
 def test_what_follows_a_ban_at_once_need_not_prolong_it(options: dict[str, Any], seconds: Sequence[int]) -> None:
     """Of many events of one address its jail makes bans only where the next would end much later; it counts all."""
     window = JailWindow(Jail("x", maxretry=2, findtime=10, **options), Grouping())
-    columns = ([value] * 700 for (value,) in failure_of(1, b"line"))
-    briefs = Briefs._make(columns)._replace(times=[NOW + second for second in range(700)])
-    _, bans = window.add_briefs(briefs, range(700))
+    _, bans = window.add_briefs(together([failure_of(1, b"line", NOW + second) for second in range(700)]), range(700))
     ends = [at for at, _ in bans if at < seconds[-1] + 100]
     assert ends == list(seconds)
     assert window.total_failed == 700
@@ -346,6 +343,18 @@ def failure_of(number: int, line: bytes, time: float | None = None) -> Briefs:
     """Give one event in brief."""
     when = NOW + number if time is None else time
     return Briefs([(LOGIN_FAIL, 0)], [address_of(number).text], [when], [""], [()], [line])
+
+
+def together(rows: Sequence[Briefs]) -> Briefs:
+    """Give several such events as one."""
+    return Briefs(
+        [row.whats[0] for row in rows],
+        [row.hosts[0] for row in rows],
+        [row.times[0] for row in rows],
+        [row.paths[0] for row in rows],
+        [row.vias[0] for row in rows],
+        [row.lines[0] for row in rows],
+    )
 
 
 def address_of(number: int) -> Address:

@@ -34,9 +34,9 @@ PATH = r"[!$->@-\[\]-~]"  # the same up to where a path ends
 SHORT = 256  # letters of a path
 COMMON = re.compile(
     rf'^(?:([0-9A-Fa-f:.]{{2,45}}+) - ([^ "\\\n]++ \[.{{26}})\] '
-    rf'"([A-Z]{{1,16}}+) ({PATH}{{1,{SHORT}}}+)(?:[?#]{PLAIN}*+)?+ HTTP/[0-9.]++" ([1-9][0-9]{{2}}) |).*+$',
+    rf'"([A-Z]{{1,16}}+ {PATH}{{1,{SHORT}}}+)(?:[?#]{PLAIN}*+)?+ HTTP/[0-9.]++" ([1-9][0-9]{{2}}) |).*+$',
     re.MULTILINE,
-)  # what most lines begin with: address, user and time, method, path, status
+)  # what most lines begin with: address, user and time, method and path, status
 UNAUTHORIZED_MOST = 4096  # requests that are remembered: clients choose them, so they are short
 TIME_LENGTH = len(" [20/Nov/2026:09:11:02 +0000] ")
 NO_USER = "- "
@@ -57,7 +57,7 @@ class NginxFilter:
         self.name = name
         self._wanted = Wanted(kinds, statuses)
         self._told: dict[str, Told] = {"": None} | {str(status): () for status in range(100, 1000)} | self._wanted.what
-        self._unauthorized = lru_cache(maxsize=UNAUTHORIZED_MOST)(self._wanted.unauthorized)
+        self._unauthorized = lru_cache(maxsize=UNAUTHORIZED_MOST)(self._read_unauthorized)
         texts = self._wanted.texts('" {} ')
         self.needs = ((Literals(texts),),) if texts else ()
 
@@ -89,21 +89,21 @@ class NginxFilter:
         user = "" if user in ("-", '""') else user  # Apache writes two quotes for an empty name
         return Event(kind, told, address, 1, "", user, method, path, status, (), "", agent or "")
 
-    def briefs(self, lines: Sequence[bytes], times: Sequence[float]) -> Briefs:
+    def briefs(self, lines: Sequence[bytes], _times: Sequence[float]) -> Briefs:
         """Say what common lines tell, of each; see `TellsBriefly`."""
-        hosts, stamps, methods, targets, statuses = columns_of(COMMON, lines)
-        paths, together = targets, "\n".join(targets)
-        if "%" in together or "/." in together:
-            paths = [path_of(path) if "%" in path or "/." in path else path for path in targets]
+        hosts, stamps, requests, statuses = columns_of(COMMON, lines)
         told = self._told
         whats = [told[status] for status in statuses]
         for at in [at for at, status in enumerate(statuses) if status == "401"]:
-            scheme = "" if stamps[at].startswith(NO_USER) else "basic"
-            whats[at] = self._unauthorized(methods[at], paths[at], scheme) or ()
+            whats[at] = self._unauthorized(requests[at], stamps[at].startswith(NO_USER))
         seconds = {stamp: _seconds(stamp[-DATE_LENGTH:]) for stamp in set(stamps)}
-        return Briefs.of(
-            whats, hosts_in_brief(hosts), [seconds[stamp] for stamp in stamps], paths, [()] * len(lines), lines
-        )
+        times = [seconds[stamp] for stamp in stamps]
+        return Briefs.of(whats, hosts_in_brief(hosts), times, requests, [()] * len(lines), lines, path_in)
+
+    def _read_unauthorized(self, request: str, has_no_user: bool) -> Told:
+        """Say what a common request tells of that was answered 401."""
+        method, scheme = request.partition(" ")[0], "" if has_no_user else "basic"
+        return self._wanted.unauthorized(method, path_in(request), scheme) or ()
 
     def hosts_of(self, lines: Sequence[bytes]) -> Sequence[bytes]:
         """Give the first words."""
@@ -154,6 +154,11 @@ def path_of(target: str) -> str:
     if "%" in path:
         path = unquote(path)
     return posixpath.normpath(path) if "/." in path else path
+
+
+def path_in(request: str) -> str:
+    """Give the path that a common request, its method and target, means."""
+    return path_of(request.partition(" ")[2])
 
 
 def kind_of_cut(method: str, path: str, scheme: str) -> str:
