@@ -158,7 +158,8 @@ def path_of(target: str) -> str:
 
 def path_in(request: str) -> str:
     """Give the path that a common request, its method and target, means."""
-    return path_of(request.partition(" ")[2])
+    target = request.partition(" ")[2]
+    return path_of(target) if "%" in target or "/." in target else target
 
 
 def kind_of_cut(method: str, path: str, scheme: str) -> str:
