@@ -109,9 +109,14 @@ def first_of(time: float, line: bytes) -> First:
 
 def firsts_of(times: Sequence[float], lines: Sequence[bytes]) -> list[First]:
     """Make the same of many."""
-    if max(map(len, lines), default=0) > LINE_BYTES_MOST:
-        lines = [line[:LINE_BYTES_MOST] for line in lines]
-    return list(map(add, map(packed, times), lines))
+    return list(map(add, map(packed, times), shortened(lines)))
+
+
+def shortened(lines: Sequence[bytes]) -> Sequence[bytes]:
+    """Give as much of each line as is kept."""
+    if max(map(len, lines), default=0) <= LINE_BYTES_MOST:
+        return lines
+    return [line[:LINE_BYTES_MOST] for line in lines]
 
 
 class Counted:

@@ -24,7 +24,6 @@ from appguard.ban import PERMANENT, Ban, shared
 from appguard.briefs import Briefs, taken
 from appguard.counted import (
     FIRST_COST,
-    LINE_BYTES_MOST,
     RUNS_MOST,
     Counted,
     Failure,
@@ -35,6 +34,7 @@ from appguard.counted import (
     firsts_of,
     newest_of,
     packed,
+    shortened,
     unpacked,
 )
 from appguard.event import LOGIN_SUCCESS, REQUEST, Event
@@ -187,22 +187,27 @@ class JailWindow:
         counted, keeps_first, findtime, whats = self._counted, self._keeps_first, self.findtime, briefs.whats
         keys_most, bytes_most = self._keys_most, self._bytes_most
         until: dict[str, float] = {}  # of keys banned, when they are counted again
-        for place, key, time, line in zip(places, keys, times, lines, strict=True):
+        for place, key, time, line in zip(places, keys, times, shortened(lines), strict=True):
             if until and time < until.get(key, 0.0):
                 continue
             known = counted.pop(key, None)
-            if keeps_first and (known is None or (type(known) is bytes and unpacked(known)[0] <= time - findtime)):
-                first = counted[key] = packed(time) + line[:LINE_BYTES_MOST]
-                self._cost += FIRST_COST + len(first) if known is None else len(first) - len(known)
+            if known is None and keeps_first:
+                first = counted[key] = packed(time) + line
+                self._cost += FIRST_COST + len(first)
                 if self._cost > bytes_most or len(counted) > keys_most:
                     self._make_room()
-                continue
-            again, what = self._reopened(key, known), whats[place]
-            again.add(time, 1, line)
-            found = self._judge(key, again, what[0] if what else "", time, briefs.vias[place])
-            if found:
-                bans += ((place, ban) for ban in found)
-                until[key] = time + self._passed_over
+            elif keeps_first and type(known) is bytes and unpacked(known)[0] <= time - findtime:
+                first = counted[key] = packed(time) + line
+                self._cost += len(first) - len(known)
+                if self._cost > bytes_most:
+                    self._make_room()
+            else:
+                again, what = self._reopened(key, known), whats[place]
+                again.add(time, 1, line)
+                found = self._judge(key, again, what[0] if what else "", time, briefs.vias[place])
+                if found:
+                    bans += ((place, ban) for ban in found)
+                    until |= {key: time + self._passed_over} if self._passed_over else {}
         return bans
 
     def _add_firsts(self, keys: Sequence[str], firsts: Sequence[First]) -> None:
