@@ -8,15 +8,14 @@ each by its latest time. A jail bans at maxretry, so a key never holds more entr
 maxretry = 256, and above it an event may leave the window 1/256 of findtime early, never late: nobody is banned for
 fewer than maxretry events in findtime. Of a value its digest is kept, of evidence the last few lines, as they came:
 they are decoded when somebody asks for them. Most addresses are heard of once, so where nothing but events is counted a
-key with one event is just its time and line, `First`, in one piece of bytes: of those the garbage collector knows none.
+key with one event is just its time and line, `First`: the line as it was read, and of such a pair the garbage collector
+soon knows nothing any more.
 """
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from operator import add
-from struct import Struct
 from sys import getsizeof
 from typing import cast
 
@@ -30,7 +29,7 @@ RUN_COST = 72
 VALUE_COST = 240
 LINE_COST = 120
 PAIR_COST = 300  # that a pair takes to be found by its network, measured
-FIRST_COST = 140  # bytes that a key with one event takes beside what is kept of that, measured
+FIRST_COST = 200  # bytes that a key with one event takes beside what is kept of that, measured
 LINE_BYTES_MOST = EVIDENCE_TEXT_MOST * LETTER_MOST
 
 
@@ -97,19 +96,12 @@ class Values:
 
 
 Line = str | bytes
-First = bytes  # the only event of a key: its time, then its line
-_TIME = Struct("d")
-packed, unpacked = _TIME.pack, _TIME.unpack_from  # the time of a `First`, as it begins
+First = tuple[float, bytes]  # the only event of a key: its time and line
 
 
-def first_of(time: float, line: bytes) -> First:
-    """Make what is kept of an event that is the only one of its key."""
-    return packed(time) + line[:LINE_BYTES_MOST]
-
-
-def firsts_of(times: Sequence[float], lines: Sequence[bytes]) -> list[First]:
-    """Make the same of many."""
-    return list(map(add, map(packed, times), shortened(lines)))
+def firsts_of(times: Sequence[float], lines: Sequence[bytes]) -> Iterator[First]:
+    """Make what is kept of events that are each the only one of its key."""
+    return zip(times, shortened(lines), strict=True)
 
 
 def shortened(lines: Sequence[bytes]) -> Sequence[bytes]:
@@ -220,7 +212,7 @@ class Counted:
 
     def add_first(self, first: First) -> None:
         """Count the only event that was known of the key."""
-        self.add(unpacked(first)[0], 1, first[_TIME.size :])
+        self.add(first[0], 1, first[1])
 
     @property
     def first(self) -> First | None:
@@ -228,7 +220,7 @@ class Counted:
         if self.total != 1 or len(self._lines) != 1:
             return None
         time, line = self._lines[0]
-        return first_of(time, line if isinstance(line, bytes) else line.encode(errors="replace"))
+        return (time, line) if isinstance(line, bytes) else (time, line.encode(errors="replace"))
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -247,22 +239,19 @@ def by_key() -> "dict[str, Counted | First]":
 
     In one of nothing but texts the hash is in the text: to look one up among many reads others that are far away.
     """
-    counted: dict[str | None, Counted | First] = {None: b""}
+    counted: dict[str | None, Counted | First] = {None: (0.0, b"")}
     del counted[None]
     return cast("dict[str, Counted | First]", counted)
 
 
 def cost_of(known: Counted | First) -> int:
     """Give about how many bytes a key takes."""
-    return known.cost if isinstance(known, Counted) else FIRST_COST + len(known)
+    return known.cost if isinstance(known, Counted) else FIRST_COST + len(known[1])
 
 
 def newest_of(known: Counted | First) -> float:
     """Give the time of the latest event of a key."""
-    if isinstance(known, Counted):
-        return known.newest
-    time: float = unpacked(known)[0]
-    return time
+    return known.newest if isinstance(known, Counted) else known[0]
 
 
 def _text(line: Line) -> str:

@@ -14,9 +14,8 @@ leads to what counting one by one leads to, but for bans of one key that would o
 address does in the `passed_over` seconds after its ban, the rest of a chunk tells nothing that is not known.
 """
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import accumulate, islice
+from itertools import islice
 from math import inf
 
 from appguard.address import Grouping, Network, NetworkSet, parse_network
@@ -33,9 +32,7 @@ from appguard.counted import (
     digest,
     firsts_of,
     newest_of,
-    packed,
     shortened,
-    unpacked,
 )
 from appguard.event import LOGIN_SUCCESS, REQUEST, Event
 from appguard.jail import Jail
@@ -174,10 +171,25 @@ class JailWindow:
         self.total_failed += len(places)
         keys = self.grouping.keys_of(taken(briefs.hosts, places))
         times, lines = taken(briefs.times, places), taken(briefs.lines, places)
-        if self._keeps_first and self._counted.keys().isdisjoint(keys) and len(set(keys)) == len(keys):
-            self._add_firsts(keys, firsts_of(times, lines))
-            return keys, []
-        return keys, self._add_each(briefs, places, keys, times, lines)
+        bans: list[tuple[int, Ban]] = []
+        if not (self._keeps_first and self._add_firsts(keys, times, lines)):
+            bans = self._add_each(briefs, places, keys, times, lines)
+        return keys, bans
+
+    def _add_firsts(self, keys: Sequence[str], times: Sequence[float], lines: Sequence[bytes]) -> bool:
+        """Count events together if each is the first of its key, and if there is room; say whether that is so."""
+        counted, before = self._counted, len(self._counted)
+        cost = FIRST_COST * len(keys) + sum(map(len, shortened(lines)))
+        has_room = before + len(keys) <= self._keys_most and self._cost + cost <= self._bytes_most
+        if not has_room or not counted.keys().isdisjoint(keys):
+            return False
+        counted.update(zip(keys, firsts_of(times, lines), strict=True))
+        if len(counted) < before + len(keys):  # some came twice
+            for key in keys:
+                counted.pop(key, None)
+            return False
+        self._cost += cost
+        return True
 
     def _add_each(
         self, briefs: Briefs, places: Sequence[int], keys: Sequence[str], times: Sequence[float], lines: Sequence[bytes]
@@ -191,41 +203,20 @@ class JailWindow:
             if until and time < until.get(key, 0.0):
                 continue
             known = counted.pop(key, None)
-            if known is None and keeps_first:
-                first = counted[key] = packed(time) + line
-                self._cost += FIRST_COST + len(first)
+            if keeps_first and (known is None or (type(known) is tuple and known[0] <= time - findtime)):
+                counted[key] = (time, line)
+                self._cost += FIRST_COST + len(line) if known is None else len(line) - len(known[1])
                 if self._cost > bytes_most or len(counted) > keys_most:
                     self._make_room()
-            elif keeps_first and type(known) is bytes and unpacked(known)[0] <= time - findtime:
-                first = counted[key] = packed(time) + line
-                self._cost += len(first) - len(known)
-                if self._cost > bytes_most:
-                    self._make_room()
-            else:
-                again, what = self._reopened(key, known), whats[place]
-                again.add(time, 1, line)
-                found = self._judge(key, again, what[0] if what else "", time, briefs.vias[place])
-                if found:
-                    bans += ((place, ban) for ban in found)
-                    until |= {key: time + self._passed_over} if self._passed_over else {}
+                continue
+            again, what = self._reopened(key, known), whats[place]
+            again.add(time, 1, line)
+            found = self._judge(key, again, what[0] if what else "", time, briefs.vias[place])
+            if found:
+                bans += ((place, ban) for ban in found)
+                if self._passed_over:
+                    until[key] = time + self._passed_over
         return bans
-
-    def _add_firsts(self, keys: Sequence[str], firsts: Sequence[First]) -> None:
-        """Count the first events of keys, each another: as many at a time as there is room for, and one more."""
-        while keys:
-            number = self._room_for(firsts) + 1
-            kept = firsts[:number]
-            self._counted.update(zip(keys, kept, strict=False))
-            self._cost += FIRST_COST * len(kept) + sum(map(len, kept))
-            self._make_room()
-            keys, firsts = keys[number:], firsts[number:]
-
-    def _room_for(self, firsts: Sequence[First]) -> int:
-        """Say for how many of these there is room, each of a new key; there may be for more than all."""
-        keys, most = self._keys_most - len(self._counted), self._bytes_most - self._cost
-        if FIRST_COST * len(firsts) + sum(map(len, firsts)) <= most:
-            return keys
-        return min(keys, bisect_right(list(accumulate(map(cost_of, firsts))), most))
 
     def _judge(self, key: str, counted: Counted, kind: str, time: float, via: tuple[str, ...]) -> tuple[Ban, ...]:
         """Put back what is counted for a key, or give the bans it leads to."""
@@ -389,7 +380,8 @@ class JailWindow:
             counted.add(failure.time, failure.count, failure.evidence, failure.value, failure.network)
         first = counted.first if self._keeps_first else None
         if first is not None:
-            self._add_firsts((key,), (first,))
+            self._counted[key] = first
+            self._cost += cost_of(first)
         elif counted.total:
             self._keep(key, counted)
 
