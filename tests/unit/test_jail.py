@@ -332,7 +332,7 @@ def test_look_ups_among_many_keys_read_no_other_key() -> None:
     texts = [address_of(number).text for number in range(5_000)]
     kept, plain = by_key(), dict[str, Counted | First]()
     for counted in (kept, plain):
-        counted.update(zip(texts, repeat(b""), strict=False))
+        counted.update(zip(texts, repeat((NOW, b"")), strict=False))
         for text in texts[:4_000]:
             counted[text] = counted.pop(text)
     assert list(kept) == list(plain)
