@@ -21,11 +21,6 @@ UNREAD: Row = (None, "", 0.0, "", ())
 NOTHING: Row = ((), "", 0.0, "", ())
 
 
-def itself(text: str) -> str:
-    """Give a text of a column that holds paths."""
-    return text
-
-
 class Briefs(NamedTuple):
     """The columns, each with as many rows as there are lines. A row is known by its place in them.
 
@@ -38,7 +33,7 @@ class Briefs(NamedTuple):
     paths: Sequence[str]
     vias: Sequence[tuple[str, ...]]
     lines: Sequence[bytes]
-    path_of: Callable[[str], str] = itself
+    path_of: Callable[[str], str] = str
 
     @classmethod
     def of(
@@ -49,7 +44,7 @@ class Briefs(NamedTuple):
         paths: Sequence[str],
         vias: Sequence[tuple[str, ...] | None],
         lines: Sequence[bytes],
-        path_of: Callable[[str], str] = itself,
+        path_of: Callable[[str], str] = str,
     ) -> "Briefs":
         """Make columns of which some may hold None: `match` is to read those lines."""
         are_told = all(hosts) and all(times) and vias.count(()) == len(vias)  # quicker asked than for None

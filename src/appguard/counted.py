@@ -99,11 +99,6 @@ Line = str | bytes
 First = tuple[float, bytes]  # the only event of a key: its time and line
 
 
-def firsts_of(times: Sequence[float], lines: Sequence[bytes]) -> Iterator[First]:
-    """Make what is kept of events that are each the only one of its key."""
-    return zip(times, shortened(lines), strict=True)
-
-
 def shortened(lines: Sequence[bytes]) -> Sequence[bytes]:
     """Give as much of each line as is kept."""
     if max(map(len, lines), default=0) <= LINE_BYTES_MOST:

@@ -10,13 +10,11 @@ that could be forgotten, this would soonest have left the window anyway.
 
 Most addresses of a flood are heard of once, so that must be cheap: the first event of a key is kept as it is, and only
 a second one that meets it in the window makes an object of it. Events told in brief are counted many at a time, which
-leads to what counting one by one leads to, but for bans of one key that would only prolong each other: of what an
-address does in the `passed_over` seconds after its ban, the rest of a chunk tells nothing that is not known.
+leads to what counting one by one leads to.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from math import inf
 
 from appguard.address import Grouping, Network, NetworkSet, parse_network
 from appguard.ban import PERMANENT, Ban, shared
@@ -30,7 +28,6 @@ from appguard.counted import (
     by_key,
     cost_of,
     digest,
-    firsts_of,
     newest_of,
     shortened,
 )
@@ -45,7 +42,6 @@ BYTES_MOST = 64 * 1024 * 1024
 ROOM_SHARE = 64  # this part of the keys goes at once
 LATE_MOST = 60.0  # seconds a line may come late, where findtime is shorter: in a flood, logs are read late
 AHEAD_MOST = 60.0  # seconds an event's time may lie in the future
-PASS_OVER_MOST = 600.0  # seconds
 
 _VALUE_OF: dict[str, Callable[[Event], str]] = {
     "path": lambda event: event.path,
@@ -53,11 +49,6 @@ _VALUE_OF: dict[str, Callable[[Event], str]] = {
     "user_agent": lambda event: event.user_agent,
     "address": lambda event: event.address.text,
 }
-
-
-def passed_over(bantime: float) -> float:
-    """Give for how many seconds after a ban of this length what its address goes on doing need not prolong it."""
-    return min(PASS_OVER_MOST, bantime / 8)
 
 
 class JailWindow:
@@ -87,8 +78,6 @@ class JailWindow:
         self._is_by_user = jail.is_by_user
         self._is_by_address = jail.key == ADDRESS
         self._bantime = float(jail.bantime)
-        is_constant = not jail.dry_run and not jail.bantime_increment
-        self._passed_over = passed_over(inf if jail.bantime == PERMANENT else self._bantime) if is_constant else 0.0
         self._ports = ports_text(jail.ports, jail.protocol)
         self._slot = self.findtime / RUNS_MOST if jail.maxretry > RUNS_MOST else 0.0
         self._kinds = frozenset(jail.events)
@@ -148,7 +137,7 @@ class JailWindow:
         self.total_failed += event.count
         if event.count == 1 and self._keeps_first and isinstance(evidence, bytes):
             one = Briefs([(event.kind, event.status)], (), (), (), [event.via], ())
-            return tuple(ban for _, ban in self._add_each(one, (0,), (key,), (event.time,), (evidence,)))
+            return tuple(ban for _, ban in self._add_each(one, (0,), (key,), (event.time,), shortened((evidence,))))
         network = self._group(event.address) if self._is_by_user else ""
         counted = self._take(key)
         counted.add(event.time, event.count, evidence, self.value(event), network)
@@ -170,7 +159,7 @@ class JailWindow:
         self.dropped = ()
         self.total_failed += len(places)
         keys = self.grouping.keys_of(taken(briefs.hosts, places))
-        times, lines = taken(briefs.times, places), taken(briefs.lines, places)
+        times, lines = taken(briefs.times, places), shortened(taken(briefs.lines, places))
         bans: list[tuple[int, Ban]] = []
         if not (self._keeps_first and self._add_firsts(keys, times, lines)):
             bans = self._add_each(briefs, places, keys, times, lines)
@@ -179,11 +168,11 @@ class JailWindow:
     def _add_firsts(self, keys: Sequence[str], times: Sequence[float], lines: Sequence[bytes]) -> bool:
         """Count events together if each is the first of its key, and if there is room; say whether that is so."""
         counted, before = self._counted, len(self._counted)
-        cost = FIRST_COST * len(keys) + sum(map(len, shortened(lines)))
+        cost = FIRST_COST * len(keys) + sum(map(len, lines))
         has_room = before + len(keys) <= self._keys_most and self._cost + cost <= self._bytes_most
         if not has_room or not counted.keys().isdisjoint(keys):
             return False
-        counted.update(zip(keys, firsts_of(times, lines), strict=True))
+        counted.update(zip(keys, zip(times, lines, strict=True), strict=True))
         if len(counted) < before + len(keys):  # some came twice
             for key in keys:
                 counted.pop(key, None)
@@ -198,10 +187,7 @@ class JailWindow:
         bans: list[tuple[int, Ban]] = []
         counted, keeps_first, findtime, whats = self._counted, self._keeps_first, self.findtime, briefs.whats
         keys_most, bytes_most = self._keys_most, self._bytes_most
-        until: dict[str, float] = {}  # of keys banned, when they are counted again
-        for place, key, time, line in zip(places, keys, times, shortened(lines), strict=True):
-            if until and time < until.get(key, 0.0):
-                continue
+        for place, key, time, line in zip(places, keys, times, lines, strict=True):
             known = counted.pop(key, None)
             if keeps_first and (known is None or (type(known) is tuple and known[0] <= time - findtime)):
                 counted[key] = (time, line)
@@ -214,8 +200,6 @@ class JailWindow:
             found = self._judge(key, again, what[0] if what else "", time, briefs.vias[place])
             if found:
                 bans += ((place, ban) for ban in found)
-                if self._passed_over:
-                    until[key] = time + self._passed_over
         return bans
 
     def _judge(self, key: str, counted: Counted, kind: str, time: float, via: tuple[str, ...]) -> tuple[Ban, ...]:

@@ -4,11 +4,12 @@ Theory of operation. Stage 1 (`sieve.py`) picks the lines that may match. Of the
 are counted (as failures of the jail that banned it), not read, as long as no jail behind the filter could make the ban
 last longer: who is shut out writes little into a log, but a log is read late in a flood. A ban that goes on being
 earned must still be prolonged, so its lines are passed over only for the first `PASS_OVER_MOST` seconds (an eighth of
-the longest bantime if that is less: `passed_over`) after a ban by a jail of the longest bantime, or by somebody else
-for as long; then they are read again, and lead to the next. So such a ban ends at most that much earlier than if every
-line had been read. Every line is read where it may matter to somebody else: a jail that counts by user or network or
-different addresses, a dry run, or a ban whose length depends on earlier ones; and, of some blocks of a log that follow
-one of many lines, where hardly any line was passed over, because to look at who wrote each costs more than that saved.
+the longest bantime if that is less) after a ban by a jail of the longest bantime, or by somebody else for as long; then
+they are read again, and lead to the next. So such a ban ends earlier than if every line had been read by at most that
+much and the time that the next `maxretry` events take. Every line is read where it may matter to somebody else: a jail
+that counts by user or network or different addresses, a dry run, or a ban whose length depends on earlier ones; and, of
+some blocks of a log that follow one of many lines, where hardly any line was passed over, because to look at who wrote
+each costs more than that saved.
 """
 
 from collections import Counter, OrderedDict, defaultdict
@@ -23,10 +24,11 @@ from appguard.briefs import Briefs
 from appguard.event import LOGIN_SUCCESS, What
 from appguard.filters.base import Filter, TellsBriefly, TellsHost, host_of
 from appguard.jail_key import ADDRESS
-from appguard.jail_window import JailWindow, passed_over
+from appguard.jail_window import JailWindow
 from appguard.sieve import Sieve
 from appguard.sources.base import LINE_MOST, Block, Chunk
 
+PASS_OVER_MOST = 600.0  # seconds
 HOSTS_MOST = 65_536  # banned addresses whose lines are passed over; then the first go
 HOST_LENGTHS = {4: (32,), 6: (64, 128)}  # of networks that an address may be counted as
 COLON = ord(":")  # a byte is found in bytes much faster by its number
@@ -235,7 +237,7 @@ class Lane:
         full = max(end, ban.start + self._bantimes.get(ban.jail, 0.0))
         if self._longest == inf:
             return end if full == inf else 0.0
-        return min(end, full - self._longest + passed_over(self._longest))
+        return min(end, full - self._longest + min(PASS_OVER_MOST, self._longest / 8))
 
 
 def lanes_of(routes: Iterable[Route]) -> tuple[Lane, ...]:

@@ -3,7 +3,6 @@
 import gc
 import tracemalloc
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
@@ -325,6 +324,16 @@ def test_kinds_remembered_are_few_and_short() -> None:
         tracemalloc.stop()
 
 
+def test_nobody_else_is_told_who_a_line_came_through() -> None:
+    """A line whose proxy is no address tells nothing in brief, and those beside it what they tell alone."""
+    line = COMMON["appguard"][0]
+    odd = line.replace(b'"127.0.0.1"', b'"127.0.0.x"')
+    assert odd != line
+    briefs = EventLogFilter([LOGIN_FAIL]).briefs([line, odd, line], ())
+    assert [bool(what) for what in briefs.whats] == [True, False, True]
+    assert briefs.vias[0] == briefs.vias[2] == ("127.0.0.1",)
+
+
 @pytest.mark.parametrize("inside", ["[", '{"a":'])
 def test_an_event_line_nested_too_deep_tells_nothing(inside: str) -> None:
     """What an app of any user may write ends nobody who reads it, in brief or whole."""
@@ -335,25 +344,22 @@ def test_an_event_line_nested_too_deep_tells_nothing(inside: str) -> None:
     assert made.match(line, NOW) is None
 
 
-JAILS = tuple(
-    replace(each, bantime_increment=True)  # where any ban may count, none is passed over
-    for each in (
-        Jail("probing", maxretry=3, findtime=20, bantime="1h", events=[PROBE, "authz_fail"], statuses=[403, 404]),
-        Jail("logins", maxretry=2, findtime=30, bantime="2h"),
-        Jail("any", maxretry=4, findtime=5, bantime="1h", events=[REQUEST], exempt_paths=["*.css"]),
-        Jail("many", maxretry=300, findtime=60, bantime="1h", events=[REQUEST]),
-        Jail("paths", maxretry=2, findtime=60, bantime="1h", events=[PROBE, LOGIN_FAIL], distinct="path"),
-        Jail("users", maxretry=2, findtime=60, bantime="1h", key="user"),
-        Jail(
-            "safe",
-            maxretry=2,
-            findtime=60,
-            bantime="1h",
-            events=[PROBE, LOGIN_FAIL],
-            safelist=["203.0.113.6", "2001:db8:0:2::2"],
-        ),
-        Jail("once", maxretry=1, findtime=60, bantime="1h", events=[LOGIN_FAIL], paths=["/login", "*.css"]),
-    )
+JAILS = (
+    Jail("probing", maxretry=3, findtime=20, bantime="1h", events=[PROBE, "authz_fail"], statuses=[403, 404]),
+    Jail("logins", maxretry=2, findtime=30, bantime="2h"),
+    Jail("any", maxretry=4, findtime=5, bantime="1h", events=[REQUEST], exempt_paths=["*.css"]),
+    Jail("many", maxretry=300, findtime=60, bantime="1h", events=[REQUEST]),
+    Jail("paths", maxretry=2, findtime=60, bantime="1h", events=[PROBE, LOGIN_FAIL], distinct="path"),
+    Jail("users", maxretry=2, findtime=60, bantime="1h", key="user"),
+    Jail(
+        "safe",
+        maxretry=2,
+        findtime=60,
+        bantime="1h",
+        events=[PROBE, LOGIN_FAIL],
+        safelist=["203.0.113.6", "2001:db8:0:2::2"],
+    ),
+    Jail("once", maxretry=1, findtime=60, bantime="1h", events=[LOGIN_FAIL], paths=["/login", "*.css"]),
 )
 
 

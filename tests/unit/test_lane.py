@@ -12,8 +12,8 @@ from appguard.ban import Ban, Fact
 from appguard.event import LOGIN_FAIL, PROBE, REQUEST
 from appguard.filters.nginx import NginxFilter
 from appguard.jail import Jail
-from appguard.jail_window import PASS_OVER_MOST, JailWindow
-from appguard.lane import HOSTS_MOST, MANY, RARE, REST, WRITTEN_MOST, Keys, Lane
+from appguard.jail_window import JailWindow
+from appguard.lane import HOSTS_MOST, MANY, PASS_OVER_MOST, RARE, REST, WRITTEN_MOST, Keys, Lane
 from appguard.pipeline import Outcome, Pipeline, Route
 from appguard.sources.base import LINE_MOST, Block, Chunk
 
