@@ -18,7 +18,7 @@ from tests.replicas import bans_kept
 
 SLOWEST_MS = 60.0
 RECOVERY = 2.0
-TRIES = 3  # a machine with too much to do makes some requests wait longer than others; who waits for Redis always does
+TRIES = 3  # not explained: now and then, beside other suites, one request of thousands waits 150 to 300 ms
 FAILOVER = 6.0  # of which Sentinel or Cluster take most to elect another master
 
 
@@ -27,7 +27,8 @@ FAILOVER = 6.0  # of which Sentinel or Cluster take most to elect another master
 def test_nobody_notices_a_failing_redis(tmp_path: Path, fate: str) -> None:
     """No request fails or waits for Redis more than 60 ms, a banned client stays out, and Redis is soon used again.
 
-    What the machine itself makes requests wait is told by those that need no Redis, made at the same time.
+    What the machine itself makes requests wait is told by those that need no Redis, made at the same time. This finds
+    what makes requests wait in every outage, not what does so in one of many: that is open.
     """
     slow: list[Outage] = []
     for number in range(TRIES):
