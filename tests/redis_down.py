@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -20,20 +20,59 @@ from tests.redis_server import RedisServer, redis_server
 VISITOR, ATTACKER = "198.51.100.7", "203.0.113.5"
 SECONDS = 6  # of load; Redis fails after one and is back after three
 APP = """
+import asyncio
 import os
+import threading
+import time
 from fastapi import FastAPI
 from appguard import AppGuard
+
+DELAYS = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY)
+
+def clock():
+    "Seconds that stand still while this thread could go on and has no processor: others have, of a busy machine."
+    return time.monotonic() - int(os.pread(DELAYS, 64, 0).split()[1]) / 1e9
+
+class Watch:
+    "Notes the longest that a request took, and the longest that the loop had no turn, in seconds."
+
+    slowest = held = 0.0
+    turns = None
+
+    def __init__(self, app):
+        self.app = app
+
+    async def __call__(self, scope, receive, send):
+        if Watch.turns is None:
+            Watch.turns = asyncio.create_task(self.watch_turns())
+        begun = clock()
+        await self.app(scope, receive, send)
+        if scope["type"] == "http":
+            Watch.slowest = max(Watch.slowest, clock() - begun)
+
+    async def watch_turns(self):
+        while True:
+            begun = clock()
+            await asyncio.sleep(0.002)
+            Watch.held = max(Watch.held, clock() - begun - 0.002)
 
 app = FastAPI()
 app.add_middleware(
     AppGuard, name="shop", limits=["10000000/hour"], store=os.environ["STORE"], trusted_proxies=["127.0.0.1"],
-    event_log="logger", exempt_paths=["/exempt"],
+    event_log="logger", exempt_paths=["/exempt", "/watched"],
 )
+app.add_middleware(Watch)
 
 @app.get("/")
 @app.get("/exempt")
 async def home():
     return "home"
+
+@app.get("/watched")
+async def watched():
+    "Give what was noted since the last time."
+    seen, Watch.slowest, Watch.held = (Watch.slowest, Watch.held), 0.0, 0.0
+    return seen
 """
 WRK_REPORT = """
 function done(summary, latency, requests)
@@ -45,11 +84,21 @@ end
 """
 
 
+def watched(port: int) -> tuple[float, float]:
+    """Give the longest time of a request and the longest hold of the loop since the last time, in seconds."""
+    with closing(HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
+        connection.request("GET", "/watched")
+        slowest, held = json.loads(connection.getresponse().read())
+        return slowest, held
+
+
 @dataclass(frozen=True, slots=True)
 class Outage:
     """What visitors met while Redis failed; `recovery` is the seconds until limits were counted in Redis again.
 
-    `noise_ms` is the slowest of the requests that need no Redis, which one visitor made at the same time.
+    `slowest_ms` is as wrk saw it, `noise_ms` the same of a visitor whose requests need no Redis: both hold what the
+    machine makes wrk and the app wait. `waited_ms` is the longest a request was in the app, and `held_ms` the longest
+    that the app's loop had no turn, both without the time for which other programs had the processor.
     """
 
     requests: int
@@ -57,6 +106,8 @@ class Outage:
     median_ms: float
     slowest_ms: float
     noise_ms: float
+    waited_ms: float
+    held_ms: float
     attacks: int
     attacks_let_in: int
     recovery: float
@@ -252,6 +303,7 @@ def outage(directory: Path, fate: str) -> Outage:
     with trouble(directory, fate) as failing, site(directory, failing.uri) as port:
         url, attacker = f"http://127.0.0.1:{port}/", Attacker(port)
         failing.prepare()
+        watched(port)
         with (
             running(wrk(url, 4, script)) as limited,
             running(wrk(f"{url}exempt", 1, script)) as exempt,
@@ -262,12 +314,15 @@ def outage(directory: Path, fate: str) -> Outage:
             time.sleep(2)
             recovery = come_back(failing)
             report, noise = report_of(limited), report_of(exempt)
+        waited, held = watched(port)
     return Outage(
         requests=int(report["requests"]),
         failures=int(report["failures"] + noise["failures"]),
         median_ms=report["median_ms"],
         slowest_ms=report["slowest_ms"],
         noise_ms=noise["slowest_ms"],
+        waited_ms=1000 * waited,
+        held_ms=1000 * held,
         attacks=attacker.attacks,
         attacks_let_in=attacker.let_in,
         recovery=recovery,

@@ -12,13 +12,13 @@ from appguard.stores.local import Publisher
 from appguard.stores.redis import RedisStore
 from appguard.stores.redis_bans import RedisBanSet
 from tests.lab import wait_until
-from tests.redis_down import ATTACKER, Outage, outage
+from tests.redis_down import ATTACKER, outage
 from tests.redis_server import RedisServer, redis_server
 from tests.replicas import bans_kept
 
 SLOWEST_MS = 60.0
+HELD_MS = 30.0
 RECOVERY = 2.0
-TRIES = 3  # not explained: now and then, beside other suites, one request of thousands waits 150 to 300 ms
 FAILOVER = 6.0  # of which Sentinel or Cluster take most to elect another master
 
 
@@ -27,23 +27,17 @@ FAILOVER = 6.0  # of which Sentinel or Cluster take most to elect another master
 def test_nobody_notices_a_failing_redis(tmp_path: Path, fate: str) -> None:
     """No request fails or waits for Redis more than 60 ms, a banned client stays out, and Redis is soon used again.
 
-    What the machine itself makes requests wait is told by those that need no Redis, made at the same time. This finds
-    what makes requests wait in every outage, not what does so in one of many: that is open.
+    Time for which other programs had the processor is none that a request waits for Redis; the loop of the app is never
+    held for long either, which would make requests wait before they are seen.
     """
-    slow: list[Outage] = []
-    for number in range(TRIES):
-        directory = tmp_path / str(number)
-        directory.mkdir()
-        seen = outage(directory, fate)
-        assert seen.requests > 1_000
-        assert seen.failures == 0
-        assert seen.attacks > 50
-        assert seen.attacks_let_in == 0
-        assert seen.recovery <= (FAILOVER if fate in ("sentinel", "cluster") else RECOVERY)
-        if seen.slowest_ms <= SLOWEST_MS + seen.noise_ms:
-            return
-        slow.append(seen)
-    pytest.fail(f"some request waited too long in each outage: {slow}")
+    seen = outage(tmp_path, fate)
+    assert seen.requests > 1_000
+    assert seen.failures == 0
+    assert seen.waited_ms <= SLOWEST_MS, seen
+    assert seen.held_ms <= HELD_MS, seen
+    assert seen.attacks > 50
+    assert seen.attacks_let_in == 0
+    assert seen.recovery <= (FAILOVER if fate in ("sentinel", "cluster") else RECOVERY)
 
 
 def test_lost_ban_is_told_by_those_who_know_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
