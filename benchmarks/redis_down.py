@@ -36,7 +36,8 @@ def report(outages: Mapping[str, Outage]) -> None:
     print(" " * 8, "  ".join(HEAD))
     for fate, seen in outages.items():
         attacks = f"{seen.attacks_let_in} of {seen.attacks}"
-        times = f"{seen.median_ms:9.1f}  {seen.slowest_ms:10.1f}  {seen.noise_ms:14.1f}  {seen.waited_ms:10.1f}  {seen.held_ms:9.1f}"
+        times = f"{seen.median_ms:9.1f}  {seen.slowest_ms:10.1f}  {seen.noise_ms:14.1f}"
+        times += f"  {seen.waited_ms:10.1f}  {seen.held_ms:9.1f}"
         print(f"{fate:<8} {seen.requests:8}  {seen.failures:8}  {times}  {attacks:>14}  {seen.recovery:20.2f}")
 
 

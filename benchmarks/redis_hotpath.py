@@ -1,6 +1,7 @@
 """What does AppGuard leave of an app's requests a second behind a real server, counting in Redis or on this host?
 
-wrk with 64 connections asks, in short turns so that all see the same machine: FastAPI on uvicorn as `uvicorn[standard]`
+wrk with 64 connections asks, in short turns so that all see the same machine, and each turn of processes started anew,
+because two of the same app differ by a twentieth from their start on: FastAPI on uvicorn as `uvicorn[standard]`
 runs it, on uvloop and httptools, bare and with three limits counted in a Redis of its own and told in the answers, and
 with every request refused; the first two on asyncio and h11 too; and Flask on gunicorn with four workers, bare and
 counting in the table of `local://`. Of each the median of its ratios to the bare app of the same
@@ -19,7 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
@@ -71,17 +72,46 @@ end
 """
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Site:
+    """An app behind a server: gunicorn if it has workers, else uvicorn, `is_plain` without what `standard` brings."""
+
+    name: str
+    app: str
+    bare: str = ""  # the name of the site it is compared with
+    workers: int = 0
+    is_plain: bool = False
+    refuses: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
-    """A server of one app, and what was measured of it in each turn."""
+    """A running server of a site."""
 
     name: str
     port: int
     process: Process
-    bare: str = ""  # the name of the server it is compared with
+
+
+@dataclass(frozen=True, slots=True)
+class Turns:
+    """What was measured of a site in each turn."""
+
     rates: list[float] = field(default_factory=lambda: list[float]())
     cpu: list[float] = field(default_factory=lambda: list[float]())  # microseconds per request
     p99: list[float] = field(default_factory=lambda: list[float]())  # milliseconds
+
+
+SITES = (
+    Site("uvicorn + FastAPI", "bare"),
+    Site("  3 limits in Redis, told", "passed", "uvicorn + FastAPI"),
+    Site("  everything refused", "refused", "uvicorn + FastAPI", refuses=True),
+    Site("without uvloop, httptools", "bare", is_plain=True),
+    Site("  3 limits in Redis, told, plain", "passed", "without uvloop, httptools", is_plain=True),
+    Site("gunicorn + Flask, 4 workers", "bare_flask", workers=4),
+    Site("  a limit in local://, told", "local_flask", "gunicorn + Flask, 4 workers", workers=4),
+)
+EXACT_SITE = Site("exact", "exact_flask", workers=4)
 
 
 def children(pid: int) -> list[int]:
@@ -112,29 +142,27 @@ def answers(port: int) -> bool:
 
 
 @contextmanager
-def served(
-    directory: Path, name: str, app: str, store: str, *, workers: int = 0, bare: str = "", is_plain: bool = False
-) -> Generator[Server]:
-    """Serve an app: by gunicorn if it has workers, else by uvicorn, `is_plain` without what `standard` brings."""
+def served(directory: Path, site: Site, store: str) -> Generator[Server]:
+    """Serve a site for the length of the block."""
     port = free_port()
-    if workers:
-        words = ["gunicorn", "--log-level=error", "--threads=2", "-k", "gthread", "-w", str(workers)]
-        words += ["-b", f"127.0.0.1:{port}", f"apps:{app}"]
+    if site.workers:
+        words = ["gunicorn", "--log-level=error", "--threads=2", "-k", "gthread", "-w", str(site.workers)]
+        words += ["-b", f"127.0.0.1:{port}", f"apps:{site.app}"]
     else:
         words = [
             "uvicorn",
             "--log-level=error",
             "--no-access-log",
             "--no-proxy-headers",
-            *(["--loop=asyncio", "--http=h11"] if is_plain else ["--loop=uvloop", "--http=httptools"]),
+            *(["--loop=asyncio", "--http=h11"] if site.is_plain else ["--loop=uvloop", "--http=httptools"]),
             f"--port={port}",
-            f"apps:{app}",
+            f"apps:{site.app}",
         ]
     environment = {"STORE": store, "EXACT": f"{EXACT}/hour", "XDG_RUNTIME_DIR": str(directory)}  # where tables lie
-    process = Process(name, [sys.executable, "-m", *words], directory=directory, environment=environment)
+    process = Process(site.name, [sys.executable, "-m", *words], directory=directory, environment=environment)
     with running(process):
         wait_until(lambda: answers(port), 60, process.output)
-        yield Server(name, port, process, bare)
+        yield Server(site.name, port, process)
 
 
 def wrk(server: Server, script: Path, seconds: int, connections: int = CONNECTIONS) -> dict[str, float]:
@@ -145,15 +173,15 @@ def wrk(server: Server, script: Path, seconds: int, connections: int = CONNECTIO
     return found
 
 
-def turn(server: Server, script: Path, seconds: int) -> dict[str, float]:
-    """Measure one turn of a server."""
+def turn(server: Server, script: Path, seconds: int, turns: Turns) -> dict[str, float]:
+    """Measure one turn of a server, note it and give wrk's report."""
     before = cpu_seconds(server.process.pid)
     report = wrk(server, script, seconds)
     used = cpu_seconds(server.process.pid) - before
     assert report["requests"], f"{server.name} does not answer:\n{server.process.output()}"
-    server.rates.append(report["requests"] / report["microseconds"] * 1e6)
-    server.cpu.append(used / report["requests"] * 1e6)
-    server.p99.append(report["p99_ms"])
+    turns.rates.append(report["requests"] / report["microseconds"] * 1e6)
+    turns.cpu.append(used / report["requests"] * 1e6)
+    turns.p99.append(report["p99_ms"])
     return report
 
 
@@ -198,19 +226,18 @@ async def in_process(uri: str, directory: Path, times: int = 6_400) -> dict[str,
     return {"store_call_us": call, "guard_us": whole - alone}
 
 
-def rows(servers: list[Server]) -> list[dict[str, object]]:
+def rows(measured: Mapping[str, Turns]) -> list[dict[str, object]]:
     """Print the table and give its rows."""
-    by_name = {server.name: server for server in servers}
     found: list[dict[str, object]] = []
     print(f"{'':<34}{'requests/s':>12}{'of bare':>9}{'CPU us':>9}{'added':>8}{'p99 ms':>8}")
-    for server in servers:
-        bare = by_name[server.bare or server.name]
-        ratio = statistics.median(mine / its for mine, its in zip(server.rates, bare.rates, strict=True))
-        added = statistics.median(mine - its for mine, its in zip(server.cpu, bare.cpu, strict=True))
-        rate, cpu, p99 = (statistics.median(each) for each in (server.rates, server.cpu, server.p99))
-        print(f"  {server.name:<32}{rate:12.0f}{ratio:9.2f}{cpu:9.1f}{added:8.1f}{p99:8.1f}")
-        row = {"name": server.name, "rate": rate, "of_bare": ratio, "cpu_us": cpu, "added_us": added, "p99_ms": p99}
-        found.append({**row, "rates": server.rates})
+    for site in SITES:
+        turns, bare = measured[site.name], measured[site.bare or site.name]
+        ratio = statistics.median(mine / its for mine, its in zip(turns.rates, bare.rates, strict=True))
+        added = statistics.median(mine - its for mine, its in zip(turns.cpu, bare.cpu, strict=True))
+        rate, cpu, p99 = (statistics.median(each) for each in (turns.rates, turns.cpu, turns.p99))
+        print(f"  {site.name:<32}{rate:12.0f}{ratio:9.2f}{cpu:9.1f}{added:8.1f}{p99:8.1f}")
+        row = {"name": site.name, "rate": rate, "of_bare": ratio, "cpu_us": cpu, "added_us": added, "p99_ms": p99}
+        found.append({**row, "rates": turns.rates})
     return found
 
 
@@ -219,51 +246,33 @@ def measure(directory: Path, turns: int, seconds: int) -> dict[str, object]:
     (directory / "apps.py").write_text(APPS)
     script = directory / "report.lua"
     script.write_text(WRK_REPORT)
+    local, measured = f"local://{directory}", {site.name: Turns() for site in SITES}
+    refused = commands = 0
     with ExitStack() as stack:
         redis, other_redis = (stack.enter_context(redis_server(directory)) for _ in range(2))
-        local = f"local://{directory}"
-        fastapi = [
-            stack.enter_context(served(directory, "uvicorn + FastAPI", "bare", redis.uri)),
-            stack.enter_context(
-                served(directory, "  3 limits in Redis, told", "passed", redis.uri, bare="uvicorn + FastAPI")
-            ),
-            stack.enter_context(
-                served(directory, "  everything refused", "refused", other_redis.uri, bare="uvicorn + FastAPI")
-            ),
-            stack.enter_context(served(directory, "without uvloop, httptools", "bare", redis.uri, is_plain=True)),
-            stack.enter_context(
-                served(
-                    directory, "  3 limits in Redis, told, plain", "passed", redis.uri, is_plain=True,
-                    bare="without uvloop, httptools",
-                )
-            ),
-        ]  # fmt: skip
-        flask = [
-            stack.enter_context(served(directory, "gunicorn + Flask, 4 workers", "bare_flask", local, workers=4)),
-            stack.enter_context(
-                served(
-                    directory, "  a limit in local://, told", "local_flask", local, workers=4,
-                    bare="gunicorn + Flask, 4 workers",
-                )
-            ),
-        ]  # fmt: skip
-        refusing, refused, commands = fastapi[2], 0, 0
-        for server in (*fastapi, *flask):
-            wrk(server, script, 1)
-        for _ in range(turns):
-            for server in (*fastapi, *flask):
-                before = script_calls(other_redis)
-                report = turn(server, script, seconds)
-                if server is refusing:
-                    refused += int(report["refused"])
-                    commands += script_calls(other_redis) - before
-        found = rows([*fastapi, *flask])
+        for number in range(turns):
+            with ExitStack() as round_:
+                servers = [
+                    round_.enter_context(
+                        served(directory, site, local if site.workers else (other_redis if site.refuses else redis).uri)
+                    )
+                    for site in SITES
+                ]
+                for server in servers:
+                    wrk(server, script, 1)
+                for site, server in [*zip(SITES, servers, strict=True)][:: -1 if number % 2 else 1]:
+                    before = script_calls(other_redis)
+                    report = turn(server, script, seconds, measured[site.name])
+                    if site.refuses:
+                        refused += int(report["refused"])
+                        commands += script_calls(other_redis) - before
+        found = rows(measured)
         print(f"  {refused} requests refused, which cost {commands} commands of Redis (INFO commandstats)")
         print(
             "  "
             + re.sub(r"(?m)^(?!cmdstat_eval).*\n?", "", other_redis.command("INFO", "commandstats").decode()).strip()
         )
-        exact = stack.enter_context(served(directory, "exact", "exact_flask", local, workers=4))
+        exact = stack.enter_context(served(directory, EXACT_SITE, local))
         report = wrk(exact, script, 2)
         let_in = int(report["requests"] - report["refused"])
         print(f"  four workers let in {let_in} of {int(report['requests'])} requests; the limit is {EXACT}")
@@ -277,7 +286,7 @@ def measure(directory: Path, turns: int, seconds: int) -> dict[str, object]:
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=9)
     parser.add_argument("--seconds", type=int, default=2, help="of a turn")
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()

@@ -18,6 +18,7 @@ from appguard.limit import ADMITTED, Hit, Verdict, new_verdict
 from appguard.rate import Left
 from appguard.stores.counter_table import RESETS, SETS, CounterTable, open_table
 from appguard.stores.memory import MemoryCounters
+from appguard.stores.shared_lock import BETWEEN, BUSY
 
 PATIENCE = 0.25  # seconds; on a busy machine a holder that lost its processor to others is back by then
 RECHECK = 1.0  # seconds: how late a table that was removed, or can be made now, is noticed
@@ -61,23 +62,25 @@ class LocalCounters:
         """Count one request under every hit, or say which limit refuses it the longest."""
         if not hits:
             return ADMITTED
-        lock = self._table_lock
-        lock.acquire()  # `with` takes three times as long
+        turn = self._table_lock
+        if not turn.acquire(False):
+            _take(turn)
         try:
             table = self._shared
             if table is None or self._table_clock() >= self._look_at_table:
                 table = self._look()
             if table is None:
                 return self._alone.check(hits)
+            answer = BUSY if self._is_stuck else table.try_lock()
+            if answer and not self._locked(table, answer):
+                return self._count_alone(hits)
             try:
-                if (self._is_stuck or not table.lock()) and not self._locked(table):
-                    return self._count_alone(hits)
                 now = self._table_clock()  # read under the lock: it does not go back between processes
                 return _count_one(table, hits[0], now) if len(hits) == 1 else _count(table, hits, now)
             finally:
                 table.unlock()
         finally:
-            lock.release()
+            turn.release()
 
     async def check_async(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Do what `check` does; it blocks for `PATIENCE` at most, and only if another process was stopped."""
@@ -87,14 +90,11 @@ class LocalCounters:
         """Take reserved hits out again, from wherever they were counted."""
         with self._table_lock:
             table = self._shared
-            if table is None:
+            if table is None or not self._locked(table):
                 self._alone.give_back(hits, time)
                 return
             try:
-                if self._locked(table):
-                    _give_back(table, hits, time, self._table_clock())
-                else:
-                    self._alone.give_back(hits, time)
+                _give_back(table, hits, time, self._table_clock())
             finally:
                 table.unlock()
 
@@ -113,11 +113,10 @@ class LocalCounters:
         self._alone.reset(key)
         with self._table_lock:
             table = self._shared or self._look()
-            if table is None:
+            if table is None or not self._locked(table):
                 return
             try:
-                if self._locked(table):
-                    table.forget(key)
+                table.forget(key)
             finally:
                 table.unlock()
 
@@ -151,8 +150,9 @@ class LocalCounters:
                 log.error("no table for the processes of %s, each counts limits for itself: %s", self._app, error)
         return self._shared
 
-    def _locked(self, table: CounterTable) -> bool:
-        if not table.lock(0.0 if self._is_stuck else PATIENCE):
+    def _locked(self, table: CounterTable, answer: int = BUSY) -> bool:
+        """Take the lock of the table, of which `try_lock` gave this answer; say whether it was free in time."""
+        if not table.lock(0.0 if self._is_stuck else PATIENCE, answer):
             if not self._is_stuck:
                 log.error("another process of %s keeps the lock of %s", self._app, table.path)
             self._is_stuck = True
@@ -165,6 +165,16 @@ class LocalCounters:
     def _count_alone(self, hits: Sequence[Hit]) -> Verdict:
         self._counted_alone += 1
         return self._alone.check(hits)
+
+
+def _take(turn: Lock) -> None:
+    """Take the lock between threads, which another one has now.
+
+    Who sleeps in `acquire` is given the lock while another thread has the interpreter, which lets it go on 5 ms later
+    as a rule; that one, when it comes here, sleeps in its turn, and so on: two switches for each request from then on.
+    """
+    while not turn.acquire(False):
+        time.sleep(BETWEEN)
 
 
 def _count(table: CounterTable, hits: Sequence[Hit], now: float) -> Verdict:
