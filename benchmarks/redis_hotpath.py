@@ -1,13 +1,14 @@
 """What does AppGuard leave of an app's requests a second behind a real server, counting in Redis or on this host?
 
 wrk with 64 connections asks, in short turns so that all see the same machine, and each turn of processes started anew,
-because two of the same app differ by a twentieth from their start on: FastAPI on uvicorn as `uvicorn[standard]`
-runs it, on uvloop and httptools, bare and with three limits counted in a Redis of its own and told in the answers, and
-with every request refused; the first two on asyncio and h11 too; and Flask on gunicorn with four workers, bare and
-counting in the table of `local://`. Of each the median of its ratios to the bare app of the same
-turn counts, and the CPU time per request of the server's processes. Then it asks Redis how many commands the refused
-requests cost, and checks that the workers let in exactly the amount. Last, in this process: the CPU time of the call to
-the store alone, with 64 callers at once. Prints a table and writes JSON.
+because two of the same app differ by a twentieth from their start on. FastAPI on uvicorn as `uvicorn[standard]` runs
+it, on uvloop and httptools: bare, with three limits counted in a Redis of its own and told in the answers, and with
+every request refused; the first two on asyncio and h11 too. Flask on gunicorn with four workers, as they are by default
+and with two threads each on connections that stay open: bare, and counting in the table of `local://`. Of each the
+median of its ratios to the bare app of the same turn counts, and the CPU time per request of the server's processes.
+Then it asks Redis how many commands the refused requests cost, and checks that the workers let in exactly the amount.
+Last, in this process: the CPU time of the call to the store alone, with 64 callers at once. Prints a table and writes
+JSON.
 """
 
 import argparse
@@ -74,12 +75,16 @@ end
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """An app behind a server: gunicorn if it has workers, else uvicorn, `is_plain` without what `standard` brings."""
+    """An app behind a server: gunicorn if it has workers, else uvicorn, `is_plain` without what `standard` brings.
+
+    A worker without `threads` is gunicorn's usual one: a request at a time, and a connection for each.
+    """
 
     name: str
     app: str
     bare: str = ""  # the name of the site it is compared with
     workers: int = 0
+    threads: int = 0
     is_plain: bool = False
     refuses: bool = False
 
@@ -110,8 +115,10 @@ SITES = (
     Site("  3 limits in Redis, told, plain", "passed", "without uvloop, httptools", is_plain=True),
     Site("gunicorn + Flask, 4 workers", "bare_flask", workers=4),
     Site("  a limit in local://, told", "local_flask", "gunicorn + Flask, 4 workers", workers=4),
+    Site("with 2 threads each", "bare_flask", workers=4, threads=2),
+    Site("  a limit in local://, threads", "local_flask", "with 2 threads each", workers=4, threads=2),
 )
-EXACT_SITE = Site("exact", "exact_flask", workers=4)
+EXACT_SITE = Site("exact", "exact_flask", workers=4, threads=2)
 
 
 def children(pid: int) -> list[int]:
@@ -146,8 +153,9 @@ def served(directory: Path, site: Site, store: str) -> Generator[Server]:
     """Serve a site for the length of the block."""
     port = free_port()
     if site.workers:
-        words = ["gunicorn", "--log-level=error", "--threads=2", "-k", "gthread", "-w", str(site.workers)]
-        words += ["-b", f"127.0.0.1:{port}", f"apps:{site.app}"]
+        words = ["gunicorn", "--log-level=error", f"--workers={site.workers}", f"--bind=127.0.0.1:{port}"]
+        words += [f"--threads={site.threads}"] if site.threads else []
+        words += [f"apps:{site.app}"]
     else:
         words = [
             "uvicorn",

@@ -22,6 +22,7 @@ from appguard.rate import SlidingWindow, parse_rate
 from appguard.stores.counter_table import WAYS, open_table
 from appguard.stores.local_counters import LocalCounters
 from appguard.stores.memory import MemoryCounters
+from appguard.stores.shared_lock import KIND
 from tests.forked import forked
 from tests.lab import wait_until
 
@@ -43,6 +44,7 @@ for line in sys.stdin:
     verdict = counters.check([Hit(key, Limit(rate)) for key, rate in hits])
     print(json.dumps([verdict.refused and verdict.refused.key, verdict.wait]), flush=True)
 """
+WITHOUT_CTYPES = "import sys; sys.modules['ctypes'] = None"  # as where Python was built without it
 # One that counts as fast as it can, in two threads, and appends a byte for each request admitted.
 HAMMER = """
 import os, sys, threading
@@ -172,12 +174,19 @@ def test_processes_together_say_what_one_would(tmp_path: Path) -> None:
         agree()
 
 
+def has_state(pid: int, state: str) -> bool:
+    """Say whether a process is stopped (T), or dead and not waited for (Z)."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == state
+
+
 @contextmanager
-def hammers(number: int, directory: Path, rate: str, times: int) -> Generator[list[subprocess.Popen[bytes]]]:
+def hammers(
+    number: int, directory: Path, rate: str, times: int, before: str = ""
+) -> Generator[list[subprocess.Popen[bytes]]]:
     """Run processes that count one client as fast as they can; none is left at the end."""
     admitted = directory / "admitted"
     admitted.touch()
-    command = [sys.executable, "-c", HAMMER, str(directory / "counters"), str(admitted), rate, str(times)]
+    command = [sys.executable, "-c", before + HAMMER, str(directory / "counters"), str(admitted), rate, str(times)]
     processes = [subprocess.Popen(command) for _ in range(number)]
     try:
         yield processes
@@ -187,33 +196,57 @@ def hammers(number: int, directory: Path, rate: str, times: int) -> Generator[li
             process.wait()
 
 
-def test_limit_is_exact_between_processes_and_threads(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("before", "kind"), [("", KIND), (WITHOUT_CTYPES, "flock")])
+def test_limit_is_exact_between_processes_and_threads(tmp_path: Path, before: str, kind: str) -> None:
     """Four processes of two threads, all counting one client at once, admit together exactly its amount."""
-    with hammers(4, tmp_path, "1000/hour", 1_000) as processes:
+    with hammers(4, tmp_path, "1000/hour", 1_000, before) as processes:
         assert [process.wait(60) for process in processes] == [0] * 4
     assert (tmp_path / "admitted").stat().st_size == 1000
+    (table,) = (tmp_path / "counters").iterdir()
+    assert f"-{kind}." in table.name
 
 
-def test_killed_processes_leave_the_count_right(tmp_path: Path) -> None:
+def test_the_lock_is_no_flock_here() -> None:
+    """Where these tests run, Python has ctypes: what is tested and measured is the mutex."""
+    assert KIND != "flock"
+
+
+def test_lock_of_one_who_died_with_it_is_free(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is so at once and again and again, and everybody goes on counting together."""
+    one, other = LocalCounters("shop", tmp_path / "counters"), LocalCounters("shop", tmp_path / "counters")
+    hit = [Hit("203.0.113.5 20/hour", Limit("20/hour"))]
+
+    def die_with_lock() -> object:
+        table = open_table("shop", tmp_path / "counters", 1.0)
+        assert table.lock()
+        os.kill(os.getpid(), signal.SIGKILL)
+        return "lives"
+
+    for number in range(10):
+        if number:
+            with forked(die_with_lock) as child:
+                wait_until(lambda pid=child.pid: has_state(pid, "Z"), 5, "the child did not die")  # type: ignore[misc]
+        assert one.check(hit).refused is None
+        assert other.check(hit).refused is None
+    assert one.check(hit).refused == other.check(hit).refused == hit[0]
+    one.close_table()
+    other.close_table()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("before", ["", WITHOUT_CTYPES])
+def test_killed_processes_leave_the_count_right(tmp_path: Path, before: str) -> None:
     """However many are killed in the middle, no more than the amount is admitted, and at most theirs are missing."""
     amount, kills = 20_000, 0
-    limit = Limit(f"{amount}/hour")
     admitted = tmp_path / "admitted"
     for _ in range(5):
-        with hammers(3, tmp_path, f"{amount}/hour", 10**9) as processes:
+        with hammers(3, tmp_path, f"{amount}/hour", 10**9, before) as processes:
             enough = min(admitted.stat().st_size + 200, amount - 60)
             wait_until(lambda least=enough: admitted.stat().st_size >= least, 20, "nothing is admitted any more")  # type: ignore[misc]
             kills += len(processes)
-    counters = LocalCounters("shop", tmp_path / "counters")
-    hit = [Hit(f"203.0.113.5 {limit}", limit)]
-    left = sum(counters.check(hit).refused is None for _ in range(amount + 1))
-    counters.close_table()
-    assert amount - 2 * kills <= admitted.stat().st_size + left <= amount
-
-
-def is_stopped(pid: int) -> bool:
-    """Say whether a process was stopped."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    with hammers(1, tmp_path, f"{amount}/hour", amount, before) as (last,):
+        assert last.wait(30) == 0
+    assert amount - 2 * kills <= admitted.stat().st_size <= amount
 
 
 def test_stopped_process_keeps_nobody_waiting(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -230,7 +263,7 @@ def test_stopped_process_keeps_nobody_waiting(tmp_path: Path, caplog: pytest.Log
         return "went on"
 
     with forked(stop_with_lock) as child:
-        wait_until(lambda: is_stopped(child.pid), 5, "the child did not stop")
+        wait_until(lambda: has_state(child.pid, "T"), 5, "the child did not stop")
         begun = time.monotonic()
         assert [counters.check(hit).refused is None for _ in range(1_000)] == [True] * 5 + [False] * 995
         assert time.monotonic() - begun < 2  # waiting each time would be 50 s
