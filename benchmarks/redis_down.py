@@ -2,8 +2,8 @@
 
 A FastAPI app on uvicorn, wrk with four connections for six seconds; Redis is away from the first to the third second.
 "Needs no Redis" is the slowest request of a fifth connection to an exempt path: what the machine itself makes requests
-wait. "In the app" is the slowest request, and "loop held" the longest that no request had a turn, both by a clock that
-stands still while other programs have the processor. Prints a table and writes JSON.
+wait. "In the app" is the slowest request there but for the two longest turns of the loop meanwhile, and "loop held" the
+longest turn but for the time in which the app had no processor. Prints a table and writes JSON.
 """
 
 import argparse

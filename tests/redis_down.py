@@ -24,37 +24,44 @@ import asyncio
 import os
 import threading
 import time
+from collections import deque
 from fastapi import FastAPI
 from appguard import AppGuard
 
 DELAYS = os.open(f"/proc/self/task/{threading.get_native_id()}/schedstat", os.O_RDONLY)
+NAP = 0.002
 
-def clock():
-    "Seconds that stand still while this thread could go on and has no processor: others have, of a busy machine."
-    return time.monotonic() - int(os.pread(DELAYS, 64, 0).split()[1]) / 1e9
+def delayed():
+    "Seconds for which this thread could go on, ever, and had no processor: others have, of a busy machine."
+    return int(os.pread(DELAYS, 64, 0).split()[1]) / 1e9
 
 class Watch:
-    "Notes the longest that a request took, and the longest that the loop had no turn, in seconds."
+    "Notes how long a request waited, at most, and how long the loop had no turn, in seconds."
 
-    slowest = held = 0.0
-    turns = None
+    waited = held = 0.0
+    watching = None
+    turns = deque(maxlen=1000)  # when each ended and how long it took
 
     def __init__(self, app):
         self.app = app
 
     async def __call__(self, scope, receive, send):
-        if Watch.turns is None:
-            Watch.turns = asyncio.create_task(self.watch_turns())
-        begun = clock()
+        if Watch.watching is None:
+            Watch.watching = asyncio.create_task(self.watch_turns())
+        begun = time.monotonic()
         await self.app(scope, receive, send)
-        if scope["type"] == "http":
-            Watch.slowest = max(Watch.slowest, clock() - begun)
+        now = time.monotonic()
+        if scope["type"] == "http" and now - begun > Watch.waited:
+            turns = sorted([now - Watch.turns[-1][0], *(took for ended, took in Watch.turns if ended > begun)])
+            Watch.waited = max(Watch.waited, now - begun - sum(turns[-2:]))
 
     async def watch_turns(self):
         while True:
-            begun = clock()
-            await asyncio.sleep(0.002)
-            Watch.held = max(Watch.held, clock() - begun - 0.002)
+            begun, delay = time.monotonic(), delayed()
+            await asyncio.sleep(NAP)
+            ended = time.monotonic()
+            Watch.turns.append((ended, ended - begun))
+            Watch.held = max(Watch.held, ended - begun - NAP - delayed() + delay)
 
 app = FastAPI()
 app.add_middleware(
@@ -71,7 +78,7 @@ async def home():
 @app.get("/watched")
 async def watched():
     "Give what was noted since the last time."
-    seen, Watch.slowest, Watch.held = (Watch.slowest, Watch.held), 0.0, 0.0
+    seen, Watch.waited, Watch.held = (Watch.waited, Watch.held), 0.0, 0.0
     return seen
 """
 WRK_REPORT = """
@@ -85,11 +92,11 @@ end
 
 
 def watched(port: int) -> tuple[float, float]:
-    """Give the longest time of a request and the longest hold of the loop since the last time, in seconds."""
+    """Give the longest wait of a request and the longest hold of the loop since the last time, in seconds."""
     with closing(HTTPConnection("127.0.0.1", port, timeout=5)) as connection:
         connection.request("GET", "/watched")
-        slowest, held = json.loads(connection.getresponse().read())
-        return slowest, held
+        waited, held = json.loads(connection.getresponse().read())
+        return waited, held
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +104,9 @@ class Outage:
     """What visitors met while Redis failed; `recovery` is the seconds until limits were counted in Redis again.
 
     `slowest_ms` is as wrk saw it, `noise_ms` the same of a visitor whose requests need no Redis: both hold what the
-    machine makes wrk and the app wait. `waited_ms` is the longest a request was in the app, and `held_ms` the longest
-    that the app's loop had no turn, both without the time for which other programs had the processor.
+    machine makes wrk and the app wait. `waited_ms` is the longest a request was in the app but for the two longest
+    turns of its loop meanwhile: when its time is over, the turn it is in must end, and the next one too. `held_ms` is
+    the longest that such a turn took, but for the time in which the app had no processor.
     """
 
     requests: int

@@ -1,7 +1,7 @@
 """The WSGI adapter: `application = AppGuard(application)` for any WSGI app (PEP 3333).
 
 It stands in front of routing. It never buffers: `start_response` is wrapped only to see the status, and the body is
-handed on as it is, or, where the app runs while the body is read, through what hears that it is closed.
+handed on as it is, or, where the app runs while the body is read, through an iterator that closes what it wraps.
 """
 
 import inspect
@@ -68,8 +68,7 @@ class AppGuard:
         if visit.refused is None and _is_whole(body, environ):
             visit.end(visit.status)
             return body
-        visit.body = body
-        return visit
+        return _Body(body, visit)
 
     def close(self) -> None:
         """Close what the requests have opened; another request opens it again."""
@@ -78,15 +77,14 @@ class AppGuard:
 
 
 class _Visit(Visit):
-    """A request that was let in, and the answer to it on its way out, whose body it is for the server."""
+    """A request that was let in, and the answer to it on its way out."""
 
-    __slots__ = ("body", "environ", "refused", "status", "to")
+    __slots__ = ("environ", "refused", "status", "to")
 
     environ: "WSGIEnvironment"
     to: "StartResponse"  # what begins the answer
     status: int
     refused: list[bytes] | None  # the body of a refusal that replaced the answer
-    body: Iterable[bytes]  # the app's own
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: object = None, /
@@ -125,27 +123,29 @@ class _Visit(Visit):
             self.finish(status)
         self.environ, self.to = ENDED, _too_late  # or each would keep the other until the collector of garbage comes
 
-    def __iter__(self) -> Iterator[bytes]:
-        """Give the parts of the body, which may be made while they are read."""
-        return iter(self.body) if self.status and self.refused is None else self._late_parts()
 
-    def _late_parts(self) -> Iterator[bytes]:
-        """Give those of an answer that has yet to begin, or of the refusal in its place."""
-        for part in self.body if self.refused is None else ():
-            if self.refused is not None:  # an app that starts its answer while its body is read
+class _Body:
+    """A body that may be made while it is read; what is replaced by a refusal is closed unread."""
+
+    def __init__(self, body: Iterable[bytes], visit: _Visit) -> None:
+        self._body = body
+        self._visit = visit
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._body if self._visit.refused is None else ():
+            if self._visit.refused is not None:  # an app that starts its answer while its body is read
                 break
             yield part
-        yield from self.refused or ()
+        yield from self._visit.refused or ()
+        self._visit.finish(self._visit.status)
 
     def close(self) -> None:
-        """Close the body, which nobody has read if a refusal has replaced it."""
-        body, self.body = self.body, ()
-        close: Callable[[], None] | None = getattr(body, "close", None)
+        close: Callable[[], None] | None = getattr(self._body, "close", None)
         try:
             if close is not None:
                 close()
         finally:
-            self.end(self.status)
+            self._visit.end(self._visit.status)
 
 
 def _too_late(_status: str, _headers: list[tuple[str, str]], _exc_info: object = None, /) -> Callable[[bytes], object]:

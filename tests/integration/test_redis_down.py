@@ -27,8 +27,8 @@ FAILOVER = 6.0  # of which Sentinel or Cluster take most to elect another master
 def test_nobody_notices_a_failing_redis(tmp_path: Path, fate: str) -> None:
     """No request fails or waits for Redis more than 60 ms, a banned client stays out, and Redis is soon used again.
 
-    Time for which other programs had the processor is none that a request waits for Redis; the loop of the app is never
-    held for long either, which would make requests wait before they are seen.
+    Turns of the app's loop that last, because others have the processor, are no wait for Redis. That they do not last
+    because of the app itself is asserted apart.
     """
     seen = outage(tmp_path, fate)
     assert seen.requests > 1_000

@@ -22,7 +22,6 @@ from appguard.rate import SlidingWindow, parse_rate
 from appguard.stores.counter_table import WAYS, open_table
 from appguard.stores.local_counters import LocalCounters
 from appguard.stores.memory import MemoryCounters
-from appguard.stores.shared_lock import KIND
 from tests.forked import forked
 from tests.lab import wait_until
 
@@ -196,19 +195,12 @@ def hammers(
             process.wait()
 
 
-@pytest.mark.parametrize(("before", "kind"), [("", KIND), (WITHOUT_CTYPES, "flock")])
-def test_limit_is_exact_between_processes_and_threads(tmp_path: Path, before: str, kind: str) -> None:
+@pytest.mark.parametrize("before", ["", WITHOUT_CTYPES])
+def test_limit_is_exact_between_processes_and_threads(tmp_path: Path, before: str) -> None:
     """Four processes of two threads, all counting one client at once, admit together exactly its amount."""
     with hammers(4, tmp_path, "1000/hour", 1_000, before) as processes:
         assert [process.wait(60) for process in processes] == [0] * 4
     assert (tmp_path / "admitted").stat().st_size == 1000
-    (table,) = (tmp_path / "counters").iterdir()
-    assert f"-{kind}." in table.name
-
-
-def test_the_lock_is_no_flock_here() -> None:
-    """Where these tests run, Python has ctypes: what is tested and measured is the mutex."""
-    assert KIND != "flock"
 
 
 def test_lock_of_one_who_died_with_it_is_free(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

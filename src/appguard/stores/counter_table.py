@@ -10,9 +10,9 @@ and its runs go round: the newest is the one with the latest time, the next plac
 burst the slot is a token bucket, whose only state, the time it is full again, stands in place of `opened`. `total`,
 `stale` and `newest` are there to be quick: no less than what the runs come to, until when no run but the newest leaves,
 and the place of that one; they are worked out anew when a run opens or leaves. Whoever reads or writes slots holds the
-lock (`shared_lock`: the kernel frees it when its holder dies, however it dies). Every step of a write is one aligned
-word, and after every step the slot is valid, at worst without the request being counted; a slot changes hands by losing
-its tag first and getting the new one last. So a process killed in the middle leaves nothing to repair. Times are
+lock (flock: the kernel frees it when its holder dies, however it dies). Every step of a write is one aligned word, and
+after every step the slot is valid, at worst without the request being counted; a slot changes hands by losing its tag
+first and getting the new one last. So a process killed in the middle leaves nothing to repair. Times are
 CLOCK_MONOTONIC, which all processes of one boot share; the header names the boot, and a file of an earlier one is
 emptied.
 
@@ -35,10 +35,9 @@ from pathlib import Path
 from struct import Struct
 
 from appguard.rate import RUNS_PER_WINDOW, TOLERANCE, Left, Rate, tokens_left
-from appguard.stores.shared_lock import KIND, SharedLock
 
 if sys.platform != "win32":
-    import fcntl
+    from appguard.stores.flock import FREE, TRY, flock
 
 SETS = 4096
 WAYS = 16
@@ -51,11 +50,10 @@ OPENED, STALE, TOTAL, NEWEST, WINDOW, AMOUNT, BURST, TIMES, COUNTS = *range(8), 
 WORDS = SLOT.size // 8
 HEADER = Struct("32s36s32s")  # what it is, boot, secret
 RESETS = 16  # the place of a word, behind the header, that every reset by any process raises
-LOCK_AT = 1024  # where the lock stands
 TAGS_AT = 4096  # then one tag per slot, then one hash of a client per slot, then the slots
 AMOUNT_MOST = 2**63
 PLACES_MOST = 8192
-LAYOUT = f"4-{KIND}"
+BETWEEN = 0.0001  # seconds between two looks at a lock that is taken
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -75,14 +73,11 @@ class Place:
 
 
 class CounterTable:
-    """An open table. All but `place`, `words`, the locking, `is_current` and `close` are for the holder of the lock.
-
-    `try_lock`, `lock` and `unlock` are those of `SharedLock`. The threads of a process must take turns before.
-    """
+    """An open table. All but `place`, `words`, `lock`, `is_current` and `close` are for the holder of the lock."""
 
     def __init__(self, path: Path, file: int, sets: int) -> None:
         self.path = path
-        self.file = file
+        self._file = file
         self._sets = sets
         slots = sets * WAYS
         self._clients_at = TAGS_AT + 8 * slots
@@ -92,20 +87,15 @@ class CounterTable:
 
     def map(self) -> None:
         """Make the file a table of this boot if it is none, and map it; raise `OSError`."""
-        boot, kind = BOOT.read_bytes().strip(), f"counters {LAYOUT} {self._sets}".encode().ljust(32)
-        header = os.pread(self.file, HEADER.size, 0)
-        is_new = os.fstat(self.file).st_size < self.size or not header.startswith(kind + boot)
-        if is_new:
+        boot, kind = BOOT.read_bytes().strip(), f"appguard-counters 3 {self._sets}".encode().ljust(32)
+        header = os.pread(self._file, HEADER.size, 0)
+        if os.fstat(self._file).st_size < self.size or not header.startswith(kind + boot):
             header = HEADER.pack(kind, boot, os.urandom(32))
             self._reserve()
-            os.pwrite(self.file, bytes(self._slots_at - TAGS_AT), TAGS_AT)
-        self._map = mmap.mmap(self.file, self.size)
-        lock = SharedLock(self._map, LOCK_AT, self.file)
-        if is_new:
-            lock.make()
-            os.pwrite(self.file, header, 0)  # last: without it the next process begins again
+            os.pwrite(self._file, bytes(self._slots_at - TAGS_AT), TAGS_AT)
+            os.pwrite(self._file, header, 0)  # last: without it the next process begins again
         self._secret = HEADER.unpack(header)[2]
-        self.lock, self.try_lock, self.unlock = lock.lock, lock.try_lock, lock.unlock
+        self._map = mmap.mmap(self._file, self.size)
         view = memoryview(self._map)
         self.words = view[:TAGS_AT].cast("Q")
         self._tags = view[TAGS_AT : self._clients_at].cast("Q")
@@ -115,22 +105,37 @@ class CounterTable:
 
     def _reserve(self) -> None:
         try:
-            os.posix_fallocate(self.file, 0, self.size)
+            os.posix_fallocate(self._file, 0, self.size)
         except OSError:
-            os.ftruncate(self.file, 0)  # nobody has mapped what is not yet a table
+            os.ftruncate(self._file, 0)  # nobody has mapped what is not yet a table
             raise
+
+    def lock(self, patience: float = 0.0) -> bool:
+        """Take the lock; say whether it was free within so many seconds. The threads of a process must take turns."""
+        end = 0.0
+        while flock(self._file, TRY):
+            now = time.monotonic()
+            end = end or now + patience
+            if now >= end:
+                return False
+            time.sleep(BETWEEN)
+        return True
+
+    def unlock(self) -> None:
+        """Give the lock back; nothing happens if it was not taken, or if the app closed a file that is not its own."""
+        flock(self._file, FREE)
 
     def is_current(self) -> bool:
         """Say whether other processes still find this file, and show cleaners of temporary files that it is used."""
         try:
-            os.utime(self.file)
-            return _inode(self.path.lstat()) == _inode(os.fstat(self.file))
+            os.utime(self._file)
+            return _inode(self.path.lstat()) == _inode(os.fstat(self._file))
         except OSError:
             return False
 
     def close(self) -> None:
         """Close the file; the map goes with its last user."""
-        file, self.file = self.file, -1
+        file, self._file = self._file, -1
         if file >= 0:
             with suppress(OSError):
                 os.close(file)
@@ -318,8 +323,7 @@ def open_table(app: str, directory: Path | None, patience: float, sets: int = SE
     """Open or make the table of an app, in this directory or in one of our own; raise `OSError`."""
     if sys.platform != "linux":
         raise OSError("a table that processes share needs Linux")
-    name = f"{re.sub('[^A-Za-z0-9.-]', '_', app)[:40]}-{blake2b(app.encode(), digest_size=6).hexdigest()}"
-    name += f".{LAYOUT}.counters"
+    name = f"{re.sub('[^A-Za-z0-9.-]', '_', app)[:40]}-{blake2b(app.encode(), digest_size=6).hexdigest()}.counters"
     error = OSError("no directory")
     for each in [directory] if directory else _own_directories():
         try:
@@ -334,30 +338,14 @@ def open_table(app: str, directory: Path | None, patience: float, sets: int = SE
 
 def _mapped(table: CounterTable, patience: float) -> CounterTable:
     try:
-        with _making(table.path, table.file, patience):
-            table.map()
+        if not table.lock(patience):
+            raise OSError(f"{table.path}: another process holds its lock")
+        table.map()
     except OSError:
         table.close()
         raise
+    table.unlock()
     return table
-
-
-@contextmanager
-def _making(path: Path, file: int, patience: float) -> Generator[None]:
-    """Keep others from making a table of the same file meanwhile; wait at most so many seconds for one who does."""
-    end = time.monotonic() + patience
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                raise OSError(f"{path}: another process holds its lock") from None
-            time.sleep(0.001)
-    try:
-        yield
-    finally:
-        fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _own_directories() -> Sequence[Path]:

@@ -16,9 +16,8 @@ from threading import Lock
 from appguard.fork import in_every_child
 from appguard.limit import ADMITTED, Hit, Verdict, new_verdict
 from appguard.rate import Left
-from appguard.stores.counter_table import RESETS, SETS, CounterTable, open_table
+from appguard.stores.counter_table import BETWEEN, RESETS, SETS, CounterTable, open_table
 from appguard.stores.memory import MemoryCounters
-from appguard.stores.shared_lock import BETWEEN, BUSY
 
 PATIENCE = 0.25  # seconds; on a busy machine a holder that lost its processor to others is back by then
 RECHECK = 1.0  # seconds: how late a table that was removed, or can be made now, is noticed
@@ -71,10 +70,9 @@ class LocalCounters:
                 table = self._look()
             if table is None:
                 return self._alone.check(hits)
-            answer = BUSY if self._is_stuck else table.try_lock()
-            if answer and not self._locked(table, answer):
-                return self._count_alone(hits)
             try:
+                if (self._is_stuck or not table.lock()) and not self._locked(table):
+                    return self._count_alone(hits)
                 now = self._table_clock()  # read under the lock: it does not go back between processes
                 return _count_one(table, hits[0], now) if len(hits) == 1 else _count(table, hits, now)
             finally:
@@ -88,15 +86,22 @@ class LocalCounters:
 
     def give_back(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Take reserved hits out again, from wherever they were counted."""
-        with self._table_lock:
+        turn = self._table_lock
+        _take(turn)
+        try:
             table = self._shared
-            if table is None or not self._locked(table):
+            if table is None:
                 self._alone.give_back(hits, time)
                 return
             try:
-                _give_back(table, hits, time, self._table_clock())
+                if self._locked(table):
+                    _give_back(table, hits, time, self._table_clock())
+                else:
+                    self._alone.give_back(hits, time)
             finally:
                 table.unlock()
+        finally:
+            turn.release()
 
     async def give_back_async(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Do what `give_back` does; it blocks as `check_async` does."""
@@ -113,10 +118,11 @@ class LocalCounters:
         self._alone.reset(key)
         with self._table_lock:
             table = self._shared or self._look()
-            if table is None or not self._locked(table):
+            if table is None:
                 return
             try:
-                table.forget(key)
+                if self._locked(table):
+                    table.forget(key)
             finally:
                 table.unlock()
 
@@ -150,9 +156,8 @@ class LocalCounters:
                 log.error("no table for the processes of %s, each counts limits for itself: %s", self._app, error)
         return self._shared
 
-    def _locked(self, table: CounterTable, answer: int = BUSY) -> bool:
-        """Take the lock of the table, of which `try_lock` gave this answer; say whether it was free in time."""
-        if not table.lock(0.0 if self._is_stuck else PATIENCE, answer):
+    def _locked(self, table: CounterTable) -> bool:
+        if not table.lock(0.0 if self._is_stuck else PATIENCE):
             if not self._is_stuck:
                 log.error("another process of %s keeps the lock of %s", self._app, table.path)
             self._is_stuck = True
@@ -168,7 +173,7 @@ class LocalCounters:
 
 
 def _take(turn: Lock) -> None:
-    """Take the lock between threads, which another one has now.
+    """Take the lock between threads, each of which has it for some microseconds.
 
     Who sleeps in `acquire` is given the lock while another thread has the interpreter, which lets it go on 5 ms later
     as a rule; that one, when it comes here, sleeps in its turn, and so on: two switches for each request from then on.
