@@ -17,7 +17,7 @@ from tests.redis_server import RedisServer, redis_server
 from tests.replicas import bans_kept
 
 SLOWEST_MS = 60.0
-HELD_MS = 30.0
+HELD_MS = 40.0
 RECOVERY = 2.0
 FAILOVER = 6.0  # of which Sentinel or Cluster take most to elect another master
 
