@@ -43,7 +43,6 @@ for line in sys.stdin:
     verdict = counters.check([Hit(key, Limit(rate)) for key, rate in hits])
     print(json.dumps([verdict.refused and verdict.refused.key, verdict.wait]), flush=True)
 """
-WITHOUT_CTYPES = "import sys; sys.modules['ctypes'] = None"  # as where Python was built without it
 # One that counts as fast as it can, in two threads, and appends a byte for each request admitted.
 HAMMER = """
 import os, sys, threading
@@ -179,13 +178,11 @@ def has_state(pid: int, state: str) -> bool:
 
 
 @contextmanager
-def hammers(
-    number: int, directory: Path, rate: str, times: int, before: str = ""
-) -> Generator[list[subprocess.Popen[bytes]]]:
+def hammers(number: int, directory: Path, rate: str, times: int) -> Generator[list[subprocess.Popen[bytes]]]:
     """Run processes that count one client as fast as they can; none is left at the end."""
     admitted = directory / "admitted"
     admitted.touch()
-    command = [sys.executable, "-c", before + HAMMER, str(directory / "counters"), str(admitted), rate, str(times)]
+    command = [sys.executable, "-c", HAMMER, str(directory / "counters"), str(admitted), rate, str(times)]
     processes = [subprocess.Popen(command) for _ in range(number)]
     try:
         yield processes
@@ -195,10 +192,9 @@ def hammers(
             process.wait()
 
 
-@pytest.mark.parametrize("before", ["", WITHOUT_CTYPES])
-def test_limit_is_exact_between_processes_and_threads(tmp_path: Path, before: str) -> None:
+def test_limit_is_exact_between_processes_and_threads(tmp_path: Path) -> None:
     """Four processes of two threads, all counting one client at once, admit together exactly its amount."""
-    with hammers(4, tmp_path, "1000/hour", 1_000, before) as processes:
+    with hammers(4, tmp_path, "1000/hour", 1_000) as processes:
         assert [process.wait(60) for process in processes] == [0] * 4
     assert (tmp_path / "admitted").stat().st_size == 1000
 
@@ -226,17 +222,16 @@ def test_lock_of_one_who_died_with_it_is_free(tmp_path: Path, caplog: pytest.Log
     assert not caplog.records
 
 
-@pytest.mark.parametrize("before", ["", WITHOUT_CTYPES])
-def test_killed_processes_leave_the_count_right(tmp_path: Path, before: str) -> None:
+def test_killed_processes_leave_the_count_right(tmp_path: Path) -> None:
     """However many are killed in the middle, no more than the amount is admitted, and at most theirs are missing."""
     amount, kills = 20_000, 0
     admitted = tmp_path / "admitted"
     for _ in range(5):
-        with hammers(3, tmp_path, f"{amount}/hour", 10**9, before) as processes:
+        with hammers(3, tmp_path, f"{amount}/hour", 10**9) as processes:
             enough = min(admitted.stat().st_size + 200, amount - 60)
             wait_until(lambda least=enough: admitted.stat().st_size >= least, 20, "nothing is admitted any more")  # type: ignore[misc]
             kills += len(processes)
-    with hammers(1, tmp_path, f"{amount}/hour", amount, before) as (last,):
+    with hammers(1, tmp_path, f"{amount}/hour", amount) as (last,):
         assert last.wait(30) == 0
     assert amount - 2 * kills <= admitted.stat().st_size <= amount
 

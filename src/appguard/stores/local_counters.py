@@ -16,7 +16,7 @@ from threading import Lock
 from appguard.fork import in_every_child
 from appguard.limit import ADMITTED, Hit, Verdict, new_verdict
 from appguard.rate import Left
-from appguard.stores.counter_table import BETWEEN, RESETS, SETS, CounterTable, open_table
+from appguard.stores.counter_table import RESETS, SETS, CounterTable, open_table
 from appguard.stores.memory import MemoryCounters
 
 PATIENCE = 0.25  # seconds; on a busy machine a holder that lost its processor to others is back by then
@@ -61,9 +61,8 @@ class LocalCounters:
         """Count one request under every hit, or say which limit refuses it the longest."""
         if not hits:
             return ADMITTED
-        turn = self._table_lock
-        if not turn.acquire(False):
-            _take(turn)
+        lock = self._table_lock
+        lock.acquire()  # `with` takes three times as long; who polled it would starve beside busy threads
         try:
             table = self._shared
             if table is None or self._table_clock() >= self._look_at_table:
@@ -78,7 +77,7 @@ class LocalCounters:
             finally:
                 table.unlock()
         finally:
-            turn.release()
+            lock.release()
 
     async def check_async(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Do what `check` does; it blocks for `PATIENCE` at most, and only if another process was stopped."""
@@ -86,9 +85,7 @@ class LocalCounters:
 
     def give_back(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Take reserved hits out again, from wherever they were counted."""
-        turn = self._table_lock
-        _take(turn)
-        try:
+        with self._table_lock:
             table = self._shared
             if table is None:
                 self._alone.give_back(hits, time)
@@ -100,8 +97,6 @@ class LocalCounters:
                     self._alone.give_back(hits, time)
             finally:
                 table.unlock()
-        finally:
-            turn.release()
 
     async def give_back_async(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Do what `give_back` does; it blocks as `check_async` does."""
@@ -170,16 +165,6 @@ class LocalCounters:
     def _count_alone(self, hits: Sequence[Hit]) -> Verdict:
         self._counted_alone += 1
         return self._alone.check(hits)
-
-
-def _take(turn: Lock) -> None:
-    """Take the lock between threads, each of which has it for some microseconds.
-
-    Who sleeps in `acquire` is given the lock while another thread has the interpreter, which lets it go on 5 ms later
-    as a rule; that one, when it comes here, sleeps in its turn, and so on: two switches for each request from then on.
-    """
-    while not turn.acquire(False):
-        time.sleep(BETWEEN)
 
 
 def _count(table: CounterTable, hits: Sequence[Hit], now: float) -> Verdict:
