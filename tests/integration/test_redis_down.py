@@ -34,7 +34,7 @@ def test_nobody_notices_a_failing_redis(tmp_path: Path, fate: str) -> None:
     assert seen.requests > 1_000
     assert seen.failures == 0
     assert seen.waited_ms <= SLOWEST_MS, seen
-    assert seen.held_ms <= HELD_MS, seen
+    assert 0.0 < seen.held_ms <= HELD_MS, seen  # nothing at all would mean that nobody looked
     assert seen.attacks > 50
     assert seen.attacks_let_in == 0
     assert seen.recovery <= (FAILOVER if fate in ("sentinel", "cluster") else RECOVERY)
