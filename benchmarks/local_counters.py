@@ -1,7 +1,8 @@
 """What does it cost to count a request in `local://` counters, beside `memory://` and the `limits` package?
 
-Microseconds of one check in this process, in turns of short rounds, of each the best; then the same by several
-processes at once, each on a client of its own and all on the same one. Prints a table and writes JSON.
+Microseconds of one check in this process, in turns of short rounds, of each the best; then the processor time of what
+two busy threads of one process do between checks, with checks and without; then checks by several processes at once,
+each on a client of its own and all on the same one. Prints a table and writes JSON.
 """
 
 import argparse
@@ -13,7 +14,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
+from threading import Thread
 
 from limits import parse
 from limits.storage import MemoryStorage
@@ -28,6 +31,7 @@ WIDE = "1000000000/minute"
 THREE = tuple(Limit(WIDE, name=f"limit {number}") for number in range(3))
 CLIENTS = 1_000
 PROCESSES = (1, 2, 4)
+PAGES, PAGE = 3_000, 3_000  # how many, and how many numbers each adds up
 WORKER = """
 import sys, time
 from pathlib import Path
@@ -99,6 +103,28 @@ def best_of(rounds: Mapping[str, Round], number: int, times: int) -> dict[str, f
     return best
 
 
+def two_threads(check: Callable[[Sequence[Hit]], object] | None, number: int) -> float:
+    """Give the microseconds of processor that a page of two busy threads takes, of so many rounds the median."""
+    hit = [Hit("203.0.113.5 one", Limit(WIDE))]
+
+    def work() -> None:
+        for _ in range(PAGES):
+            sum(range(PAGE))
+            if check is not None:
+                check(hit)
+
+    taken: list[float] = []
+    for _ in range(number):
+        threads = [Thread(target=work) for _ in range(2)]
+        begun = time.process_time()
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        taken.append(1e6 * (time.process_time() - begun) / PAGES / 2)
+    return median(taken)
+
+
 def together(directory: Path, clients: Sequence[str]) -> float:
     """Give the checks per second of one process per client, all at once."""
     command = [sys.executable, "-c", WORKER, str(directory)]
@@ -124,6 +150,11 @@ def main() -> None:
     arguments = parser.parse_args()
     with TemporaryDirectory() as directory:
         best = best_of(variants(Path(directory)), arguments.rounds, arguments.times)
+        busy = {
+            "nothing": two_threads(None, arguments.rounds),
+            "memory": two_threads(MemoryCounters().check, arguments.rounds),
+            "local": two_threads(LocalCounters("threads", Path(directory)).check, arguments.rounds),
+        }
         same = {number: together(Path(directory), ["203.0.113.5"] * number) for number in PROCESSES}
         apart = {
             number: together(Path(directory), [f"192.0.2.{each}" for each in range(number)]) for number in PROCESSES
@@ -132,11 +163,19 @@ def main() -> None:
     print(f"{'microseconds per check':<36} {'':>8} {'of memory':>10}")
     for name, cost in best.items():
         print(f"  {name:<34} {cost:8.2f} {cost / floor:10.2f}")
+    print("a page of two busy threads, microseconds of processor")
+    for name, cost in busy.items():
+        print(f"  {name:<34} {cost:8.2f} {cost / busy['nothing']:10.2f}")
     print(f"{'local, processes at once':<36} {'one client':>12} {'one each':>12}   checks per second of all")
     for number in PROCESSES:
         print(f"  {number:<34} {same[number]:12,.0f} {apart[number]:12,.0f}")
     host = {"kernel": platform.release(), "python": platform.python_version(), "cpus": os.cpu_count()}
-    result = {"host": host, "us": best, "checks_per_second": {"one client": same, "one each": apart}}
+    result = {
+        "host": host,
+        "us": best,
+        "two_threads_us": busy,
+        "checks_per_second": {"one client": same, "one each": apart},
+    }
     arguments.output.parent.mkdir(exist_ok=True)
     arguments.output.write_text(json.dumps(result, indent=2) + "\n")
 

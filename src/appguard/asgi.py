@@ -14,9 +14,10 @@ from appguard.app_events import Exchange
 from appguard.config import AppOptions, app_config
 from appguard.errors import ConfigError
 from appguard.guard import Due, Refusal
-from appguard.middleware import Middleware, Visit
+from appguard.middleware import Middleware
 from appguard.proxies import Client, Peer, forwarded_for
 from appguard.report import VISIT
+from appguard.visit import Visit
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -74,6 +75,7 @@ class AppGuard:
         is_plain = port != 0 and (not peer.forwards or self._forwarding.isdisjoint(dict(scope["headers"])))
         client = peer.client if is_plain else self._client(middleware, peer, port, scope)
         is_preflight = method == "OPTIONS" and _is_preflight(scope)
+        visit: Any  # a refusal, or our own kind of visit
         if middleware.is_immediate:
             visit = middleware.decide(client, method, path, is_preflight, scope)
         else:
@@ -85,8 +87,10 @@ class AppGuard:
             for message in _messages(answer, scope):
                 await send(message)
             return
-        assert type(visit) is _Visit
-        visit.scope, visit.to, visit.status, visit.has_begun = scope, send, 0, False
+        visit.scope = scope
+        visit.to = send
+        visit.status = 0
+        visit.has_begun = False
         scope[VISIT] = visit
         try:
             await self.app(scope, receive, visit.send)
@@ -184,10 +188,9 @@ class _Visit(Visit):
 
     def _told(self, message: Message) -> Message:
         """Give the beginning of an answer with what is left; the app may send the same one again."""
-        told = dict(message)
-        fields = self.middleware.fields.passed_raw(self.hits, self.left, self.middleware.clock)
-        told["headers"] = [*message.get("headers", ()), *fields]
-        return told
+        middleware = self.middleware
+        fields = middleware.fields.passed_raw(self.hits, self.left, middleware.clock)
+        return {**message, "headers": [*message.get("headers", ()), *fields]}
 
     def tell(self) -> None:
         """Tell of the answer, once."""

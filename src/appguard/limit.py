@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple, TypedDict, cast
 
 from appguard.errors import AppGuardError, ConfigError
+from appguard.policy import Policy, policy_of
 from appguard.rate import Left, Rate, parse_rate
 from appguard.request import Request
 
@@ -161,7 +162,7 @@ class Hit:
     dynamic: Rate | None = None
     is_reserved: bool = False
     rate: Rate = field(init=False, repr=False, compare=False)
-    policy: tuple[str, str] = field(init=False, repr=False, compare=False)  # what names what is told of it
+    policy: Policy = field(init=False, repr=False, compare=False)  # what is told of it
 
     def __post_init__(self) -> None:
         """Take the limit's own rate where there is no other; raise `AppGuardError`."""
@@ -169,7 +170,7 @@ class Hit:
         if rate is None:
             raise AppGuardError(f"limit {self.limit}: its rate depends on the request")
         object.__setattr__(self, "rate", rate)
-        object.__setattr__(self, "policy", (self.limit.name, rate.text))
+        object.__setattr__(self, "policy", policy_of(self.limit.name, rate))
 
 
 class Verdict(NamedTuple):

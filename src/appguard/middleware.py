@@ -15,7 +15,7 @@ from threading import Lock
 from appguard.address import NetworkSet, network_text
 from appguard.advice import ONE_CLIENT, TWICE, findings, is_private
 from appguard.answers import Answer, Answers
-from appguard.app_events import AppEvents, Exchange
+from appguard.app_events import AppEvents
 from appguard.around import Around, begin_around
 from appguard.attempts import Attempts
 from appguard.clients import Clients
@@ -24,53 +24,16 @@ from appguard.fork import in_every_child
 from appguard.guard import Due, Guard, Refusal
 from appguard.limit import ADMITTED, Hit, Limit, Verdict
 from appguard.opened import Opened, open_for, store_at
-from appguard.outcome import Outcome, Pending, with_status
+from appguard.outcome import Pending, with_status
 from appguard.proxies import Client
-from appguard.rate import Left
-from appguard.report import Note, Noted
 from appguard.request import HeaderOf, Request
-from appguard.steps import Step, Steps, run, run_async, waited
+from appguard.steps import LONGEST, Step, Steps, run, run_async
 from appguard.stores.base import Counters, Store
 from appguard.stores.open import check_counters
 from appguard.traps import Traps
+from appguard.visit import Visit, let_in
 
 log = logging.getLogger("appguard")
-
-
-class Visit(Noted):
-    """A request that was let in, until its answer is known.
-
-    `left` is what was left of the limits of the first `hits`. `refusal` is what to answer instead, once a limit at a
-    route or of a user's outcomes has refused it. `waited` is how many seconds it has waited for counters.
-    """
-
-    __slots__ = ("client", "hits", "left", "method", "middleware", "outcome", "path", "pending", "refusal", "waited")
-
-    def __init__(
-        self,
-        middleware: "Middleware",
-        client: Client,
-        method: str,
-        path: str,
-        hits: Sequence[Hit],
-        left: Sequence[Left],
-    ) -> None:
-        self.middleware = middleware
-        self.client = client
-        self.method = method
-        self.path = path
-        self.hits = hits
-        self.left = left
-        self.notes: Sequence[Note] = ()
-        self.pending: Sequence[tuple[Guard, Pending]] = ()
-        self.outcome: Outcome | None = None
-        self.refusal: Refusal | None = None
-        self.waited = 0.0
-
-    def record(self, exchange: Exchange) -> None:
-        """Tell of the answer, once."""
-        if self.outcome is None:
-            self.outcome = self.middleware.events.record(exchange, self.notes)
 
 
 class Middleware:
@@ -197,7 +160,9 @@ class Middleware:
 
         `native` is the framework's request. A CORS preflight is not counted by limits of requests.
         """
-        opened, guard = self._opened or self.opened, self.guard
+        opened, guard = self._opened, self.guard
+        if opened is None:
+            opened = self.opened
         now = nan  # most requests need none: no refusal is remembered
         if guard.denied or not opened.is_immediate:
             self._forgive(opened)
@@ -210,25 +175,24 @@ class Middleware:
         if verdict.refused is not None:
             now = self.monotonic()
             return self._refused(client, guard.settle(verdict, now), method, path, now)
-        visit = self._visit(self, client, method, path, found, verdict.left if self._has_fields else ())
+        left = verdict.left if self._has_fields else ()
+        visit = let_in(self._visit, self, client, method, path, found, left)
         if not opened.is_immediate:
-            visit.waited = waited(self.monotonic() - now)
-        if client.address is None:
-            self.clients.explain(client)
-        elif self._has_more_limits and guard.is_limited(client):
-            if guard.has_dry_limits:
-                now = self.monotonic()
-                steps = self._admit(guard, visit, found, verdict, native, now, is_preflight)
+            took = self.monotonic() - now
+            visit.waited = took if took < LONGEST else 0.0
+        if self._has_more_limits or client.address is None:
+            steps = self._further(visit, verdict, native, is_preflight)
+            if steps is not None:
                 run(steps, opened.counters, visit)
-            else:
-                self._note(guard, visit, found, verdict, native)
         return visit
 
     async def decide_async(
         self, client: Client, method: str, path: str, is_preflight: bool, native: object = None
     ) -> Refusal | Visit:
         """Do what `decide` does, on the event loop."""
-        opened, guard = self._opened or self.opened, self.guard
+        opened, guard = self._opened, self.guard
+        if opened is None:
+            opened = self.opened
         if guard.denied:
             self._forgive(opened)
         now = self.monotonic()
@@ -236,21 +200,30 @@ class Middleware:
         if type(found) is Refusal:
             self.events.refused(client, found, method, path, now)
             return found
-        verdict = await opened.counters.check_async(found) if found else ADMITTED
+        verdict = await opened.check_async(found) if found else ADMITTED
         if verdict.refused is not None:
             return self._refused(client, guard.settle(verdict, now), method, path, now)
-        visit = self._visit(self, client, method, path, found, verdict.left if self._has_fields else ())
+        left = verdict.left if self._has_fields else ()
+        visit = let_in(self._visit, self, client, method, path, found, left)
         if not opened.is_immediate:
-            visit.waited = waited(self.monotonic() - now)
-        if client.address is None:
-            self.clients.explain(client)
-        elif self._has_more_limits and guard.is_limited(client):
-            if guard.has_dry_limits:
-                steps = self._admit(guard, visit, found, verdict, native, now, is_preflight)
+            took = self.monotonic() - now
+            visit.waited = took if took < LONGEST else 0.0
+        if self._has_more_limits or client.address is None:
+            steps = self._further(visit, verdict, native, is_preflight)
+            if steps is not None:
                 await run_async(steps, opened.counters, visit)
-            else:
-                self._note(guard, visit, found, verdict, native)
         return visit
+
+    def _further(self, visit: Visit, verdict: Verdict, native: object, is_preflight: bool) -> Steps[None] | None:
+        """Do what follows for some of the requests that were let in; give the steps if limits are to be asked."""
+        guard = self.guard
+        if visit.client.address is None:
+            self.clients.explain(visit.client)
+        elif guard.has_dry_limits and guard.is_limited(visit.client):
+            return self._admit(guard, visit, visit.hits, verdict, native, self.monotonic(), is_preflight)
+        elif guard.is_limited(visit.client):
+            self._note(guard, visit, visit.hits, verdict, native)
+        return None
 
     def ask(self, visit: Visit, limit: Limit, route: str, native: object) -> Refusal | None:
         """Ask a limit at a route that a visit has reached, in a thread; give and note its refusal."""

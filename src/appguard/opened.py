@@ -17,10 +17,11 @@ DAEMONS = "local://"  # the name of the store whose bans a daemon makes
 class Opened:
     """A store, and counters, which may be the store's own.
 
-    `ban_of` and `check` are theirs, at hand: to find a method anew at each request takes as long as a look-up.
+    `ban_of`, `check` and `check_async` are theirs, at hand: to find a method anew at each request takes as long as a
+    look-up.
     """
 
-    __slots__ = ("ban_of", "check", "counters", "is_immediate", "jails", "store")
+    __slots__ = ("ban_of", "check", "check_async", "counters", "is_immediate", "jails", "store")
 
     def __init__(self, store: Store, counters: Counters, jails: AppJails) -> None:
         self.store = store
@@ -28,6 +29,7 @@ class Opened:
         self.jails = jails
         self.ban_of = store.get
         self.check = counters.check
+        self.check_async = counters.check_async
         self.is_immediate = counters.is_immediate
 
     def close(self) -> None:

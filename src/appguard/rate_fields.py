@@ -9,29 +9,14 @@ from collections.abc import Callable, Sequence
 from math import ceil
 
 from appguard.limit import Hit
+from appguard.policy import STATE, Policy, policy_of
 from appguard.rate import TOLERANCE, Left, Rate
 
 HEADERS = ("draft", "legacy", "both", "none")
-POLICY, STATE = "ratelimit-policy", "ratelimit"
 RAW_STATE = STATE.encode()
-MEMO_MOST = 1024
 
 Fields = list[tuple[str, str]]
 RawFields = list[tuple[bytes, bytes]]
-
-
-class _Policy:
-    """What is told of one limit at every request: its policy, and how its state begins."""
-
-    __slots__ = ("amount", "field", "raw_field", "raw_state", "state")
-
-    def __init__(self, name: str, rate: Rate) -> None:
-        quoted = _quoted(name)
-        self.amount = rate.amount
-        self.field = (POLICY, f"{quoted};q={rate.amount};w={ceil(rate.window)}")
-        self.state = f"{quoted};r="
-        self.raw_field = (POLICY.encode(), self.field[1].encode())
-        self.raw_state = self.state.encode()
 
 
 class RateFields:
@@ -41,18 +26,19 @@ class RateFields:
         self._has_draft = headers in ("draft", "both")
         self.has_legacy = headers in ("legacy", "both")
         self.has_any = self._has_draft or self.has_legacy
-        self._policies: dict[tuple[str, str], _Policy] = {}
 
     def refused(self, name: str, rate: Rate, seconds: int, now: int) -> Fields:
         """Give the fields of a refusal by a limit for so many seconds; `now` is Unix seconds."""
-        return self._fields(self._policy(name, rate), 0, seconds, lambda: now)
+        return self._fields(policy_of(name, rate), 0, seconds, lambda: now)
 
     def passed(self, hits: Sequence[Hit], left: Sequence[Left], wall: Callable[[], float]) -> Fields:
         """Give the fields of an answer to a request, from its hits and what they left; `wall` gives Unix seconds."""
-        hit, (number, reset) = _least(hits, left) if len(left) > 1 else (hits[0], left[0])
+        hit, least = hits[0], left[0]
+        if len(left) > 1:
+            hit, least = _least(hits, left)
         if not hit.limit.counts_requests:
             return []
-        policy = self._policies.get(hit.policy) or self._policy(hit.limit.name, hit.rate)
+        policy, (number, reset) = hit.policy, least
         if self.has_legacy:
             return self._fields(policy, number, ceil(reset - TOLERANCE), wall)
         return [policy.field, (STATE, f"{policy.state}{number};t={ceil(reset - TOLERANCE)}")]
@@ -61,21 +47,15 @@ class RateFields:
         """Give the same as ASGI wants them."""
         if self.has_legacy:
             return [(name.encode(), value.encode()) for name, value in self.passed(hits, left, wall)]
-        hit, (number, reset) = _least(hits, left) if len(left) > 1 else (hits[0], left[0])
+        hit, least = hits[0], left[0]
+        if len(left) > 1:
+            hit, least = _least(hits, left)
         if not hit.limit.counts_requests:
             return []
-        policy = self._policies.get(hit.policy) or self._policy(hit.limit.name, hit.rate)
+        policy, (number, reset) = hit.policy, least
         return [policy.raw_field, (RAW_STATE, b"%b%d;t=%d" % (policy.raw_state, number, ceil(reset - TOLERANCE)))]
 
-    def _policy(self, name: str, rate: Rate) -> _Policy:
-        policy = self._policies.get((name, rate.text))
-        if policy is None:
-            if len(self._policies) >= MEMO_MOST:
-                self._policies.clear()
-            policy = self._policies[name, rate.text] = _Policy(name, rate)
-        return policy
-
-    def _fields(self, policy: _Policy, number: int, seconds: int, wall: Callable[[], float]) -> Fields:
+    def _fields(self, policy: Policy, number: int, seconds: int, wall: Callable[[], float]) -> Fields:
         fields: Fields = []
         if self._has_draft:
             fields = [policy.field, (STATE, f"{policy.state}{number};t={seconds}")]
@@ -94,9 +74,3 @@ def _least(hits: Sequence[Hit], left: Sequence[Left]) -> tuple[Hit, Left]:
     told = [(its, place) for place, its in enumerate(left) if hits[place].limit.counts_requests]
     least, place = min(told, default=(least, left.index(least)))
     return hits[place], least
-
-
-def _quoted(text: str) -> str:
-    """Write a string of RFC 9651: printable ASCII in double quotes."""
-    printable = "".join(letter if " " <= letter <= "~" else "?" for letter in text)
-    return '"' + printable.replace("\\", "\\\\").replace('"', '\\"') + '"'

@@ -33,8 +33,8 @@ class Noted:
     def __init__(self) -> None:
         self.notes: Sequence[Note] = ()
 
-    def note(self, note: Note) -> None:
-        """Note what was reported."""
+    def note(self, note: Note, request: Mapping[str, object]) -> None:
+        """Note what was reported of a request, which is a scope or an environ."""
         self.notes = (*self.notes, note)
 
 
@@ -53,9 +53,10 @@ def report_auth_success(request: object, user: str = "") -> None:
 
 
 def _note(request: object, kind: str, user: object, credential: object = "") -> None:
-    visit = _mapping_of(request).get(VISIT, "missing")
+    scope_or_environ = _mapping_of(request)
+    visit = scope_or_environ.get(VISIT, "missing")
     if isinstance(visit, Noted):
-        visit.note(Note(kind, _text(user), _text(credential)))
+        visit.note(Note(kind, _text(user), _text(credential)), scope_or_environ)
     elif visit is not None:
         log.warning("%s reported, but no AppGuard middleware is in front of this request", kind)
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from appguard.errors import ConfigError
-from appguard.middleware import Visit
 from appguard.report import VISIT
+from appguard.visit import Visit
 
 
 def visit_of(native: Mapping[str, object], advice: str) -> Visit | None:

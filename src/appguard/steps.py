@@ -29,7 +29,7 @@ class Step(NamedTuple):
 Steps = Generator[Step, Verdict, T]
 PATIENCE = 0.05  # seconds; with the rest of a request it stays below 60 ms
 LATE = 0.008  # seconds more after which it was this process that was late
-LONGEST = BUDGET + LATE
+LONGEST = BUDGET + LATE  # seconds; a first question that took longer is not counted among what a request waited
 
 
 class Waiting(Protocol):

@@ -1,25 +1,25 @@
 """The WSGI adapter: `application = AppGuard(application)` for any WSGI app (PEP 3333).
 
-It stands in front of routing. It never buffers: `start_response` is wrapped only to see the status, and the body is
-handed on as it is, or, where the app runs while the body is read, through an iterator that closes what it wraps.
+It stands in front of routing. It never buffers: `start_response` is wrapped to see the status, and a body is handed on
+as it is, but for one that begins the answer only while it is read.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Unpack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Unpack
 
 from appguard.answers import Answer
 from appguard.config import AppOptions, app_config
 from appguard.environ import client_of, exchange_of, header_of, is_preflight, path_of, text_of
 from appguard.guard import Refusal
-from appguard.middleware import Middleware, Visit
-from appguard.report import VISIT
+from appguard.middleware import Middleware
+from appguard.report import VISIT, Note
+from appguard.visit import Visit
 
-WHOLE = (list, tuple)  # bodies that are made when they are given
 TOLD = (401, 403)  # statuses that may be an event
-ENDED: "WSGIEnvironment" = {"REQUEST_METHOD": "GET"}  # in place of the environ of a request that is over
 
 if TYPE_CHECKING:
+    from _typeshed import OptExcInfo
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 
@@ -40,35 +40,41 @@ class AppGuard:
         self.application = application
         config = app_config(options)
         self._middleware = Middleware(config, header_of, _Visit) if config.enabled else None
-        self._started = False
+        self._started: Middleware | None = None
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Judge one request."""
-        middleware = self._middleware
+        middleware = self._started
         if middleware is None:
-            environ[VISIT] = None
-            return self.application(environ, start_response)
-        if not self._started:
-            middleware.start_under(environ.get(VISIT))
-            self._started = True
-        client, path = client_of(middleware, environ), path_of(environ)
+            return self._start(environ, start_response)
+        client = client_of(middleware, environ)
+        path = environ.get("PATH_INFO")
+        if not path or not path.isascii():
+            path = path_of(environ)
         method = environ["REQUEST_METHOD"].upper()  # as frameworks read it
+        visit: Any  # a refusal, or our own kind of visit
         visit = middleware.decide(client, method, path, method == "OPTIONS" and is_preflight(environ), environ)
         if type(visit) is Refusal:
             answer = middleware.answer(visit, client, method, path, environ, text_of(environ, "HTTP_ACCEPT"))
             return _refuse(answer, environ, start_response)
-        assert type(visit) is _Visit
-        visit.environ, visit.to, visit.status, visit.refused = environ, start_response, 0, None
+        visit.status = 0
+        visit.refused = None
         environ[VISIT] = visit
         try:
-            body = self.application(environ, visit.start_response)
+            body = self.application(environ, _beginning(visit, environ, start_response))
         except Exception:
-            visit.end(visit.status or 500)
+            visit.finish(environ, 500)
             raise
-        if visit.refused is None and _is_whole(body, environ):
-            visit.end(visit.status)
-            return body
-        return _Body(body, visit)
+        return body if visit.status and visit.refused is None else _Body(body, visit, environ)
+
+    def _start(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """Do what comes before the first request, or pass it on if AppGuard is switched off."""
+        if self._middleware is None:
+            environ[VISIT] = None
+            return self.application(environ, start_response)
+        self._middleware.start_under(environ.get(VISIT))
+        self._started = self._middleware
+        return self(environ, start_response)
 
     def close(self) -> None:
         """Close what the requests have opened; another request opens it again."""
@@ -77,67 +83,50 @@ class AppGuard:
 
 
 class _Visit(Visit):
-    """A request that was let in, and the answer to it on its way out."""
+    """A request that was let in, and the beginning of the answer to it.
 
-    __slots__ = ("environ", "refused", "status", "to")
+    It lies in the environ and so holds none: they would keep each other until the collector of garbage comes.
+    """
 
-    environ: "WSGIEnvironment"
-    to: "StartResponse"  # what begins the answer
-    status: int
+    __slots__ = ("refused", "status")
+
+    status: int  # 0 before the answer has begun
     refused: list[bytes] | None  # the body of a refusal that replaced the answer
 
-    def start_response(
-        self, status: str, headers: list[tuple[str, str]], exc_info: object = None, /
-    ) -> Callable[[bytes], object]:
-        """Hand the beginning of an answer on with what is left, and see what it says; a refusal replaces it."""
-        self.status = int(status[:3])
-        if self.notes or self.status in TOLD:
-            self.tell()
-        if self.pending:
-            self.middleware.settle(self, self.middleware.due(self, self.status))
-        if self.refusal is not None and self.refused is None:
-            environ, accept = self.environ, text_of(self.environ, "HTTP_ACCEPT")
-            answer = self.middleware.answer(self.refusal, self.client, self.method, self.path, environ, accept)
-            self.refused = list(_refuse(answer, self.environ, self.to))
-        if self.refused is not None:
-            return lambda _data: None
-        if self.left:
-            headers = [*headers, *self.middleware.fields.passed(self.hits, self.left, self.middleware.clock)]
-        return self.to(status, headers, exc_info) if exc_info else self.to(status, headers)  # type: ignore[arg-type]
+    def note(self, note: Note, request: Mapping[str, object]) -> None:
+        """Note what was reported; of an answer that has begun nobody asks again, so it is told now."""
+        super().note(note, request)
+        if self.status:
+            self.tell(request)
 
-    def tell(self) -> None:
+    def tell(self, environ: Mapping[str, object]) -> None:
         """Tell of the answer, once."""
         if self.outcome is None:
-            self.record(exchange_of(self.environ, self.client, self.path, self.status))
+            self.record(exchange_of(environ, self.client, self.path, self.status))
 
-    def finish(self, status: int) -> None:
-        """Note what was reported without an answer, after it, or before an exception."""
+    def finish(self, environ: "WSGIEnvironment", status: int) -> None:
+        """Tell what was reported of a request without an answer, or before an exception, which counts as a status."""
         if self.notes:
-            self.tell()
+            self.tell(environ)
         if self.pending:
-            self.middleware.settle(self, self.middleware.due(self, status))
-
-    def end(self, status: int) -> None:
-        """Do the same, and let go of the request: nothing of the app runs for it any more."""
-        if self.notes or self.pending:
-            self.finish(status)
-        self.environ, self.to = ENDED, _too_late  # or each would keep the other until the collector of garbage comes
+            self.middleware.settle(self, self.middleware.due(self, self.status or status))
 
 
 class _Body:
-    """A body that may be made while it is read; what is replaced by a refusal is closed unread."""
+    """A body that begins its answer when it is read, or one that is replaced by a refusal and closed unread."""
 
-    def __init__(self, body: Iterable[bytes], visit: _Visit) -> None:
+    def __init__(self, body: Iterable[bytes], visit: _Visit, environ: "WSGIEnvironment") -> None:
         self._body = body
         self._visit = visit
+        self._environ = environ
 
     def __iter__(self) -> Iterator[bytes]:
         for part in self._body if self._visit.refused is None else ():
-            if self._visit.refused is not None:  # an app that starts its answer while its body is read
+            if self._visit.refused is not None:
                 break
             yield part
         yield from self._visit.refused or ()
-        self._visit.finish(self._visit.status)
+        self._visit.finish(self._environ, 0)
 
     def close(self) -> None:
         close: Callable[[], None] | None = getattr(self._body, "close", None)
@@ -145,20 +134,37 @@ class _Body:
             if close is not None:
                 close()
         finally:
-            self._visit.end(self._visit.status)
+            self._visit.finish(self._environ, 0)
 
 
-def _too_late(_status: str, _headers: list[tuple[str, str]], _exc_info: object = None, /) -> Callable[[bytes], object]:
-    """Begin no answer: it is over."""
-    return lambda _data: None
+def _beginning(visit: _Visit, environ: "WSGIEnvironment", start_response: "StartResponse") -> "StartResponse":
+    """Give a `start_response` that hands the beginning of an answer on with what is left, and sees what it says.
 
+    A refusal replaces it, unless it has begun before.
+    """
 
-def _is_whole(body: Iterable[bytes], environ: "WSGIEnvironment") -> bool:
-    """Say whether nothing of the app runs while a body is read; of a server's wrapper of files, where it is a class."""
-    if type(body) in WHOLE:
-        return True
-    wrapper = environ.get("wsgi.file_wrapper")
-    return isinstance(wrapper, type) and isinstance(body, wrapper)
+    def begin(  # its annotations are texts, or they would be worked out at every request
+        status: "str", headers: "list[tuple[str, str]]", exc_info: "OptExcInfo | None" = None, /
+    ) -> "Callable[[bytes], object]":
+        has_begun = visit.status
+        visit.status = code = int(status[:3])
+        if visit.notes or code in TOLD:
+            visit.tell(environ)
+        if visit.pending:
+            visit.middleware.settle(visit, visit.middleware.due(visit, code))
+        if visit.refusal is not None:
+            if not has_begun:
+                accept = text_of(environ, "HTTP_ACCEPT")
+                answer = visit.middleware.answer(visit.refusal, visit.client, visit.method, visit.path, environ, accept)
+                visit.refused = list(_refuse(answer, environ, start_response))
+            if visit.refused is not None:
+                return lambda _data: None
+        if visit.left:
+            middleware = visit.middleware
+            headers = [*headers, *middleware.fields.passed(visit.hits, visit.left, middleware.clock)]
+        return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
+
+    return begin
 
 
 def _refuse(answer: Answer, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:

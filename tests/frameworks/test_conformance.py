@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 from wsgiref.util import setup_testing_defaults
@@ -184,8 +185,40 @@ def test_wsgi(inner: Any, method: str, path: str) -> None:
             return lambda _data: None
 
         body = app(environ, start_response)
-        assert b"".join(body)
+        whole = b"".join(body)
         body.close()  # type: ignore[attr-defined]
+        is_the_apps = statuses[-1].startswith(("200", "401"))
+        assert whole == b"onetwo" if is_the_apps else whole and b"one" not in whole
     assert len(statuses) == 4
     expected = {"/few": "429", "/login": "429", "/.env": "403"}.get(path, "200")
     assert statuses[3].startswith(expected)
+
+
+def test_wsgi_refusal_replaces_no_answer_that_has_begun() -> None:
+    """An app that has begun, and fails when a limit at a route refuses it, begins anew by `exc_info`, as its own."""
+    begun: list[tuple[str, bool]] = []
+
+    def failing(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
+        start_response("200 OK", [])
+        visit = environ["appguard.visit"]
+        if visit.middleware.ask(visit, Limit("1/hour"), "failing", environ):
+            try:
+                raise RuntimeError("refused")
+            except RuntimeError:
+                start_response("500 Failed", [], sys.exc_info())
+                yield b"failed"
+                return
+        yield b"done"
+
+    for inner in (failing, lambda *asked: list(failing(*asked))):
+        app = WsgiAppGuard(inner, **OPTIONS)
+        for whole in (b"done", b"failed"):
+            environ: dict[str, Any] = WHERE | {"REQUEST_METHOD": "GET", "PATH_INFO": "/"}
+            setup_testing_defaults(environ)
+
+            def start_response(status: str, _headers: object, exc_info: object = None) -> Callable[[bytes], object]:
+                begun.append((status, exc_info is not None))
+                return lambda _data: None
+
+            assert b"".join(app(environ, start_response)) == whole
+    assert begun == [("200 OK", False), ("200 OK", False), ("500 Failed", True)] * 2

@@ -3,9 +3,10 @@
 import asyncio
 import logging
 from base64 import b64encode
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+from wsgiref.util import setup_testing_defaults
 
 import pytest
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, Response, WebSocket
@@ -20,8 +21,12 @@ from appguard.asgi import Message
 from appguard.event import LINE_MOST
 from appguard.filters.event_log import EventLogFilter
 from appguard.flask import AppGuard as FlaskAppGuard
+from appguard.wsgi import AppGuard as WsgiAppGuard
 from tests.frameworks.asgi_client import ALICE, MALLORY, Caller, EventFile, Headers
 from tests.frameworks.sites import of_wsgi
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 PASSWORD = "s3cr3t-Pa55"
 FAIL = ["authn_login_fail"]
@@ -456,5 +461,29 @@ def test_a_report_when_an_answer_is_closed_tells_the_whole_request(events: Event
     FlaskAppGuard(site, event_log=str(events.path))
     ask = of_wsgi(site)
     assert ask("POST", "/sign-in", {"user-agent": "curl/8"}).status == 200
+    (event,) = events.read()
+    assert (event["method"], event["user_agent"], event["status"]) == ("POST", "curl/8", 200)
+
+
+def test_a_report_while_a_body_is_read_is_told_though_nobody_closes_it(events: EventFile) -> None:
+    """An app that reports after its answer has begun is heard at once: middlewares are about that forget to close."""
+
+    def stream(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterator[bytes]:
+        start_response("200 OK", [])
+
+        def parts() -> Iterator[bytes]:
+            yield b"who?"
+            report_auth_failure(environ, user="alice")
+            report_auth_failure(environ, user="alice")  # the same request: told once
+            yield b"no"
+
+        return parts()
+
+    guarded = WsgiAppGuard(stream, event_log=str(events.path), name="shop")
+    environ: WSGIEnvironment = {"REMOTE_ADDR": MALLORY, "REQUEST_METHOD": "POST", "HTTP_USER_AGENT": "curl/8"}
+    setup_testing_defaults(environ)
+    body = iter(guarded(environ, lambda _status, _headers, _error=None: lambda _data: None))
+    assert (next(body), events.kinds()) == (b"who?", [])
+    assert (next(body), events.kinds()) == (b"no", FAIL)
     (event,) = events.read()
     assert (event["method"], event["user_agent"], event["status"]) == ("POST", "curl/8", 200)

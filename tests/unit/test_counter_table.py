@@ -227,6 +227,23 @@ def test_other_systems_count_in_the_process() -> None:
     assert done.stderr.count("needs Linux") == 1
 
 
+WITHOUT_CTYPES = """
+import sys
+sys.modules["ctypes"] = None
+from pathlib import Path
+from appguard.stores.counter_table import flock, open_table
+one, other = (open_table("shop", Path(sys.argv[1]), 1.0) for _ in range(2))
+print(flock.__module__, one.lock(), other.lock(), one.unlock(), other.lock())
+"""
+
+
+def test_a_python_without_ctypes_locks_by_fcntl(tmp_path: Path) -> None:
+    """The lock is the same, only that other threads may come between."""
+    words = [sys.executable, "-c", WITHOUT_CTYPES, str(tmp_path / "c")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("appguard.stores.counter_table True False None True\n", "")
+
+
 # Death in the middle
 
 

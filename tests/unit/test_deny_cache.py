@@ -11,11 +11,12 @@ from appguard.ban import Ban
 from appguard.config import app_config
 from appguard.guard import UNCOUNTED, Guard, Refusal
 from appguard.limit import CLOSED_WAIT, Hit, Limit, Verdict
-from appguard.middleware import Middleware, Visit
+from appguard.middleware import Middleware
 from appguard.outcome import Outcome
 from appguard.proxies import Client
 from appguard.request import Request
 from appguard.stores.memory import MemoryStore
+from appguard.visit import Visit
 
 ALICE = Client(parse_address("203.0.113.5"), "203.0.113.5")
 

@@ -11,9 +11,10 @@ from django.http.response import HttpResponseBase
 from appguard.django.settings import from_settings
 from appguard.environ import client_of, exchange_of, header_of, is_preflight
 from appguard.guard import Refusal
-from appguard.middleware import Middleware, Visit
+from appguard.middleware import Middleware
 from appguard.proxies import Client
 from appguard.report import VISIT
+from appguard.visit import Visit
 
 Answering = Callable[[HttpRequest], HttpResponseBase] | Callable[[HttpRequest], Awaitable[HttpResponseBase]]
 

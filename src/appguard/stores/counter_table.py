@@ -4,17 +4,18 @@ Theory of operation. The file holds slots, each the runs of one key under one li
 is), 16 slots to a set. A key's keyed hash names its set and is its tag there; the key of the hash is random and stands
 in the file's header, so nobody outside can choose addresses that fall into one set. A slot is
 
-    opened, stale, total, newest, window, amount, burst, 11 times, 11 counts        (8 bytes each)
+    tag, until, stale, others, count, time, opened, window, amount, burst, 10 older runs: count, time    (8 bytes each)
 
-and its runs go round: the newest is the one with the latest time, the next place holds the oldest or nothing. With a
-burst the slot is a token bucket, whose only state, the time it is full again, stands in place of `opened`. `total`,
-`stale` and `newest` are there to be quick: no less than what the runs come to, until when no run but the newest leaves,
-and the place of that one; they are worked out anew when a run opens or leaves. Whoever reads or writes slots holds the
-lock (flock: the kernel frees it when its holder dies, however it dies). Every step of a write is one aligned word, and
-after every step the slot is valid, at worst without the request being counted; a slot changes hands by losing its tag
-first and getting the new one last. So a process killed in the middle leaves nothing to repair. Times are
-CLOCK_MONOTONIC, which all processes of one boot share; the header names the boot, and a file of an earlier one is
-emptied.
+where `count` and `time` are the newest run, opened at `opened`. An older run counts if its time is before that, and the
+newest if its time is not: so one word decides when the newest becomes an older one. With a burst the slot is a token
+bucket, whose only state, the time it is full again, stands in place of `opened`. The first five are there to be quick:
+whose slot it is, until when requests join the newest run and no other leaves, until when no other leaves, no less than
+what the others come to, and the newest's count; what they say of others is worked out anew when a run opens or leaves.
+Whoever reads or writes slots holds the lock (flock: the kernel frees it when its holder dies, however it dies). Every
+step of a write is one aligned word, and after every step the slot is valid, at worst without the request being counted;
+a slot changes hands by losing its tags first and getting new ones last. So a process killed in the middle leaves
+nothing to repair. Times are CLOCK_MONOTONIC, which all processes of one boot share; the header names the boot, and a
+file of an earlier one is emptied.
 
 The file is reserved in full when it is made (a page that a full disk cannot give would kill the process that touches
 it) and is never shortened while it is mapped. It lies in a directory that nobody else may enter; what somebody else
@@ -27,29 +28,33 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
+from importlib import import_module
 from math import inf
 from pathlib import Path
 from struct import Struct
 
+from appguard.limit import Hit
 from appguard.rate import RUNS_PER_WINDOW, TOLERANCE, Left, Rate, tokens_left
 
 if sys.platform != "win32":
     import fcntl
 
-    TRY = fcntl.LOCK_EX | fcntl.LOCK_NB
+    TRY, FREE = fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_UN
 
 SETS = 4096
 WAYS = 16
 RUNS = RUNS_PER_WINDOW + 1
-SLOT = Struct(f"2d2Qd2Q{RUNS}d{RUNS}Q")
-HEAD = Struct("2d2Q")
-RUN_TIMES = Struct(f"{RUNS}d")
-RUN_COUNTS = Struct(f"{RUNS}Q")
-OPENED, STALE, TOTAL, NEWEST, WINDOW, AMOUNT, BURST, TIMES, COUNTS = *range(8), 7 + RUNS  # places of words in a slot
-WORDS = SLOT.size // 8
+RUN = Struct("Qd")
+HEAD = Struct("Q2d2Q")
+OLDER_RUNS = Struct("Qd" * RUNS_PER_WINDOW)
+SLOT = Struct(f"Q2d2Q3d2Q{'Qd' * RUNS_PER_WINDOW}")
+TAG, UNTIL, STALE, OTHERS, COUNT, TIME, OPENED, WINDOW, AMOUNT, BURST, OLDER = range(11)  # places of words in a slot
+COUNT_AT, OLDER_AT = 8 * COUNT, 8 * OLDER
+SLOT_SIZE = SLOT.size
+WORDS = SLOT_SIZE // 8
 HEADER = Struct("32s36s32s")  # what it is, boot, secret
 RESETS = 16  # the place of a word, behind the header, that every reset by any process raises
 TAGS_AT = 4096  # then one tag per slot, then one hash of a client per slot, then the slots
@@ -58,19 +63,44 @@ PLACES_MOST = 8192
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
+def _find_flock() -> Callable[[int, int], int]:
+    """Give the `flock` of C, which says whether it failed.
+
+    That of `fcntl` lets go of the interpreter, and what never waits is over before another thread has it. It would
+    count until it has to wait for this one, at every request. A Python without ctypes has to do with that.
+    """
+
+    def of_fcntl(file: int, operation: int) -> int:
+        try:
+            fcntl.flock(file, operation)
+        except OSError:
+            return -1
+        return 0
+
+    try:
+        of_c: Callable[[int, int], int] = import_module("ctypes").PyDLL(None).flock
+    except (ImportError, OSError, AttributeError):
+        return of_fcntl
+    return of_c
+
+
+flock = _find_flock()
+
+
 class Place:
     """Where a key belongs: its tag, as bytes and as a number, the hash of its client, the first slot of its set.
 
-    `slot` is where it was found last, which may be another key's by now.
+    `slot` is where it was found last, and `at` its byte in the file; it may be another key's by now.
     """
 
-    __slots__ = ("client", "first", "number", "slot", "tag")
+    __slots__ = ("at", "client", "first", "number", "slot", "tag")
 
-    def __init__(self, tag: bytes, client: int, first: int) -> None:
+    def __init__(self, tag: bytes, client: int, first: int, at: int) -> None:
         self.tag = tag
         self.number = int.from_bytes(tag, sys.byteorder)
         self.client = client
         self.first = self.slot = first
+        self.at = at
 
 
 class CounterTable:
@@ -83,12 +113,12 @@ class CounterTable:
         slots = sets * WAYS
         self._clients_at = TAGS_AT + 8 * slots
         self._slots_at = TAGS_AT + 16 * slots
-        self.size = self._slots_at + SLOT.size * slots
+        self.size = self._slots_at + SLOT_SIZE * slots
         self._places: dict[str, Place] = {}
 
     def map(self) -> None:
         """Make the file a table of this boot if it is none, and map it; raise `OSError`."""
-        boot, kind = BOOT.read_bytes().strip(), f"appguard-counters 3 {self._sets}".encode().ljust(32)
+        boot, kind = BOOT.read_bytes().strip(), f"appguard-counters 4 {self._sets}".encode().ljust(32)
         header = os.pread(self._file, HEADER.size, 0)
         if os.fstat(self._file).st_size < self.size or not header.startswith(kind + boot):
             header = HEADER.pack(kind, boot, os.urandom(32))
@@ -114,24 +144,17 @@ class CounterTable:
     def lock(self, patience: float = 0.0) -> bool:
         """Take the lock; say whether it was free within so many seconds. The threads of a process must take turns."""
         end = 0.0
-        while True:
-            try:
-                fcntl.flock(self._file, TRY)
-            except OSError:
-                now = time.monotonic()
-                end = end or now + patience
-                if now >= end:
-                    return False
-                time.sleep(0.0001)
-            else:
-                return True
+        while flock(self._file, TRY):
+            now = time.monotonic()
+            end = end or now + patience
+            if now >= end:
+                return False
+            time.sleep(0.0001)
+        return True
 
     def unlock(self) -> None:
-        """Give the lock back; nothing happens if it was not taken."""
-        try:  # noqa: SIM105 - `suppress` costs as much as the rest, at every request
-            fcntl.flock(self._file, fcntl.LOCK_UN)
-        except OSError:  # the app closed a file that is not its own: noticed by `is_current`
-            pass
+        """Give the lock back; nothing happens if it was not taken, or if the app closed a file that is not its own."""
+        flock(self._file, FREE)
 
     def is_current(self) -> bool:
         """Say whether other processes still find this file, and show cleaners of temporary files that it is used."""
@@ -161,7 +184,7 @@ class CounterTable:
             tag = digest[:8] if any(digest[:8]) else b"\1" * 8  # nothing but zeros is an empty slot
             client = int.from_bytes(self._hash(key.partition(" ")[0])[:8], sys.byteorder)
             first = int.from_bytes(digest[8:], sys.byteorder) % self._sets * WAYS
-            place = self._places[key] = Place(tag, client, first)
+            place = self._places[key] = Place(tag, client, first, self._slots_at + SLOT_SIZE * first)
         return place
 
     def _hash(self, text: str) -> bytes:
@@ -183,8 +206,19 @@ class CounterTable:
         else:  # across two tags
             ways = range(place.first, place.first + WAYS)
             slot = next((slot for slot in ways if self._tags[slot] == place.number), -1)
-        place.slot = max(slot, place.first)
+        if slot >= 0:
+            self._give(place, slot)
         return slot
+
+    def _give(self, place: Place, slot: int) -> None:
+        """Note which slot is a key's, in the slot too."""
+        place.slot, place.at = slot, self._slots_at + SLOT_SIZE * slot
+        self._numbers[slot * WORDS + TAG] = place.number
+
+    def _drop(self, slot: int) -> None:
+        """Empty a slot."""
+        self._numbers[slot * WORDS + TAG] = 0
+        self._tags[slot] = 0
 
     def wait(self, slot: int, rate: Rate, now: float, cost: int = 1) -> float:
         """Give the seconds until a request of the slot's key is admitted; 0 if it is now."""
@@ -194,65 +228,74 @@ class CounterTable:
             full_at = self._seconds[slot * WORDS + OPENED]
             wait = max(full_at - now, 0.0) - (rate.burst - (cost or 1)) * (rate.window / rate.amount)
             return wait if wait > TOLERANCE else 0.0
-        if self._numbers[slot * WORDS + TOTAL] + (cost or 1) <= rate.amount:  # even with runs that have left
+        begin, numbers = slot * WORDS, self._numbers
+        if numbers[begin + OTHERS] + numbers[begin + COUNT] + (cost or 1) <= rate.amount:  # even with what has left
             return 0.0
         runs = self._runs(slot, rate.window, now)
         over = sum(count for _, count in runs) + (cost or 1) - rate.amount
         return _wait_for(over, sorted(runs), rate.window, now) if over > 0 else 0.0
 
     def _runs(self, slot: int, window: float, now: float) -> Sequence[tuple[float, int]]:
-        """Give the runs that have not left."""
-        begin = self._slots_at + slot * SLOT.size
-        times = RUN_TIMES.unpack_from(self._map, begin + 8 * TIMES)
-        counts = RUN_COUNTS.unpack_from(self._map, begin + 8 * COUNTS)
-        return [run for run in zip(times, counts, strict=True) if run[0] + window > now]
+        """Give the runs that have not left, the newest last if it is one."""
+        begin = slot * WORDS
+        opened, newest = self._seconds[begin + OPENED], self._seconds[begin + TIME]
+        runs = [run for run in self._older(slot) if run[0] < opened and run[0] + window > now]
+        if newest >= opened and newest + window > now:
+            runs.append((newest, self._numbers[begin + COUNT]))
+        return runs
 
-    def quickly(self, slot: int, rate: Rate, now: float, cost: int) -> Left | None:
-        """Count one request, as most are: it joins the newest run, and none has left; None if it is another one."""
-        begin, window = slot * WORDS, rate.window
-        opened, stale, total, newest = HEAD.unpack_from(self._map, self._slots_at + 8 * begin)
-        left = rate.amount - total - cost
-        if left < 0 or now >= stale or now - opened >= window / RUNS_PER_WINDOW or rate.burst or not cost:
+    def _older(self, slot: int) -> Sequence[tuple[float, int]]:
+        words = OLDER_RUNS.unpack_from(self._map, self._slots_at + SLOT_SIZE * slot + OLDER_AT)
+        return list(zip(words[1::2], words[::2], strict=True))
+
+    def quickly(self, hit: Hit, now: float) -> Left | None:
+        """Count one request, as most are: it joins the newest run, and no other leaves; None if it is another one."""
+        place = self._places.get(hit.key)
+        if place is None:
             return None
-        numbers, reset = self._numbers, stale - now
-        numbers[begin + TOTAL] = total + cost  # first: it is never too small
-        numbers[begin + COUNTS + newest] += cost
-        self._seconds[begin + TIMES + newest] = now
-        return left, reset if reset < window else window
+        tag, until, stale, others, count = HEAD.unpack_from(self._map, place.at)
+        rate, cost = hit.rate, hit.cost
+        count += cost
+        left = rate.amount - others - count
+        if left < 0 or now >= until or tag != place.number or not cost:
+            return None
+        RUN.pack_into(self._map, place.at + COUNT_AT, count, now)
+        reset = stale - now
+        return left, reset if reset < rate.window else rate.window
 
     def add(self, slot: int, rate: Rate, now: float, cost: int = 1) -> Left:
         """Count one request that is admitted; give what is left then."""
-        seconds, numbers, begin, window = self._seconds, self._numbers, slot * WORDS, rate.window
+        window = rate.window
         if rate.burst:
-            interval = window / rate.amount
-            seconds[begin + OPENED] = full_at = max(seconds[begin + OPENED], now) + cost * interval
+            interval, opened = window / rate.amount, slot * WORDS + OPENED
+            self._seconds[opened] = full_at = max(self._seconds[opened], now) + cost * interval
             return tokens_left(full_at - now, rate.burst, interval)
-        stale, total, newest = self._tidy(slot, window, now)
-        numbers[begin + TOTAL] = total + cost  # first, as above
-        numbers[begin + COUNTS + newest] += cost
-        seconds[begin + TIMES + newest] = now
-        return rate.amount - total - cost, min(stale - now, window)
+        stale, others, count = self._tidy(slot, window, now)
+        RUN.pack_into(self._map, self._slots_at + SLOT_SIZE * slot + COUNT_AT, count + cost, now)
+        return rate.amount - others - count - cost, min(stale - now, window)
 
     def _tidy(self, slot: int, window: float, now: float) -> tuple[float, int, int]:
-        """Open a run if it is time, and work out what is kept to be quick: `stale`, `total`, `newest`."""
+        """Open a run if it is time, and work out what is kept to be quick; give `stale`, `others`, `count`."""
         seconds, numbers, begin = self._seconds, self._numbers, slot * WORDS
-        times = RUN_TIMES.unpack_from(self._map, self._slots_at + 8 * (begin + TIMES))
-        newest = times.index(max(times))
-        oldest = (newest + 1) % RUNS
-        if now - seconds[begin + OPENED] >= window / RUNS_PER_WINDOW and times[oldest] + window <= now:
-            numbers[begin + COUNTS + oldest] = 0
-            seconds[begin + TIMES + oldest] = now
-            numbers[begin + NEWEST] = newest = oldest  # before `opened`, or a request might join a run that has left
-            seconds[begin + OPENED] = now
-        else:
-            numbers[begin + NEWEST] = newest
-        counts = RUN_COUNTS.unpack_from(self._map, self._slots_at + 8 * (begin + COUNTS))
-        others = [place for place in range(RUNS) if place != newest and counts[place] and times[place] + window > now]
-        total = counts[newest] + sum(counts[place] for place in others)
-        stale = min((times[place] for place in others), default=inf) + window
-        numbers[begin + TOTAL] = total
+        seconds[begin + UNTIL] = -inf  # nobody is quick with half of what follows
+        opened, time, count = seconds[begin + OPENED], seconds[begin + TIME], numbers[begin + COUNT]
+        older = [run if run[0] < opened else (-inf, 0) for run in self._older(slot)]
+        oldest = older.index(min(older))
+        if now - opened >= window / RUNS_PER_WINDOW and older[oldest][0] + window <= now:
+            if time >= opened:
+                older[oldest] = time, count
+                place = self._slots_at + SLOT_SIZE * slot + OLDER_AT + RUN.size * oldest
+                RUN.pack_into(self._map, place, count, time)
+            seconds[begin + OPENED] = opened = now
+        others = [run for run in older if run[1] and run[0] + window > now]
+        stale = min(others)[0] + window if others else inf
+        numbers[begin + OTHERS] = of_others = sum(run[1] for run in others)
+        if time < opened:  # after `others`, which with this is never too small
+            RUN.pack_into(self._map, self._slots_at + SLOT_SIZE * slot + COUNT_AT, 0, now)
+            count = 0
         seconds[begin + STALE] = stale
-        return stale, total, newest
+        seconds[begin + UNTIL] = min(stale, opened + window / RUNS_PER_WINDOW)
+        return stale, of_others, count
 
     def left(self, slot: int, rate: Rate, now: float) -> Left:
         """Give what is left of a key."""
@@ -271,25 +314,27 @@ class CounterTable:
             return
         if now - at >= rate.window:
             return  # its run may be gone, and a later one must not pay for it
-        times = RUN_TIMES.unpack_from(self._map, self._slots_at + 8 * (begin + TIMES))
-        joined = min((time for time in times if time >= at), default=None)
-        if joined is not None:
-            place = begin + COUNTS + times.index(joined)
-            self._seconds[begin + STALE] = -inf
-            self._numbers[place] -= min(cost, self._numbers[place])
+        runs = [run for run in self._runs(slot, inf, now) if run[0] >= at]
+        if not runs:
+            return
+        time, count = min(runs)
+        self._seconds[begin + UNTIL] = -inf
+        is_newest = time >= self._seconds[begin + OPENED]
+        word = COUNT if is_newest else OLDER + 2 * self._older(slot).index((time, count))
+        self._numbers[begin + word] = count - min(cost, count)
 
     def take(self, place: Place, rate: Rate, now: float) -> int:
         """Give a key an empty slot, or that of the key whose runs leave first; -1 if all are over their limits."""
         slot = self._room(place.first, now)
         if slot >= 0:
-            self._tags[slot] = 0
+            self._drop(slot)
             amount = min(rate.amount, AMOUNT_MOST)
             burst = min(rate.burst, AMOUNT_MOST)
-            nothing = (-inf, -inf, 0, 0, rate.window, amount, burst, *(-inf,) * RUNS, *(0,) * RUNS)
-            SLOT.pack_into(self._map, self._slots_at + slot * SLOT.size, *nothing)
+            nothing = (0, -inf, -inf, 0, 0, -inf, -inf, rate.window, amount, burst, *(0, -inf) * RUNS_PER_WINDOW)
+            SLOT.pack_into(self._map, self._slots_at + slot * SLOT_SIZE, *nothing)
             self._clients[slot] = place.client
             self._tags[slot] = place.number
-            place.slot = slot
+            self._give(place, slot)
         return slot
 
     def _room(self, first: int, now: float) -> int:
@@ -300,9 +345,8 @@ class CounterTable:
             begin = slot * WORDS
             window, burst = self._seconds[begin + WINDOW], self._numbers[begin + BURST]
             rate = Rate("", self._numbers[begin + AMOUNT], window, burst)
-            left = (
-                self._seconds[begin + OPENED] if burst else max(self._seconds[begin + TIMES : begin + COUNTS]) + window
-            )
+            latest = max(self._seconds[begin + TIME], max(self._older(slot))[0])
+            left = self._seconds[begin + OPENED] if burst else latest + window
             if left < leaves and self.wait(slot, rate, now) == 0.0:
                 chosen, leaves = slot, left
         return chosen
@@ -313,7 +357,7 @@ class CounterTable:
         found = self._map.find(wanted, self._clients_at, self._slots_at)
         while found >= 0:
             if found % 8 == 0:
-                self._tags[(found - self._clients_at) // 8] = 0
+                self._drop((found - self._clients_at) // 8)
             found = self._map.find(wanted, found + 1, self._slots_at)
         self.words[RESETS] += 1
 

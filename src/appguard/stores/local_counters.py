@@ -18,6 +18,7 @@ from appguard.limit import ADMITTED, Hit, Verdict, new_verdict
 from appguard.rate import Left
 from appguard.stores.counter_table import RESETS, SETS, CounterTable, open_table
 from appguard.stores.memory import MemoryCounters
+from appguard.turn import wait_for_turn
 
 PATIENCE = 0.25  # seconds; on a busy machine a holder that lost its processor to others is back by then
 RECHECK = 1.0  # seconds: how late a table that was removed, or can be made now, is noticed
@@ -62,22 +63,38 @@ class LocalCounters:
         if not hits:
             return ADMITTED
         lock = self._table_lock
-        lock.acquire()  # `with` takes three times as long; who polled it would starve beside busy threads
+        if not lock.acquire(False):  # `with` takes three times as long
+            wait_for_turn(lock)
         try:
             table = self._shared
-            if table is None or self._table_clock() >= self._look_at_table:
-                table = self._look()
-            if table is None:
-                return self._alone.check(hits)
-            try:
-                if (self._is_stuck or not table.lock()) and not self._locked(table):
-                    return self._count_alone(hits)
-                now = self._table_clock()  # read under the lock: it does not go back between processes
-                return _count_one(table, hits[0], now) if len(hits) == 1 else _count(table, hits, now)
-            finally:
-                table.unlock()
+            if table is not None and not self._is_stuck and table.lock():  # as most requests have it
+                try:
+                    now = self._table_clock()  # read under the lock: it does not go back between processes
+                    if now < self._look_at_table:
+                        left = table.quickly(hits[0], now) if len(hits) == 1 else None
+                        if left is None:
+                            return _count(table, hits, now)
+                        return new_verdict(Verdict, (None, 0.0, now, (left,), True))
+                finally:
+                    table.unlock()
+            return self._check(hits)
         finally:
             lock.release()
+
+    def _check(self, hits: Sequence[Hit]) -> Verdict:
+        """Do the same when the table is to be looked at first, or its lock is another's."""
+        table = self._shared
+        if table is None or self._table_clock() >= self._look_at_table:
+            table = self._look()
+        if table is None:
+            return self._alone.check(hits)
+        try:
+            if not self._locked(table):
+                self._counted_alone += 1
+                return self._alone.check(hits)
+            return _count(table, hits, self._table_clock())
+        finally:
+            table.unlock()
 
     async def check_async(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Do what `check` does; it blocks for `PATIENCE` at most, and only if another process was stopped."""
@@ -162,10 +179,6 @@ class LocalCounters:
             self._is_stuck = False
         return True
 
-    def _count_alone(self, hits: Sequence[Hit]) -> Verdict:
-        self._counted_alone += 1
-        return self._alone.check(hits)
-
 
 def _count(table: CounterTable, hits: Sequence[Hit], now: float) -> Verdict:
     refused: Hit | None = None
@@ -186,17 +199,6 @@ def _count(table: CounterTable, hits: Sequence[Hit], now: float) -> Verdict:
     return new_verdict(Verdict, (None, 0.0, now, left, True))
 
 
-def _count_one(table: CounterTable, hit: Hit, now: float) -> Verdict:
-    """Do the same for one hit, as most requests have, with less ado."""
-    slot = table.find(hit.key)
-    if slot >= 0 and (left := table.quickly(slot, hit.rate, now, hit.cost)) is not None:
-        return new_verdict(Verdict, (None, 0.0, now, (left,), True))
-    wait = table.wait(slot, hit.rate, now, hit.cost) if slot >= 0 else _wait_of_new(hit)
-    if wait > 0.0:
-        return Verdict(hit, wait)
-    return new_verdict(Verdict, (None, 0.0, now, (_add(table, slot, hit, now),), True))
-
-
 def _add(table: CounterTable, slot: int, hit: Hit, now: float) -> Left:
     """Count an admitted hit, whose slot this is (-1: none yet); give what is left then."""
     rate, cost = hit.rate, hit.cost
@@ -206,7 +208,7 @@ def _add(table: CounterTable, slot: int, hit: Hit, now: float) -> Left:
         return rate.most, 0.0
     if not cost:
         return table.left(slot, rate, now)
-    return table.quickly(slot, rate, now, cost) or table.add(slot, rate, now, cost)
+    return table.quickly(hit, now) or table.add(slot, rate, now, cost)
 
 
 def _wait_of_new(hit: Hit) -> float:

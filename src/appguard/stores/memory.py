@@ -22,6 +22,7 @@ from appguard.rate import Left, SlidingWindow, TokenBucket
 from appguard.stores.base import Changes, Closing, Snapshot
 from appguard.stores.ends import End, Ends
 from appguard.stores.sure_time import SureTime
+from appguard.turn import wait_for_turn
 
 KEYS_MOST = 100_000
 EVICTION_TRIES = 16
@@ -51,7 +52,8 @@ class MemoryCounters:
             return self._check_all(hits) if hits else ADMITTED
         hit, now, lock = hits[0], self._monotonic(), self._counters_lock
         key, cost = hit.key, hit.cost
-        lock.acquire()  # `with` takes three times as long
+        if not lock.acquire(False):  # `with` takes three times as long
+            wait_for_turn(lock)
         try:  # the same as below, for one hit, as most requests have, in half the time
             counters = self._counters
             known = counters.get(key)

@@ -48,6 +48,8 @@ class RedisStore(RedisCounters, RedisBanSet, Closing):
             self._reads_published = self._daemon_lives()
         if self._reads_published:
             return self._published.get(address)
+        if self._synced.is_set() and not self._table.may_hold(address):  # as most
+            return None
         ban = RedisBanSet.get(self, address)
         return self._published.get(address) if ban is None and not self._synced.is_set() else ban
 
