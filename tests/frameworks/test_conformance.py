@@ -210,7 +210,10 @@ def test_wsgi_refusal_replaces_no_answer_that_has_begun() -> None:
                 return
         yield b"done"
 
-    for inner in (failing, lambda *asked: list(failing(*asked))):
+    def at_once(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
+        return list(failing(environ, start_response))
+
+    for inner in (failing, at_once):
         app = WsgiAppGuard(inner, **OPTIONS)
         for whole in (b"done", b"failed"):
             environ: dict[str, Any] = WHERE | {"REQUEST_METHOD": "GET", "PATH_INFO": "/"}
