@@ -1,7 +1,8 @@
 """report_auth_failure and report_auth_success: the app notes a fact on the request, nothing else.
 
 The middleware leaves on the request what hears reports before the app runs, and asks it when the answer is known; so a
-report costs nothing, cannot fail the request, and needs no import of a framework.
+report costs nothing, cannot fail the request, and needs no import of a framework. Only one that comes when nobody will
+ask again, behind WSGI after the answer has begun, is told by the thread that reports.
 """
 
 import logging

@@ -3,7 +3,7 @@
 import time
 from threading import Lock
 
-LOOKS, EVERY = 10, 0.00005  # how often, and after how many seconds each
+EVERY, LOOKING = 0.00005, 0.01  # seconds between two looks, and seconds after which a thread stops to look
 
 
 def wait_for_turn(lock: "Lock") -> None:
@@ -13,7 +13,8 @@ def wait_for_turn(lock: "Lock") -> None:
     both, and from there on all of them wait at every request. So a thread looks now and then instead; but not for
     ever, since beside threads that do nothing else it may never find the lock free.
     """
-    for _ in range(LOOKS):
+    end = time.monotonic() + LOOKING
+    while time.monotonic() < end:
         time.sleep(EVERY)
         if lock.acquire(False):
             return

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 from appguard.answers import Answer
 from appguard.config import AppOptions, app_config
 from appguard.environ import client_of, exchange_of, header_of, is_preflight, path_of, text_of
+from appguard.event import LOGIN_FAIL, LOGIN_SUCCESS
 from appguard.guard import Refusal
 from appguard.middleware import Middleware
 from appguard.report import VISIT, Note
@@ -94,9 +95,14 @@ class _Visit(Visit):
     refused: list[bytes] | None  # the body of a refusal that replaced the answer
 
     def note(self, note: Note, request: Mapping[str, object]) -> None:
-        """Note what was reported; of an answer that has begun nobody asks again, so it is told now."""
+        """Note what was reported; of an answer that has begun nobody asks again, so it is told now.
+
+        A failure is told of a request that was told to be a login, too: of both it is what counts.
+        """
         super().note(note, request)
         if self.status:
+            if note.kind == LOGIN_FAIL and self.outcome is not None and self.outcome.kind == LOGIN_SUCCESS:
+                self.outcome = None
             self.tell(request)
 
     def tell(self, environ: Mapping[str, object]) -> None:

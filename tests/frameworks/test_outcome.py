@@ -3,9 +3,10 @@
 import asyncio
 import logging
 from base64 import b64encode
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 from wsgiref.util import setup_testing_defaults
 
 import pytest
@@ -26,7 +27,7 @@ from tests.frameworks.asgi_client import ALICE, MALLORY, Caller, EventFile, Head
 from tests.frameworks.sites import of_wsgi
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 PASSWORD = "s3cr3t-Pa55"
 FAIL = ["authn_login_fail"]
@@ -465,6 +466,18 @@ def test_a_report_when_an_answer_is_closed_tells_the_whole_request(events: Event
     assert (event["method"], event["user_agent"], event["status"]) == ("POST", "curl/8", 200)
 
 
+def begin(_status: str, _headers: object, _error: object = None) -> Callable[[bytes], object]:
+    """Begin an answer of which nobody asks."""
+    return lambda _data: None
+
+
+def asked_of(app: "WSGIApplication", events: EventFile) -> Iterable[bytes]:
+    """Ask a guarded WSGI app; give the body."""
+    environ: WSGIEnvironment = {"REMOTE_ADDR": MALLORY, "REQUEST_METHOD": "POST", "HTTP_USER_AGENT": "curl/8"}
+    setup_testing_defaults(environ)
+    return WsgiAppGuard(app, event_log=str(events.path), name="shop")(environ, begin)
+
+
 def test_a_report_while_a_body_is_read_is_told_though_nobody_closes_it(events: EventFile) -> None:
     """An app that reports after its answer has begun is heard at once: middlewares are about that forget to close."""
 
@@ -479,11 +492,53 @@ def test_a_report_while_a_body_is_read_is_told_though_nobody_closes_it(events: E
 
         return parts()
 
-    guarded = WsgiAppGuard(stream, event_log=str(events.path), name="shop")
-    environ: WSGIEnvironment = {"REMOTE_ADDR": MALLORY, "REQUEST_METHOD": "POST", "HTTP_USER_AGENT": "curl/8"}
-    setup_testing_defaults(environ)
-    body = iter(guarded(environ, lambda _status, _headers, _error=None: lambda _data: None))
+    body = iter(asked_of(stream, events))
     assert (next(body), events.kinds()) == (b"who?", [])
     assert (next(body), events.kinds()) == (b"no", FAIL)
     (event,) = events.read()
     assert (event["method"], event["user_agent"], event["status"]) == ("POST", "curl/8", 200)
+
+
+def test_a_failure_after_a_success_is_told_whatever_has_begun(events: EventFile) -> None:
+    """Of a right password and a wrong second factor it is the second that counts, also while a body is read."""
+
+    def stream(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterator[bytes]:
+        start_response("200 OK", [])
+        report_auth_success(environ, user="alice")
+        for _ in range(2):
+            report_auth_failure(environ, user="alice")
+            report_auth_success(environ, user="alice")
+        yield b"no"
+
+    assert [*asked_of(stream, events)] == [b"no"]
+    assert events.kinds() == ["authn_login_success", *FAIL]
+
+
+@pytest.mark.parametrize("ending", ["raises", "raises while read", "ends", "is left"])
+def test_a_report_without_an_answer_is_told(events: EventFile, ending: str) -> None:
+    """An app that reports and then fails, answers nothing, or whose client leaves before it answers, was heard."""
+
+    def report(environ: "WSGIEnvironment", _start_response: "StartResponse") -> Iterator[bytes]:
+        report_auth_failure(environ, user="alice")
+        yield b""
+        if ending == "raises while read":
+            raise RuntimeError("the app's own")
+
+    def fail(environ: "WSGIEnvironment", _start_response: "StartResponse") -> Iterator[bytes]:
+        report_auth_failure(environ, user="alice")
+        raise RuntimeError("the app's own")
+
+    if ending == "raises":
+        with pytest.raises(RuntimeError):
+            asked_of(fail, events)
+    else:
+        body: Any = asked_of(report, events)
+        if ending == "is left":
+            assert next(iter(body)) == b""
+            body.close()
+        elif ending == "ends":
+            assert [*body] == [b""]
+        else:
+            with pytest.raises(RuntimeError), closing(body):
+                list(body)
+    assert events.kinds() == FAIL

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 
 from appguard.limit import Hit, Limit
+from appguard.rate import SlidingWindow
 from appguard.stores import counter_table
-from appguard.stores.counter_table import BOOT, RUNS, WAYS
+from appguard.stores.counter_table import BOOT, RUNS, WAYS, open_table
 from appguard.stores.local import LocalStore
 from appguard.stores.local_counters import LocalCounters
 from tests.forked import forked
@@ -227,21 +228,23 @@ def test_other_systems_count_in_the_process() -> None:
     assert done.stderr.count("needs Linux") == 1
 
 
-WITHOUT_CTYPES = """
+LOCKING = """
 import sys
-sys.modules["ctypes"] = None
 from pathlib import Path
+if len(sys.argv) > 2:
+    sys.modules["ctypes"] = None
 from appguard.stores.counter_table import flock, open_table
 one, other = (open_table("shop", Path(sys.argv[1]), 1.0) for _ in range(2))
-print(flock.__module__, one.lock(), other.lock(), one.unlock(), other.lock())
+print(type(flock).__name__, one.lock(), other.lock(), one.unlock(), other.lock())
 """
 
 
-def test_a_python_without_ctypes_locks_by_fcntl(tmp_path: Path) -> None:
-    """The lock is the same, only that other threads may come between."""
-    words = [sys.executable, "-c", WITHOUT_CTYPES, str(tmp_path / "c")]
+@pytest.mark.parametrize(("more", "kind"), [([], "_FuncPtr"), (["without ctypes"], "function")])
+def test_lock_is_of_c_or_else_of_fcntl(tmp_path: Path, more: list[str], kind: str) -> None:
+    """The lock is the same, only that fcntl's lets other threads come between."""
+    words = [sys.executable, "-c", LOCKING, str(tmp_path / "c"), *more]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == ("appguard.stores.counter_table True False None True\n", "")
+    assert (done.stdout, done.stderr) == (f"{kind} True False None True\n", "")
 
 
 # Death in the middle
@@ -271,6 +274,52 @@ def test_death_at_any_line_leaves_a_table(tmp_path: Path, caplog: pytest.LogCapt
         number += 1
     assert number > 30
     assert not caplog.records  # nobody counted for itself
+
+
+class Deadly:
+    """A cost that kills whoever writes what it comes to, when the writing has begun."""
+
+    def __radd__(self, _: object) -> "Deadly":
+        return self
+
+    def __rsub__(self, _: object) -> int:
+        return 0
+
+    def __index__(self) -> int:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return 0
+
+
+def test_death_in_the_middle_of_a_write_forgets_nobody(tmp_path: Path) -> None:
+    """A write that has begun and is not done leaves the word it is for as it was."""
+    now = [1000.0]
+    mine = LocalCounters("shop", tmp_path / "c", lambda: now[0])
+    for _ in range(5):
+        now[0] += 1.0
+        assert mine.check(HIT).refused is None
+    deadly: Any = Deadly()
+    pid = os.fork()
+    if not pid:
+        mine.check(HIT)  # opens the table
+        mine.check([Hit(HIT[0].key, FIVE, deadly)])
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    assert mine.check(HIT).refused is not None
+    mine.close_table()
+
+
+def test_usual_requests_are_counted_with_one_look(tmp_path: Path) -> None:
+    """The second request of a run, and each after it, is counted the quick way, also after a reset."""
+    table, hit = open_table("shop", tmp_path / "c", 1.0), HIT[0]
+    for _ in range(2):
+        assert table.quickly(hit, 1000.0) is None
+        slot = table.take(table.place(hit.key), hit.rate, 1000.0)
+        model = SlidingWindow(hit.rate)
+        assert table.add(slot, hit.rate, 1000.0) == model.take(1000.0)
+        for second in (1001.0, 1002.0):
+            assert table.quickly(hit, second) == model.take(second)
+        table.forget(hit.key.partition(" ")[0])
+    table.close()
 
 
 def was_killed_at(number: int, directory: Path, begin: str) -> bool:

@@ -136,6 +136,45 @@ def test_table_counts_as_the_pure_model(tmp_path: Path) -> None:
     counters.close_table()
 
 
+steps = st.lists(
+    st.tuples(
+        st.one_of(st.integers(0, 30), st.sampled_from([0, 102, 103, 400, 1023, 1024])),
+        st.integers(0, 3),  # the cost; 0 takes the oldest request back
+        st.booleans(),  # which handle of the table
+    ),
+    min_size=20,
+    max_size=80,
+)
+
+
+def test_table_tells_and_takes_back_as_the_pure_model(tmp_path: Path) -> None:
+    """What is left, and in how many seconds there is more, is what `SlidingWindow` says, by any process's hands."""
+    now = [0.0]
+    handles = [LocalCounters("shop", tmp_path / "counters", lambda: now[0]) for _ in range(2)]
+
+    @settings(max_examples=200)
+    @given(amount=st.integers(5, 50), steps=steps)
+    def agree(amount: int, steps: list[tuple[int, int, bool]]) -> None:
+        limit, key = Limit(f"{amount}/second"), f"client{next(fresh)} x"
+        model, counted = SlidingWindow(parse_rate(limit.rate)), list[tuple[float, Hit]]()
+        for counters in handles:
+            counters.check([Hit(f"{key} opened", limit)])
+        for gap, cost, other in steps:
+            now[0] += gap * UNIT
+            if not cost and counted:
+                at, hit = counted.pop(0)
+                handles[other].give_back([hit], at)
+                model.give_back(at, now[0], hit.cost)
+            elif cost:
+                hit = Hit(key, limit, cost)
+                verdict, left = handles[other].check([hit]), model.take(now[0], cost)
+                assert [*verdict.left] == ([] if left is None else [left])
+                if left is not None:
+                    counted.append((verdict.time, hit))
+
+    agree()
+
+
 @pytest.mark.parametrize("gaps", [(0,), (51,), (102,), (103,), (50, 53), (1, 102), (1023,), (1024,)])
 def test_steady_flow_counts_as_the_pure_model(tmp_path: Path, gaps: tuple[int, ...]) -> None:
     """A flow that goes on for many windows, with as many runs as there may be, gets the waits of `SlidingWindow`."""

@@ -44,15 +44,35 @@ if sys.platform != "win32":
 
     TRY, FREE = fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_UN
 
+    def _find_flock() -> Callable[[int, int], int]:
+        """Give the `flock` of C, which says whether it failed.
+
+        That of `fcntl` lets go of the interpreter in the middle of every count, and a thread that has it then may find
+        the lock taken. What never waits needs no letting go. A Python without ctypes has to do with `fcntl`.
+        """
+
+        def of_fcntl(file: int, operation: int) -> int:
+            try:
+                fcntl.flock(file, operation)
+            except OSError:
+                return -1
+            return 0
+
+        try:
+            of_c: Callable[[int, int], int] = import_module("ctypes").PyDLL(None).flock
+        except (ImportError, OSError, AttributeError):
+            return of_fcntl
+        return of_c
+
+    flock = _find_flock()
+
 SETS = 4096
 WAYS = 16
 RUNS = RUNS_PER_WINDOW + 1
-RUN = Struct("Qd")
 HEAD = Struct("Q2d2Q")
 OLDER_RUNS = Struct("Qd" * RUNS_PER_WINDOW)
 SLOT = Struct(f"Q2d2Q3d2Q{'Qd' * RUNS_PER_WINDOW}")
 TAG, UNTIL, STALE, OTHERS, COUNT, TIME, OPENED, WINDOW, AMOUNT, BURST, OLDER = range(11)  # places of words in a slot
-COUNT_AT, OLDER_AT = 8 * COUNT, 8 * OLDER
 SLOT_SIZE = SLOT.size
 WORDS = SLOT_SIZE // 8
 HEADER = Struct("32s36s32s")  # what it is, boot, secret
@@ -63,44 +83,19 @@ PLACES_MOST = 8192
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-def _find_flock() -> Callable[[int, int], int]:
-    """Give the `flock` of C, which says whether it failed.
-
-    That of `fcntl` lets go of the interpreter, and what never waits is over before another thread has it. It would
-    count until it has to wait for this one, at every request. A Python without ctypes has to do with that.
-    """
-
-    def of_fcntl(file: int, operation: int) -> int:
-        try:
-            fcntl.flock(file, operation)
-        except OSError:
-            return -1
-        return 0
-
-    try:
-        of_c: Callable[[int, int], int] = import_module("ctypes").PyDLL(None).flock
-    except (ImportError, OSError, AttributeError):
-        return of_fcntl
-    return of_c
-
-
-flock = _find_flock()
-
-
 class Place:
     """Where a key belongs: its tag, as bytes and as a number, the hash of its client, the first slot of its set.
 
-    `slot` is where it was found last, and `at` its byte in the file; it may be another key's by now.
+    `slot` is where it was found last, which may be another key's by now.
     """
 
-    __slots__ = ("at", "client", "first", "number", "slot", "tag")
+    __slots__ = ("client", "first", "number", "slot", "tag")
 
-    def __init__(self, tag: bytes, client: int, first: int, at: int) -> None:
+    def __init__(self, tag: bytes, client: int, first: int) -> None:
         self.tag = tag
         self.number = int.from_bytes(tag, sys.byteorder)
         self.client = client
         self.first = self.slot = first
-        self.at = at
 
 
 class CounterTable:
@@ -184,7 +179,7 @@ class CounterTable:
             tag = digest[:8] if any(digest[:8]) else b"\1" * 8  # nothing but zeros is an empty slot
             client = int.from_bytes(self._hash(key.partition(" ")[0])[:8], sys.byteorder)
             first = int.from_bytes(digest[8:], sys.byteorder) % self._sets * WAYS
-            place = self._places[key] = Place(tag, client, first, self._slots_at + SLOT_SIZE * first)
+            place = self._places[key] = Place(tag, client, first)
         return place
 
     def _hash(self, text: str) -> bytes:
@@ -206,14 +201,8 @@ class CounterTable:
         else:  # across two tags
             ways = range(place.first, place.first + WAYS)
             slot = next((slot for slot in ways if self._tags[slot] == place.number), -1)
-        if slot >= 0:
-            self._give(place, slot)
+        place.slot = max(slot, place.first)
         return slot
-
-    def _give(self, place: Place, slot: int) -> None:
-        """Note which slot is a key's, in the slot too."""
-        place.slot, place.at = slot, self._slots_at + SLOT_SIZE * slot
-        self._numbers[slot * WORDS + TAG] = place.number
 
     def _drop(self, slot: int) -> None:
         """Empty a slot."""
@@ -245,7 +234,7 @@ class CounterTable:
         return runs
 
     def _older(self, slot: int) -> Sequence[tuple[float, int]]:
-        words = OLDER_RUNS.unpack_from(self._map, self._slots_at + SLOT_SIZE * slot + OLDER_AT)
+        words = OLDER_RUNS.unpack_from(self._map, self._slots_at + SLOT_SIZE * slot + 8 * OLDER)
         return list(zip(words[1::2], words[::2], strict=True))
 
     def quickly(self, hit: Hit, now: float) -> Left | None:
@@ -253,13 +242,15 @@ class CounterTable:
         place = self._places.get(hit.key)
         if place is None:
             return None
-        tag, until, stale, others, count = HEAD.unpack_from(self._map, place.at)
+        begin = place.slot * WORDS
+        tag, until, stale, others, count = HEAD.unpack_from(self._map, self._slots_at + 8 * begin)
         rate, cost = hit.rate, hit.cost
         count += cost
         left = rate.amount - others - count
         if left < 0 or now >= until or tag != place.number or not cost:
             return None
-        RUN.pack_into(self._map, place.at + COUNT_AT, count, now)
+        self._numbers[begin + COUNT] = count  # and no `pack_into`, which clears both words before it writes one
+        self._seconds[begin + TIME] = now
         reset = stale - now
         return left, reset if reset < rate.window else rate.window
 
@@ -271,30 +262,34 @@ class CounterTable:
             self._seconds[opened] = full_at = max(self._seconds[opened], now) + cost * interval
             return tokens_left(full_at - now, rate.burst, interval)
         stale, others, count = self._tidy(slot, window, now)
-        RUN.pack_into(self._map, self._slots_at + SLOT_SIZE * slot + COUNT_AT, count + cost, now)
+        self._numbers[slot * WORDS + COUNT] = count + cost
+        self._seconds[slot * WORDS + TIME] = now
         return rate.amount - others - count - cost, min(stale - now, window)
 
     def _tidy(self, slot: int, window: float, now: float) -> tuple[float, int, int]:
-        """Open a run if it is time, and work out what is kept to be quick; give `stale`, `others`, `count`."""
+        """Open a run if it is time, and work out what is kept to be quick; give `stale`, `others`, `count`.
+
+        Nobody is quick with half of it: `until` is over, or the slot's own tag is missing.
+        """
         seconds, numbers, begin = self._seconds, self._numbers, slot * WORDS
-        seconds[begin + UNTIL] = -inf  # nobody is quick with half of what follows
         opened, time, count = seconds[begin + OPENED], seconds[begin + TIME], numbers[begin + COUNT]
         older = [run if run[0] < opened else (-inf, 0) for run in self._older(slot)]
         oldest = older.index(min(older))
         if now - opened >= window / RUNS_PER_WINDOW and older[oldest][0] + window <= now:
             if time >= opened:
                 older[oldest] = time, count
-                place = self._slots_at + SLOT_SIZE * slot + OLDER_AT + RUN.size * oldest
-                RUN.pack_into(self._map, place, count, time)
+                numbers[begin + OLDER + 2 * oldest] = count
+                seconds[begin + OLDER + 2 * oldest + 1] = time
             seconds[begin + OPENED] = opened = now
         others = [run for run in older if run[1] and run[0] + window > now]
         stale = min(others)[0] + window if others else inf
         numbers[begin + OTHERS] = of_others = sum(run[1] for run in others)
         if time < opened:  # after `others`, which with this is never too small
-            RUN.pack_into(self._map, self._slots_at + SLOT_SIZE * slot + COUNT_AT, 0, now)
-            count = 0
+            numbers[begin + COUNT] = count = 0
+            seconds[begin + TIME] = now
         seconds[begin + STALE] = stale
         seconds[begin + UNTIL] = min(stale, opened + window / RUNS_PER_WINDOW)
+        numbers[begin + TAG] = self._tags[slot]
         return stale, of_others, count
 
     def left(self, slot: int, rate: Rate, now: float) -> Left:
@@ -334,7 +329,7 @@ class CounterTable:
             SLOT.pack_into(self._map, self._slots_at + slot * SLOT_SIZE, *nothing)
             self._clients[slot] = place.client
             self._tags[slot] = place.number
-            self._give(place, slot)
+            place.slot = slot
         return slot
 
     def _room(self, first: int, now: float) -> int:
