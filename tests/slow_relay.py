@@ -37,30 +37,31 @@ class SlowRelay:
         self._is_up.set()
         await self._end.wait()
         server.close()
-        relays = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-        for task in relays:
-            task.cancel()
-        await asyncio.gather(*relays, return_exceptions=True)
+        me = asyncio.current_task()
+        while relays := [task for task in asyncio.all_tasks() if task is not me]:  # one may just have been taken
+            for task in relays:
+                task.cancel()
+            await asyncio.gather(*relays, return_exceptions=True)
         await asyncio.sleep(0)  # what was closed is gone after one more turn
 
     async def _relay(self, near: asyncio.StreamReader, near_writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        writers, tasks = [near_writer], list[asyncio.Task[None]]()
         try:
             far, far_writer = await asyncio.open_connection("127.0.0.1", self._to)
-        except OSError:
-            near_writer.close()
-            return
-        late: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
-        works = (self._send(near, far_writer), self._hear(far, late), self._answer(late, near_writer))
-        tasks = [asyncio.create_task(work) for work in works]
-        try:
+            writers.append(far_writer)
+            late: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+            works = (self._send(near, far_writer), self._hear(far, late), self._answer(late, near_writer))
+            tasks += [asyncio.create_task(work) for work in works]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        except OSError:
+            pass  # nobody listens: the client hears of it by the end of its connection
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            near_writer.transport.abort()
-            far_writer.transport.abort()
+            for writer in writers:
+                writer.transport.abort()
 
     async def _send(self, near: asyncio.StreamReader, far_writer: asyncio.StreamWriter) -> None:
         while data := await near.read(CHUNK):
