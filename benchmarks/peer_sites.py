@@ -226,6 +226,7 @@ def flask_limiter(strategy: str) -> Build:
             storage_uri=store,
             strategy=strategy,
             headers_enabled=True,
+            key_prefix=strategy,  # or two strategies fail over the same key
         )
         return app
 

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 PYTHON = ROOT / ".venv-peers/bin/python"  # made by scripts/bench of peers.txt
 RESULT = ROOT / "benchmarks/results/peers.json"
 WIDE, NARROW = "100000000/minute", "5/day"
-REFUSED = (403, 429)
+REFUSED, FAILED = (403, 429), 500
 
 PEERS = {
     "fastapi": [
@@ -90,7 +90,7 @@ def measure(built: list[Site], rounds: int, seconds: float, *, refused: bool) ->
     for site in built:
         statuses = [site.request(1)[1] for _ in range(6)]  # fills memos, and uses up a limit of five
         expected = refused and site.name != "bare"
-        if (statuses[-1] in REFUSED) != expected:
+        if (statuses[-1] in REFUSED) != expected or statuses[-1] >= FAILED:
             raise SystemExit(f"benchmarks/peers.py: {site.name} answered {statuses} to six requests")
         each, _ = site.request(20)
         times[site.name] = max(20, int(seconds / each))
