@@ -233,7 +233,8 @@ import sys
 from pathlib import Path
 if len(sys.argv) > 2:
     sys.modules["ctypes"] = None
-from appguard.stores.counter_table import flock, open_table
+from appguard.stores.counter_table import open_table
+from appguard.stores.flock import flock
 one, other = (open_table("shop", Path(sys.argv[1]), 1.0) for _ in range(2))
 print(type(flock).__name__, one.lock(), other.lock(), one.unlock(), other.lock())
 """

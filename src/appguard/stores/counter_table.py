@@ -28,10 +28,9 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
-from importlib import import_module
 from math import inf
 from pathlib import Path
 from struct import Struct
@@ -40,31 +39,7 @@ from appguard.limit import Hit
 from appguard.rate import RUNS_PER_WINDOW, TOLERANCE, Left, Rate, tokens_left
 
 if sys.platform != "win32":
-    import fcntl
-
-    TRY, FREE = fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_UN
-
-    def _find_flock() -> Callable[[int, int], int]:
-        """Give the `flock` of C, which says whether it failed.
-
-        That of `fcntl` lets go of the interpreter in the middle of every count, and a thread that has it then may find
-        the lock taken. What never waits needs no letting go. A Python without ctypes has to do with `fcntl`.
-        """
-
-        def of_fcntl(file: int, operation: int) -> int:
-            try:
-                fcntl.flock(file, operation)
-            except OSError:
-                return -1
-            return 0
-
-        try:
-            of_c: Callable[[int, int], int] = import_module("ctypes").PyDLL(None).flock
-        except (ImportError, OSError, AttributeError):
-            return of_fcntl
-        return of_c
-
-    flock = _find_flock()
+    from appguard.stores.flock import FREE, TRY, flock
 
 SETS = 4096
 WAYS = 16
