@@ -1,8 +1,8 @@
 """The header fields that tell a client of its limits, in refusals and in the answers to what was let in.
 
 They are the two fields of draft-ietf-httpapi-ratelimit-headers-10, the older `X-RateLimit-*`, both or none. The draft
-may still change; its names stand here and nowhere else. Of several limits the one with least left is told. Limits of
-outcomes are not told: they would tell how many guesses are left.
+may still change; its names stand in `policy`. Of several limits the one with least left is told. Limits of outcomes
+are not told: they would tell how many guesses are left.
 """
 
 from collections.abc import Callable, Sequence

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from appguard.limit import Hit, Limit
-from appguard.rate import SlidingWindow
+from appguard.rate import RUNS_PER_WINDOW, SlidingWindow
 from appguard.stores import counter_table
-from appguard.stores.counter_table import BOOT, RUNS, WAYS, open_table
+from appguard.stores.counter_table import BOOT, WAYS, open_table
 from appguard.stores.local import LocalStore
 from appguard.stores.local_counters import LocalCounters
 from tests.forked import forked
@@ -352,7 +352,7 @@ def prepare(mine: LocalCounters, now: list[float], begin: str) -> int:
         for number in range(WAYS * 4):
             mine.check([Hit(f"192.0.2.{number % WAYS} 5/minute", FIVE)])
     elif begin == "old runs":
-        for _ in range(RUNS + 1):
+        for _ in range(RUNS_PER_WINDOW + 2):
             for _ in range(4):
                 mine.check(HIT)
             now[0] += 61.0

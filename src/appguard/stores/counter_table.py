@@ -43,7 +43,6 @@ if sys.platform != "win32":
 
 SETS = 4096
 WAYS = 16
-RUNS = RUNS_PER_WINDOW + 1
 HEAD = Struct("Q2d2Q")
 OLDER_RUNS = Struct("Qd" * RUNS_PER_WINDOW)
 SLOT = Struct(f"Q2d2Q3d2Q{'Qd' * RUNS_PER_WINDOW}")

@@ -67,10 +67,10 @@ class LocalCounters:
             wait_for_turn(lock)
         try:
             table = self._shared
-            if table is not None and not self._is_stuck and table.lock():  # as most requests have it
+            if table is not None and not self._is_stuck:  # as most requests have it
                 try:
-                    now = self._table_clock()  # read under the lock: it does not go back between processes
-                    if now < self._look_at_table:
+                    # The clock is read under the lock: it does not go back between processes.
+                    if table.lock() and (now := self._table_clock()) < self._look_at_table:
                         left = table.quickly(hits[0], now) if len(hits) == 1 else None
                         if left is None:
                             return _count(table, hits, now)
