@@ -37,13 +37,10 @@ from struct import Struct
 
 from appguard.limit import Hit
 from appguard.rate import RUNS_PER_WINDOW, TOLERANCE, Left, Rate, tokens_left
-
-if sys.platform != "win32":
-    from appguard.stores.flock import FREE, TRY, flock
+from appguard.stores.flock import FREE, TRY, flock
 
 SETS = 4096
 WAYS = 16
-HEAD = Struct("Q2d2Q")
 OLDER_RUNS = Struct("Qd" * RUNS_PER_WINDOW)
 SLOT = Struct(f"Q2d2Q3d2Q{'Qd' * RUNS_PER_WINDOW}")
 TAG, UNTIL, STALE, OTHERS, COUNT, TIME, OPENED, WINDOW, AMOUNT, BURST, OLDER = range(11)  # places of words in a slot
@@ -60,16 +57,20 @@ BOOT = Path("/proc/sys/kernel/random/boot_id")
 class Place:
     """Where a key belongs: its tag, as bytes and as a number, the hash of its client, the first slot of its set.
 
-    `slot` is where it was found last, which may be another key's by now.
+    `slot` is where it was found last, which may be another key's by now; `numbers` and `seconds` are that slot's words.
     """
 
-    __slots__ = ("client", "first", "number", "slot", "tag")
+    __slots__ = ("client", "first", "number", "numbers", "seconds", "slot", "tag")
+
+    slot: int
+    numbers: "memoryview[int]"
+    seconds: "memoryview[float]"
 
     def __init__(self, tag: bytes, client: int, first: int) -> None:
         self.tag = tag
         self.number = int.from_bytes(tag, sys.byteorder)
         self.client = client
-        self.first = self.slot = first
+        self.first = first
 
 
 class CounterTable:
@@ -77,7 +78,7 @@ class CounterTable:
 
     def __init__(self, path: Path, file: int, sets: int) -> None:
         self.path = path
-        self._file = file
+        self.file = file
         self._sets = sets
         slots = sets * WAYS
         self._clients_at = TAGS_AT + 8 * slots
@@ -88,14 +89,14 @@ class CounterTable:
     def map(self) -> None:
         """Make the file a table of this boot if it is none, and map it; raise `OSError`."""
         boot, kind = BOOT.read_bytes().strip(), f"appguard-counters 4 {self._sets}".encode().ljust(32)
-        header = os.pread(self._file, HEADER.size, 0)
-        if os.fstat(self._file).st_size < self.size or not header.startswith(kind + boot):
+        header = os.pread(self.file, HEADER.size, 0)
+        if os.fstat(self.file).st_size < self.size or not header.startswith(kind + boot):
             header = HEADER.pack(kind, boot, os.urandom(32))
             self._reserve()
-            os.pwrite(self._file, bytes(self._slots_at - TAGS_AT), TAGS_AT)
-            os.pwrite(self._file, header, 0)  # last: without it the next process begins again
+            os.pwrite(self.file, bytes(self._slots_at - TAGS_AT), TAGS_AT)
+            os.pwrite(self.file, header, 0)  # last: without it the next process begins again
         self._secret = HEADER.unpack(header)[2]
-        self._map = mmap.mmap(self._file, self.size)
+        self._map = mmap.mmap(self.file, self.size)
         view = memoryview(self._map)
         self.words = view[:TAGS_AT].cast("Q")
         self._tags = view[TAGS_AT : self._clients_at].cast("Q")
@@ -105,15 +106,15 @@ class CounterTable:
 
     def _reserve(self) -> None:
         try:
-            os.posix_fallocate(self._file, 0, self.size)
+            os.posix_fallocate(self.file, 0, self.size)
         except OSError:
-            os.ftruncate(self._file, 0)  # nobody has mapped what is not yet a table
+            os.ftruncate(self.file, 0)  # nobody has mapped what is not yet a table
             raise
 
     def lock(self, patience: float = 0.0) -> bool:
         """Take the lock; say whether it was free within so many seconds. The threads of a process must take turns."""
         end = 0.0
-        while flock(self._file, TRY):
+        while flock(self.file, TRY):
             now = time.monotonic()
             end = end or now + patience
             if now >= end:
@@ -123,19 +124,19 @@ class CounterTable:
 
     def unlock(self) -> None:
         """Give the lock back; nothing happens if it was not taken, or if the app closed a file that is not its own."""
-        flock(self._file, FREE)
+        flock(self.file, FREE)
 
     def is_current(self) -> bool:
         """Say whether other processes still find this file, and show cleaners of temporary files that it is used."""
         try:
-            os.utime(self._file)
-            return _inode(self.path.lstat()) == _inode(os.fstat(self._file))
+            os.utime(self.file)
+            return _inode(self.path.lstat()) == _inode(os.fstat(self.file))
         except OSError:
             return False
 
     def close(self) -> None:
         """Close the file; the map goes with its last user."""
-        file, self._file = self._file, -1
+        file, self.file = self.file, -1
         if file >= 0:
             with suppress(OSError):
                 os.close(file)
@@ -154,7 +155,13 @@ class CounterTable:
             client = int.from_bytes(self._hash(key.partition(" ")[0])[:8], sys.byteorder)
             first = int.from_bytes(digest[8:], sys.byteorder) % self._sets * WAYS
             place = self._places[key] = Place(tag, client, first)
+            self._put(place, first)
         return place
+
+    def _put(self, place: Place, slot: int) -> None:
+        """Note where a key was found, or has been put."""
+        words = slice(slot * WORDS, slot * WORDS + WORDS)
+        place.slot, place.numbers, place.seconds = slot, self._numbers[words], self._seconds[words]
 
     def _hash(self, text: str) -> bytes:
         return blake2b(text.encode(errors="surrogatepass"), key=self._secret, digest_size=16).digest()
@@ -175,7 +182,7 @@ class CounterTable:
         else:  # across two tags
             ways = range(place.first, place.first + WAYS)
             slot = next((slot for slot in ways if self._tags[slot] == place.number), -1)
-        place.slot = max(slot, place.first)
+        self._put(place, max(slot, place.first))
         return slot
 
     def _drop(self, slot: int) -> None:
@@ -216,16 +223,14 @@ class CounterTable:
         place = self._places.get(hit.key)
         if place is None:
             return None
-        begin = place.slot * WORDS
-        tag, until, stale, others, count = HEAD.unpack_from(self._map, self._slots_at + 8 * begin)
-        rate, cost = hit.rate, hit.cost
-        count += cost
-        left = rate.amount - others - count
-        if left < 0 or now >= until or tag != place.number or not cost:
+        numbers, seconds, rate, cost = place.numbers, place.seconds, hit.rate, hit.cost
+        count = numbers[COUNT] + cost
+        left = rate.amount - numbers[OTHERS] - count
+        if left < 0 or now >= seconds[UNTIL] or numbers[TAG] != place.number or not cost:
             return None
-        self._numbers[begin + COUNT] = count  # and no `pack_into`, which clears both words before it writes one
-        self._seconds[begin + TIME] = now
-        reset = stale - now
+        numbers[COUNT] = count  # and no `pack_into`, which clears both words before it writes one
+        seconds[TIME] = now
+        reset = seconds[STALE] - now
         return left, reset if reset < rate.window else rate.window
 
     def add(self, slot: int, rate: Rate, now: float, cost: int = 1) -> Left:
@@ -303,7 +308,7 @@ class CounterTable:
             SLOT.pack_into(self._map, self._slots_at + slot * SLOT_SIZE, *nothing)
             self._clients[slot] = place.client
             self._tags[slot] = place.number
-            place.slot = slot
+            self._put(place, slot)
         return slot
 
     def _room(self, first: int, now: float) -> int:

@@ -1,10 +1,15 @@
 """A lock on an open file, which the kernel frees when its holder dies, taken without letting go of the interpreter."""
 
-import fcntl
+import sys
 from collections.abc import Callable
 from importlib import import_module
 
-TRY, FREE = fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_UN
+if sys.platform != "win32":
+    import fcntl
+
+    TRY, FREE = fcntl.LOCK_EX | fcntl.LOCK_NB, fcntl.LOCK_UN
+else:
+    TRY = FREE = 0  # there is nothing to lock
 
 
 def _find_flock() -> Callable[[int, int], int]:
@@ -23,7 +28,7 @@ def _find_flock() -> Callable[[int, int], int]:
 
     try:
         of_c: Callable[[int, int], int] = import_module("ctypes").PyDLL(None).flock
-    except (ImportError, OSError, AttributeError):
+    except (ImportError, OSError, TypeError, AttributeError):
         return of_fcntl
     return of_c
 

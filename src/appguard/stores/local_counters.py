@@ -11,14 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from math import inf
 from pathlib import Path
-from threading import Lock
 
 from appguard.fork import in_every_child
 from appguard.limit import ADMITTED, Hit, Verdict, new_verdict
 from appguard.rate import Left
 from appguard.stores.counter_table import RESETS, SETS, CounterTable, open_table
+from appguard.stores.flock import FREE, TRY, flock
 from appguard.stores.memory import MemoryCounters
-from appguard.turn import wait_for_turn
+from appguard.turn import Turn
 
 PATIENCE = 0.25  # seconds; on a busy machine a holder that lost its processor to others is back by then
 RECHECK = 1.0  # seconds: how late a table that was removed, or can be made now, is noticed
@@ -54,7 +54,7 @@ class LocalCounters:
 
     def _renew_table(self) -> None:
         """Open the table anew in a forked child, which shares the lock of its parent's."""
-        self._table_lock = Lock()
+        self._table_turn = Turn()
         self._is_stuck = False
         self.close_table()
 
@@ -62,24 +62,26 @@ class LocalCounters:
         """Count one request under every hit, or say which limit refuses it the longest."""
         if not hits:
             return ADMITTED
-        lock = self._table_lock
-        if not lock.acquire(False):  # `with` takes three times as long
-            wait_for_turn(lock)
+        turn = self._table_turn
+        try:
+            del turn[0]  # `with` takes longer
+        except IndexError:
+            turn.wait()
         try:
             table = self._shared
             if table is not None and not self._is_stuck:  # as most requests have it
                 try:
                     # The clock is read under the lock: it does not go back between processes.
-                    if table.lock() and (now := self._table_clock()) < self._look_at_table:
+                    if not flock(table.file, TRY) and (now := self._table_clock()) < self._look_at_table:
                         left = table.quickly(hits[0], now) if len(hits) == 1 else None
                         if left is None:
                             return _count(table, hits, now)
                         return new_verdict(Verdict, (None, 0.0, now, (left,), True))
                 finally:
-                    table.unlock()
+                    flock(table.file, FREE)
             return self._check(hits)
         finally:
-            lock.release()
+            turn.append(None)
 
     def _check(self, hits: Sequence[Hit]) -> Verdict:
         """Do the same when the table is to be looked at first, or its lock is another's."""
@@ -102,7 +104,7 @@ class LocalCounters:
 
     def give_back(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Take reserved hits out again, from wherever they were counted."""
-        with self._table_lock:
+        with self._table_turn:
             table = self._shared
             if table is None:
                 self._alone.give_back(hits, time)
@@ -128,7 +130,7 @@ class LocalCounters:
     def reset(self, key: str) -> None:
         """Forget all that is counted for a client's key."""
         self._alone.reset(key)
-        with self._table_lock:
+        with self._table_turn:
             table = self._shared or self._look()
             if table is None:
                 return
@@ -140,7 +142,7 @@ class LocalCounters:
 
     def close_table(self) -> None:
         """Close the table; the next use opens it again."""
-        with self._table_lock:
+        with self._table_turn:
             self._close_shared()
             self._look_at_table = 0.0
 
