@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 from appguard.limit import Hit, Limit
-from appguard.stores.memory import KEYS_MOST, MemoryStore
+from appguard.stores.memory import MemoryStore
+from appguard.stores.memory_counters import KEYS_MOST
 
 RESULT = Path(__file__).parent / "results/key_flood.json"
 LIMIT = Limit("100/hour")

@@ -24,7 +24,7 @@ from limits.strategies import FixedWindowRateLimiter, SlidingWindowCounterRateLi
 
 from appguard.limit import Hit, Limit
 from appguard.stores.local_counters import LocalCounters
-from appguard.stores.memory import MemoryCounters
+from appguard.stores.memory_counters import MemoryCounters
 
 RESULT = Path(__file__).parent / "results/local_counters.json"
 WIDE = "1000000000/minute"

@@ -1,16 +1,21 @@
 """Turn: a lock that threads hold for a few microseconds."""
 
 import time
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
-EVERY = 0.00005  # seconds between two looks of a thread that waits
+P = ParamSpec("P")
+T = TypeVar("T")
+SHORTEST, LONGEST = 0.00005, 0.001  # seconds between two looks of a thread that waits: each twice the one before
 
 
 class Turn(list[None]):
-    """Who deletes its one item has the turn, until it appends one.
+    """Who deletes its one item has the turn, until it appends one; `do` shows how.
 
-    Both are a single step to other threads. Deleting is no call: no exception that a signal handler raises can come
-    between it and a `try` right after it, so that the turn is always put back. And it takes a fifth of what a lock of
-    `threading` does where its code has left the processor's caches, as in a server it has.
+    Both are a single step to other threads, and take a fifth of what a lock of `threading` takes where its code has
+    left the processor's caches, as in a server it has. An exception that a signal handler raises comes after a call,
+    where a function begins, or where a loop begins anew. Deleting is none of these: such an exception comes before it,
+    or once the `try` right after it has begun, and the turn is always put back.
     """
 
     __slots__ = ()
@@ -18,25 +23,28 @@ class Turn(list[None]):
     def __init__(self) -> None:
         super().__init__((None,))
 
-    def wait(self) -> None:
-        """Take the turn once the thread that has it puts it back.
-
-        Who is woken inside a lock has it before it has the interpreter. The others find it taken then, wait for both,
-        and from there on all of them wait at every request. So a thread looks now and then instead.
-        """
+    def do(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do some work in this thread's turn."""
         while True:
-            time.sleep(EVERY)
             try:
                 del self[0]
             except IndexError:
+                self.wait()
                 continue
-            return
+            try:
+                return work(*args, **kwargs)
+            finally:
+                self.append(None)
 
-    def __enter__(self) -> None:
-        try:
-            del self[0]
-        except IndexError:
-            self.wait()
+    def wait(self) -> None:
+        """Wait until no thread has the turn. Another one may take it before the caller does, who waits again then.
 
-    def __exit__(self, *_: object) -> None:
-        self.append(None)
+        Who is woken inside a lock has it before it has the interpreter. The others find it taken then, wait for both,
+        and from there on all of them wait at every request. So a thread looks now and then instead. It finds the turn
+        free sooner or later, though beside many busy threads that may take as often as it has to wait for the
+        interpreter, some hundred milliseconds.
+        """
+        pause = SHORTEST
+        while not self:
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST)

@@ -17,7 +17,7 @@ from appguard.middleware import Middleware
 from appguard.report import VISIT, Note
 from appguard.visit import Visit
 
-TOLD = ("401", "403")  # statuses that may be an event
+TOLD = (401, 403)  # statuses that may be an event
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -58,7 +58,7 @@ class AppGuard:
         if type(visit) is Refusal:
             answer = middleware.answer(visit, client, method, path, environ, text_of(environ, "HTTP_ACCEPT"))
             return _refuse(answer, environ, start_response)
-        visit.begun = ""
+        visit.status = 0
         visit.refused = None
         environ[VISIT] = visit
         try:
@@ -66,7 +66,7 @@ class AppGuard:
         except Exception:
             visit.finish(environ, 500)
             raise
-        return body if visit.begun and visit.refused is None else _Body(body, visit, environ)
+        return body if visit.status and visit.refused is None else _Body(body, visit, environ)
 
     def _start(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Do what comes before the first request, or pass it on if AppGuard is switched off."""
@@ -89,9 +89,9 @@ class _Visit(Visit):
     It lies in the environ and so holds none: they would keep each other until the collector of garbage comes.
     """
 
-    __slots__ = ("begun", "refused")
+    __slots__ = ("refused", "status")
 
-    begun: str  # the status line of the answer, empty before it has begun
+    status: int  # 0 before the answer has begun
     refused: list[bytes] | None  # the body of a refusal that replaced the answer
 
     def note(self, note: Note, request: Mapping[str, object]) -> None:
@@ -100,7 +100,7 @@ class _Visit(Visit):
         A failure is told of a request that was told to be a login, too: of both it is what counts.
         """
         super().note(note, request)
-        if self.begun:
+        if self.status:
             if note.kind == LOGIN_FAIL and self.outcome is not None and self.outcome.kind == LOGIN_SUCCESS:
                 self.outcome = None
             self.tell(request)
@@ -108,14 +108,14 @@ class _Visit(Visit):
     def tell(self, environ: Mapping[str, object]) -> None:
         """Tell of the answer, once."""
         if self.outcome is None:
-            self.record(exchange_of(environ, self.client, self.path, _code(self.begun)))
+            self.record(exchange_of(environ, self.client, self.path, self.status))
 
     def finish(self, environ: "WSGIEnvironment", status: int) -> None:
         """Tell what was reported of a request without an answer, or before an exception, which counts as a status."""
         if self.notes:
             self.tell(environ)
         if self.pending:
-            self.middleware.settle(self, self.middleware.due(self, _code(self.begun) or status))
+            self.middleware.settle(self, self.middleware.due(self, self.status or status))
 
 
 class _Body:
@@ -152,12 +152,12 @@ def _beginning(visit: _Visit, environ: "WSGIEnvironment", start_response: "Start
     def begin(  # its annotations are texts, or they would be worked out at every request
         status: "str", headers: "list[tuple[str, str]]", exc_info: "OptExcInfo | None" = None, /
     ) -> "Callable[[bytes], object]":
-        has_begun = visit.begun
-        visit.begun = status
-        if visit.notes or status[:3] in TOLD:
+        has_begun = visit.status
+        visit.status = code = int(status[:3])
+        if visit.notes or code in TOLD:
             visit.tell(environ)
         if visit.pending:
-            visit.middleware.settle(visit, visit.middleware.due(visit, _code(status)))
+            visit.middleware.settle(visit, visit.middleware.due(visit, code))
         if visit.refusal is not None:
             if not has_begun:
                 accept = text_of(environ, "HTTP_ACCEPT")
@@ -176,9 +176,3 @@ def _beginning(visit: _Visit, environ: "WSGIEnvironment", start_response: "Start
 def _refuse(answer: Answer, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
     start_response(answer.line, list(answer.headers))
     return [] if environ["REQUEST_METHOD"] == "HEAD" else [answer.body]
-
-
-def _code(line: str) -> int:
-    """Give the code that a status line begins with, 0 without one."""
-    code = line[:3]
-    return int(code) if code.isdecimal() else 0

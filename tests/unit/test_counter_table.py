@@ -18,7 +18,7 @@ import pytest
 from appguard.limit import Hit, Limit
 from appguard.rate import RUNS_PER_WINDOW, SlidingWindow
 from appguard.stores import counter_table
-from appguard.stores.counter_table import BOOT, WAYS, open_table
+from appguard.stores.counter_table import BOOT, WAYS, CounterTable, open_table
 from appguard.stores.local import LocalStore
 from appguard.stores.local_counters import LocalCounters
 from tests.forked import forked
@@ -48,6 +48,24 @@ def file_in(directory: Path) -> Path:
     """Give the only file of a directory."""
     (file,) = directory.iterdir()
     return file
+
+
+def test_new_client_is_counted_though_its_place_could_not_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is remembered of a client is whole, or nothing is: an exception may come from a signal handler, anywhere."""
+    with counters(tmp_path / "c") as made:
+        assert made.check(HIT).refused is None
+        new = (Hit("203.0.113.6 5/minute", FIVE),)
+
+        def late(*_: object) -> None:
+            raise TimeoutError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(CounterTable, "_put", late)
+            with pytest.raises(TimeoutError):
+                made.check(new)
+        assert [made.check(new).refused is None for _ in range(6)] == [True] * 5 + [False]
 
 
 def test_table_outlives_its_processes_and_is_private(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 
 from appguard.limit import Hit, Verdict
 from appguard.stores.local_counters import LocalCounters
-from appguard.stores.memory import MemoryCounters
+from appguard.stores.memory_counters import MemoryCounters
 from tests.counting import UNIT, Model, hits_of, requests
 
 fresh = count()

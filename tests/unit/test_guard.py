@@ -12,7 +12,7 @@ from appguard.ban import Ban
 from appguard.guard import DENY_MOST, Guard, Refusal, SeenCredentials
 from appguard.limit import Hit, Limit, Verdict
 from appguard.proxies import Client
-from appguard.stores.memory import MemoryCounters
+from appguard.stores.memory_counters import MemoryCounters
 
 WALL = 1_800_000_000.0
 UNIT = 1 / 1024

@@ -21,7 +21,7 @@ from appguard.limit import Hit, Limit
 from appguard.rate import SlidingWindow, parse_rate
 from appguard.stores.counter_table import WAYS, CounterTable, open_table
 from appguard.stores.local_counters import LocalCounters
-from appguard.stores.memory import MemoryCounters
+from appguard.stores.memory_counters import MemoryCounters
 from tests.forked import forked
 from tests.lab import wait_until
 

@@ -11,7 +11,8 @@ import pytest
 from appguard.address import parse_network
 from appguard.ban import Ban, Fact
 from appguard.limit import Hit, Limit
-from appguard.stores.memory import FACTS_KEPT, MemoryBanSet, MemoryCounters, MemoryStore
+from appguard.stores.memory import FACTS_KEPT, MemoryBanSet, MemoryStore
+from appguard.stores.memory_counters import MemoryCounters
 from appguard.stores.replica import Replica
 from tests.forked import forked
 

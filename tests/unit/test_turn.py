@@ -1,18 +1,21 @@
-"""A thread's turn, which others hold."""
+"""A thread's turn, which others hold, and which nothing loses."""
 
 import signal
 import sys
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 
 import pytest
 
 from appguard.limit import Hit, Limit
 from appguard.stores.local_counters import LocalCounters
-from appguard.stores.memory import MemoryCounters
+from appguard.stores.memory_counters import MemoryCounters
 from appguard.turn import Turn
+
+Counters = MemoryCounters | LocalCounters
+WIDE = [Limit("1000000000/hour", name=f"limit {number}") for number in range(3)]
 
 
 @pytest.fixture
@@ -22,59 +25,6 @@ def hasty() -> Generator[None]:
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(before)
-
-
-@pytest.mark.usefixtures("hasty")
-def test_one_thread_at_a_time_has_the_turn() -> None:
-    """What two threads would spoil if they did it at once is whole afterwards."""
-    turn, inside, most, done = Turn(), [0], [0], [0]
-
-    def work() -> None:
-        for _ in range(2_000):
-            with turn:
-                inside[0] += 1
-                most[0] = max(most[0], inside[0])
-                before = done[0]
-                sum(range(10))
-                done[0] = before + 1
-                inside[0] -= 1
-
-    threads = [Thread(target=work) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert done == [12_000] and most == [1] and len(turn) == 1
-
-
-def test_a_thread_waits_until_the_turn_is_put_back() -> None:
-    """However long that takes; and whoever waits does not keep the processor busy."""
-    turn = Turn()
-    del turn[0]
-    used: list[float] = []
-
-    def work() -> None:
-        begun = time.thread_time()
-        with turn:
-            used.append(time.thread_time() - begun)
-
-    thread = Thread(target=work)
-    thread.start()
-    time.sleep(0.3)
-    assert thread.is_alive() and not used
-    turn.append(None)
-    thread.join(10)
-    assert used and used[0] < 0.15 and len(turn) == 1
-
-
-def test_the_turn_is_put_back_by_who_fails() -> None:
-    """A failure inside leaves it to the next."""
-    turn = Turn()
-    with pytest.raises(KeyError), turn:
-        raise KeyError
-    with turn:
-        assert not turn
-    assert len(turn) == 1
 
 
 class Late(Exception):
@@ -94,23 +44,122 @@ def late() -> Generator[None]:
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.mark.usefixtures("late")
-@pytest.mark.parametrize("kind", ["memory", "local"])
-def test_no_exception_of_a_signal_handler_loses_the_turn(kind: str, tmp_path: Path) -> None:
-    """Wherever in a check it is raised, others are counted afterwards."""
-    counters = MemoryCounters() if kind == "memory" else LocalCounters("shop", tmp_path / "counters")
-    hit = [Hit("203.0.113.5 many", Limit("1000000000/hour"))]
-    raised = 0
-    for number in range(5_000):
+@pytest.fixture(params=["memory", "local"])
+def counters(request: pytest.FixtureRequest, tmp_path: Path) -> Generator[Counters]:
+    """Give counters whose threads take turns."""
+    found = MemoryCounters() if request.param == "memory" else LocalCounters("shop", tmp_path / "counters")
+    yield found
+    if isinstance(found, LocalCounters):
+        found.close_table()
+
+
+@pytest.mark.usefixtures("hasty")
+def test_one_thread_at_a_time_has_the_turn() -> None:
+    """What two threads would spoil if they did it at once is whole afterwards."""
+    turn, inside, most, done = Turn(), [0], [0], [0]
+
+    def once() -> None:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        before = done[0]
+        sum(range(10))
+        done[0] = before + 1
+        inside[0] -= 1
+
+    def work() -> None:
+        for _ in range(2_000):
+            turn.do(once)
+
+    threads = [Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert done == [12_000] and most == [1] and len(turn) == 1
+
+
+def test_a_thread_waits_until_the_turn_is_put_back() -> None:
+    """However long that takes; and whoever waits does not keep the processor busy."""
+    turn, is_over, used = Turn(), Event(), list[float]()
+    holder = Thread(target=turn.do, args=(is_over.wait,))
+    holder.start()
+
+    def work() -> None:
+        begun = time.thread_time()
+        turn.do(lambda: used.append(time.thread_time() - begun))
+
+    thread = Thread(target=work)
+    thread.start()
+    time.sleep(0.3)
+    assert thread.is_alive() and not used
+    is_over.set()
+    thread.join(10)
+    holder.join(10)
+    assert used and used[0] < 0.15 and len(turn) == 1
+
+
+def test_the_turn_is_put_back_by_who_fails() -> None:
+    """A failure inside leaves it to the next; what is asked and answered is handed on."""
+    turn = Turn()
+    with pytest.raises(ZeroDivisionError):
+        turn.do(divmod, 1, 0)
+    assert turn.do(divmod, 7, 4) == (1, 3)
+    assert len(turn) == 1
+
+
+def storm(ask: Callable[[], object], alarms: int) -> int:
+    """Ask again and again while alarms come at all sorts of moments; give how many came."""
+    came = 0
+    for number in range(alarms):
         try:
             signal.setitimer(signal.ITIMER_REAL, 1e-6 * (1 + number % 40))
             for _ in range(1_000):
-                counters.check(hit)
+                ask()
         except Late:
-            raised += 1
-    asked = Thread(target=counters.check, args=(hit,), daemon=True)
+            came += 1
+    return came
+
+
+def is_free(counters: Counters, hits: Sequence[Hit]) -> bool:
+    """Say whether another thread may count."""
+    asked = Thread(target=counters.check, args=(hits,), daemon=True)
     asked.start()
     asked.join(10)
-    assert raised == 5_000 and not asked.is_alive()
-    if isinstance(counters, LocalCounters):
-        counters.close_table()
+    return not asked.is_alive()
+
+
+@pytest.mark.usefixtures("late")
+@pytest.mark.parametrize("what", ["one limit", "three limits", "give back", "reset"])
+def test_no_exception_of_a_signal_handler_loses_the_turn(counters: Counters, what: str) -> None:
+    """Wherever it is raised, others are counted afterwards."""
+    hits = [Hit(f"203.0.113.5 {limit}", limit) for limit in WIDE]
+    one, then = hits[:1], counters.check(hits).time
+    asks: dict[str, Callable[[], object]] = {
+        "one limit": lambda: counters.check(one),
+        "three limits": lambda: counters.check(hits),
+        "give back": lambda: counters.give_back(one, then),
+        "reset": lambda: counters.reset("203.0.113.5"),
+    }
+    assert storm(asks[what], 3_000) == 3_000
+    assert is_free(counters, hits)
+
+
+@pytest.mark.usefixtures("late", "hasty")
+@pytest.mark.parametrize("limits", [1, 3])
+def test_nor_one_that_comes_while_a_thread_waits(counters: Counters, limits: int) -> None:
+    """The turn is another's most of the time, and is taken after a wait."""
+    hits = [Hit(f"203.0.113.5 {limit}", limit) for limit in WIDE[:limits]]
+    is_over = Event()
+
+    def work() -> None:
+        while not is_over.is_set():
+            counters.check(hits)
+
+    other = Thread(target=work)
+    other.start()
+    try:
+        assert storm(lambda: counters.check(hits), 1_000) == 1_000
+    finally:
+        is_over.set()
+        other.join(10)
+    assert not other.is_alive() and is_free(counters, hits)

@@ -154,8 +154,9 @@ class CounterTable:
             tag = digest[:8] if any(digest[:8]) else b"\1" * 8  # nothing but zeros is an empty slot
             client = int.from_bytes(self._hash(key.partition(" ")[0])[:8], sys.byteorder)
             first = int.from_bytes(digest[8:], sys.byteorder) % self._sets * WAYS
-            place = self._places[key] = Place(tag, client, first)
+            place = Place(tag, client, first)
             self._put(place, first)
+            self._places[key] = place  # whole, whatever is raised meanwhile
         return place
 
     def _put(self, place: Place, slot: int) -> None:

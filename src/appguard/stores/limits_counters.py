@@ -34,7 +34,7 @@ from appguard.limit import ADMITTED, CLOSED_WAIT, Hit, Verdict
 from appguard.rate import Left
 from appguard.stores.base import BUDGET
 from appguard.stores.breaker import Breaker
-from appguard.stores.memory import MemoryCounters
+from appguard.stores.memory_counters import MemoryCounters
 from appguard.stores.redis_advice import said_by
 from appguard.stores.waiting import answer_of
 

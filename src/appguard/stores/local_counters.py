@@ -17,7 +17,7 @@ from appguard.limit import ADMITTED, Hit, Verdict, new_verdict
 from appguard.rate import Left
 from appguard.stores.counter_table import RESETS, SETS, CounterTable, open_table
 from appguard.stores.flock import FREE, TRY, flock
-from appguard.stores.memory import MemoryCounters
+from appguard.stores.memory_counters import MemoryCounters
 from appguard.turn import Turn
 
 PATIENCE = 0.25  # seconds; on a busy machine a holder that lost its processor to others is back by then
@@ -63,25 +63,27 @@ class LocalCounters:
         if not hits:
             return ADMITTED
         turn = self._table_turn
-        try:
-            del turn[0]  # `with` takes longer
-        except IndexError:
-            turn.wait()
-        try:
-            table = self._shared
-            if table is not None and not self._is_stuck:  # as most requests have it
-                try:
-                    # The clock is read under the lock: it does not go back between processes.
-                    if not flock(table.file, TRY) and (now := self._table_clock()) < self._look_at_table:
-                        left = table.quickly(hits[0], now) if len(hits) == 1 else None
-                        if left is None:
-                            return _count(table, hits, now)
-                        return new_verdict(Verdict, (None, 0.0, now, (left,), True))
-                finally:
-                    flock(table.file, FREE)
-            return self._check(hits)
-        finally:
-            turn.append(None)
+        while True:  # what `Turn.do` does, with one call less
+            try:
+                del turn[0]
+            except IndexError:
+                turn.wait()
+                continue
+            try:
+                table = self._shared
+                if table is not None and not self._is_stuck:  # as most requests have it
+                    try:
+                        # The clock is read under the lock: it does not go back between processes.
+                        if not flock(table.file, TRY) and (now := self._table_clock()) < self._look_at_table:
+                            left = table.quickly(hits[0], now) if len(hits) == 1 else None
+                            if left is None:
+                                return _count(table, hits, now)
+                            return new_verdict(Verdict, (None, 0.0, now, (left,), True))
+                    finally:
+                        flock(table.file, FREE)
+                return self._check(hits)
+            finally:
+                turn.append(None)
 
     def _check(self, hits: Sequence[Hit]) -> Verdict:
         """Do the same when the table is to be looked at first, or its lock is another's."""
@@ -96,7 +98,7 @@ class LocalCounters:
                 return self._alone.check(hits)
             return _count(table, hits, self._table_clock())
         finally:
-            table.unlock()
+            flock(table.file, FREE)
 
     async def check_async(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Do what `check` does; it blocks for `PATIENCE` at most, and only if another process was stopped."""
@@ -104,18 +106,20 @@ class LocalCounters:
 
     def give_back(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Take reserved hits out again, from wherever they were counted."""
-        with self._table_turn:
-            table = self._shared
-            if table is None:
+        self._table_turn.do(self._give_back, hits, time)
+
+    def _give_back(self, hits: Sequence[Hit], time: float) -> None:
+        table = self._shared
+        if table is None:
+            self._alone.give_back(hits, time)
+            return
+        try:
+            if self._locked(table):
+                _give_back(table, hits, time, self._table_clock())
+            else:
                 self._alone.give_back(hits, time)
-                return
-            try:
-                if self._locked(table):
-                    _give_back(table, hits, time, self._table_clock())
-                else:
-                    self._alone.give_back(hits, time)
-            finally:
-                table.unlock()
+        finally:
+            flock(table.file, FREE)
 
     async def give_back_async(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Do what `give_back` does; it blocks as `check_async` does."""
@@ -130,21 +134,25 @@ class LocalCounters:
     def reset(self, key: str) -> None:
         """Forget all that is counted for a client's key."""
         self._alone.reset(key)
-        with self._table_turn:
-            table = self._shared or self._look()
-            if table is None:
-                return
-            try:
-                if self._locked(table):
-                    table.forget(key)
-            finally:
-                table.unlock()
+        self._table_turn.do(self._forget, key)
+
+    def _forget(self, key: str) -> None:
+        table = self._shared or self._look()
+        if table is None:
+            return
+        try:
+            if self._locked(table):
+                table.forget(key)
+        finally:
+            flock(table.file, FREE)
 
     def close_table(self) -> None:
         """Close the table; the next use opens it again."""
-        with self._table_turn:
-            self._close_shared()
-            self._look_at_table = 0.0
+        self._table_turn.do(self._close)
+
+    def _close(self) -> None:
+        self._close_shared()
+        self._look_at_table = 0.0
 
     def _close_shared(self) -> None:
         table, self._shared = self._shared, None

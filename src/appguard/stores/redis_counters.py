@@ -19,7 +19,7 @@ from appguard.fork import in_every_child
 from appguard.limit import ADMITTED, CLOSED_WAIT, Hit, Verdict, new_verdict
 from appguard.stores.base import BUDGET
 from appguard.stores.breaker import Breaker
-from appguard.stores.memory import MemoryCounters
+from appguard.stores.memory_counters import MemoryCounters
 from appguard.stores.redis_advice import explained
 from appguard.stores.redis_commands import AsyncCommands, Commands, Script
 from appguard.stores.redis_connection import connect, connect_async, connect_to
