@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -50,17 +52,22 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 @pytest.fixture(autouse=True)
 def no_process_left() -> Iterator[None]:
-    """Fail a test that leaves a process running in the lab."""
+    """Fail a test that leaves a process running in the lab, and end it, or the tests after it would fail as well."""
     if not in_lab():
         yield
         return
     before = processes()
     yield
 
-    def left() -> list[str]:
-        return [command for pid, command in processes().items() if pid not in before]
+    def left() -> dict[int, str]:
+        return {pid: command for pid, command in processes().items() if pid not in before}
 
-    wait_until(lambda: not left(), 2, lambda: f"left running: {', '.join(left())}")
+    try:
+        wait_until(lambda: not left(), 2, lambda: f"left running: {', '.join(left().values())}")
+    finally:
+        for pid in left():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture(autouse=True)

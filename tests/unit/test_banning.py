@@ -74,6 +74,19 @@ def test_each_ban_lasts_longer_and_lines_told_late_do_not_make_it_two() -> None:
     assert court.banning.history.changed == {"203.0.113.5"}
 
 
+def test_ban_that_would_be_over_already_is_none(caplog: pytest.LogCaptureFixture) -> None:
+    """A line told so late that its ban has ended bans nobody, and the log says that and not that somebody is banned."""
+    caplog.set_level("INFO")
+    court = Court(login(bantime=60))
+    outcome = Outcome()
+    outcome.bans.append(ban_of("203.0.113.5", NOW - 60, 60))
+    court.banning.take(outcome)
+    assert court.in_force() == {} and court.banning.totals["login"] == 0
+    assert caplog.messages == ["[login] 203.0.113.5 is not banned: that would be over already"]
+    court.fail("203.0.113.5")
+    assert court.in_force() == {"203.0.113.5": 60}
+
+
 def test_a_lifted_ban_was_wrong_and_is_forgotten_but_stays_in_the_total() -> None:
     """After an unban the next ban is as short as the first, and fail2ban's `Total banned` has counted both."""
     court = Court(login(bantime=60, bantime_increment=True, escalate=2), Jail("slow", maxretry=5))
