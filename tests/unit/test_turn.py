@@ -3,7 +3,7 @@
 import signal
 import sys
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from threading import Event, Thread
 
@@ -105,6 +105,38 @@ def test_the_turn_is_put_back_by_who_fails() -> None:
         turn.do(divmod, 1, 0)
     assert turn.do(divmod, 7, 4) == (1, 3)
     assert len(turn) == 1
+
+
+class Kept(list[Hit]):
+    """Hits that are read only once they may be: who reads them keeps the turn until then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_read, self.may_be_read = Event(), Event()
+
+    def __iter__(self) -> Iterator[Hit]:
+        self.is_read.set()
+        self.may_be_read.wait(10)
+        return iter(())
+
+
+@pytest.mark.parametrize("limits", [1, 3])
+def test_a_request_that_waited_is_counted_when_its_turn_came(limits: int) -> None:
+    """Not at the time before, or the time of a counter would step back behind requests that were counted meanwhile."""
+    now, kept, times = [0.0], Kept(), list[float]()
+    counters = MemoryCounters(lambda: now[0])
+    hits = [Hit(f"203.0.113.5 {limit}", limit) for limit in WIDE[:limits]]
+    holder = Thread(target=counters.give_back, args=(kept, 0.0))
+    holder.start()
+    assert kept.is_read.wait(10)
+    waiting = Thread(target=lambda: times.append(counters.check(hits).time))
+    waiting.start()
+    time.sleep(0.05)
+    now[0] = 7.0
+    kept.may_be_read.set()
+    for thread in (holder, waiting):
+        thread.join(10)
+    assert times == [7.0]
 
 
 def storm(ask: Callable[[], object], alarms: int) -> int:

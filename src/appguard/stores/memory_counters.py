@@ -38,8 +38,8 @@ class MemoryCounters:
     def check(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Count one request under every hit, or say which limit refuses it the longest."""
         if len(hits) != 1:
-            return self._counters_turn.do(self._check_all, hits, self._monotonic()) if hits else ADMITTED
-        hit, now, turn = hits[0], self._monotonic(), self._counters_turn
+            return self._counters_turn.do(self._check_all, hits) if hits else ADMITTED
+        hit, turn = hits[0], self._counters_turn
         key, cost = hit.key, hit.cost
         while True:  # what `Turn.do` does, with one call less
             try:
@@ -48,7 +48,7 @@ class MemoryCounters:
                 turn.wait()
                 continue
             try:  # the same as below, for one hit, as most requests have, in half the time
-                counters = self._counters
+                counters, now = self._counters, self._monotonic()  # not before the wait: time would step back
                 known = counters.get(key)
                 counter = known or hit.rate.counter()
                 left = counter.take(now, cost)
@@ -62,7 +62,8 @@ class MemoryCounters:
             finally:
                 turn.append(None)
 
-    def _check_all(self, hits: Sequence[Hit], now: float) -> Verdict:
+    def _check_all(self, hits: Sequence[Hit]) -> Verdict:
+        now = self._monotonic()
         refused: Hit | None = None
         longest = 0.0
         found = [self._counters.get(hit.key) or hit.rate.counter() for hit in hits]
@@ -85,9 +86,10 @@ class MemoryCounters:
 
     def give_back(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Take reserved hits out again."""
-        self._counters_turn.do(self._give_back, hits, time, self._monotonic())
+        self._counters_turn.do(self._give_back, hits, time)
 
-    def _give_back(self, hits: Sequence[Hit], time: float, now: float) -> None:
+    def _give_back(self, hits: Sequence[Hit], time: float) -> None:
+        now = self._monotonic()
         for hit in hits:
             counter = self._counters.get(hit.key)
             if counter is not None:
