@@ -181,5 +181,5 @@ def test_a_closed_app_refuses_no_longer_than_redis_is_silent(server: RedisServer
         server.thaw()
         wait_until(server.is_up, 10, lambda: "it does not answer")
         assert (refused.status, refused.headers["retry-after"]) == (503, "1")
-        assert ask().status == 200
+        wait_until(lambda: ask().status == 200, 0.3, "it goes on refusing")  # not one call: a machine may be busy
     assert not events.exists() or not events.read_text()
