@@ -234,7 +234,7 @@ class Banning:
         if kept is not None:
             bench.history.note(kept)
             self._on_ban(kept, is_new)
-        if kept is None and not sized.in_force(self._clock()):
+        if kept is None and not sized.in_force(self._clock()) and not bench.bans.holds(sized):
             log.info("[%s] %s is not banned: that would be over already%s", ban.jail, ban.key, dry)
             return
         if kept is None or not is_new:

@@ -85,6 +85,10 @@ def test_ban_that_would_be_over_already_is_none(caplog: pytest.LogCaptureFixture
     assert caplog.messages == ["[login] 203.0.113.5 is not banned: that would be over already"]
     court.fail("203.0.113.5")
     assert court.in_force() == {"203.0.113.5": 60}
+    outcome = Outcome()
+    outcome.bans.append(ban_of("203.0.113.5", NOW - 60, 60))
+    court.banning.take(outcome)
+    assert caplog.messages[-1] == "[login] 203.0.113.5 already banned"
 
 
 def test_a_lifted_ban_was_wrong_and_is_forgotten_but_stays_in_the_total() -> None:

@@ -123,7 +123,7 @@ class CounterTable:
         return True
 
     def unlock(self) -> None:
-        """Give the lock back; nothing happens if it was not taken, or if the app closed a file that is not its own."""
+        """Give the lock back, if it was taken. Requests call C: where this begins, a signal's exception may come."""
         flock(self.file, FREE)
 
     def is_current(self) -> bool:
@@ -368,7 +368,7 @@ def _mapped(table: CounterTable, patience: float) -> CounterTable:
         if not table.lock(patience):
             raise OSError(f"{table.path}: another process holds its lock")
         table.map()
-    except OSError:
+    except BaseException:
         table.close()
         raise
     table.unlock()

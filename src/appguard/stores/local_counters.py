@@ -65,7 +65,7 @@ class LocalCounters:
         turn = self._table_turn
         while True:  # what `Turn.do` does, with one call less
             try:
-                del turn[0]
+                del turn[1]
             except IndexError:
                 turn.wait()
                 continue

@@ -43,7 +43,7 @@ class MemoryCounters:
         key, cost = hit.key, hit.cost
         while True:  # what `Turn.do` does, with one call less
             try:
-                del turn[0]
+                del turn[1]
             except IndexError:
                 turn.wait()
                 continue
