@@ -367,7 +367,7 @@ def _mapped(table: CounterTable, patience: float) -> CounterTable:
         if not table.lock(patience):
             raise OSError(f"{table.path}: another process holds its lock")
         table.map()
-    except BaseException:
+    except BaseException:  # also what a signal handler raises, or the lock would stay taken
         table.close()
         raise
     table.unlock()
