@@ -12,11 +12,11 @@ SHORTEST, LONGEST = 0.00005, 0.001  # seconds between two looks of a thread that
 class Turn(list[None]):
     """Who deletes its second item has the turn, until it appends one; `do` shows how.
 
-    The first stays, and keeps the memory that appending would have to ask for. Both are a single step to other threads,
-    and take a fifth of what a lock of `threading` takes where its code has left the processor's caches, as in a server
-    it has. An exception that a signal handler raises comes after a call, where a function begins, or where a loop
-    begins anew. Deleting is none of these: such an exception comes before it, or once the `try` right after it has
-    begun, and the turn is put back. (Not so one that a debugger's tracer raises, at any line.)
+    The first stays, and keeps the memory that appending would have to ask for. Both are a single step to other threads.
+    An exception that a signal handler raises comes after a call, where a function begins, or where a loop begins anew.
+    Deleting is none of these, as taking a lock of `threading` without waiting for it is: such an exception comes before
+    it, or once the `try` right after it has begun, and the turn is put back. (Not so one that a debugger's tracer
+    raises, at any line.)
     """
 
     __slots__ = ()
