@@ -14,9 +14,9 @@ class Turn(list[None]):
 
     The first stays, and keeps the memory that appending would have to ask for. Both are a single step to other threads.
     An exception that a signal handler raises comes after a call, where a function begins, or where a loop begins anew.
-    Deleting is none of these, as taking a lock of `threading` without waiting for it is: such an exception comes before
-    it, or once the `try` right after it has begun, and the turn is put back. (Not so one that a debugger's tracer
-    raises, at any line.)
+    Deleting is none of these, unlike `acquire` of a lock, which is a call: such an exception comes before it, or once
+    the `try` right after it has begun, and the turn is put back. (Not so one that a debugger's tracer raises, at any
+    line.)
     """
 
     __slots__ = ()
