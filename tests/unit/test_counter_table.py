@@ -17,7 +17,7 @@ import pytest
 
 from appguard.limit import Hit, Limit
 from appguard.rate import RUNS_PER_WINDOW, SlidingWindow
-from appguard.stores import counter_table
+from appguard.stores import counter_table, local_counters, table_lock
 from appguard.stores.counter_table import BOOT, WAYS, CounterTable, open_table
 from appguard.stores.local import LocalStore
 from appguard.stores.local_counters import LocalCounters
@@ -246,36 +246,16 @@ def test_other_systems_count_in_the_process() -> None:
     assert done.stderr.count("needs Linux") == 1
 
 
-LOCKING = """
-import sys
-from pathlib import Path
-if len(sys.argv) > 2:
-    sys.modules["ctypes"] = None
-from appguard.stores.counter_table import open_table
-from appguard.stores.flock import flock
-one, other = (open_table("shop", Path(sys.argv[1]), 1.0) for _ in range(2))
-print(type(flock).__name__, one.lock(), other.lock(), one.unlock(), other.lock())
-"""
-
-
-@pytest.mark.parametrize(("more", "kind"), [([], "_FuncPtr"), (["without ctypes"], "function")])
-def test_lock_is_of_c_or_else_of_fcntl(tmp_path: Path, more: list[str], kind: str) -> None:
-    """The lock is the same, only that fcntl's lets other threads come between."""
-    words = [sys.executable, "-c", LOCKING, str(tmp_path / "c"), *more]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert (done.stdout, done.stderr) == (f"{kind} True False None True\n", "")
-
-
 # Death in the middle
 
 
 def die_at_line(number: int) -> None:
-    """Let this process be killed when it reaches so many lines of the table's code."""
-    lines = 0
+    """Let this process be killed when it reaches so many lines of the code of the table, its lock and its counters."""
+    lines, files = 0, [module.__file__ for module in (counter_table, table_lock, local_counters)]
 
     def trace(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal lines
-        if frame.f_code.co_filename != counter_table.__file__:
+        if frame.f_code.co_filename not in files:
             return None
         lines += event == "line"
         if lines == number:

@@ -12,6 +12,7 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count, cycle, islice
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -19,10 +20,11 @@ from hypothesis import strategies as st
 
 from appguard.limit import Hit, Limit
 from appguard.rate import SlidingWindow, parse_rate
-from appguard.stores.counter_table import WAYS, CounterTable, open_table
+from appguard.stores.counter_table import WAYS, open_table
 from appguard.stores.local_counters import LocalCounters
 from appguard.stores.memory_counters import MemoryCounters
-from tests.forked import forked
+from appguard.stores.table_lock import SEATS
+from tests.forked import Child, forked
 from tests.lab import wait_until
 
 UNIT = 1 / 1024  # times in whole units are exact floats
@@ -226,6 +228,33 @@ def hammers(number: int, directory: Path, rate: str, times: int) -> Generator[li
             process.wait()
 
 
+@pytest.mark.parametrize("taken", [0, SEATS - 4, SEATS - 1])
+def test_no_request_is_lost(tmp_path: Path, taken: int) -> None:
+    """Of processes that count one client as fast as they can each knows of all requests, also of the others'.
+
+    So it is where some of them, or all, find no seat at the lock, because others have taken them.
+    """
+    tables = [open_table("shop", tmp_path / "counters", 1.0) for _ in range(taken)]
+    assert [table.lock.has_seat for table in tables] == [True] * taken
+    each, limit = 5_000, Limit("1000000/hour")
+    hit = Hit(f"203.0.113.5 {limit}", limit)
+    counters = LocalCounters("shop", tmp_path / "counters")
+
+    def work() -> object:
+        for _ in range(each):
+            counters.check([hit])
+        return "done"
+
+    with ExitStack() as stack:
+        children = [stack.enter_context(forked(work)) for _ in range(4)]
+        assert [child.answer() for child in children] == ["done"] * 4
+    (left,) = counters.check([hit]).left
+    assert left[0] == 1_000_000 - 4 * each - 1
+    counters.close_table()
+    for table in tables:
+        table.close()
+
+
 def test_limit_is_exact_between_processes_and_threads(tmp_path: Path) -> None:
     """Four processes of two threads, all counting one client at once, admit together exactly its amount."""
     with hammers(4, tmp_path, "1000/hour", 1_000) as processes:
@@ -233,21 +262,47 @@ def test_limit_is_exact_between_processes_and_threads(tmp_path: Path) -> None:
     assert (tmp_path / "admitted").stat().st_size == 1000
 
 
-def test_lock_of_one_who_died_with_it_is_free(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+class Stopping:
+    """A cost of one that stops the process when it is counted: the lock is held then, taken the quick way."""
+
+    def __radd__(self, other: int) -> int:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return other + 1
+
+
+@contextmanager
+def stopped_with_lock(directory: Path, way: str) -> Generator[Child]:
+    """Give a process that has taken the lock of the table the quick way, or the slow one, and was stopped then."""
+
+    def act() -> object:
+        if way == "quick":
+            counters, limit = LocalCounters("shop", directory), Limit("100/hour")
+            assert counters.check([Hit("192.0.2.1 x", limit)]).refused is None
+            counters.check([Hit("192.0.2.1 x", limit, cast("int", Stopping()))])
+        else:
+            table = open_table("shop", directory, 1.0)
+            table.lock.do(1.0, os.kill, os.getpid(), signal.SIGSTOP)
+        return "went on"
+
+    with forked(act) as child:
+        wait_until(lambda: is_stopped(child.pid), 5, "the child did not stop")
+        yield child
+
+
+def is_stopped(pid: int) -> bool:
+    """Say whether a process was stopped."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+@pytest.mark.parametrize("way", ["quick", "slow"])
+def test_lock_of_one_who_died_with_it_is_free(tmp_path: Path, caplog: pytest.LogCaptureFixture, way: str) -> None:
     """It is so at once and again and again, and everybody goes on counting together."""
     one, other = LocalCounters("shop", tmp_path / "counters"), LocalCounters("shop", tmp_path / "counters")
     hit = [Hit("203.0.113.5 20/hour", Limit("20/hour"))]
-
-    kept: list[CounterTable] = []  # or the table would be closed, and its lock free, before the end
-
-    def take_lock() -> object:
-        kept.append(open_table("shop", tmp_path / "counters", 1.0))
-        return kept[0].lock()
-
     for number in range(10):
         if number:
-            with forked(take_lock) as child:
-                assert child.answer() is True  # and it is killed
+            with stopped_with_lock(tmp_path / "counters", way):
+                pass  # and it is killed
         assert one.check(hit).refused is None
         assert other.check(hit).refused is None
     assert one.check(hit).refused == other.check(hit).refused == hit[0]
@@ -270,26 +325,13 @@ def test_killed_processes_leave_the_count_right(tmp_path: Path) -> None:
     assert amount - 2 * kills <= admitted.stat().st_size <= amount
 
 
-def is_stopped(pid: int) -> bool:
-    """Say whether a process was stopped."""
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-
-def test_stopped_process_keeps_nobody_waiting(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("way", ["quick", "slow"])
+def test_stopped_process_keeps_nobody_waiting(tmp_path: Path, caplog: pytest.LogCaptureFixture, way: str) -> None:
     """While the holder of the lock is stopped others wait once, count alone and say so; then they share again."""
     counters = LocalCounters("shop", tmp_path / "counters")
     hit = [Hit("203.0.113.5 5/minute", FIVE)]
     assert counters.check(hit).refused is None
-
-    def stop_with_lock() -> object:
-        table = open_table("shop", tmp_path / "counters", 1.0)
-        assert table.lock()
-        os.kill(os.getpid(), signal.SIGSTOP)
-        table.unlock()
-        return "went on"
-
-    with forked(stop_with_lock) as child:
-        wait_until(lambda: is_stopped(child.pid), 5, "the child did not stop")
+    with stopped_with_lock(tmp_path / "counters", way) as child:
         begun = time.monotonic()
         assert [counters.check(hit).refused is None for _ in range(1_000)] == [True] * 5 + [False] * 995
         assert time.monotonic() - begun < 2  # waiting each time would be 50 s
@@ -305,19 +347,16 @@ def test_process_that_begins_while_the_lock_is_kept_waits_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It looks for the table every second, counts alone meanwhile, and shares it once the lock is free."""
-    table = open_table("shop", tmp_path / "counters", 1.0)
-    assert table.lock()
     clock = count(0.0, 2.0)
-    counters = LocalCounters("shop", tmp_path / "counters", lambda: next(clock))
     hit = [Hit("203.0.113.5 5/hour", Limit("5/hour"))]
-    begun = time.monotonic()
-    assert [counters.check(hit).refused is None for _ in range(100)] == [True] * 5 + [False] * 95
-    assert time.monotonic() - begun < 5  # waiting each time would be 25 s
-    assert len(caplog.records) == 1
-    table.unlock()
+    with stopped_with_lock(tmp_path / "counters", "slow"):
+        counters = LocalCounters("shop", tmp_path / "counters", lambda: next(clock))
+        begun = time.monotonic()
+        assert [counters.check(hit).refused is None for _ in range(100)] == [True] * 5 + [False] * 95
+        assert time.monotonic() - begun < 5  # waiting each time would be 25 s
+        assert len(caplog.records) == 1
     assert counters.check(hit).refused is None
     counters.close_table()
-    table.close()
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

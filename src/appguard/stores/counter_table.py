@@ -11,11 +11,11 @@ newest if its time is not: so one word decides when the newest becomes an older 
 bucket, whose only state, the time it is full again, stands in place of `opened`. The first five are there to be quick:
 whose slot it is, until when requests join the newest run and no other leaves, until when no other leaves, no less than
 what the others come to, and the newest's count; what they say of others is worked out anew when a run opens or leaves.
-Whoever reads or writes slots holds the lock (flock: the kernel frees it when its holder dies, however it dies). Every
-step of a write is one aligned word, and after every step the slot is valid, at worst without the request being counted;
-a slot changes hands by losing its tags first and getting new ones last. So a process killed in the middle leaves
-nothing to repair. Times are CLOCK_MONOTONIC, which all processes of one boot share; the header names the boot, and a
-file of an earlier one is emptied.
+Whoever reads or writes slots holds the lock (`table_lock`), which is free again when its holder dies, however it dies.
+Every step of a write is one aligned word, and after every step the slot is valid, at worst without the request being
+counted; a slot changes hands by losing its tags first and getting new ones last. So a process killed in the middle
+leaves nothing to repair. Times are CLOCK_MONOTONIC, which all processes of one boot share; the header names the boot,
+and a file of an earlier one is emptied.
 
 The file is reserved in full when it is made (a page that a full disk cannot give would kill the process that touches
 it) and is never shortened while it is mapped. It lies in a directory that nobody else may enter; what somebody else
@@ -27,7 +27,6 @@ import os
 import re
 import sys
 import tempfile
-import time
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
@@ -37,7 +36,7 @@ from struct import Struct
 
 from appguard.limit import Hit
 from appguard.rate import RUNS_PER_WINDOW, TOLERANCE, Left, Rate, tokens_left
-from appguard.stores.flock import FREE, TRY, flock
+from appguard.stores.table_lock import TableLock
 
 SETS = 4096
 WAYS = 16
@@ -77,7 +76,7 @@ class CounterTable:
 
     def __init__(self, path: Path, file: int, sets: int) -> None:
         self.path = path
-        self.file = file
+        self.lock = TableLock(file)
         self._sets = sets
         slots = sets * WAYS
         self._clients_at = TAGS_AT + 8 * slots
@@ -85,57 +84,44 @@ class CounterTable:
         self.size = self._slots_at + SLOT_SIZE * slots
         self._places: dict[str, Place] = {}
 
-    def map(self) -> None:
-        """Make the file a table of this boot if it is none, and map it; raise `OSError`."""
-        boot, kind = BOOT.read_bytes().strip(), f"appguard-counters 4 {self._sets}".encode().ljust(32)
-        header = os.pread(self.file, HEADER.size, 0)
-        if os.fstat(self.file).st_size < self.size or not header.startswith(kind + boot):
+    def map(self) -> "CounterTable":
+        """Make the file a table of this boot if it is none, and map it; give this. Raise `OSError`."""
+        boot, kind = BOOT.read_bytes().strip(), f"appguard-counters 5 {self._sets}".encode().ljust(32)
+        header = os.pread(self.lock.file, HEADER.size, 0)
+        if os.fstat(self.lock.file).st_size < self.size or not header.startswith(kind + boot):
             header = HEADER.pack(kind, boot, os.urandom(32))
             self._reserve()
-            os.pwrite(self.file, bytes(self._slots_at - TAGS_AT), TAGS_AT)
-            os.pwrite(self.file, header, 0)  # last: without it the next process begins again
+            os.pwrite(self.lock.file, bytes(self._slots_at - TAGS_AT), TAGS_AT)
+            os.pwrite(self.lock.file, header, 0)  # last: without it the next process begins again
         self._secret = HEADER.unpack(header)[2]
-        self._map = mmap.mmap(self.file, self.size)
+        self._map = mmap.mmap(self.lock.file, self.size)
         view = memoryview(self._map)
         self.words = view[:TAGS_AT].cast("Q")
         self._tags = view[TAGS_AT : self._clients_at].cast("Q")
         self._clients = view[self._clients_at : self._slots_at].cast("Q")
         self._numbers = view[self._slots_at :].cast("Q")
         self._seconds = view[self._slots_at :].cast("d")
+        self.lock.join(self._map)
+        return self
 
     def _reserve(self) -> None:
         try:
-            os.posix_fallocate(self.file, 0, self.size)
+            os.posix_fallocate(self.lock.file, 0, self.size)
         except OSError:
-            os.ftruncate(self.file, 0)  # nobody has mapped what is not yet a table
+            os.ftruncate(self.lock.file, 0)  # nobody has mapped what is not yet a table
             raise
-
-    def lock(self, patience: float = 0.0) -> bool:
-        """Take the lock; say whether it was free within so many seconds. The threads of a process must take turns."""
-        end = 0.0
-        while flock(self.file, TRY):
-            now = time.monotonic()
-            end = end or now + patience
-            if now >= end:
-                return False
-            time.sleep(0.0001)
-        return True
-
-    def unlock(self) -> None:
-        """Give the lock back, if it was taken. Requests call C: where this begins, a signal's exception may come."""
-        flock(self.file, FREE)
 
     def is_current(self) -> bool:
         """Say whether other processes still find this file, and show cleaners of temporary files that it is used."""
         try:
-            os.utime(self.file)
-            return _inode(self.path.lstat()) == _inode(os.fstat(self.file))
+            os.utime(self.lock.file)
+            return _inode(self.path.lstat()) == _inode(os.fstat(self.lock.file))
         except OSError:
             return False
 
     def close(self) -> None:
         """Close the file; the map goes with its last user."""
-        file, self.file = self.file, -1
+        file, self.lock.file = self.lock.file, -1
         if file >= 0:
             with suppress(OSError):
                 os.close(file)
@@ -325,8 +311,8 @@ class CounterTable:
                 chosen, leaves = slot, left
         return chosen
 
-    def forget(self, client: str) -> None:
-        """Empty the slots of a client."""
+    def forget(self, client: str) -> int:
+        """Empty the slots of a client; give how often that was done."""
         wanted = self._hash(client)[:8]
         found = self._map.find(wanted, self._clients_at, self._slots_at)
         while found >= 0:
@@ -334,6 +320,7 @@ class CounterTable:
                 self._drop((found - self._clients_at) // 8)
             found = self._map.find(wanted, found + 1, self._slots_at)
         self.words[RESETS] += 1
+        return self.words[RESETS]
 
 
 def _wait_for(over: int, runs: Sequence[tuple[float, int]], window: float, now: float) -> float:
@@ -364,14 +351,13 @@ def open_table(app: str, directory: Path | None, patience: float, sets: int = SE
 
 def _mapped(table: CounterTable, patience: float) -> CounterTable:
     try:
-        if not table.lock(patience):
+        mapped = table.lock.do(patience, table.map)
+        if mapped is None:
             raise OSError(f"{table.path}: another process holds its lock")
-        table.map()
-    except BaseException:  # also what a signal handler raises, or the lock would stay taken
+    except BaseException:  # also what a signal handler raises
         table.close()
         raise
-    table.unlock()
-    return table
+    return mapped
 
 
 def _own_directories() -> Sequence[Path]:

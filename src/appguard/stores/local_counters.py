@@ -11,18 +11,21 @@ import time
 from collections.abc import Callable, Sequence
 from math import inf
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from appguard.fork import in_every_child
 from appguard.limit import ADMITTED, Hit, Verdict, new_verdict
 from appguard.rate import Left
 from appguard.stores.counter_table import RESETS, SETS, CounterTable, open_table
-from appguard.stores.flock import FREE, TRY, flock
 from appguard.stores.memory_counters import MemoryCounters
+from appguard.stores.table_lock import FLAGS
 from appguard.turn import Turn
 
 PATIENCE = 0.25  # seconds; on a busy machine a holder that lost its processor to others is back by then
 RECHECK = 1.0  # seconds: how late a table that was removed, or can be made now, is noticed
 
+P = ParamSpec("P")
+T = TypeVar("T")
 log = logging.getLogger("appguard.stores.local")
 
 
@@ -49,6 +52,7 @@ class LocalCounters:
         self._counted_alone = 0
         self._table_complaint = ""
         self._shared: CounterTable | None = None
+        self._quick_table: CounterTable | None = None  # the same, unless its lock is to be taken the slow way
         self._renew_table()
         in_every_child(self, LocalCounters._renew_table)
 
@@ -70,35 +74,38 @@ class LocalCounters:
                 turn.wait()
                 continue
             try:
-                table = self._shared
-                if table is not None and not self._is_stuck:  # as most requests have it
-                    try:
+                table = self._quick_table
+                if table is not None:  # as most requests have it
+                    lock = table.lock
+                    flags, mine, fence = lock.flags, lock.mine, lock.fence
+                    try:  # what `table_lock` calls the quick way
+                        flags[mine] = 1
+                        if not fence.acquire(False):
+                            fence.release()
                         # The clock is read under the lock: it does not go back between processes.
-                        if not flock(table.file, TRY) and (now := self._table_clock()) < self._look_at_table:
+                        if flags[FLAGS] == lock.alone and (now := self._table_clock()) < self._look_at_table:
                             left = table.quickly(hits[0], now) if len(hits) == 1 else None
                             if left is None:
                                 return _count(table, hits, now)
                             return new_verdict(Verdict, (None, 0.0, now, (left,), True))
                     finally:
-                        flock(table.file, FREE)
+                        flags[mine] = 0
                 return self._check(hits)
             finally:
                 turn.append(None)
 
     def _check(self, hits: Sequence[Hit]) -> Verdict:
-        """Do the same when the table is to be looked at first, or its lock is another's."""
+        """Do the same when the table is to be looked at first, or its lock may be another's."""
         table = self._shared
         if table is None or self._table_clock() >= self._look_at_table:
             table = self._look()
         if table is None:
             return self._alone.check(hits)
-        try:
-            if not self._locked(table):
-                self._counted_alone += 1
-                return self._alone.check(hits)
-            return _count(table, hits, self._table_clock())
-        finally:
-            flock(table.file, FREE)
+        verdict = self._locked(table, lambda: _count(table, hits, self._table_clock()))
+        if verdict is None:
+            self._counted_alone += 1
+            return self._alone.check(hits)
+        return verdict
 
     async def check_async(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Do what `check` does; it blocks for `PATIENCE` at most, and only if another process was stopped."""
@@ -110,16 +117,8 @@ class LocalCounters:
 
     def _give_back(self, hits: Sequence[Hit], time: float) -> None:
         table = self._shared
-        if table is None:
+        if table is None or not self._locked(table, lambda: _give_back(table, hits, time, self._table_clock())):
             self._alone.give_back(hits, time)
-            return
-        try:
-            if self._locked(table):
-                _give_back(table, hits, time, self._table_clock())
-            else:
-                self._alone.give_back(hits, time)
-        finally:
-            flock(table.file, FREE)
 
     async def give_back_async(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Do what `give_back` does; it blocks as `check_async` does."""
@@ -138,13 +137,8 @@ class LocalCounters:
 
     def _forget(self, key: str) -> None:
         table = self._shared or self._look()
-        if table is None:
-            return
-        try:
-            if self._locked(table):
-                table.forget(key)
-        finally:
-            flock(table.file, FREE)
+        if table is not None:
+            self._locked(table, table.forget, key)
 
     def close_table(self) -> None:
         """Close the table; the next use opens it again."""
@@ -156,6 +150,7 @@ class LocalCounters:
 
     def _close_shared(self) -> None:
         table, self._shared = self._shared, None
+        self._choose_way()
         if table is not None:
             table.close()
 
@@ -172,22 +167,29 @@ class LocalCounters:
             patience = 0.0 if self._table_complaint else PATIENCE
             self._shared = open_table(self._app, self._table_directory, patience, self._sets)
             self._table_complaint = ""
+            self._choose_way()
         except OSError as error:
             if str(error) != self._table_complaint:
                 self._table_complaint = str(error)
                 log.error("no table for the processes of %s, each counts limits for itself: %s", self._app, error)
         return self._shared
 
-    def _locked(self, table: CounterTable) -> bool:
-        if not table.lock(0.0 if self._is_stuck else PATIENCE):
-            if not self._is_stuck:
+    def _locked(self, table: CounterTable, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Do what gives something under the lock of the table, the slow way; None if it is not free."""
+        done = table.lock.do(0.0 if self._is_stuck else PATIENCE, work, *args, **kwargs)
+        if self._is_stuck is not (done is None):
+            self._is_stuck = done is None
+            if self._is_stuck:
                 log.error("another process of %s keeps the lock of %s", self._app, table.path)
-            self._is_stuck = True
-            return False
-        if self._is_stuck:
-            log.warning("%s is free again; %d requests were counted apart", table.path, self._counted_alone)
-            self._is_stuck = False
-        return True
+            else:
+                log.warning("%s is free again; %d requests were counted apart", table.path, self._counted_alone)
+            self._choose_way()
+        return done
+
+    def _choose_way(self) -> None:
+        table = self._shared
+        is_quick = table is not None and table.lock.has_seat and not self._is_stuck
+        self._quick_table = table if is_quick else None
 
 
 def _count(table: CounterTable, hits: Sequence[Hit], now: float) -> Verdict:
@@ -226,8 +228,9 @@ def _wait_of_new(hit: Hit) -> float:
     return 0.0 if hit.cost <= hit.rate.most else hit.rate.window
 
 
-def _give_back(table: CounterTable, hits: Sequence[Hit], at: float, now: float) -> None:
+def _give_back(table: CounterTable, hits: Sequence[Hit], at: float, now: float) -> bool:
     for hit in hits:
         slot = table.find(hit.key)
         if slot >= 0:
             table.give_back(slot, hit.rate, at, now, hit.cost)
+    return True
