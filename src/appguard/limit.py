@@ -162,7 +162,7 @@ class Hit:
     dynamic: Rate | None = None
     is_reserved: bool = False
     rate: Rate = field(init=False, repr=False, compare=False)
-    policy: Policy = field(init=False, repr=False, compare=False)  # what is told of it
+    policy: Policy | None = field(init=False, repr=False, compare=False)  # what is told of it
 
     def __post_init__(self) -> None:
         """Take the limit's own rate where there is no other; raise `AppGuardError`."""
@@ -170,7 +170,7 @@ class Hit:
         if rate is None:
             raise AppGuardError(f"limit {self.limit}: its rate depends on the request")
         object.__setattr__(self, "rate", rate)
-        object.__setattr__(self, "policy", policy_of(self.limit.name, rate))
+        object.__setattr__(self, "policy", policy_of(self.limit.name, rate) if self.limit.counts_requests else None)
 
 
 class Verdict(NamedTuple):

@@ -36,9 +36,9 @@ class RateFields:
         hit, least = hits[0], left[0]
         if len(left) > 1:
             hit, least = _least(hits, left)
-        if not hit.limit.counts_requests:
-            return []
         policy, (number, reset) = hit.policy, least
+        if policy is None:
+            return []
         if self.has_legacy:
             return self._fields(policy, number, ceil(reset - TOLERANCE), wall)
         return [policy.field, (STATE, f"{policy.state}{number};t={ceil(reset - TOLERANCE)}")]
@@ -50,9 +50,9 @@ class RateFields:
         hit, least = hits[0], left[0]
         if len(left) > 1:
             hit, least = _least(hits, left)
-        if not hit.limit.counts_requests:
-            return []
         policy, (number, reset) = hit.policy, least
+        if policy is None:
+            return []
         return [policy.raw_field, (RAW_STATE, b"%b%d;t=%d" % (policy.raw_state, number, ceil(reset - TOLERANCE)))]
 
     def _fields(self, policy: Policy, number: int, seconds: int, wall: Callable[[], float]) -> Fields:
@@ -69,8 +69,8 @@ def _least(hits: Sequence[Hit], left: Sequence[Left]) -> tuple[Hit, Left]:
     """Give the limit of requests that has least left, or one of outcomes if there is none, and what is left of it."""
     least = min(left)
     hit = hits[left.index(least)]
-    if hit.limit.counts_requests:  # as most are
+    if hit.policy is not None:  # as most are
         return hit, least
-    told = [(its, place) for place, its in enumerate(left) if hits[place].limit.counts_requests]
+    told = [(its, place) for place, its in enumerate(left) if hits[place].policy is not None]
     least, place = min(told, default=(least, left.index(least)))
     return hits[place], least

@@ -246,6 +246,25 @@ def test_other_systems_count_in_the_process() -> None:
     assert done.stderr.count("needs Linux") == 1
 
 
+LOCKING = """
+import sys
+if len(sys.argv) > 2:
+    sys.modules["ctypes"] = None
+from appguard.stores.flock import FREE, TRY, flock
+one, other = (open(sys.argv[1], "w") for _ in range(2))
+free = flock(one.fileno(), TRY), flock(other.fileno(), TRY), flock(one.fileno(), FREE), flock(other.fileno(), TRY)
+print(type(flock).__name__, *free)
+"""
+
+
+@pytest.mark.parametrize(("more", "kind"), [([], "_FuncPtr"), (["without ctypes"], "function")])
+def test_lock_is_of_c_or_else_of_fcntl(tmp_path: Path, more: list[str], kind: str) -> None:
+    """The lock is the same, only that fcntl's lets other threads come between."""
+    words = [sys.executable, "-c", LOCKING, str(tmp_path / "locked"), *more]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == (f"{kind} 0 -1 0 0\n", "")
+
+
 # Death in the middle
 
 

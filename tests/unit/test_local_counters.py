@@ -235,7 +235,7 @@ def test_no_request_is_lost(tmp_path: Path, taken: int) -> None:
     So it is where some of them, or all, find no seat at the lock, because others have taken them.
     """
     tables = [open_table("shop", tmp_path / "counters", 1.0) for _ in range(taken)]
-    assert [table.lock.has_seat for table in tables] == [True] * taken
+    assert all(table.lock.quick for table in tables)
     each, limit = 5_000, Limit("1000000/hour")
     hit = Hit(f"203.0.113.5 {limit}", limit)
     counters = LocalCounters("shop", tmp_path / "counters")
@@ -271,17 +271,20 @@ class Stopping:
 
 
 @contextmanager
-def stopped_with_lock(directory: Path, way: str) -> Generator[Child]:
-    """Give a process that has taken the lock of the table the quick way, or the slow one, and was stopped then."""
+def stopped_with_lock(directory: Path, way: str, inherited: LocalCounters | None = None) -> Generator[Child]:
+    """Give a process that has taken the lock of the table the quick way, or the slow one, and was stopped then.
+
+    It opens the table for itself, or uses counters it has from its parent.
+    """
 
     def act() -> object:
         if way == "quick":
-            counters, limit = LocalCounters("shop", directory), Limit("100/hour")
+            counters, limit = inherited or LocalCounters("shop", directory), Limit("100/hour")
             assert counters.check([Hit("192.0.2.1 x", limit)]).refused is None
             counters.check([Hit("192.0.2.1 x", limit, cast("int", Stopping()))])
         else:
             table = open_table("shop", directory, 1.0)
-            table.lock.do(1.0, os.kill, os.getpid(), signal.SIGSTOP)
+            table.lock.do(1.0, lambda: os.kill(os.getpid(), signal.SIGSTOP))
         return "went on"
 
     with forked(act) as child:
@@ -325,13 +328,18 @@ def test_killed_processes_leave_the_count_right(tmp_path: Path) -> None:
     assert amount - 2 * kills <= admitted.stat().st_size <= amount
 
 
-@pytest.mark.parametrize("way", ["quick", "slow"])
-def test_stopped_process_keeps_nobody_waiting(tmp_path: Path, caplog: pytest.LogCaptureFixture, way: str) -> None:
-    """While the holder of the lock is stopped others wait once, count alone and say so; then they share again."""
+@pytest.mark.parametrize(("way", "is_forked"), [("quick", False), ("quick", True), ("slow", False)])
+def test_stopped_process_keeps_nobody_waiting(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, way: str, is_forked: bool
+) -> None:
+    """While the holder of the lock is stopped others wait once, count alone and say so; then they share again.
+
+    A forked child that uses the counters of its parent is such another process.
+    """
     counters = LocalCounters("shop", tmp_path / "counters")
     hit = [Hit("203.0.113.5 5/minute", FIVE)]
     assert counters.check(hit).refused is None
-    with stopped_with_lock(tmp_path / "counters", way) as child:
+    with stopped_with_lock(tmp_path / "counters", way, counters if is_forked else None) as child:
         begun = time.monotonic()
         assert [counters.check(hit).refused is None for _ in range(1_000)] == [True] * 5 + [False] * 995
         assert time.monotonic() - begun < 2  # waiting each time would be 50 s
@@ -343,13 +351,14 @@ def test_stopped_process_keeps_nobody_waiting(tmp_path: Path, caplog: pytest.Log
     assert "1000 requests were counted apart" in caplog.text
 
 
+@pytest.mark.parametrize("way", ["quick", "slow"])
 def test_process_that_begins_while_the_lock_is_kept_waits_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, way: str
 ) -> None:
     """It looks for the table every second, counts alone meanwhile, and shares it once the lock is free."""
     clock = count(0.0, 2.0)
     hit = [Hit("203.0.113.5 5/hour", Limit("5/hour"))]
-    with stopped_with_lock(tmp_path / "counters", "slow"):
+    with stopped_with_lock(tmp_path / "counters", way):
         counters = LocalCounters("shop", tmp_path / "counters", lambda: next(clock))
         begun = time.monotonic()
         assert [counters.check(hit).refused is None for _ in range(100)] == [True] * 5 + [False] * 95

@@ -27,8 +27,8 @@ def hasty() -> Generator[None]:
     sys.setswitchinterval(before)
 
 
-class Late(Exception):
-    """What the handler of a signal raises, as apps do that limit the time of a request."""
+class Late(TimeoutError):
+    """What the handler of a signal raises, as apps do that limit the time of a request. It is an `OSError`."""
 
 
 @pytest.fixture
@@ -152,17 +152,23 @@ def storm(ask: Callable[[], object], alarms: int) -> int:
     return came
 
 
-def is_free(counters: Counters, hits: Sequence[Hit]) -> bool:
-    """Say whether another thread may count."""
-    asked = Thread(target=counters.check, args=(hits,), daemon=True)
-    asked.start()
-    asked.join(10)
-    return not asked.is_alive()
+def must_be_free(counters: Counters, hits: Sequence[Hit], directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Raise AssertionError unless another thread may count, and at once another process if it shares the table."""
+    other = LocalCounters("shop", directory / "counters")
+    for each in (counters, other):
+        asked = Thread(target=each.check, args=(hits,), daemon=True)
+        asked.start()
+        asked.join(10)
+        assert not asked.is_alive()
+    other.close_table()
+    assert not caplog.records
 
 
 @pytest.mark.usefixtures("late")
 @pytest.mark.parametrize("what", ["one limit", "three limits", "give back", "reset"])
-def test_no_exception_of_a_signal_handler_loses_the_turn(counters: Counters, what: str) -> None:
+def test_no_exception_of_a_signal_handler_loses_the_turn(
+    counters: Counters, what: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Wherever it is raised, others are counted afterwards."""
     hits = [Hit(f"203.0.113.5 {limit}", limit) for limit in WIDE]
     one, then = hits[:1], counters.check(hits).time
@@ -173,12 +179,14 @@ def test_no_exception_of_a_signal_handler_loses_the_turn(counters: Counters, wha
         "reset": lambda: counters.reset("203.0.113.5"),
     }
     assert storm(asks[what], 3_000) == 3_000
-    assert is_free(counters, hits)
+    must_be_free(counters, hits, tmp_path, caplog)
 
 
 @pytest.mark.usefixtures("late", "hasty")
 @pytest.mark.parametrize("limits", [1, 3])
-def test_nor_one_that_comes_while_a_thread_waits(counters: Counters, limits: int) -> None:
+def test_nor_one_that_comes_while_a_thread_waits(
+    counters: Counters, limits: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """The turn is another's most of the time, and is taken after a wait."""
     hits = [Hit(f"203.0.113.5 {limit}", limit) for limit in WIDE[:limits]]
     is_over = Event()
@@ -194,4 +202,5 @@ def test_nor_one_that_comes_while_a_thread_waits(counters: Counters, limits: int
     finally:
         is_over.set()
         other.join(10)
-    assert not other.is_alive() and is_free(counters, hits)
+    assert not other.is_alive()
+    must_be_free(counters, hits, tmp_path, caplog)

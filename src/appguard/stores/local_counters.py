@@ -10,8 +10,10 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from math import inf
+from mmap import mmap
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from threading import Lock
+from typing import TypeVar
 
 from appguard.fork import in_every_child
 from appguard.limit import ADMITTED, Hit, Verdict, new_verdict
@@ -24,7 +26,6 @@ from appguard.turn import Turn
 PATIENCE = 0.25  # seconds; on a busy machine a holder that lost its processor to others is back by then
 RECHECK = 1.0  # seconds: how late a table that was removed, or can be made now, is noticed
 
-P = ParamSpec("P")
 T = TypeVar("T")
 log = logging.getLogger("appguard.stores.local")
 
@@ -52,7 +53,7 @@ class LocalCounters:
         self._counted_alone = 0
         self._table_complaint = ""
         self._shared: CounterTable | None = None
-        self._quick_table: CounterTable | None = None  # the same, unless its lock is to be taken the slow way
+        self._quick: tuple[CounterTable, mmap, int, bytes, Lock] | None = None  # the same, and how to lock it quickly
         self._renew_table()
         in_every_child(self, LocalCounters._renew_table)
 
@@ -74,19 +75,18 @@ class LocalCounters:
                 turn.wait()
                 continue
             try:
-                table = self._quick_table
-                if table is not None:  # as most requests have it
-                    lock = table.lock
-                    flags, mine, fence = lock.flags, lock.mine, lock.fence
+                quick = self._quick
+                if quick is not None:  # as most requests have it
+                    table, flags, mine, alone, fence = quick
                     try:  # what `table_lock` calls the quick way
                         flags[mine] = 1
-                        if not fence.acquire(False):
+                        if not fence.acquire(False):  # one of the two takes place: an atomic instruction
                             fence.release()
                         # The clock is read under the lock: it does not go back between processes.
-                        if flags[FLAGS] == lock.alone and (now := self._table_clock()) < self._look_at_table:
-                            left = table.quickly(hits[0], now) if len(hits) == 1 else None
+                        if flags[FLAGS] == alone and (now := self._table_clock()) < self._look_at_table:
+                            left = table.quickly(hits[0], now) if len(hits) == 1 else None  # as `_count` does
                             if left is None:
-                                return _count(table, hits, now)
+                                return _count_all(table, hits, now)
                             return new_verdict(Verdict, (None, 0.0, now, (left,), True))
                     finally:
                         flags[mine] = 0
@@ -138,7 +138,7 @@ class LocalCounters:
     def _forget(self, key: str) -> None:
         table = self._shared or self._look()
         if table is not None:
-            self._locked(table, table.forget, key)
+            self._locked(table, lambda: table.forget(key))
 
     def close_table(self) -> None:
         """Close the table; the next use opens it again."""
@@ -149,8 +149,7 @@ class LocalCounters:
         self._look_at_table = 0.0
 
     def _close_shared(self) -> None:
-        table, self._shared = self._shared, None
-        self._choose_way()
+        table, self._shared, self._quick = self._shared, None, None
         if table is not None:
             table.close()
 
@@ -161,6 +160,7 @@ class LocalCounters:
             return None
         self._look_at_table = now + RECHECK
         if self._shared is not None and self._shared.is_current():
+            self._choose_way()
             return self._shared
         self._close_shared()
         try:
@@ -174,25 +174,30 @@ class LocalCounters:
                 log.error("no table for the processes of %s, each counts limits for itself: %s", self._app, error)
         return self._shared
 
-    def _locked(self, table: CounterTable, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+    def _locked(self, table: CounterTable, work: Callable[[], T]) -> T | None:
         """Do what gives something under the lock of the table, the slow way; None if it is not free."""
-        done = table.lock.do(0.0 if self._is_stuck else PATIENCE, work, *args, **kwargs)
+        done = table.lock.do(0.0 if self._is_stuck else PATIENCE, work)
         if self._is_stuck is not (done is None):
             self._is_stuck = done is None
+            self._choose_way()
             if self._is_stuck:
                 log.error("another process of %s keeps the lock of %s", self._app, table.path)
             else:
                 log.warning("%s is free again; %d requests were counted apart", table.path, self._counted_alone)
-            self._choose_way()
         return done
 
     def _choose_way(self) -> None:
         table = self._shared
-        is_quick = table is not None and table.lock.has_seat and not self._is_stuck
-        self._quick_table = table if is_quick else None
+        quick = table.lock.quick if table is not None and not self._is_stuck else None
+        self._quick = (table, *quick) if table is not None and quick is not None else None
 
 
 def _count(table: CounterTable, hits: Sequence[Hit], now: float) -> Verdict:
+    left = table.quickly(hits[0], now) if len(hits) == 1 else None
+    return _count_all(table, hits, now) if left is None else Verdict(None, 0.0, now, (left,))
+
+
+def _count_all(table: CounterTable, hits: Sequence[Hit], now: float) -> Verdict:
     refused: Hit | None = None
     longest = 0.0
     slots = [table.find(hit.key) for hit in hits]
