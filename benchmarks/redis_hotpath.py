@@ -1,14 +1,14 @@
 """What does AppGuard leave of an app's requests a second behind a real server, counting in Redis or on this host?
 
-wrk with 64 connections asks, in short turns so that all see the same machine, and each turn of processes started anew,
-because two of the same app differ by a twentieth from their start on. FastAPI on uvicorn as `uvicorn[standard]` runs
-it, on uvloop and httptools: bare, with three limits counted in a Redis of its own and told in the answers, and with
-every request refused; the first two on asyncio and h11 too. Flask on gunicorn with four workers, as they are by default
-and with two threads each on connections that stay open: bare, and counting in the table of `local://`. Of each the
-median of its ratios to the bare app of the same turn counts, and the CPU time per request of the server's processes.
-Then it asks Redis how many commands the refused requests cost, and checks that the workers let in exactly the amount.
-Last, in this process: the CPU time of the call to the store alone, with 64 callers at once. Prints a table and writes
-JSON.
+wrk with 64 connections asks, in short turns, all sites in order and back again so that all see the same machine, and
+each round of processes started anew, because two of the same app differ by a twentieth from their start on. FastAPI on
+uvicorn as `uvicorn[standard]` runs it, on uvloop and httptools: bare, with three limits counted in a Redis of its own
+and told in the answers, and with every request refused; the first two on asyncio and h11 too. Flask on gunicorn with
+four workers, as they are by default and with two threads each on connections that stay open: bare, and counting in the
+table of `local://`. Of each the median of its ratios to the bare app of the same round counts, and the CPU time per
+request of the server's processes. Then it asks Redis how many commands the refused requests cost, and checks that the
+workers let in exactly the amount. Last, in this process: the CPU time of the call to the store alone, with 64 callers
+at once. Prints a table and writes JSON.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Generator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
@@ -99,12 +99,30 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
-class Turns:
-    """What was measured of a site in each turn."""
+class Turn:
+    """What was measured of a site in one turn."""
+
+    requests: int
+    refused: int
+    seconds: float
+    cpu_seconds: float
+    p99: float  # milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Rounds:
+    """What was measured of a site in each round."""
 
     rates: list[float] = field(default_factory=lambda: list[float]())
     cpu: list[float] = field(default_factory=lambda: list[float]())  # microseconds per request
     p99: list[float] = field(default_factory=lambda: list[float]())  # milliseconds
+
+    def add(self, turns: Sequence[Turn]) -> None:
+        """Note the turns of a round."""
+        requests = sum(turn.requests for turn in turns)
+        self.rates.append(requests / sum(turn.seconds for turn in turns))
+        self.cpu.append(sum(turn.cpu_seconds for turn in turns) / requests * 1e6)
+        self.p99.append(statistics.mean(turn.p99 for turn in turns))
 
 
 SITES = (
@@ -184,16 +202,13 @@ def wrk(server: Server, script: Path, seconds: int, connections: int = CONNECTIO
     return found
 
 
-def turn(server: Server, script: Path, seconds: int, turns: Turns) -> dict[str, float]:
-    """Measure one turn of a server, note it and give wrk's report."""
+def take_turn(server: Server, script: Path, seconds: int) -> Turn:
+    """Measure one turn of a server."""
     before = cpu_seconds(server.process.pid)
     report = wrk(server, script, seconds)
     used = cpu_seconds(server.process.pid) - before
     assert report["requests"], f"{server.name} does not answer:\n{server.process.output()}"
-    turns.rates.append(report["requests"] / report["microseconds"] * 1e6)
-    turns.cpu.append(used / report["requests"] * 1e6)
-    turns.p99.append(report["p99_ms"])
-    return report
+    return Turn(int(report["requests"]), int(report["refused"]), report["microseconds"] / 1e6, used, report["p99_ms"])
 
 
 def script_calls(redis: RedisServer) -> int:
@@ -237,31 +252,34 @@ async def in_process(uri: str, directory: Path, times: int = 6_400) -> dict[str,
     return {"store_call_us": call, "guard_us": whole - alone}
 
 
-def rows(measured: Mapping[str, Turns]) -> list[dict[str, object]]:
+def rows(measured: Mapping[str, Rounds]) -> list[dict[str, object]]:
     """Print the table and give its rows."""
     found: list[dict[str, object]] = []
-    print(f"{'':<34}{'requests/s':>12}{'of bare':>9}{'CPU us':>9}{'added':>8}{'p99 ms':>8}")
+    print(f"{'':<34}{'requests/s':>12}{'of bare':>9}{'quartiles':>12}{'CPU us':>9}{'added':>8}{'p99 ms':>8}")
     for site in SITES:
-        turns, bare = measured[site.name], measured[site.bare or site.name]
-        ratio = statistics.median(mine / its for mine, its in zip(turns.rates, bare.rates, strict=True))
-        added = statistics.median(mine - its for mine, its in zip(turns.cpu, bare.cpu, strict=True))
-        rate, cpu, p99 = (statistics.median(each) for each in (turns.rates, turns.cpu, turns.p99))
-        print(f"  {site.name:<32}{rate:12.0f}{ratio:9.2f}{cpu:9.1f}{added:8.1f}{p99:8.1f}")
+        rounds, bare = measured[site.name], measured[site.bare or site.name]
+        ratios = [mine / its for mine, its in zip(rounds.rates, bare.rates, strict=True)]
+        low, ratio, high = statistics.quantiles(ratios, method="inclusive")
+        added = statistics.median(mine - its for mine, its in zip(rounds.cpu, bare.cpu, strict=True))
+        rate, cpu, p99 = (statistics.median(each) for each in (rounds.rates, rounds.cpu, rounds.p99))
+        between = f"{low:.2f}-{high:.2f}"
+        print(f"  {site.name:<32}{rate:12.0f}{ratio:9.3f}{between:>12}{cpu:9.1f}{added:8.1f}{p99:8.1f}")
         row = {"name": site.name, "rate": rate, "of_bare": ratio, "cpu_us": cpu, "added_us": added, "p99_ms": p99}
-        found.append({**row, "rates": turns.rates})
+        found.append({**row, "rates": rounds.rates})
     return found
 
 
-def measure(directory: Path, turns: int, seconds: int) -> dict[str, object]:
+def measure(directory: Path, rounds: int, seconds: int) -> dict[str, object]:
     """Measure all, print and give what was found."""
     (directory / "apps.py").write_text(APPS)
     script = directory / "report.lua"
     script.write_text(WRK_REPORT)
-    local, measured = f"local://{directory}", {site.name: Turns() for site in SITES}
+    local, measured = f"local://{directory}", {site.name: Rounds() for site in SITES}
     refused = commands = 0
     with ExitStack() as stack:
         redis, other_redis = (stack.enter_context(redis_server(directory)) for _ in range(2))
-        for number in range(turns):
+        for _ in range(rounds):
+            turns: dict[str, list[Turn]] = {site.name: [] for site in SITES}
             with ExitStack() as round_:
                 servers = [
                     round_.enter_context(
@@ -271,12 +289,15 @@ def measure(directory: Path, turns: int, seconds: int) -> dict[str, object]:
                 ]
                 for server in servers:
                     wrk(server, script, 1)
-                for site, server in [*zip(SITES, servers, strict=True)][:: -1 if number % 2 else 1]:
+                forth = [*zip(SITES, servers, strict=True)]
+                for site, server in [*forth, *reversed(forth)]:
                     before = script_calls(other_redis)
-                    report = turn(server, script, seconds, measured[site.name])
+                    turns[site.name].append(take_turn(server, script, seconds))
                     if site.refuses:
-                        refused += int(report["refused"])
+                        refused += turns[site.name][-1].refused
                         commands += script_calls(other_redis) - before
+            for name, its in turns.items():
+                measured[name].add(its)
         found = rows(measured)
         print(f"  {refused} requests refused, which cost {commands} commands of Redis (INFO commandstats)")
         print(
@@ -297,12 +318,12 @@ def measure(directory: Path, turns: int, seconds: int) -> dict[str, object]:
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--turns", type=int, default=9)
-    parser.add_argument("--seconds", type=int, default=2, help="of a turn")
+    parser.add_argument("--rounds", type=int, default=11, help="two at least")
+    parser.add_argument("--seconds", type=int, default=1, help="of a turn, of which there are two in a round")
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
     with TemporaryDirectory() as directory:
-        found = measure(Path(directory), arguments.turns, arguments.seconds)
+        found = measure(Path(directory), arguments.rounds, arguments.seconds)
     host = {"kernel": platform.release(), "python": platform.python_version(), "cpus": os.cpu_count()}
     arguments.output.parent.mkdir(exist_ok=True)
     arguments.output.write_text(json.dumps({"host": host, **found}, indent=2) + "\n")

@@ -52,7 +52,6 @@ class AppGuard:
         self._error: ConfigError | None = None
         self._middleware: Middleware | None = None
         self._started: Middleware | None = None  # from the first request on
-        self._peers: dict[str | None, Peer] = {}  # that it knows
         try:
             config = app_config(options)
             self._middleware = Middleware(config, _header_of, _Visit) if config.enabled else None
@@ -71,7 +70,7 @@ class AppGuard:
         method = scope.get("method", "GET").upper()  # as frameworks read it
         path = _path(scope) if scope.get("root_path") else scope["path"]
         text, port = scope.get("client") or NOBODY
-        peer = self._peers.get(text) or middleware.clients.finder.peer(text)
+        peer = middleware.peers.get(text) or middleware.clients.finder.peer(text)
         is_plain = port != 0 and (not peer.forwards or self._forwarding.isdisjoint(dict(scope["headers"])))
         client = peer.client if is_plain else self._client(middleware, peer, port, scope)
         is_preflight = method == "OPTIONS" and _is_preflight(scope)
@@ -92,8 +91,9 @@ class AppGuard:
         visit.status = 0
         visit.has_begun = False
         scope[VISIT] = visit
+        app = self.app  # `opened` says why
         try:
-            await self.app(scope, receive, visit.send)
+            await app(scope, receive, visit.send)
         except Exception:
             visit.status = visit.status or 500
             raise
@@ -115,7 +115,6 @@ class AppGuard:
             await self.app(scope, receive, send)
         else:
             self._middleware.start_under(scope.get(VISIT))
-            self._peers = self._middleware.clients.finder.known
             self._started = self._middleware
             await self(scope, receive, send)
 

@@ -5,7 +5,7 @@ from typing import cast
 
 from appguard.app_events import Exchange
 from appguard.middleware import Middleware
-from appguard.proxies import Client, forwarded_for
+from appguard.proxies import Client, Peer, forwarded_for
 
 PROXY_FIX = "werkzeug.proxy_fix.orig"  # what werkzeug's ProxyFix leaves behind when it has replaced the peer
 REWRITTEN = ("0", 0)  # ports by which servers mark a peer they have rewritten; Django under ASGI has numbers
@@ -27,9 +27,10 @@ def header_of(environ: object, name: str) -> str:
 
 def client_of(middleware: Middleware, environ: Mapping[str, object]) -> Client:
     """Give the client of a request."""
-    finder = middleware.clients.finder
     text = environ.get("REMOTE_ADDR")
-    peer = finder.known.get(text) or finder.peer(text if isinstance(text, str) else "")  # type: ignore[call-overload]
+    peer: Peer = middleware.peers.get(text) or middleware.clients.finder.peer(  # type: ignore[call-overload]
+        text if isinstance(text, str) else ""
+    )
     is_rewritten = PROXY_FIX in environ or environ.get("REMOTE_PORT") in REWRITTEN
     is_forwarded = peer.forwards and (FORWARDED_FOR in environ or FORWARDED in environ)
     if not is_forwarded and not is_rewritten:

@@ -51,6 +51,7 @@ class Middleware:
         self._safelist = NetworkSet([*config.safelist, *config.trusted_proxies.networks])
         self._header_of = header_of
         self.clients = Clients(config, self.say)
+        self.peers = self.clients.finder.known  # at hand
         self.answers = Answers(config.headers, config.ban_status, config.ban_text, config.response)
         self.fields = self.answers.fields
         self._has_fields = self.fields.has_any
@@ -171,7 +172,8 @@ class Middleware:
         if type(found) is Refusal:
             self.events.refused(client, found, method, path, now)
             return found
-        verdict = opened.check(found) if found else ADMITTED
+        check = opened.check  # `opened` says why
+        verdict = check(found) if found else ADMITTED
         if verdict.refused is not None:
             now = self.monotonic()
             return self._refused(client, guard.settle(verdict, now), method, path, now)
@@ -200,7 +202,8 @@ class Middleware:
         if type(found) is Refusal:
             self.events.refused(client, found, method, path, now)
             return found
-        verdict = await opened.check_async(found) if found else ADMITTED
+        check = opened.check_async  # `opened` says why
+        verdict = await check(found) if found else ADMITTED
         if verdict.refused is not None:
             return self._refused(client, guard.settle(verdict, now), method, path, now)
         left = verdict.left if self._has_fields else ()

@@ -61,8 +61,9 @@ class AppGuard:
         visit.status = 0
         visit.refused = None
         environ[VISIT] = visit
+        application = self.application  # `opened` says why
         try:
-            body = self.application(environ, _beginning(visit, environ, start_response))
+            body = application(environ, _beginning(visit, environ, start_response))
         except Exception:
             visit.finish(environ, 500)
             raise

@@ -195,7 +195,8 @@ class PublishedBans:
 
     def get(self, address: Address) -> Ban | None:
         """Give the ban in force that holds the address."""
-        if self._word[0] != self._seen or self._monotonic() >= self._look_again:
+        monotonic = self._monotonic  # `opened` says why
+        if self._word[0] != self._seen or monotonic() >= self._look_again:
             with self._bans_lock:
                 self._refresh()
         table = self._table

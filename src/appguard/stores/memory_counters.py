@@ -39,7 +39,7 @@ class MemoryCounters:
         """Count one request under every hit, or say which limit refuses it the longest."""
         if len(hits) != 1:
             return self._counters_turn.do(self._check_all, hits) if hits else ADMITTED
-        hit, turn = hits[0], self._counters_turn
+        hit, turn, clock = hits[0], self._counters_turn, self._monotonic  # `opened` says why
         key, cost = hit.key, hit.cost
         while True:  # what `Turn.do` does, with one call less
             try:
@@ -48,7 +48,7 @@ class MemoryCounters:
                 turn.wait()
                 continue
             try:  # the same as below, for one hit, as most requests have, in half the time
-                counters, now = self._counters, self._monotonic()  # not before the wait: time would step back
+                counters, now = self._counters, clock()  # not before the wait: time would step back
                 known = counters.get(key)
                 counter = known or hit.rate.counter()
                 left = counter.take(now, cost)
