@@ -5,10 +5,10 @@ each round of processes started anew, because two of the same app differ by a tw
 uvicorn as `uvicorn[standard]` runs it, on uvloop and httptools: bare, with three limits counted in a Redis of its own
 and told in the answers, and with every request refused; the first two on asyncio and h11 too. Flask on gunicorn with
 four workers, as they are by default and with two threads each on connections that stay open: bare, and counting in the
-table of `local://`. Of each the median of its ratios to the bare app of the same round counts, and the CPU time per
-request of the server's processes. Then it asks Redis how many commands the refused requests cost, and checks that the
-workers let in exactly the amount. Last, in this process: the CPU time of the call to the store alone, with 64 callers
-at once. Prints a table and writes JSON.
+table of `local://`, told, and once not told. Of each the median of its ratios to the bare app of the same round counts,
+and the CPU time per request of the server's processes. Then it asks Redis how many commands the refused requests cost,
+and checks that the workers let in exactly the amount. Last, in this process: the CPU time of the call to the store
+alone, with 64 callers at once. Prints a table and writes JSON.
 """
 
 import argparse
@@ -63,6 +63,7 @@ refused = AppGuard(bare, name="refused", limits=["1/hour"], **options)
 bare_flask = Flask("bare")
 bare_flask.add_url_rule("/", "home", lambda: {"hello": "world"})
 local_flask = WsgiAppGuard(bare_flask.wsgi_app, name="local", limits=limits[:1], **options)
+silent_flask = WsgiAppGuard(bare_flask.wsgi_app, name="silent", limits=limits[:1], headers="none", **options)
 exact_flask = WsgiAppGuard(bare_flask.wsgi_app, name="exact", limits=[os.environ.get("EXACT", "1/hour")], **options)
 """
 WRK_REPORT = """
@@ -133,6 +134,7 @@ SITES = (
     Site("  3 limits in Redis, told, plain", "passed", "without uvloop, httptools", is_plain=True),
     Site("gunicorn + Flask, 4 workers", "bare_flask", workers=4),
     Site("  a limit in local://, told", "local_flask", "gunicorn + Flask, 4 workers", workers=4),
+    Site("  the same, not told", "silent_flask", "gunicorn + Flask, 4 workers", workers=4),
     Site("with 2 threads each", "bare_flask", workers=4, threads=2),
     Site("  a limit in local://, threads", "local_flask", "with 2 threads each", workers=4, threads=2),
 )
