@@ -162,7 +162,7 @@ class Hit:
     dynamic: Rate | None = None
     is_reserved: bool = False
     rate: Rate = field(init=False, repr=False, compare=False)
-    policy: Policy | None = field(init=False, repr=False, compare=False)  # what is told of it
+    policy: Policy | None = field(init=False, repr=False, compare=False)  # what is told of it: nothing of outcomes
 
     def __post_init__(self) -> None:
         """Take the limit's own rate where there is no other; raise `AppGuardError`."""

@@ -1,8 +1,8 @@
 """The lock of a table that processes map: free when its holder dies, and mostly taken without asking the kernel.
 
 Theory of operation. In the table's header stands a flag, one byte, for each of `SEATS` seats. A process has a seat of
-its own as long as it has the table open: the kernel keeps for it a record lock on that byte, which ends with the last
-process that has the file open from there. (So do children that were forked in the middle of a count.)
+its own as long as it has the table open: the kernel keeps for it a record lock on that byte, which ends however the
+process ends. (A child forked while another thread counted keeps the table open, and with it its parent's seat.)
 
 To take the lock the quick way a process raises its flag and then looks at all of them. If no other is up it has the
 lock, and gives it back by lowering its flag. If one is, it lowers its own at once and goes the slow way: it takes the
@@ -95,9 +95,7 @@ class TableLock:
         if not self._is_held and not flock(self.file, TRY):
             self._is_held = True
             self.flags[FLAGS_AT] = 1
-            flock(
-                self.file, TRY
-            )  # is held already: the fence, because a kernel takes a lock with an atomic instruction
+            flock(self.file, TRY)  # once more, as a fence: the kernel takes locks with atomic instructions
         return self._is_held
 
     def _is_alone(self) -> bool:
