@@ -5,12 +5,12 @@ from typing import cast
 
 from appguard.app_events import Exchange
 from appguard.middleware import Middleware
-from appguard.proxies import Client, Peer, forwarded_for
+from appguard.proxies import Client, forwarded_for
 
 PROXY_FIX = "werkzeug.proxy_fix.orig"  # what werkzeug's ProxyFix leaves behind when it has replaced the peer
-REWRITTEN = ("0", 0)  # ports by which servers mark a peer they have rewritten; Django under ASGI has numbers
+REWRITTEN = frozenset(("0", 0))  # ports by which servers mark a peer they have rewritten; Django under ASGI has numbers
 FORWARDED_FOR, FORWARDED = "HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED"
-HEADERS = {"x-forwarded-for": FORWARDED_FOR, "forwarded": FORWARDED}
+HEADERS = {"x-forwarded-for": (FORWARDED_FOR, FORWARDED), "forwarded": (FORWARDED, FORWARDED_FOR)}  # and the other one
 
 
 def text_of(environ: Mapping[str, object], key: str) -> str:
@@ -27,20 +27,13 @@ def header_of(environ: object, name: str) -> str:
 
 def client_of(middleware: Middleware, environ: Mapping[str, object]) -> Client:
     """Give the client of a request."""
-    text = environ.get("REMOTE_ADDR")
-    peer: Peer = middleware.peers.get(text) or middleware.clients.finder.peer(  # type: ignore[call-overload]
-        text if isinstance(text, str) else ""
-    )
+    peer = middleware.clients.finder.peer(text_of(environ, "REMOTE_ADDR"))
     is_rewritten = PROXY_FIX in environ or environ.get("REMOTE_PORT") in REWRITTEN
-    is_forwarded = peer.forwards and (FORWARDED_FOR in environ or FORWARDED in environ)
-    if not is_forwarded and not is_rewritten:
-        return peer.client
-    header = middleware.config.forwarding_header
-    forwarded = text_of(environ, HEADERS[header]) or None
-    other = any(text_of(environ, key) for name, key in HEADERS.items() if name != header)
-    if forwarded is not None and header == "forwarded":
+    header, other = HEADERS[middleware.config.forwarding_header]
+    forwarded = text_of(environ, header) or None
+    if forwarded is not None and header == FORWARDED:
         forwarded = forwarded_for(forwarded)
-    return middleware.clients.behind(peer, 0 if is_rewritten else None, forwarded, other)
+    return middleware.clients.behind(peer, 0 if is_rewritten else None, forwarded, bool(text_of(environ, other)))
 
 
 def path_of(environ: Mapping[str, object]) -> str:

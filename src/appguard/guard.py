@@ -70,6 +70,7 @@ class Guard:
         exempt = [path_pattern(path) for path in exempt_paths]
         enforced, tried = ([limit for limit in limits if limit.dry_run is dry] for dry in (False, True))
         self._matching = Matching(enforced, header_of, is_attempt, secret, exempt)
+        self._usual = self._matching.usual  # at hand
         self._dry = Matching(tried, header_of, None, secret, exempt)
         self._header_of = header_of
         self._traps = traps
@@ -103,7 +104,7 @@ class Guard:
             return TRAPPED
         if is_preflight and not self.has_outcomes:
             return ()
-        found = self._matching.hits(client, method, path, native)
+        found = self._usual.get(client.key) or self._matching.hits(client, method, path, native)
         hits = of_outcomes(found) if is_preflight else found
         if self.denied:
             for hit in hits:

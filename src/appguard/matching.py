@@ -63,7 +63,7 @@ class Matching:
     """Some limits of one app, which no path meets that one of the patterns `exempt` matches.
 
     `is_attempt` says whether a request looks like a login; without it nothing is reserved, outcomes are only counted
-    afterwards. `secret` keys the hashes.
+    afterwards. `secret` keys the hashes. `usual` holds, by a client's key, hits that are the same for all its requests.
     """
 
     def __init__(
@@ -79,7 +79,8 @@ class Matching:
         self._exempt = exempt
         is_everywhere = not exempt and not any(limit.path or limit.methods for limit in limits)
         self._has_users = any(limit.key == "user" and not limit.counts_requests for limit in limits)
-        self._always = Matched(ordered) if is_everywhere else None
+        self._always = always = Matched(ordered) if is_everywhere else None
+        self.usual = always.hits if always is not None and always.is_plain else dict[str, tuple[Hit, ...]]()
         self._header_of = header_of
         self._is_attempt = is_attempt
         self._secret = _digest(secret)
@@ -91,8 +92,6 @@ class Matching:
     def hits(self, client: Client, method: str, path: str, native: object = None) -> Sequence[Hit]:
         """Give the hits of a request, each counter once; those of outcomes come last."""
         matched = self._always or self._matched.get((method, path)) or self._match(method, path)
-        if matched.is_plain and (plain := matched.hits.get(client.key)) is not None:  # as most are
-            return plain
         is_attempt = (
             matched.asks_for_attempts
             and self._is_attempt is not None

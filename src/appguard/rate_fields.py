@@ -33,10 +33,10 @@ class RateFields:
 
     def passed(self, hits: Sequence[Hit], left: Sequence[Left], wall: Callable[[], float]) -> Fields:
         """Give the fields of an answer to a request, from its hits and what they left; `wall` gives Unix seconds."""
-        hit, least = hits[0], left[0]
-        if len(left) > 1:
-            hit, least = _least(hits, left)
-        policy, (number, reset) = hit.policy, least
+        if len(left) == 1:
+            policy, (number, reset) = hits[0].policy, left[0]
+        else:
+            policy, (number, reset) = _least(hits, left)
         if policy is None:
             return []
         if self.has_legacy:
@@ -47,10 +47,10 @@ class RateFields:
         """Give the same as ASGI wants them."""
         if self.has_legacy:
             return [(name.encode(), value.encode()) for name, value in self.passed(hits, left, wall)]
-        hit, least = hits[0], left[0]
-        if len(left) > 1:
-            hit, least = _least(hits, left)
-        policy, (number, reset) = hit.policy, least
+        if len(left) == 1:
+            policy, (number, reset) = hits[0].policy, left[0]
+        else:
+            policy, (number, reset) = _least(hits, left)
         if policy is None:
             return []
         return [policy.raw_field, (RAW_STATE, b"%b%d;t=%d" % (policy.raw_state, number, ceil(reset - TOLERANCE)))]
@@ -65,12 +65,14 @@ class RateFields:
         return fields
 
 
-def _least(hits: Sequence[Hit], left: Sequence[Left]) -> tuple[Hit, Left]:
-    """Give the limit of requests that has least left, or one of outcomes if there is none, and what is left of it."""
+def _least(hits: Sequence[Hit], left: Sequence[Left]) -> tuple[Policy | None, Left]:
+    """Give the policy of the limit that has least left, None if all are of outcomes, and what is left of it."""
     least = min(left)
-    hit = hits[left.index(least)]
-    if hit.policy is not None:  # as most are
-        return hit, least
+    policy = hits[left.index(least)].policy
+    if policy is not None:  # as most are
+        return policy, least
     told = [(its, place) for place, its in enumerate(left) if hits[place].policy is not None]
-    least, place = min(told, default=(least, left.index(least)))
-    return hits[place], least
+    if not told:
+        return None, least
+    least, place = min(told)
+    return hits[place].policy, least

@@ -10,14 +10,25 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from appguard.answers import Answer
 from appguard.config import AppOptions, app_config
-from appguard.environ import client_of, exchange_of, header_of, is_preflight, path_of, text_of
+from appguard.environ import (
+    FORWARDED,
+    FORWARDED_FOR,
+    PROXY_FIX,
+    REWRITTEN,
+    client_of,
+    exchange_of,
+    header_of,
+    is_preflight,
+    path_of,
+    text_of,
+)
 from appguard.event import LOGIN_FAIL, LOGIN_SUCCESS
 from appguard.guard import Refusal
 from appguard.middleware import Middleware
 from appguard.report import VISIT, Note
 from appguard.visit import Visit
 
-TOLD = (401, 403)  # statuses that may be an event
+TOLD = ("401", "403")  # statuses that may be an event
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -48,7 +59,15 @@ class AppGuard:
         middleware = self._started
         if middleware is None:
             return self._start(environ, start_response)
-        client = client_of(middleware, environ)
+        peer = middleware.peers.get(environ.get("REMOTE_ADDR"))
+        client = (
+            client_of(middleware, environ)
+            if peer is None
+            or (peer.forwards and (FORWARDED_FOR in environ or FORWARDED in environ))
+            or PROXY_FIX in environ
+            or environ.get("REMOTE_PORT") in REWRITTEN
+            else peer.client  # as most are
+        )
         path = environ.get("PATH_INFO")
         if not path or not path.isascii():
             path = path_of(environ)
@@ -58,12 +77,27 @@ class AppGuard:
         if type(visit) is Refusal:
             answer = middleware.answer(visit, client, method, path, environ, text_of(environ, "HTTP_ACCEPT"))
             return _refuse(answer, environ, start_response)
-        visit.status = 0
+        visit.status = ""
         visit.refused = None
         environ[VISIT] = visit
+
+        def begin(  # its annotations are texts, or they would be worked out at every request
+            status: "str", headers: "list[tuple[str, str]]", exc_info: "OptExcInfo | None" = None, /
+        ) -> "Callable[[bytes], object]":
+            # Hands the beginning of an answer on with what is left, and sees what it says.
+            has_begun = visit.status
+            visit.status = status
+            if (
+                visit.notes or visit.pending or visit.refusal is not None or status.startswith(TOLD)
+            ) and visit.is_replaced(environ, start_response, has_begun=bool(has_begun)):
+                return _ignore
+            if visit.left:
+                headers = [*headers, *middleware.fields.passed(visit.hits, visit.left, middleware.clock)]
+            return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
+
         application = self.application  # `opened` says why
         try:
-            body = application(environ, _beginning(visit, environ, start_response))
+            body = application(environ, begin)
         except Exception:
             visit.finish(environ, 500)
             raise
@@ -92,8 +126,13 @@ class _Visit(Visit):
 
     __slots__ = ("refused", "status")
 
-    status: int  # 0 before the answer has begun
+    status: str  # the line; empty before the answer has begun
     refused: list[bytes] | None  # the body of a refusal that replaced the answer
+
+    @property
+    def code(self) -> int:
+        """Give the status as a number, 0 before the answer has begun."""
+        return int(self.status[:3] or 0)
 
     def note(self, note: Note, request: Mapping[str, object]) -> None:
         """Note what was reported; of an answer that has begun nobody asks again, so it is told now.
@@ -109,14 +148,29 @@ class _Visit(Visit):
     def tell(self, environ: Mapping[str, object]) -> None:
         """Tell of the answer, once."""
         if self.outcome is None:
-            self.record(exchange_of(environ, self.client, self.path, self.status))
+            self.record(exchange_of(environ, self.client, self.path, self.code))
+
+    def is_replaced(self, environ: "WSGIEnvironment", start_response: "StartResponse", *, has_begun: bool) -> bool:
+        """Tell and settle what an answer that begins says; say whether a refusal has replaced it.
+
+        None does if the answer has begun before, in vain, and begins anew.
+        """
+        if self.notes or self.status.startswith(TOLD):
+            self.tell(environ)
+        if self.pending:
+            self.middleware.settle(self, self.middleware.due(self, self.code))
+        if self.refusal is not None and not has_begun:
+            accept = text_of(environ, "HTTP_ACCEPT")
+            answer = self.middleware.answer(self.refusal, self.client, self.method, self.path, environ, accept)
+            self.refused = list(_refuse(answer, environ, start_response))
+        return self.refused is not None
 
     def finish(self, environ: "WSGIEnvironment", status: int) -> None:
         """Tell what was reported of a request without an answer, or before an exception, which counts as a status."""
         if self.notes:
             self.tell(environ)
         if self.pending:
-            self.middleware.settle(self, self.middleware.due(self, self.status or status))
+            self.middleware.settle(self, self.middleware.due(self, self.code or status))
 
 
 class _Body:
@@ -144,34 +198,8 @@ class _Body:
             self._visit.finish(self._environ, 0)
 
 
-def _beginning(visit: _Visit, environ: "WSGIEnvironment", start_response: "StartResponse") -> "StartResponse":
-    """Give a `start_response` that hands the beginning of an answer on with what is left, and sees what it says.
-
-    A refusal replaces it, unless it has begun before.
-    """
-
-    def begin(  # its annotations are texts, or they would be worked out at every request
-        status: "str", headers: "list[tuple[str, str]]", exc_info: "OptExcInfo | None" = None, /
-    ) -> "Callable[[bytes], object]":
-        has_begun = visit.status
-        visit.status = code = int(status[:3])
-        if visit.notes or code in TOLD:
-            visit.tell(environ)
-        if visit.pending:
-            visit.middleware.settle(visit, visit.middleware.due(visit, code))
-        if visit.refusal is not None:
-            if not has_begun:
-                accept = text_of(environ, "HTTP_ACCEPT")
-                answer = visit.middleware.answer(visit.refusal, visit.client, visit.method, visit.path, environ, accept)
-                visit.refused = list(_refuse(answer, environ, start_response))
-            if visit.refused is not None:
-                return lambda _data: None
-        if visit.left:
-            middleware = visit.middleware
-            headers = [*headers, *middleware.fields.passed(visit.hits, visit.left, middleware.clock)]
-        return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
-
-    return begin
+def _ignore(_data: bytes) -> None:
+    """Write nothing: the answer was replaced."""
 
 
 def _refuse(answer: Answer, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
