@@ -11,7 +11,7 @@ at once, are no twenty guesses. What nobody had reserved is counted afterwards.
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, TypedDict, cast
+from typing import Literal, TypedDict
 
 from appguard.errors import AppGuardError, ConfigError
 from appguard.policy import Policy, policy_of
@@ -173,7 +173,8 @@ class Hit:
         object.__setattr__(self, "policy", policy_of(self.limit.name, rate) if self.limit.counts_requests else None)
 
 
-class Verdict(NamedTuple):
+@dataclass(slots=True)
+class Verdict:
     """What counters say of a request: admitted (`refused` None), or refused by a limit for `wait` seconds.
 
     `time`, by the counters' own clock, is what they need to take a reserved request back. `left` is what is left of
@@ -190,10 +191,21 @@ class Verdict(NamedTuple):
 
 ADMITTED = Verdict()
 CLOSED_WAIT = 1.0  # seconds a client is told to wait while counters cannot be asked
-new_verdict = cast(
-    "Callable[[type[Verdict], tuple[Hit | None, float, float, Sequence[Left], bool]], Verdict]",
-    tuple.__new__,  # pyright: ignore[reportUnknownMemberType]
-)  # what calling `Verdict` does of the same five, in half the time
+_new = object.__new__
+
+
+def admitted(time: float, left: Sequence[Left]) -> Verdict:
+    """Make the verdict on an admitted request, in half the time that calling its class would take.
+
+    Where a call is too much, at the end of `LocalCounters.check`, the same lines stand again.
+    """
+    verdict = _new(Verdict)
+    verdict.refused = None
+    verdict.wait = 0.0
+    verdict.time = time
+    verdict.left = left
+    verdict.is_known = True
+    return verdict
 
 
 def path_pattern(pattern: str) -> re.Pattern[str]:

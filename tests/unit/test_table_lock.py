@@ -76,7 +76,7 @@ def test_everybody_has_a_seat_of_his_own_while_there_are_any(party: Party) -> No
     for lock in seated:
         assert lock.quick is not None
         party.flags[place_of(lock)] = 1
-        assert party.flags[FLAGS] == lock.quick[2]
+        assert party.flags[FLAGS] == lock.quick[3]
         party.flags[place_of(lock)] = 0
     late = party.join()
     assert late.quick is None and late.do(0.0, lambda: up(party)) == [FLAGS_AT]
@@ -114,7 +114,7 @@ def test_the_flag_of_a_dead_holder_of_the_file_is_lowered_by_the_next(party: Par
     """Nobody takes the quick way until then."""
     one = party.join()
     party.flags[FLAGS_AT] = 1
-    assert one.quick is not None and party.flags[FLAGS] != one.quick[2]
+    assert one.quick is not None and party.flags[FLAGS] != one.quick[3]
     assert one.do(0.0, lambda: up(party)) == [FLAGS_AT]
     assert party.flags[FLAGS] == NOBODY
 

@@ -16,17 +16,17 @@ from threading import Lock
 from typing import TypeVar
 
 from appguard.fork import in_every_child
-from appguard.limit import ADMITTED, Hit, Verdict, new_verdict
+from appguard.limit import ADMITTED, Hit, Verdict, admitted
 from appguard.rate import Left
 from appguard.stores.counter_table import RESETS, SETS, CounterTable, open_table
 from appguard.stores.memory_counters import MemoryCounters
-from appguard.stores.table_lock import FLAGS
 from appguard.turn import Turn
 
 PATIENCE = 0.25  # seconds; on a busy machine a holder that lost its processor to others is back by then
 RECHECK = 1.0  # seconds: how late a table that was removed, or can be made now, is noticed
 
 T = TypeVar("T")
+_new = object.__new__
 log = logging.getLogger("appguard.stores.local")
 
 
@@ -53,7 +53,8 @@ class LocalCounters:
         self._counted_alone = 0
         self._table_complaint = ""
         self._shared: CounterTable | None = None
-        self._quick: tuple[CounterTable, mmap, int, bytes, Lock] | None = None  # the same, and how to lock it quickly
+        # The same, and how to lock it quickly.
+        self._quick: tuple[CounterTable, mmap, int, slice, bytes, Lock] | None = None
         self._renew_table()
         in_every_child(self, LocalCounters._renew_table)
 
@@ -77,17 +78,23 @@ class LocalCounters:
             try:
                 quick = self._quick
                 if quick is not None:  # as most requests have it
-                    table, flags, mine, alone, fence = quick
+                    table, flags, mine, every, alone, fence = quick
                     try:  # what `table_lock` calls the quick way
                         flags[mine] = 1
                         if not fence.acquire(False):  # one of the two takes place: an atomic instruction
                             fence.release()
                         # The clock is read under the lock: it does not go back between processes.
-                        if flags[FLAGS] == alone and (now := clock()) < self._look_at_table:
+                        if flags[every] == alone and (now := clock()) < self._look_at_table:
                             left = table.quickly(hits[0], now) if len(hits) == 1 else None  # as `_count` does
                             if left is None:
                                 return _count_all(table, hits, now)
-                            return new_verdict(Verdict, (None, 0.0, now, (left,), True))
+                            verdict = _new(Verdict)  # as `admitted` does
+                            verdict.refused = None
+                            verdict.wait = 0.0
+                            verdict.time = now
+                            verdict.left = (left,)
+                            verdict.is_known = True
+                            return verdict
                     finally:
                         flags[mine] = 0
                 return self._check(hits)
@@ -194,7 +201,7 @@ class LocalCounters:
 
 def _count(table: CounterTable, hits: Sequence[Hit], now: float) -> Verdict:
     left = table.quickly(hits[0], now) if len(hits) == 1 else None
-    return _count_all(table, hits, now) if left is None else Verdict(None, 0.0, now, (left,))
+    return _count_all(table, hits, now) if left is None else admitted(now, (left,))
 
 
 def _count_all(table: CounterTable, hits: Sequence[Hit], now: float) -> Verdict:
@@ -213,7 +220,7 @@ def _count_all(table: CounterTable, hits: Sequence[Hit], now: float) -> Verdict:
         if hit.cost and (slot < 0 or is_moved):  # another key of this request may just have taken the slot
             slot, is_moved = table.find(hit.key), True
         left.append(_add(table, slot, hit, now))
-    return new_verdict(Verdict, (None, 0.0, now, left, True))
+    return admitted(now, left)
 
 
 def _add(table: CounterTable, slot: int, hit: Hit, now: float) -> Left:

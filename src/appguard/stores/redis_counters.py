@@ -16,7 +16,7 @@ from urllib.parse import quote
 from redis.exceptions import NoScriptError
 
 from appguard.fork import in_every_child
-from appguard.limit import ADMITTED, CLOSED_WAIT, Hit, Verdict, new_verdict
+from appguard.limit import ADMITTED, CLOSED_WAIT, Hit, Verdict, admitted
 from appguard.stores.base import BUDGET
 from appguard.stores.breaker import Breaker
 from appguard.stores.memory_counters import MemoryCounters
@@ -264,7 +264,7 @@ def _verdict(reply: bytes, hits: Sequence[Hit], before: Verdict) -> Verdict:
     if refused:
         return Verdict(hits[refused - 1], time)
     # The server's time is kept below zero: what was reserved in this process has one above it.
-    return new_verdict(Verdict, (None, 0.0, -time, [*before.left, *left] if before.left else left, True))
+    return admitted(-time, [*before.left, *left] if before.left else left)
 
 
 def _word(text: str, safe: str = "") -> str:

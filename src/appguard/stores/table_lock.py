@@ -49,14 +49,14 @@ RECORD = struct.Struct("hhqqi4x")  # a `struct flock`
 class TableLock:
     """The lock of an open file, for one thread at a time.
 
-    `quick` is what the quick way needs, None without a seat: the file, the place of this process's flag in it, all
-    flags as they are when only that one is up, and the lock of threads for the fence, which guards nothing.
+    `quick` is what the quick way needs, None without a seat: the file, the place of this process's flag in it, that of
+    all flags, these as they are when only that one is up, and the lock of threads for the fence, which guards nothing.
     """
 
     def __init__(self, file: int) -> None:
         self.file = file
         self.flags: mmap | bytearray = bytearray(FLAGS.stop)  # nobody else's, until it has joined
-        self.quick: tuple[mmap, int, bytes, Lock] | None = None
+        self.quick: tuple[mmap, int, slice, bytes, Lock] | None = None
         self._mine = 0  # seat
         self._is_held = False  # the file's lock
 
@@ -69,7 +69,7 @@ class TableLock:
         if seat:
             self._mine = seat
             table[FLAGS_AT + seat] = 0  # one who died may have left it up
-            self.quick = table, FLAGS_AT + seat, bytes(each == seat for each in range(SEATS)), fence
+            self.quick = table, FLAGS_AT + seat, FLAGS, bytes(each == seat for each in range(SEATS)), fence
 
     def do(self, patience: float, work: Callable[[], T]) -> T | None:
         """Do work that gives something under the lock, the slow way; None if it is not free within so many seconds."""
