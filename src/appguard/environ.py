@@ -10,7 +10,8 @@ from appguard.proxies import Client, forwarded_for
 PROXY_FIX = "werkzeug.proxy_fix.orig"  # what werkzeug's ProxyFix leaves behind when it has replaced the peer
 REWRITTEN = frozenset(("0", 0))  # ports by which servers mark a peer they have rewritten; Django under ASGI has numbers
 FORWARDED_FOR, FORWARDED = "HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED"
-HEADERS = {"x-forwarded-for": (FORWARDED_FOR, FORWARDED), "forwarded": (FORWARDED, FORWARDED_FOR)}  # and the other one
+# By what is configured: the header to be read, and the other one.
+HEADERS = {"x-forwarded-for": (FORWARDED_FOR, FORWARDED), "forwarded": (FORWARDED, FORWARDED_FOR)}
 
 
 def text_of(environ: Mapping[str, object], key: str) -> str:
@@ -31,7 +32,7 @@ def client_of(middleware: Middleware, environ: Mapping[str, object]) -> Client:
     is_rewritten = PROXY_FIX in environ or environ.get("REMOTE_PORT") in REWRITTEN
     header, other = HEADERS[middleware.config.forwarding_header]
     forwarded = text_of(environ, header) or None
-    if forwarded is not None and header == FORWARDED:
+    if forwarded is not None and header == FORWARDED and peer.forwards:
         forwarded = forwarded_for(forwarded)
     return middleware.clients.behind(peer, 0 if is_rewritten else None, forwarded, bool(text_of(environ, other)))
 

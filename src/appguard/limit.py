@@ -180,6 +180,8 @@ class Verdict:
     `time`, by the counters' own clock, is what they need to take a reserved request back. `left` is what is left of
     each limit of an admitted request, in the order of the hits; empty where nobody can tell. `is_known` is False of a
     refusal because counters could not be asked: it says nothing of the client.
+
+    It is not frozen, so that `admitted` can fill it in; nobody changes it afterwards (`ADMITTED` is everybody's).
     """
 
     refused: Hit | None = None
@@ -195,9 +197,9 @@ _new = object.__new__
 
 
 def admitted(time: float, left: Sequence[Left]) -> Verdict:
-    """Make the verdict on an admitted request, in half the time that calling its class would take.
+    """Make the verdict on an admitted request, in less time than calling its class takes.
 
-    Where a call is too much, at the end of `LocalCounters.check`, the same lines stand again.
+    Where a call is too much, on the quick way of `LocalCounters.check`, the same lines stand again.
     """
     verdict = _new(Verdict)
     verdict.refused = None

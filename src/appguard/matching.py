@@ -1,9 +1,10 @@
 """Matching: which limits a request meets, under which key, at which cost and rate.
 
 What depends on method and path alone is remembered for both, and the hits of a client for all requests that meet the
-same limits; so the usual request costs two dictionary look-ups. Only limits that ask more of a request (a header, the
-user, a function) are worked out each time. Keys other than addresses are kept as keyed hashes: whoever may read the
-counters learns no user name and no API key, and a stranger's header is never longer than a hash.
+same limits; so the usual request costs one dictionary look-up, or three where limits name paths. Only limits that ask
+more of a request (a header, the user, a function) are worked out each time. Keys other than addresses are kept as keyed
+hashes: whoever may read the counters learns no user name and no API key, and a stranger's header is never longer than a
+hash.
 
 A user's function that fails never fails the request: the log says so once, and the limit falls back to the stricter
 side: the address as key, the usual cost, no exemption, the last good rate.
@@ -92,6 +93,8 @@ class Matching:
     def hits(self, client: Client, method: str, path: str, native: object = None) -> Sequence[Hit]:
         """Give the hits of a request, each counter once; those of outcomes come last."""
         matched = self._always or self._matched.get((method, path)) or self._match(method, path)
+        if matched.is_plain and (plain := matched.hits.get(client.key)) is not None:
+            return plain
         is_attempt = (
             matched.asks_for_attempts
             and self._is_attempt is not None

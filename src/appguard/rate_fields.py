@@ -66,7 +66,7 @@ class RateFields:
 
 
 def _least(hits: Sequence[Hit], left: Sequence[Left]) -> tuple[Policy | None, Left]:
-    """Give the policy of the limit that has least left, None if all are of outcomes, and what is left of it."""
+    """Give the policy of the limit of requests that has least left, None without one, and what is left of it."""
     least = min(left)
     policy = hits[left.index(least)].policy
     if policy is not None:  # as most are

@@ -72,12 +72,13 @@ class AppGuard:
         if not path or not path.isascii():
             path = path_of(environ)
         method = environ["REQUEST_METHOD"].upper()  # as frameworks read it
-        visit: Any  # a refusal, or our own kind of visit
-        visit = middleware.decide(client, method, path, method == "OPTIONS" and is_preflight(environ), environ)
-        if type(visit) is Refusal:
-            answer = middleware.answer(visit, client, method, path, environ, text_of(environ, "HTTP_ACCEPT"))
+        found: Any  # a refusal, or our own kind of visit
+        found = middleware.decide(client, method, path, method == "OPTIONS" and is_preflight(environ), environ)
+        if type(found) is Refusal:
+            answer = middleware.answer(found, client, method, path, environ, text_of(environ, "HTTP_ACCEPT"))
             return _refuse(answer, environ, start_response)
-        visit.status = ""
+        visit: _Visit = found
+        visit.line = ""
         visit.refused = None
         environ[VISIT] = visit
 
@@ -85,11 +86,11 @@ class AppGuard:
             status: "str", headers: "list[tuple[str, str]]", exc_info: "OptExcInfo | None" = None, /
         ) -> "Callable[[bytes], object]":
             # Hands the beginning of an answer on with what is left, and sees what it says.
-            has_begun = visit.status
-            visit.status = status
-            if (
-                visit.notes or visit.pending or visit.refusal is not None or status.startswith(TOLD)
-            ) and visit.is_replaced(environ, start_response, has_begun=bool(has_begun)):
+            has_begun = visit.line
+            visit.line = status
+            if (visit.notes or visit.pending or visit.refusal is not None or status.startswith(TOLD)) and visit.replace(
+                environ, start_response, has_begun=bool(has_begun)
+            ):
                 return _ignore
             if visit.left:
                 headers = [*headers, *middleware.fields.passed(visit.hits, visit.left, middleware.clock)]
@@ -101,7 +102,7 @@ class AppGuard:
         except Exception:
             visit.finish(environ, 500)
             raise
-        return body if visit.status and visit.refused is None else _Body(body, visit, environ)
+        return body if visit.line and visit.refused is None else _Body(body, visit, environ)
 
     def _start(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Do what comes before the first request, or pass it on if AppGuard is switched off."""
@@ -124,15 +125,16 @@ class _Visit(Visit):
     It lies in the environ and so holds none: they would keep each other until the collector of garbage comes.
     """
 
-    __slots__ = ("refused", "status")
+    __slots__ = ("line", "refused")
 
-    status: str  # the line; empty before the answer has begun
+    line: str  # the status as it was given; empty before the answer has begun
     refused: list[bytes] | None  # the body of a refusal that replaced the answer
 
     @property
-    def code(self) -> int:
-        """Give the status as a number, 0 before the answer has begun."""
-        return int(self.status[:3] or 0)
+    def status(self) -> int:
+        """Give the status as a number, 0 before the answer has begun, or if it is none: apps may say `0 UNKNOWN`."""
+        digits = self.line[:3]
+        return int(digits) if digits.isdecimal() else 0
 
     def note(self, note: Note, request: Mapping[str, object]) -> None:
         """Note what was reported; of an answer that has begun nobody asks again, so it is told now.
@@ -140,7 +142,7 @@ class _Visit(Visit):
         A failure is told of a request that was told to be a login, too: of both it is what counts.
         """
         super().note(note, request)
-        if self.status:
+        if self.line:
             if note.kind == LOGIN_FAIL and self.outcome is not None and self.outcome.kind == LOGIN_SUCCESS:
                 self.outcome = None
             self.tell(request)
@@ -148,17 +150,17 @@ class _Visit(Visit):
     def tell(self, environ: Mapping[str, object]) -> None:
         """Tell of the answer, once."""
         if self.outcome is None:
-            self.record(exchange_of(environ, self.client, self.path, self.code))
+            self.record(exchange_of(environ, self.client, self.path, self.status))
 
-    def is_replaced(self, environ: "WSGIEnvironment", start_response: "StartResponse", *, has_begun: bool) -> bool:
-        """Tell and settle what an answer that begins says; say whether a refusal has replaced it.
+    def replace(self, environ: "WSGIEnvironment", start_response: "StartResponse", *, has_begun: bool) -> bool:
+        """Tell and settle what an answer that begins says, put a refusal in its place, if there is one, and say so.
 
-        None does if the answer has begun before, in vain, and begins anew.
+        Nothing is put in the place of an answer that has begun before and begins anew.
         """
-        if self.notes or self.status.startswith(TOLD):
+        if self.notes or self.line.startswith(TOLD):
             self.tell(environ)
         if self.pending:
-            self.middleware.settle(self, self.middleware.due(self, self.code))
+            self.middleware.settle(self, self.middleware.due(self, self.status))
         if self.refusal is not None and not has_begun:
             accept = text_of(environ, "HTTP_ACCEPT")
             answer = self.middleware.answer(self.refusal, self.client, self.method, self.path, environ, accept)
@@ -170,7 +172,7 @@ class _Visit(Visit):
         if self.notes:
             self.tell(environ)
         if self.pending:
-            self.middleware.settle(self, self.middleware.due(self, self.code or status))
+            self.middleware.settle(self, self.middleware.due(self, self.status or status))
 
 
 class _Body:

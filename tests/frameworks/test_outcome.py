@@ -17,7 +17,7 @@ from flask import Response as FlaskResponse
 from flask import request as flask_request
 from starlette.responses import StreamingResponse
 
-from appguard import AppGuard, report_auth_failure, report_auth_success
+from appguard import AppGuard, Limit, report_auth_failure, report_auth_success
 from appguard.asgi import Message
 from appguard.event import LINE_MOST
 from appguard.filters.event_log import EventLogFilter
@@ -512,6 +512,29 @@ def test_a_failure_after_a_success_is_told_whatever_has_begun(events: EventFile)
 
     assert [*asked_of(stream, events)] == [b"no"]
     assert events.kinds() == ["authn_login_success", *FAIL]
+
+
+def test_a_status_without_a_number_is_the_apps_own(events: EventFile) -> None:
+    """What is no status, like werkzeug's line for an answer of status 0, is handed on, and fails nobody's request."""
+    statuses: list[str] = []
+
+    def unknown(environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterator[bytes]:
+        report_auth_failure(environ, user="alice")
+        start_response("0 UNKNOWN", [])
+        yield b"?"
+        report_auth_failure(environ, user="bob")
+
+    def note(status: str, _headers: object, _error: object = None) -> Callable[[bytes], object]:
+        statuses.append(status)
+        return lambda _data: None
+
+    app = WsgiAppGuard(unknown, event_log=str(events.path), limits=[Limit("1/hour", count="auth_failure", path="/")])
+    for _ in range(2):
+        environ: WSGIEnvironment = {"REMOTE_ADDR": MALLORY, "REQUEST_METHOD": "POST"}
+        setup_testing_defaults(environ)
+        list(app(environ, note))
+    assert [status[:4] for status in statuses] == ["0 UN", "429 "]
+    assert events.kinds()[:1] == FAIL and "status" not in events.read()[0]
 
 
 @pytest.mark.parametrize("ending", ["raises", "raises while read", "ends", "is left"])
