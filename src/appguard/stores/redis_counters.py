@@ -7,7 +7,7 @@ admit (`open`) or refuse (`closed`).
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from math import inf
 from struct import Struct
@@ -29,7 +29,7 @@ from appguard.stores.waiting import answer_of
 
 CALLS_MOST = 8192  # calls that are remembered
 _ASKED = Struct(">4d")
-_ANSWERED = Struct(">qd").iter_unpack
+_ANSWERED: Callable[[bytes], Iterator[tuple[int, float]]] = Struct(">qd").iter_unpack
 
 
 class RedisCounters:
