@@ -254,11 +254,11 @@ async def in_process(uri: str, directory: Path, times: int = 6_400) -> dict[str,
     return {"store_call_us": call, "guard_us": whole - alone}
 
 
-def rows(measured: Mapping[str, Rounds]) -> list[dict[str, object]]:
+def rows(sites: Sequence[Site], measured: Mapping[str, Rounds]) -> list[dict[str, object]]:
     """Print the table and give its rows."""
     found: list[dict[str, object]] = []
     print(f"{'':<34}{'requests/s':>12}{'of bare':>9}{'quartiles':>12}{'CPU us':>9}{'added':>8}{'p99 ms':>8}")
-    for site in SITES:
+    for site in sites:
         rounds, bare = measured[site.name], measured[site.bare or site.name]
         ratios = [mine / its for mine, its in zip(rounds.rates, bare.rates, strict=True)]
         low, ratio, high = statistics.quantiles(ratios, method="inclusive")
@@ -271,27 +271,27 @@ def rows(measured: Mapping[str, Rounds]) -> list[dict[str, object]]:
     return found
 
 
-def measure(directory: Path, rounds: int, seconds: int) -> dict[str, object]:
-    """Measure all, print and give what was found."""
+def measure(directory: Path, sites: Sequence[Site], rounds: int, seconds: int) -> dict[str, object]:
+    """Measure sites, print and give what was found."""
     (directory / "apps.py").write_text(APPS)
     script = directory / "report.lua"
     script.write_text(WRK_REPORT)
-    local, measured = f"local://{directory}", {site.name: Rounds() for site in SITES}
+    local, measured = f"local://{directory}", {site.name: Rounds() for site in sites}
     refused = commands = 0
     with ExitStack() as stack:
         redis, other_redis = (stack.enter_context(redis_server(directory)) for _ in range(2))
         for _ in range(rounds):
-            turns: dict[str, list[Turn]] = {site.name: [] for site in SITES}
+            turns: dict[str, list[Turn]] = {site.name: [] for site in sites}
             with ExitStack() as round_:
                 servers = [
                     round_.enter_context(
                         served(directory, site, local if site.workers else (other_redis if site.refuses else redis).uri)
                     )
-                    for site in SITES
+                    for site in sites
                 ]
                 for server in servers:
                     wrk(server, script, 1)
-                forth = [*zip(SITES, servers, strict=True)]
+                forth = [*zip(sites, servers, strict=True)]
                 for site, server in [*forth, *reversed(forth)]:
                     before = script_calls(other_redis)
                     turns[site.name].append(take_turn(server, script, seconds))
@@ -300,12 +300,11 @@ def measure(directory: Path, rounds: int, seconds: int) -> dict[str, object]:
                         commands += script_calls(other_redis) - before
             for name, its in turns.items():
                 measured[name].add(its)
-        found = rows(measured)
-        print(f"  {refused} requests refused, which cost {commands} commands of Redis (INFO commandstats)")
-        print(
-            "  "
-            + re.sub(r"(?m)^(?!cmdstat_eval).*\n?", "", other_redis.command("INFO", "commandstats").decode()).strip()
-        )
+        found = rows(sites, measured)
+        if refused:
+            print(f"  {refused} requests refused, which cost {commands} commands of Redis (INFO commandstats)")
+            stats = other_redis.command("INFO", "commandstats").decode()
+            print("  " + re.sub(r"(?m)^(?!cmdstat_eval).*\n?", "", stats).strip())
         exact = stack.enter_context(served(directory, EXACT_SITE, local))
         report = wrk(exact, script, 2)
         let_in = int(report["requests"] - report["refused"])
@@ -320,12 +319,14 @@ def measure(directory: Path, rounds: int, seconds: int) -> dict[str, object]:
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--server", choices=("uvicorn", "gunicorn"), help="measure the sites of one only")
     parser.add_argument("--rounds", type=int, default=11, help="two at least")
     parser.add_argument("--seconds", type=int, default=1, help="of a turn, of which there are two in a round")
     parser.add_argument("--output", type=Path, default=RESULT)
     arguments = parser.parse_args()
     with TemporaryDirectory() as directory:
-        found = measure(Path(directory), arguments.rounds, arguments.seconds)
+        sites = [site for site in SITES if arguments.server in (None, "gunicorn" if site.workers else "uvicorn")]
+        found = measure(Path(directory), sites, arguments.rounds, arguments.seconds)
     host = {"kernel": platform.release(), "python": platform.python_version(), "cpus": os.cpu_count()}
     arguments.output.parent.mkdir(exist_ok=True)
     arguments.output.write_text(json.dumps({"host": host, **found}, indent=2) + "\n")
