@@ -53,6 +53,9 @@ class Guard:
 
     `header_of` reads a framework's request, `is_attempt` says whether a request looks like a login (None: the counters
     cannot give back, so nothing is reserved), `secret` keys the hashes of users and API keys.
+
+    `usual` holds, by a client's key, hits that `judge` gives for each of its requests unless the client is banned, a
+    key is denied or it is a CORS preflight; so who has looked at those three need not call it.
     """
 
     def __init__(
@@ -70,10 +73,11 @@ class Guard:
         exempt = [path_pattern(path) for path in exempt_paths]
         enforced, tried = ([limit for limit in limits if limit.dry_run is dry] for dry in (False, True))
         self._matching = Matching(enforced, header_of, is_attempt, secret, exempt)
-        self._usual = self._matching.usual  # at hand
         self._dry = Matching(tried, header_of, None, secret, exempt)
         self._header_of = header_of
         self._traps = traps
+        is_plain = traps is None and not self._has_safelist
+        self.usual = self._matching.usual if is_plain else dict[str, tuple[Hit, ...]]()
         self.has_dry_limits = bool(tried)
         self.has_outcomes = any(not limit.counts_requests for limit in limits)
         self.denied: dict[str, tuple[float, float, int]] = {}  # when to ask again, when it ends, at which cost
@@ -104,7 +108,7 @@ class Guard:
             return TRAPPED
         if is_preflight and not self.has_outcomes:
             return ()
-        found = self._usual.get(client.key) or self._matching.hits(client, method, path, native)
+        found = self.usual.get(client.key) or self._matching.hits(client, method, path, native)
         hits = of_outcomes(found) if is_preflight else found
         if self.denied:
             for hit in hits:

@@ -33,6 +33,7 @@ from appguard.stores.open import check_counters
 from appguard.traps import Traps
 from appguard.visit import Visit, let_in
 
+_new = object.__new__
 log = logging.getLogger("appguard")
 
 
@@ -161,32 +162,49 @@ class Middleware:
 
         `native` is the framework's request. A CORS preflight is not counted by limits of requests.
         """
-        opened, guard = self._opened, self.guard
+        opened, guard, address = self._opened, self.guard, client.address
         if opened is None:
             opened = self.opened
-        now = nan  # most requests need none: no refusal is remembered
+        ban_of, now = opened.ban_of, nan  # most requests need no time: no refusal is remembered
+        hits: Sequence[Hit] | None = None
         if guard.denied or not opened.is_immediate:
             self._forgive(opened)
             now = self.monotonic()
-        found = guard.judge(client, method, path, opened.ban_of, self.clock, now, is_preflight, native)
-        if type(found) is Refusal:
-            self.events.refused(client, found, method, path, now)
-            return found
+        else:
+            hits = guard.usual.get(client.key)
+        if hits is None or is_preflight or address is None or ban_of(address) is not None:
+            found = guard.judge(client, method, path, ban_of, self.clock, now, is_preflight, native)
+            if type(found) is Refusal:
+                self.events.refused(client, found, method, path, now)
+                return found
+            hits = found
         check = opened.check  # `opened` says why
-        verdict = check(found) if found else ADMITTED
+        verdict = check(hits) if hits else ADMITTED
         if verdict.refused is not None:
             now = self.monotonic()
             return self._refused(client, guard.settle(verdict, now), method, path, now)
-        left = verdict.left if self._has_fields else ()
-        visit = let_in(self._visit, self, client, method, path, found, left)
-        if not opened.is_immediate:
-            took = self.monotonic() - now
-            visit.waited = took if took < LONGEST else 0.0
-        if self._has_more_limits or client.address is None:
+        visit = _new(self._visit)  # as `let_in` does
+        visit.middleware = self
+        visit.client = client
+        visit.method = method
+        visit.path = path
+        visit.hits = hits
+        visit.left = verdict.left if self._has_fields else ()
+        visit.notes = visit.pending = ()
+        visit.outcome = visit.refusal = None
+        visit.waited = 0.0
+        if self._has_more_limits or address is None or not opened.is_immediate:
+            self._go_on(visit, verdict, now, native, is_preflight)
+        return visit
+
+    def _go_on(self, visit: Visit, verdict: Verdict, now: float, native: object, is_preflight: bool) -> None:
+        """Do the rest for a visit that began at `now`, by monotonic seconds (`nan`: nobody was waited for)."""
+        took = self.monotonic() - now
+        visit.waited = took if took < LONGEST else 0.0
+        if self._has_more_limits or visit.client.address is None:
             steps = self._further(visit, verdict, native, is_preflight)
             if steps is not None:
-                run(steps, opened.counters, visit)
-        return visit
+                run(steps, self.counters, visit)
 
     async def decide_async(
         self, client: Client, method: str, path: str, is_preflight: bool, native: object = None
