@@ -230,6 +230,16 @@ def test_the_safelist_is_never_limited() -> None:
     assert Caller(app).statuses(2) == [200, 429]
 
 
+def test_the_safelist_holds_beside_a_neighbour_of_one_bucket() -> None:
+    """Of one /64 the safelisted address passes, while its neighbours, which were met first, share a limit."""
+    app = shop(limits=["3/hour"], safelist=["2001:db8::1"])
+    safe, other = Caller(app, ("2001:db8::1", 1)), Caller(app, ("2001:db8::2", 1))
+    assert other.statuses(1) == [200]
+    assert safe.statuses(4) == [200] * 4
+    assert other.statuses(3) == [200, 200, 429]
+    assert safe.get().status == 200
+
+
 def test_all_limits_count_or_none() -> None:
     """A request refused by one limit is not counted by another."""
     app = shop(limits=["3/hour", Limit("1/hour", path="/login")])
