@@ -1,9 +1,10 @@
 """Guard: the decision about one request, in the order safelist > ban > trap > limit. No I/O; time is an argument.
 
-`Guard.judge` is the whole policy. What it cannot decide alone it gives back as hits; the caller asks its counters with
-one call and hands the verdict to `Guard.settle`. A key over its limit is refused from memory until the time the
-counters gave (the deny cache), so that a refused client costs no counter call; this is exact, because a refused
-request is not counted. A limit of outcomes may be given back what was reserved, so there the cache holds for a second.
+`Guard.judge` is the whole policy; where `usual` knows the rest of it, `Middleware.decide` asks for the ban alone. What
+it cannot decide it gives back as hits; the caller asks its counters with one call and hands the verdict to
+`Guard.settle`. A key over its limit is refused from memory until the time the counters gave (the deny cache), so that a
+refused client costs no counter call; this is exact, because a refused request is not counted. A limit of outcomes may
+be given back what was reserved, so there the cache holds for a second.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -55,7 +56,9 @@ class Guard:
     cannot give back, so nothing is reserved), `secret` keys the hashes of users and API keys.
 
     `usual` holds, by a client's key, hits that `judge` gives for each of its requests unless the client is banned, a
-    key is denied or it is a CORS preflight; so who has looked at those three need not call it.
+    key is denied or it is a CORS preflight; who has looked at those three need not call it. (A client without an
+    address has no key.) It is empty where there is more to be asked: a key tells neither the path, for traps, nor
+    which address of a network it is, for the safelist.
     """
 
     def __init__(
@@ -77,10 +80,12 @@ class Guard:
         self._header_of = header_of
         self._traps = traps
         is_plain = traps is None and not self._has_safelist
-        self.usual = self._matching.usual if is_plain else dict[str, tuple[Hit, ...]]()
+        self._usual = self._matching.usual  # at hand
+        self.usual = self._usual if is_plain else dict[str, tuple[Hit, ...]]()
         self.has_dry_limits = bool(tried)
         self.has_outcomes = any(not limit.counts_requests for limit in limits)
         self.denied: dict[str, tuple[float, float, int]] = {}  # when to ask again, when it ends, at which cost
+        self._denied_until = 0.0  # when all of them are over, or earlier: what is cleared is asked again
 
     def judge(
         self,
@@ -108,13 +113,15 @@ class Guard:
             return TRAPPED
         if is_preflight and not self.has_outcomes:
             return ()
-        found = self.usual.get(client.key) or self._matching.hits(client, method, path, native)
+        found = self._usual.get(client.key) or self._matching.hits(client, method, path, native)
         hits = of_outcomes(found) if is_preflight else found
         if self.denied:
             for hit in hits:
                 until, end, cost = self.denied.get(hit.key, NOT_DENIED)
                 if until > now and (hit.cost or 1) >= cost:
                     return _new_refusal(Refusal, (429, end - now, None, hit.limit, hit.rate))
+            if self._denied_until <= now:
+                self.denied.clear()
         return hits
 
     def is_limited(self, client: Client) -> bool:
@@ -141,7 +148,9 @@ class Guard:
         if len(self.denied) >= MEMO_MOST:
             self.denied.clear()
         most = DENY_MOST if refused.limit.counts_requests else DENY_OUTCOME_MOST
-        self.denied[refused.key] = (now + min(verdict.wait, most), now + verdict.wait, refused.cost or 1)
+        until = now + min(verdict.wait, most)
+        self._denied_until = max(self._denied_until, until)
+        self.denied[refused.key] = (until, now + verdict.wait, refused.cost or 1)
         return Refusal(429, verdict.wait, None, refused.limit, refused.rate)
 
     def pending(

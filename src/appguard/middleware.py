@@ -194,17 +194,20 @@ class Middleware:
         visit.outcome = visit.refusal = None
         visit.waited = 0.0
         if self._has_more_limits or address is None or not opened.is_immediate:
-            self._go_on(visit, verdict, now, native, is_preflight)
+            self._go_on(opened, visit, verdict, now, native, is_preflight)
         return visit
 
-    def _go_on(self, visit: Visit, verdict: Verdict, now: float, native: object, is_preflight: bool) -> None:
-        """Do the rest for a visit that began at `now`, by monotonic seconds (`nan`: nobody was waited for)."""
-        took = self.monotonic() - now
-        visit.waited = took if took < LONGEST else 0.0
+    def _go_on(
+        self, opened: Opened, visit: Visit, verdict: Verdict, begun: float, native: object, is_preflight: bool
+    ) -> None:
+        """Do the rest for a visit; it began at `begun`, monotonic seconds, which says something where it waited."""
+        if not opened.is_immediate:
+            took = self.monotonic() - begun
+            visit.waited = took if took < LONGEST else 0.0
         if self._has_more_limits or visit.client.address is None:
             steps = self._further(visit, verdict, native, is_preflight)
             if steps is not None:
-                run(steps, self.counters, visit)
+                run(steps, opened.counters, visit)
 
     async def decide_async(
         self, client: Client, method: str, path: str, is_preflight: bool, native: object = None

@@ -176,6 +176,15 @@ def test_a_published_ban_is_in_force_at_the_next_request(app: FastAPI, published
     assert events.read() == []
 
 
+def test_a_ban_of_one_address_leaves_its_neighbours_of_the_64(app: FastAPI, published: Published) -> None:
+    """Limits count a /64 together; a ban holds what it names."""
+    guarded = AppGuard(app, store=published.store, limits=["99/hour"], event_log="logger")
+    one, other = Caller(guarded, ("2001:db8::5", 1)), Caller(guarded, ("2001:db8::6", 1))
+    assert [one.get().status, other.get().status] == [200, 200]
+    published.ban("2001:db8::5")
+    assert [one.get().status, other.get().status] == [403, 200]
+
+
 @pytest.mark.parametrize("banned", ["2001:db8::/64", "2001:db8::/48", "2001:db8::5", "::/0"])
 def test_a_banned_network_holds_all_its_addresses(app: FastAPI, published: Published, banned: str) -> None:
     """A host, its /64 and wider networks are enforced alike."""

@@ -1,6 +1,6 @@
 """Refusals answered from memory: no counter is asked; they end with a reset, a lifted ban, or what is given back."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
 
 import pytest
@@ -19,6 +19,8 @@ from appguard.stores.memory import MemoryStore
 from appguard.visit import Visit
 
 ALICE = Client(parse_address("203.0.113.5"), "203.0.113.5")
+BOB = Client(parse_address("203.0.113.6"), "203.0.113.6")
+OF_OUTCOMES = Limit("9/hour", count="4xx")
 
 
 class Watched(MemoryStore):
@@ -32,6 +34,25 @@ class Watched(MemoryStore):
         return super().check(hits)
 
 
+class Here(MemoryStore):
+    """A store of this process whose counters take a while."""
+
+    def __init__(self, took: Callable[[float], None]) -> None:
+        super().__init__()
+        self._took = took
+
+    def check(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
+        """Take the while, and count."""
+        self._took(0.02)
+        return super().check(hits)
+
+
+class Slow(Here):
+    """The same in the place of one that asks another host."""
+
+    is_immediate = False
+
+
 @pytest.fixture
 def middleware() -> Iterator[Middleware]:
     """Give the middleware of an app whose clients have one request and one wrong password an hour."""
@@ -42,9 +63,9 @@ def middleware() -> Iterator[Middleware]:
     made.close()
 
 
-def ask(middleware: Middleware, path: str = "/") -> Refusal | Visit:
+def ask(middleware: Middleware, path: str = "/", client: Client = ALICE) -> Refusal | Visit:
     """Let a request come."""
-    return middleware.decide(ALICE, "POST", path, is_preflight=False)
+    return middleware.decide(client, "POST", path, is_preflight=False)
 
 
 def test_refusal_that_another_request_brings_about_meanwhile_is_no_longer_for_it() -> None:
@@ -85,6 +106,43 @@ def test_refused_client_costs_no_counter_call(middleware: Middleware) -> None:
     assert not any(isinstance(ask(middleware), Refusal) for _ in range(2))
     assert all(isinstance(ask(middleware), Refusal) for _ in range(101))
     assert asked(middleware) == 3
+
+
+def test_refused_client_of_a_limit_everywhere_costs_no_counter_call_either() -> None:
+    """Whose hits are known without looking at the path is answered from memory, and its neighbour from the counters.
+
+    When the refusal is over nothing is remembered of it.
+    """
+    now = 1_000_000.0
+    made = Middleware(app_config({"limits": ["2/hour"], "event_log": "logger"}, {}))
+    made.begin(Around(monotonic=lambda: now, open_store=lambda: Watched(monotonic=lambda: now)))
+    assert not any(isinstance(ask(made), Refusal) for _ in range(2))
+    assert all(isinstance(ask(made), Refusal) for _ in range(101))
+    assert asked(made) == 3
+    for number in (4, 5):
+        assert isinstance(ask(made, client=BOB), Visit)
+        assert asked(made) == number
+    assert made.guard.denied
+    now += 3600
+    assert isinstance(ask(made), Visit)
+    assert not made.guard.denied
+
+
+def test_what_counters_outside_took_is_what_a_request_has_waited() -> None:
+    """Seconds count where counters ask another host; the app's own take none, whoever is refused meanwhile."""
+    for store, waited in ((Slow, 0.02), (Here, 0.0)):
+        now = 1_000_000.0
+
+        def took(seconds: float) -> None:
+            nonlocal now
+            now += seconds
+
+        made = Middleware(app_config({"limits": ["2/hour", OF_OUTCOMES], "event_log": "logger"}, {}))
+        made.begin(Around(monotonic=lambda: now, open_store=lambda store=store: store(took)))  # noqa: B023 - of this turn
+        assert [isinstance(ask(made), Refusal) for _ in range(3)] == [False, False, True]
+        visit = ask(made, client=BOB)
+        assert isinstance(visit, Visit)
+        assert visit.waited == pytest.approx(waited)
 
 
 def test_reset_ends_it(middleware: Middleware) -> None:
