@@ -85,7 +85,7 @@ class Guard:
         self.has_dry_limits = bool(tried)
         self.has_outcomes = any(not limit.counts_requests for limit in limits)
         self.denied: dict[str, tuple[float, float, int]] = {}  # when to ask again, when it ends, at which cost
-        self._denied_until = 0.0  # when all of them are over, or earlier: what is cleared is asked again
+        self.denied_until = 0.0  # when all of them are to be asked again
 
     def judge(
         self,
@@ -120,8 +120,6 @@ class Guard:
                 until, end, cost = self.denied.get(hit.key, NOT_DENIED)
                 if until > now and (hit.cost or 1) >= cost:
                     return _new_refusal(Refusal, (429, end - now, None, hit.limit, hit.rate))
-            if self._denied_until <= now:
-                self.denied.clear()
         return hits
 
     def is_limited(self, client: Client) -> bool:
@@ -149,7 +147,7 @@ class Guard:
             self.denied.clear()
         most = DENY_MOST if refused.limit.counts_requests else DENY_OUTCOME_MOST
         until = now + min(verdict.wait, most)
-        self._denied_until = max(self._denied_until, until)
+        self.denied_until = max(self.denied_until, until)
         self.denied[refused.key] = (until, now + verdict.wait, refused.cost or 1)
         return Refusal(429, verdict.wait, None, refused.limit, refused.rate)
 

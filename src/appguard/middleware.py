@@ -147,13 +147,16 @@ class Middleware:
             self._said.add(what)
             log.log(level, message, *args)
 
-    def _forgive(self, opened: Opened) -> None:
-        """Drop what is remembered of refusals when a ban was lifted or counters were reset."""
+    def _forgive(self, opened: Opened, now: float) -> None:
+        """Drop what is remembered of refusals when a ban was lifted or counters were reset, and when all are over."""
+        guard = self.guard
+        if guard.denied_until <= now:
+            guard.denied.clear()
         forgiven = opened.store.lifts + opened.counters.resets
         if forgiven != self._forgiven:
             self._forgiven = forgiven
-            for guard in (self.guard, *self._routes.values()):
-                guard.denied.clear()
+            for each in (guard, *self._routes.values()):
+                each.denied.clear()
 
     def decide(
         self, client: Client, method: str, path: str, is_preflight: bool, native: object = None
@@ -168,8 +171,8 @@ class Middleware:
         ban_of, now = opened.ban_of, nan  # most requests need no time: no refusal is remembered
         hits: Sequence[Hit] | None = None
         if guard.denied or not opened.is_immediate:
-            self._forgive(opened)
             now = self.monotonic()
+            self._forgive(opened, now)
         else:
             hits = guard.usual.get(client.key)
         if hits is None or is_preflight or address is None or ban_of(address) is not None:
@@ -216,9 +219,9 @@ class Middleware:
         opened, guard = self._opened, self.guard
         if opened is None:
             opened = self.opened
-        if guard.denied:
-            self._forgive(opened)
         now = self.monotonic()
+        if guard.denied:
+            self._forgive(opened, now)
         found = guard.judge(client, method, path, opened.ban_of, self.clock, now, is_preflight, native)
         if type(found) is Refusal:
             self.events.refused(client, found, method, path, now)
@@ -270,7 +273,7 @@ class Middleware:
     def _ask(self, visit: Visit, limit: Limit, route: str, native: object) -> Steps[Refusal | None]:
         guard, now = self._guard_at(limit, route), self.monotonic()
         if guard.denied:
-            self._forgive(self.opened)
+            self._forgive(self.opened, now)
         if not guard.is_limited(visit.client):
             return None
         found = guard.judge(visit.client, visit.method, visit.path, lambda _: None, self.clock, now, native=native)

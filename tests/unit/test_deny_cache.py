@@ -1,6 +1,6 @@
 """Refusals answered from memory: no counter is asked; they end with a reset, a lifted ban, or what is given back."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import inf
 
 import pytest
@@ -20,7 +20,6 @@ from appguard.visit import Visit
 
 ALICE = Client(parse_address("203.0.113.5"), "203.0.113.5")
 BOB = Client(parse_address("203.0.113.6"), "203.0.113.6")
-OF_OUTCOMES = Limit("9/hour", count="4xx")
 
 
 class Watched(MemoryStore):
@@ -34,23 +33,15 @@ class Watched(MemoryStore):
         return super().check(hits)
 
 
-class Here(MemoryStore):
-    """A store of this process whose counters take a while."""
+class Slow(MemoryStore):
+    """A store whose counters take 20 milliseconds of a clock of its own."""
 
-    def __init__(self, took: Callable[[float], None]) -> None:
-        super().__init__()
-        self._took = took
+    seconds_passed = 1_000_000.0
 
     def check(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
-        """Take the while, and count."""
-        self._took(0.02)
+        """Take them, and count."""
+        self.seconds_passed += 0.02
         return super().check(hits)
-
-
-class Slow(Here):
-    """The same in the place of one that asks another host."""
-
-    is_immediate = False
 
 
 @pytest.fixture
@@ -128,21 +119,20 @@ def test_refused_client_of_a_limit_everywhere_costs_no_counter_call_either() -> 
     assert not made.guard.denied
 
 
-def test_what_counters_outside_took_is_what_a_request_has_waited() -> None:
+@pytest.mark.parametrize("limits", [["2/hour"], ["2/hour", Limit("9/hour", count="4xx")]])
+@pytest.mark.parametrize(("is_immediate", "waited"), [(False, 0.02), (True, 0.0)])
+def test_what_counters_outside_took_is_what_a_request_has_waited(
+    limits: list[str | Limit], is_immediate: bool, waited: float
+) -> None:
     """Seconds count where counters ask another host; the app's own take none, whoever is refused meanwhile."""
-    for store, waited in ((Slow, 0.02), (Here, 0.0)):
-        now = 1_000_000.0
-
-        def took(seconds: float) -> None:
-            nonlocal now
-            now += seconds
-
-        made = Middleware(app_config({"limits": ["2/hour", OF_OUTCOMES], "event_log": "logger"}, {}))
-        made.begin(Around(monotonic=lambda: now, open_store=lambda store=store: store(took)))  # noqa: B023 - of this turn
-        assert [isinstance(ask(made), Refusal) for _ in range(3)] == [False, False, True]
-        visit = ask(made, client=BOB)
-        assert isinstance(visit, Visit)
-        assert visit.waited == pytest.approx(waited)
+    made = Middleware(app_config({"limits": limits, "event_log": "logger"}, {}))
+    store = Slow()
+    store.is_immediate = is_immediate
+    made.begin(Around(monotonic=lambda: store.seconds_passed, open_store=lambda: store))
+    assert [isinstance(ask(made), Refusal) for _ in range(3)] == [False, False, True]
+    visit = ask(made, client=BOB)
+    assert isinstance(visit, Visit)
+    assert visit.waited == pytest.approx(waited)
 
 
 def test_reset_ends_it(middleware: Middleware) -> None:
