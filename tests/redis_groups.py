@@ -42,11 +42,17 @@ class Pair:
         self.master = master
         self.replica = replica
 
-    def has_copied(self) -> bool:
-        """Say whether the replica holds all that the master has."""
+    def wait_until_copied(self, seconds: float = 5) -> None:
+        """Wait until the replica holds all that the master has by now; what comes meanwhile may still be on its way."""
+        by_now = re.search(rb"master_repl_offset:(\d+)", self.master.command("INFO", "replication"))
+        assert by_now
+        offset = max(int(by_now[1]), 1)  # 0 before there is a replica
+        wait_until(lambda: self._copied() >= offset, seconds, lambda: f"copied {self._copied()} of {offset} bytes")
+
+    def _copied(self) -> int:
+        """Give how far the replica says it is, once a second; -1 before it has begun."""
         found = re.search(rb"slave0:.*state=online,offset=(\d+)", self.master.command("INFO", "replication"))
-        offset = re.search(rb"master_repl_offset:(\d+)", self.master.command("INFO", "replication"))
-        return bool(found and offset and int(found[1]) >= int(offset[1]) > 0)
+        return int(found[1]) if found else -1
 
     def part(self) -> None:
         """Cut the replica off: what the master acknowledges from now on is lost with it."""
@@ -80,7 +86,7 @@ def sentinel_group(directory: Path) -> Generator[SentinelGroup]:
         settings = SENTINEL.format(master=master.port)
         sentinels = [_started(stack, RedisServer(directory, sentinel=settings)) for _ in range(3)]
         group = SentinelGroup(master, replica, sentinels)
-        wait_until(group.has_copied, 20, "the replica did not copy")
+        group.wait_until_copied(20)
         wait_until(lambda: all(_sees_all(each) for each in sentinels), 20, "the Sentinels did not find each other")
         yield group
 
@@ -121,7 +127,8 @@ def cluster(directory: Path) -> Generator[Cluster]:
         for shard in shards:
             name = shard.master.command("CLUSTER", "MYID").split(b"\r\n")[1].decode()
             wait_until(partial(_follows, shard.replica, name), 10, "no replica")
-        wait_until(lambda: all(shard.has_copied() for shard in shards), 20, "the replicas did not copy")
+        for shard in shards:
+            shard.wait_until_copied(20)
         wait_until(lambda: all(_is_whole(each) for each in servers), 20, "the Cluster did not come up")
         yield Cluster(shards)
 

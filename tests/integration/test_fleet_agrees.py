@@ -258,7 +258,7 @@ def test_a_kernel_agrees_after_a_failover(open_tmp_path: Path, kind: str) -> Non
 
         seen(LIFTED, KEPT)
         wait_until(lambda: other.is_banned(0, LIFTED), 5, "not told")
-        wait_until(group.pair.has_copied, 5, "not copied")
+        group.pair.wait_until_copied()
         group.pair.part()
         other.lift(0, LIFTED)
         seen(AWAY)

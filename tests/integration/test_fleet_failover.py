@@ -54,7 +54,7 @@ def test_an_answer_lost_in_a_failover_counts_once(group: Group) -> None:
             answer = real(client, keys, arguments)
             if not is_over:
                 is_over = True
-                wait_until(group.pair.has_copied, 5, "not copied")
+                group.pair.wait_until_copied()
                 group.pair.fail_over()
                 raise ConnectionResetError("the master died before its answer was read")
             return answer
@@ -76,7 +76,7 @@ def test_a_crossing_that_a_failover_lost_is_one_ban(group: Group) -> None:
     """A ban acknowledged by a master that dies with it stays one ban; counts that are lost make nobody wait or fail."""
     with counting(group.uri) as (alpha, beta):
         alpha.fail(OTHER, 2)
-        wait_until(group.pair.has_copied, 5, "not copied")
+        group.pair.wait_until_copied()
         group.pair.part()
         alpha.fail(ATTACKER, 3)
         beta.fail(ATTACKER, 2)
@@ -101,7 +101,7 @@ def test_protections_and_safelist_outlast_a_failover(group: Group) -> None:
         wait_until(lambda: protected(alpha) == ["192.0.2.4/32"], 10, "not told")
         beta.let_off("203.0.113.5", 1)
         wait_until(lambda: "203.0.113.5" in alpha.entries, 10, "not told")
-        wait_until(group.pair.has_copied, 5, "not copied")
+        group.pair.wait_until_copied()
         group.pair.part()
         alpha.let_off("203.0.113.5", 2, is_removed=True)
         alpha.let_off("203.0.113.6", 1)

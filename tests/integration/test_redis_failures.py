@@ -311,7 +311,7 @@ def test_sentinel_fails_over_with_acknowledged_writes_lost(tmp_path: Path) -> No
     """The master dies with bans and lifts that its replica never got: all are told to the new one."""
     with sentinel_group(tmp_path) as group, fleet(group.uri) as hosts:
         some_history(hosts)
-        wait_until(group.has_copied, 5, "not copied")
+        group.wait_until_copied()
         group.part()
         hosts.ban(0, "192.0.2.1")
         hosts.lift(1, KEPT)
@@ -326,7 +326,7 @@ def test_cluster_shard_fails_over_with_acknowledged_writes_lost(tmp_path: Path) 
     with cluster(tmp_path) as shards, fleet(shards.uri) as hosts:
         some_history(hosts)
         shard = shards.shard_of(FACTS)
-        wait_until(shard.has_copied, 5, "not copied")
+        shard.wait_until_copied()
         shard.part()
         hosts.ban(0, "192.0.2.1")
         hosts.lift(1, KEPT)
