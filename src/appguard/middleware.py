@@ -203,7 +203,7 @@ class Middleware:
     def _go_on(
         self, opened: Opened, visit: Visit, verdict: Verdict, begun: float, native: object, is_preflight: bool
     ) -> None:
-        """Do the rest for a visit; it began at `begun`, monotonic seconds, which says something where it waited."""
+        """Do the rest for a visit that began at `begun`, which is read only where counters ask another host."""
         if not opened.is_immediate:
             took = self.monotonic() - begun
             visit.waited = took if took < LONGEST else 0.0
