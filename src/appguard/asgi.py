@@ -16,6 +16,7 @@ from appguard.errors import ConfigError
 from appguard.guard import Due, Refusal
 from appguard.middleware import Middleware
 from appguard.proxies import Client, Peer, forwarded_for
+from appguard.rate import Left
 from appguard.report import VISIT
 from appguard.visit import Visit
 
@@ -74,11 +75,11 @@ class AppGuard:
         is_plain = port != 0 and (not peer.forwards or self._forwarding.isdisjoint(dict(scope["headers"])))
         client = peer.client if is_plain else self._client(middleware, peer, port, scope)
         is_preflight = method == "OPTIONS" and _is_preflight(scope)
-        visit: Any  # a refusal, or our own kind of visit
-        if middleware.is_immediate:
-            visit = middleware.decide(client, method, path, is_preflight, scope)
-        else:
-            visit = await middleware.decide_async(client, method, path, is_preflight, scope)
+        visit: Any = (  # a refusal, or our own kind of visit
+            middleware.decide(client, method, path, is_preflight, scope)
+            if middleware.is_immediate
+            else await middleware.decide_async(client, method, path, is_preflight, scope)
+        )
         if type(visit) is Refusal:
             if scope["type"] == "websocket":
                 await receive()  # the handshake
@@ -86,6 +87,8 @@ class AppGuard:
             for message in _messages(answer, scope):
                 await send(message)
             return
+        if middleware.is_immediate:
+            visit.meet(visit.left)
         visit.scope = scope
         visit.to = send
         visit.status = 0
@@ -146,8 +149,9 @@ class AppGuard:
 class _Visit(Visit):
     """A request that was let in, and the answer to it on its way out."""
 
-    __slots__ = ("has_begun", "scope", "status", "to")
+    __slots__ = ("fields", "has_begun", "scope", "status", "to")
 
+    fields: Sequence[tuple[bytes, bytes]]
     scope: Scope
     to: Send  # what sends the answer
     status: int
@@ -168,7 +172,9 @@ class _Visit(Visit):
         if due or self.refusal is not None:
             return self._settle(message, due)
         self.has_begun = self.status != 0 or kind in WEBSOCKET_ANSWERS
-        return self.to(self._told(message) if self.left and kind == START else message)
+        if self.fields and kind == START:  # the app may send the same message again
+            message = {**message, "headers": [*message.get("headers", ()), *self.fields]}
+        return self.to(message)
 
     async def _settle(self, message: Message, due: Sequence[Due]) -> None:
         """Settle the outcome before the answer begins, which may be another one then."""
@@ -183,13 +189,15 @@ class _Visit(Visit):
                 await to(each)
             return
         self.has_begun = status != 0
-        await self.to(self._told(message) if self.left and kind == START else message)
+        if self.fields and kind == START:
+            message = {**message, "headers": [*message.get("headers", ()), *self.fields]}
+        await self.to(message)
 
-    def _told(self, message: Message) -> Message:
-        """Give the beginning of an answer with what is left; the app may send the same one again."""
+    def meet(self, left: Sequence[Left]) -> None:
+        """Note what is left, and make the fields that tell of it: after the app has run that would cost twice."""
+        self.left = left
         middleware = self.middleware
-        fields = middleware.fields.passed_raw(self.hits, self.left, middleware.clock)
-        return {**message, "headers": [*message.get("headers", ()), *fields]}
+        self.fields = middleware.fields.passed_raw(self.hits, left, middleware.clock) if left else ()
 
     def tell(self) -> None:
         """Tell of the answer, once."""

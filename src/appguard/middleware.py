@@ -55,7 +55,7 @@ class Middleware:
         self.peers = self.clients.finder.known  # at hand
         self.answers = Answers(config.headers, config.ban_status, config.ban_text, config.response)
         self.fields = self.answers.fields
-        self._has_fields = self.fields.has_any
+        self.has_fields = self.fields.has_any
         self._said: set[str] = set()
         begin_around(self)
         self._renew()
@@ -192,7 +192,7 @@ class Middleware:
         visit.method = method
         visit.path = path
         visit.hits = hits
-        visit.left = verdict.left if self._has_fields else ()
+        visit.left = verdict.left if self.has_fields else ()
         visit.notes = visit.pending = ()
         visit.outcome = visit.refusal = None
         visit.waited = 0.0
@@ -216,30 +216,46 @@ class Middleware:
         self, client: Client, method: str, path: str, is_preflight: bool, native: object = None
     ) -> Refusal | Visit:
         """Do what `decide` does, on the event loop."""
-        opened, guard = self._opened, self.guard
+        opened, guard, address = self._opened, self.guard, client.address
         if opened is None:
             opened = self.opened
-        now = self.monotonic()
+        ban_of, now = opened.ban_of, self.monotonic()
+        hits: Sequence[Hit] | None = None
         if guard.denied:
             self._forgive(opened, now)
-        found = guard.judge(client, method, path, opened.ban_of, self.clock, now, is_preflight, native)
-        if type(found) is Refusal:
-            self.events.refused(client, found, method, path, now)
-            return found
-        check = opened.check_async  # `opened` says why
-        verdict = await check(found) if found else ADMITTED
+        else:
+            hits = guard.usual.get(client.key)
+        if hits is None or is_preflight or address is None or ban_of(address) is not None:
+            found = guard.judge(client, method, path, ban_of, self.clock, now, is_preflight, native)
+            if type(found) is Refusal:
+                self.events.refused(client, found, method, path, now)
+                return found
+            hits = found
+        visit = let_in(self._visit, self, client, method, path, hits)
+        ask = opened.ask  # `opened` says why
+        asked = ask(hits, visit) if hits else None
+        verdict = await asked if asked is not None else await self._check_async(opened, visit)
         if verdict.refused is not None:
             return self._refused(client, guard.settle(verdict, now), method, path, now)
-        left = verdict.left if self._has_fields else ()
-        visit = let_in(self._visit, self, client, method, path, found, left)
         if not opened.is_immediate:
             took = self.monotonic() - now
             visit.waited = took if took < LONGEST else 0.0
-        if self._has_more_limits or client.address is None:
-            steps = self._further(visit, verdict, native, is_preflight)
-            if steps is not None:
-                await run_async(steps, opened.counters, visit)
+        if self._has_more_limits or address is None:
+            await self._go_on_async(opened, visit, verdict, native, is_preflight)
         return visit
+
+    async def _check_async(self, opened: Opened, visit: Visit) -> Verdict:
+        """Ask counters the long way; without hits there is nothing to be asked."""
+        verdict = await opened.check_async(visit.hits) if visit.hits else ADMITTED
+        visit.hear(verdict)
+        return verdict
+
+    async def _go_on_async(
+        self, opened: Opened, visit: Visit, verdict: Verdict, native: object, is_preflight: bool
+    ) -> None:
+        steps = self._further(visit, verdict, native, is_preflight)
+        if steps is not None:
+            await run_async(steps, opened.counters, visit)
 
     def _further(self, visit: Visit, verdict: Verdict, native: object, is_preflight: bool) -> Steps[None] | None:
         """Do what follows for some of the requests that were let in; give the steps if limits are to be asked."""
@@ -287,9 +303,10 @@ class Middleware:
         if isinstance(found, Refusal):
             visit.refusal = self._refused(visit.client, found, visit.method, visit.path, now)
             return found
-        if self._has_fields and len(visit.left) == len(visit.hits):
-            visit.left = [*visit.left, *verdict.left]
+        left = [*visit.left, *verdict.left] if len(visit.left) == len(visit.hits) else visit.left
         visit.hits = [*visit.hits, *found]
+        if self.has_fields:
+            visit.meet(left)
         yield from self._admit(guard, visit, found, verdict, native, now)
         return None
 

@@ -4,6 +4,8 @@ Whatever is called at every request and is no method, but held by an attribute, 
 look up and to call are quick each for itself, while Python 3.11 does both at once the long way.
 """
 
+from collections.abc import Sequence
+
 from appguard.address import Grouping, NetworkSet
 from appguard.app_jails import AppJails
 from appguard.around import Around
@@ -11,7 +13,8 @@ from appguard.config import AppConfig
 from appguard.errors import ConfigError
 from appguard.event import PROBE
 from appguard.jail import Jail
-from appguard.stores.base import Counters, Store
+from appguard.limit import Hit
+from appguard.stores.base import Asker, Asking, Counters, Store
 from appguard.stores.open import default_uri, open_counters, open_store
 
 TRAPS_JAIL = Jail("traps", maxretry=3, findtime="10m", bantime="1h", events=(PROBE,))
@@ -25,7 +28,7 @@ class Opened:
     look-up.
     """
 
-    __slots__ = ("ban_of", "check", "check_async", "counters", "is_immediate", "jails", "store")
+    __slots__ = ("ask", "ban_of", "check", "check_async", "counters", "is_immediate", "jails", "store")
 
     def __init__(self, store: Store, counters: Counters, jails: AppJails) -> None:
         self.store = store
@@ -34,6 +37,7 @@ class Opened:
         self.ban_of = store.get
         self.check = counters.check
         self.check_async = counters.check_async
+        self.ask = counters.ask if isinstance(counters, Asking) else _cannot_ask
         self.is_immediate = counters.is_immediate
 
     def close(self) -> None:
@@ -74,3 +78,7 @@ def _jails(config: AppConfig, around: Around, store: Store, grouping: Grouping, 
     if is_trapping and not any(PROBE in jail.events for jail in jails):
         jails = (*jails, TRAPS_JAIL)
     return AppJails(jails, grouping, safelist, around.wall)
+
+
+def _cannot_ask(_hits: Sequence[Hit], _asker: Asker) -> None:
+    """Ask nothing: see `Asking`."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from appguard.app_events import Exchange
 from appguard.guard import Guard, Refusal
-from appguard.limit import Hit
+from appguard.limit import Hit, Verdict
 from appguard.outcome import Outcome, Pending
 from appguard.proxies import Client
 from appguard.rate import Left
@@ -35,6 +35,14 @@ class Visit(Noted):
     refusal: Refusal | None
     waited: float
 
+    def hear(self, verdict: Verdict) -> None:
+        """Note what a verdict that admits it leaves, as far as it is told."""
+        self.meet(verdict.left if self.middleware.has_fields else ())
+
+    def meet(self, left: Sequence[Left]) -> None:
+        """Note what is left of the limits of all its hits."""
+        self.left = left
+
     def record(self, exchange: Exchange) -> None:
         """Tell of the answer, once."""
         if self.outcome is None:
@@ -52,7 +60,6 @@ def let_in(
     method: str,
     path: str,
     hits: Sequence[Hit],
-    left: Sequence[Left],
 ) -> V:
     """Make the visit of a request, in half the time that calling its class would take.
 
@@ -64,8 +71,7 @@ def let_in(
     visit.method = method
     visit.path = path
     visit.hits = hits
-    visit.left = left
-    visit.notes = visit.pending = ()
+    visit.left = visit.notes = visit.pending = ()
     visit.outcome = visit.refusal = None
     visit.waited = 0.0
     return visit

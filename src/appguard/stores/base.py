@@ -6,11 +6,12 @@ on the request path through `get` from any thread; it is changed by the daemon, 
 All times are Unix seconds.
 """
 
+from asyncio import Future
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from appguard.address import Address, Network
 from appguard.ban import Ban, Fact
@@ -63,6 +64,28 @@ class Counters(Protocol):
 
     async def close_async(self) -> None:
         """Do what `close` does, and close what belongs to the running event loop."""
+        ...
+
+
+class Asker(Protocol):
+    """A request that asks counters."""
+
+    def hear(self, verdict: Verdict) -> None:
+        """Take the verdict; raise nothing."""
+        ...
+
+
+@runtime_checkable
+class Asking(Protocol):
+    """Counters that answer many requests of an event loop at once."""
+
+    def ask(self, hits: Sequence[Hit], asker: Asker) -> Future[Verdict] | None:
+        """Do what `check_async` does, and let the asker hear the verdict where it arrives; None: nothing was asked.
+
+        Verdicts arrive one after the other with no app between them: what an asker does with its verdict there takes
+        half the time, because the same has just been done for another. Only the usual question is asked so, one that
+        was asked before while all is well; for the others there is `check_async`.
+        """
         ...
 
 

@@ -17,7 +17,7 @@ from redis.exceptions import NoScriptError
 
 from appguard.fork import in_every_child
 from appguard.limit import ADMITTED, CLOSED_WAIT, Hit, Verdict, admitted
-from appguard.stores.base import BUDGET
+from appguard.stores.base import BUDGET, Asker
 from appguard.stores.breaker import Breaker
 from appguard.stores.memory_counters import MemoryCounters
 from appguard.stores.redis_advice import explained
@@ -50,7 +50,7 @@ class RedisCounters:
         self._count = Script("count")
         self._give_back = Script("give_back")
         self.resets = 0
-        self._calls: dict[str, tuple[Sequence[Hit], bytes]] = {}
+        self._calls: dict[str, _Call] = {}
         self._client = connect(self._counters_uri, BUDGET)  # of all threads
         self._async_clients: dict[asyncio.AbstractEventLoop, AsyncCommands] = {}
         self._parents: object = None
@@ -71,8 +71,7 @@ class RedisCounters:
             else:
                 verdict = client.run(lambda client: self._ask_parts(client, hits), seconds)
         except Exception as error:  # noqa: BLE001 - no request fails of whatever a client of Redis raises
-            self._failed(error, seconds)
-            return self._without_redis(hits)
+            return self.instead(error, hits, seconds)
         self._breaker.worked()
         return verdict
 
@@ -84,40 +83,63 @@ class RedisCounters:
         try:
             client = self._async_clients.get(asyncio.get_running_loop()) or self._client_of_loop()
             if isinstance(client, PipelinedCommands):
-                known = self._calls.get(hits[0].key)
-                call = known[1] if known is not None and known[0] is hits else self._call(hits)
                 try:
-                    reply = await client.send(call, seconds)
+                    reply = await client.send(self._call(hits).command, seconds)
                 except NoScriptError:
                     reply = await client.send(self._text_call(hits), min(seconds, BUDGET) / 2)
                 verdict = _verdict(reply, hits, ADMITTED)
             else:
                 verdict = await answer_of(self._ask_parts_async(client, hits), min(seconds, BUDGET))
         except Exception as error:  # noqa: BLE001 - as above: asyncio's own TypeError was among it
-            self._failed(error, seconds)
-            return self._without_redis(hits)
+            return self.instead(error, hits, seconds)
         if not breaker.is_well:
             breaker.worked()
         return verdict
 
-    def _call(self, hits: Sequence[Hit]) -> bytes:
-        """Give the call that counts hits as it goes over the wire; a client's are the same again and again."""
+    def ask(self, hits: Sequence[Hit], asker: Asker) -> asyncio.Future[Verdict] | None:
+        """Do what `check_async` does for hits it was asked before, if all is well: see `stores.base.Asking`."""
+        known, client = self._calls.get(hits[0].key), self._async_clients.get(asyncio.get_running_loop())
+        if (
+            known is None
+            or known.hits is not hits
+            or not self._breaker.is_well
+            or type(client) is not PipelinedCommands
+        ):
+            return None
+        return client.post(known.command, known, asker)
+
+    def _call(self, hits: Sequence[Hit]) -> "_Call":
+        """Give the call that counts hits; a client's are the same again and again."""
         key = hits[0].key
         known = self._calls.get(key)
-        if known is not None and known[0] is hits:
-            return known[1]
-        call = packed(self._count.by_digest(self._counter_keys(hits), [_numbers(hits)]))
+        if known is not None and known.hits is hits:
+            return known
+        command = packed(self._count.by_digest(self._counter_keys(hits), [_numbers(hits)]))
         if len(self._calls) >= CALLS_MOST:
             self._calls.clear()
-        self._calls[key] = hits, call
+        call = self._calls[key] = _Call(self, self._breaker, hits, command)
         return call
+
+    def instead(self, error: Exception, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
+        """Give the verdict on hits that Redis was asked about in vain, and note that it was."""
+        self._failed(error, seconds)
+        return self._without_redis(hits)
+
+    async def check_by_text(self, hits: Sequence[Hit]) -> Verdict:
+        """Ask once more what Redis did not know the script of, in half the time."""
+        try:
+            client = self._client_of_loop()
+            assert isinstance(client, PipelinedCommands)
+            return _verdict(await client.send(self._text_call(hits), BUDGET / 2), hits, ADMITTED)
+        except Exception as error:  # noqa: BLE001 - as in `check`
+            return self.instead(error, hits, BUDGET / 2)
 
     def _text_call(self, hits: Sequence[Hit]) -> bytes:
         return packed(self._count.by_text(self._counter_keys(hits), [_numbers(hits)]))
 
     def _ask(self, client: DirectCommands, hits: Sequence[Hit], seconds: float) -> Verdict:
         try:
-            reply = client.send(self._call(hits), seconds)
+            reply = client.send(self._call(hits).command, seconds)
         except NoScriptError:
             reply = client.send(self._text_call(hits), min(seconds, BUDGET) / 2)
         return _verdict(reply, hits, ADMITTED)
@@ -243,6 +265,46 @@ class RedisCounters:
             client, _, limit = hit.key.partition(" ")
             keys.append(f"{self._prefix}{{{_word(client, ':/')}}}:{limit}")
         return keys
+
+
+class _Call:
+    """The call that counts some hits, as it goes over the wire, and what its replies mean to those who asked so."""
+
+    __slots__ = ("_breaker", "_counters", "command", "hits")
+
+    def __init__(self, counters: RedisCounters, breaker: Breaker, hits: Sequence[Hit], command: bytes) -> None:
+        self._breaker = breaker
+        self._counters = counters
+        self.hits = hits
+        self.command = command
+
+    def take(self, future: asyncio.Future[Verdict], asker: Asker, reply: bytes) -> None:
+        """Let one who asked have the verdict."""
+        try:
+            verdict = _verdict(reply, self.hits, ADMITTED)
+            asker.hear(verdict)
+        except Exception as error:  # noqa: BLE001 - as in `check`
+            self.fail(future, asker, error)
+            return
+        future.set_result(verdict)
+        if not self._breaker.is_well:
+            self._breaker.worked()
+
+    def fail(self, future: asyncio.Future[Verdict], asker: Asker, error: Exception) -> None:
+        """Let one who asked have the verdict there is without Redis."""
+        if isinstance(error, NoScriptError):
+            task = future.get_loop().create_task(self._ask_by_text(future, asker))
+            future.add_done_callback(lambda _: task.cancel())  # the request is over, or has its verdict
+        else:
+            verdict = self._counters.instead(error, self.hits)
+            asker.hear(verdict)
+            future.set_result(verdict)
+
+    async def _ask_by_text(self, future: asyncio.Future[Verdict], asker: Asker) -> None:
+        verdict = await self._counters.check_by_text(self.hits)
+        if not future.done():  # its time may be over meanwhile
+            asker.hear(verdict)
+            future.set_result(verdict)
 
 
 def _parts(hits: Sequence[Hit]) -> list[Sequence[Hit]]:

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from math import inf
 from threading import Lock
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import hiredis
 from hiredis import ProtocolError, Reader
@@ -53,6 +53,35 @@ def _new_reader() -> Reader:
     return Reader(protocolError=ProtocolError, replyError=_error_of)
 
 
+class Taker(Protocol):
+    """Takes what comes for a future and does with it what is to be done; `about` is what was given with the call.
+
+    It raises nothing, and the future is done in the end, by it or by somebody it asks.
+    """
+
+    def take(self, future: asyncio.Future[Any], about: Any, reply: Any) -> None:
+        """Take the reply."""
+        ...
+
+    def fail(self, future: asyncio.Future[Any], about: Any, error: Exception) -> None:
+        """Take the error there is instead."""
+        ...
+
+
+class _Untouched:
+    """Hands on what comes as it is."""
+
+    def take(self, future: asyncio.Future[Any], about: None, reply: Any) -> None:
+        future.set_result(reply)
+
+    def fail(self, future: asyncio.Future[Any], about: None, error: Exception) -> None:
+        future.set_exception(error)
+
+
+UNTOUCHED: Taker = _Untouched()
+Call = tuple[bytes, asyncio.Future[Any], Taker, Any]
+
+
 class PipelinedCommands(asyncio.Protocol):
     """The calls of one event loop on one connection; all that one turn of the loop makes go out in one write.
 
@@ -68,10 +97,9 @@ class PipelinedCommands(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
         self._streams: asyncio.BaseProtocol | None = None  # redis-py's own end of the connection
         self._reader = _new_reader()
-        self._calls: list[bytes] = []  # of this turn of the loop
-        self._answers: list[asyncio.Future[Any]] = []  # to them
-        self._unsent: list[tuple[bytes, asyncio.Future[Any]]] = []  # while the connection is being made
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._calls: list[Call] = []  # of this turn of the loop
+        self._unsent: list[Call] = []  # while the connection is being made
+        self._waiting: deque[Call] = deque()
         self._sent = 0  # calls, ever; all but those that wait were answered
         self._heard = 0.0
 
@@ -79,52 +107,54 @@ class PipelinedCommands(asyncio.Protocol):
         """Send one command and give its reply."""
         return self.send(packed(arguments))
 
-    def send(self, call: bytes, seconds: float = inf) -> asyncio.Future[Any]:
+    def send(self, command: bytes, seconds: float = inf) -> asyncio.Future[Any]:
         """Send one command as it goes over the wire; raise `TimeoutError` or an error of redis-py's family."""
-        answer: asyncio.Future[Any] = self._loop.create_future()
+        future = self.post(command, UNTOUCHED, None)
+        if seconds < self._seconds:  # else all calls of this turn have one timer
+            self._loop.call_later(seconds, self._expire, [(command, future, UNTOUCHED, None)])
+        return future
+
+    def post(self, command: bytes, taker: Taker, about: object) -> asyncio.Future[Any]:
+        """Do what `send` does, and let a taker have what comes."""
+        future: asyncio.Future[Any] = self._loop.create_future()
         if not self._calls:
             self._loop.call_soon(self._flush)
-        self._calls.append(call)
-        self._answers.append(answer)
-        if seconds < self._seconds:  # else all calls of this turn have one timer
-            self._loop.call_later(seconds, self._expire, [answer])
-        return answer
+        self._calls.append((command, future, taker, about))
+        return future
 
     def _flush(self) -> None:
-        calls, answers, self._calls, self._answers = self._calls, self._answers, [], []
+        calls, self._calls = self._calls, []
         if self._transport is not None:
-            self._write(calls, answers)
+            self._write(calls)
             self._loop.call_later(self._seconds, self._expire_up_to, self._sent)
             return
-        self._loop.call_later(self._seconds, self._expire, answers)
-        self._unsent += zip(calls, answers, strict=True)
+        self._loop.call_later(self._seconds, self._expire, calls)
+        self._unsent += calls
         if self._opening is None:
             self._opening = self._loop.create_task(self._open())
 
-    def _write(self, calls: Sequence[bytes], answers: Sequence[asyncio.Future[Any]]) -> None:
+    def _write(self, calls: Sequence[Call]) -> None:
         assert self._transport is not None
         if not self._waiting:
             self._heard = self._loop.time()
-        self._waiting += answers
-        self._sent += len(answers)
-        self._transport.write(b"".join(calls))
+        self._waiting += calls
+        self._sent += len(calls)
+        self._transport.write(b"".join([command for command, _, _, _ in calls]))
 
     def _expire_up_to(self, sent: int) -> None:
-        """Look at what still waits of so many calls: nothing, as a rule, and nobody kept their answers to find out."""
+        """Look at what still waits of so many calls: nothing, as a rule, and nobody kept them to find out."""
         number = sent - self._sent + len(self._waiting)
         if number > 0:
             self._expire([*islice(self._waiting, number)])
 
-    def _expire(self, answers: Iterable[asyncio.Future[Any]]) -> None:
-        late = [answer for answer in answers if not answer.done()]
+    def _expire(self, calls: Iterable[Call]) -> None:
+        late = [call for call in calls if not call[1].done()]
         if late:  # by a loop that was busy, perhaps: what has arrived meanwhile is read first
             self._loop.call_later(READING, self._give_up, late)
 
-    def _give_up(self, answers: Iterable[asyncio.Future[Any]]) -> None:
-        late = [answer for answer in answers if not answer.done()]
-        for answer in late:
-            answer.set_exception(TimeoutError("no answer in time"))
-        if late and self._waiting and self._loop.time() - self._heard > SILENCE:
+    def _give_up(self, calls: Iterable[Call]) -> None:
+        is_late = _fail(calls, TimeoutError("no answer in time"))
+        if is_late and self._waiting and self._loop.time() - self._heard > SILENCE:
             self._abort()
 
     async def _open(self) -> None:
@@ -136,16 +166,15 @@ class PipelinedCommands(asyncio.Protocol):
             if transport.is_closing():  # nobody would tell us that it was lost
                 raise RedisConnectionError("the connection was lost at once")
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
-            _fail([answer for _, answer in self._unsent], error)
-            self._unsent = []
+            unsent, self._unsent = self._unsent, []
+            _fail(unsent, error)
         else:
             self._streams = transport.get_protocol()
             self._reader = _new_reader()
             transport.set_protocol(self)
             self._transport = transport
             unsent, self._unsent = self._unsent, []
-            wanted = [each for each in unsent if not each[1].done()]
-            self._write([call for call, _ in wanted], [answer for _, answer in wanted])
+            self._write([call for call in unsent if not call[1].done()])
         finally:
             self._opening = None
 
@@ -156,13 +185,14 @@ class PipelinedCommands(asyncio.Protocol):
         try:
             self._reader.feed(data)
             while (reply := gets()) is not False:
-                answer = waiting.popleft()
+                _, future, taker, about = waiting.popleft()
+                is_waited_for = not future.done()
                 if isinstance(reply, bytes) or not isinstance(reply, Exception):  # the first is said in no time
-                    if not answer.done():
-                        answer.set_result(reply)
+                    if is_waited_for:
+                        taker.take(future, about, reply)
                     continue
-                if not answer.done():
-                    answer.set_exception(reply)
+                if is_waited_for:
+                    taker.fail(future, about, reply)
                 if isinstance(reply, ReadOnlyError):  # it is no master any more
                     self._abort()
         except (ProtocolError, IndexError):  # not Redis, or an answer nobody has asked for
@@ -191,10 +221,12 @@ class PipelinedCommands(asyncio.Protocol):
         await self._close()
 
 
-def _fail(answers: Iterable[asyncio.Future[Any]], error: Exception) -> None:
-    for answer in answers:
-        if not answer.done():
-            answer.set_exception(error)
+def _fail(calls: Iterable[Call], error: Exception) -> bool:
+    """Let all who wait for an answer have an error; say whether anybody did."""
+    late = [call for call in calls if not call[1].done()]
+    for _, future, taker, about in late:
+        taker.fail(future, about, error)
+    return bool(late)
 
 
 class DirectCommands:

@@ -1,0 +1,251 @@
+"""What requests on an event loop ask a real Redis the usual way: each hears its verdict, whatever becomes of Redis."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appguard import AppGuard
+from appguard.limit import CLOSED_WAIT, Hit, Limit, Verdict
+from appguard.stores.redis import RedisStore
+from tests.redis_server import RedisServer, redis_server
+
+HUNDRED = Limit("100/hour")
+CLIENTS = [(Hit(f"192.0.2.{client} {HUNDRED.name}", HUNDRED),) for client in range(64)]
+who: ContextVar[str] = ContextVar("who", default="nobody")
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    """Give a running server."""
+    with redis_server(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def store(server: RedisServer, tmp_path: Path) -> Iterator[RedisStore]:
+    """Give a store of that server, which refuses while it does not answer."""
+    with RedisStore(server.uri, "shop", "closed", directory=tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let stores wait as long as a busy machine needs."""
+    monkeypatch.setattr("appguard.stores.redis_counters.BUDGET", 5.0)
+
+
+class Caller:
+    """A request that notes what it hears."""
+
+    def __init__(self, noted: list[str] | None = None) -> None:
+        self.heard: list[Verdict] = []
+        self._noted = noted
+
+    def hear(self, verdict: Verdict) -> None:
+        """Note a verdict."""
+        self.heard.append(verdict)
+        if self._noted is not None:
+            self._noted.append("heard")
+
+
+async def ask(store: RedisStore, hits: tuple[Hit, ...], noted: list[str] | None = None) -> Verdict:
+    """Ask the usual way, which must be open; give the verdict, which must have been heard, once."""
+    caller = Caller(noted)
+    asked = store.ask(hits, caller)
+    assert asked is not None
+    verdict = await asked
+    if noted is not None:
+        noted.append("went on")
+    assert caller.heard == [verdict]
+    return verdict
+
+
+def on_a_loop(store: RedisStore, run: Callable[[], Awaitable[Any]]) -> Any:
+    """Run on an event loop where all clients were counted once."""
+
+    async def all_of_it() -> object:
+        await asyncio.gather(*(store.check_async(hits) for hits in CLIENTS))
+        try:
+            return await run()
+        finally:
+            await store.close_connections()
+
+    return asyncio.run(all_of_it())
+
+
+def is_of_redis(verdict: Verdict) -> bool:
+    """Say whether a verdict is of Redis, and not the refusal while it does not answer."""
+    return verdict.wait != CLOSED_WAIT
+
+
+@pytest.mark.usefixtures("patient")
+def test_all_hear_their_verdicts_before_anybody_goes_on(store: RedisStore) -> None:
+    """The verdicts that arrive together are heard one after the other, each by who asked, and count as any other."""
+    noted: list[str] = []
+
+    async def run() -> list[Verdict]:
+        return await asyncio.gather(*(ask(store, hits, noted) for hits in CLIENTS[:8]))
+
+    assert [verdict.left for verdict in on_a_loop(store, run)] == [[(98, 3600.0)]] * 8
+    assert noted == ["heard"] * 8 + ["went on"] * 8
+
+
+@pytest.mark.usefixtures("patient")
+def test_only_the_usual_question_is_asked_so(server: RedisServer, store: RedisStore) -> None:
+    """What was not asked before, or while something is wrong, is for `check_async`."""
+
+    async def run() -> None:
+        known = CLIENTS[1]
+        assert store.ask((Hit(f"198.51.100.1 {HUNDRED.name}", HUNDRED),), Caller()) is None
+        assert store.ask((Hit(known[0].key, HUNDRED, 2),), Caller()) is None  # as one at another cost
+        await ask(store, known)
+        server.kill()
+        assert not is_of_redis(await ask(store, known))
+        assert store.ask(known, Caller()) is None
+        server.start()
+        assert is_of_redis(await store.check_async(known))
+        assert is_of_redis(await ask(store, known))
+
+    on_a_loop(store, run)
+    assert asyncio.run(_none(store))  # another loop has no connection yet
+
+
+async def _none(store: RedisStore) -> bool:
+    return store.ask(CLIENTS[1], Caller()) is None
+
+
+@pytest.mark.usefixtures("patient")
+def test_script_that_was_forgotten_is_told_again(server: RedisServer, store: RedisStore) -> None:
+    """After SCRIPT FLUSH all that are on their way are counted, each once."""
+
+    async def run() -> list[Verdict]:
+        server.command("SCRIPT", "FLUSH")
+        return await asyncio.gather(*(ask(store, CLIENTS[1]) for _ in range(10)))
+
+    assert sorted(verdict.left[0][0] for verdict in on_a_loop(store, run)) == list(range(89, 99))
+
+
+@pytest.mark.usefixtures("patient")
+def test_who_leaves_takes_no_answer_from_others(server: RedisServer, store: RedisStore) -> None:
+    """Requests that are cancelled before or after they are sent hear nothing; a forgotten script is no matter then."""
+
+    async def run() -> list[Verdict]:
+        for turns in range(3):
+            server.command("SCRIPT", "FLUSH")
+            calls = [asyncio.create_task(ask(store, CLIENTS[client])) for client in range(20)]
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for call in calls[::2]:
+                call.cancel()
+            left = await asyncio.gather(*calls[::2], return_exceptions=True)
+            assert all(isinstance(each, asyncio.CancelledError) for each in left)
+            await asyncio.gather(*calls[1::2])
+        return await asyncio.gather(*(ask(store, CLIENTS[client]) for client in range(1, 20, 2)))
+
+    assert [verdict.left[0][0] for verdict in on_a_loop(store, run)] == [100 - 1 - 3 - 1] * 10
+
+
+@pytest.mark.parametrize("fate", ["killed", "connection", "replica", "frozen"])
+def test_nobody_fails_because_redis_does(server: RedisServer, store: RedisStore, fate: str) -> None:
+    """All that are on their way when Redis fails hear a verdict in time, and the next are of Redis again."""
+
+    async def run() -> tuple[list[Verdict], float]:
+        loop = asyncio.get_running_loop()
+        if fate == "killed":
+            server.kill()
+        elif fate == "connection":
+            server.command("CLIENT", "KILL", "TYPE", "normal")
+        elif fate == "replica":
+            server.command("REPLICAOF", "127.0.0.1", "1")
+        else:
+            server.freeze()
+        begun = loop.time()
+        verdicts = await asyncio.gather(*(ask(store, hits) for hits in CLIENTS))
+        took = loop.time() - begun
+        if fate == "killed":
+            server.start()
+        server.thaw()
+        server.command("REPLICAOF", "NO", "ONE")
+        for _ in range(100):
+            if is_of_redis(await store.check_async(CLIENTS[1])):
+                break
+            await asyncio.sleep(0.1)
+        assert is_of_redis(await ask(store, CLIENTS[1]))
+        return verdicts, took
+
+    verdicts, took = on_a_loop(store, run)
+    assert fate == "connection" or not any(map(is_of_redis, verdicts))
+    assert took < 1.0  # a bound for a busy machine, where without one the frozen server would be waited for
+
+
+def test_reply_that_is_none_is_no_verdict(store: RedisStore, server: RedisServer) -> None:
+    """What cannot be read, as of another program under this name, is a failure of Redis, not of the request."""
+
+    async def run() -> Verdict:
+        known = store._calls[CLIENTS[1][0].key]  # pyright: ignore[reportPrivateUsage]
+        known.command = b"*2\r\n$4\r\nECHO\r\n$5\r\nhello\r\n"
+        return await ask(store, CLIENTS[1])
+
+    assert not is_of_redis(on_a_loop(store, run))
+    assert server.is_up()
+
+
+async def _page(_scope: Any, _receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"page"})
+
+
+@pytest.mark.usefixtures("patient")
+def test_refusal_is_logged_in_the_context_of_its_request(server: RedisServer) -> None:
+    """What was noted in a context variable before the guard is there when a log handler asks for it."""
+    refused: list[str] = []
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            refused.append(who.get())
+
+    handler, logger = Handler(), logging.getLogger("appguard.events")
+    guarded = AppGuard(_page, name="shop", store=server.uri, limits=["3/hour"], event_log="logger")
+
+    async def visit(name: str, client: int) -> int:
+        who.set(name)
+        statuses: list[int] = []
+
+        async def send(message: Any) -> None:
+            statuses.extend([message["status"]] if "status" in message else [])
+
+        scope: dict[str, Any] = {
+            "type": "http",
+            "method": "GET",
+            "path": "/",
+            "headers": [],
+            "client": (f"192.0.2.{client}", 1),
+        }
+        await guarded(scope, _nobody, send)
+        return statuses[0]
+
+    async def run() -> list[int]:
+        statuses = [await visit("first", client) for client in range(4)]
+        for number in range(3):
+            visits = [asyncio.create_task(visit(f"{number} of {client}", client)) for client in range(4)]
+            statuses += await asyncio.gather(*visits)
+        middleware = guarded._middleware  # pyright: ignore[reportPrivateUsage]
+        assert middleware is not None
+        await middleware.close_async()
+        return statuses
+
+    logger.addHandler(handler)
+    try:
+        assert asyncio.run(run()) == [200] * 12 + [429] * 4
+    finally:
+        logger.removeHandler(handler)
+    assert sorted(refused) == [f"2 of {client}" for client in range(4)]
+
+
+async def _nobody() -> Any:
+    raise AssertionError("nobody reads")
