@@ -75,9 +75,10 @@ class AppGuard:
         is_plain = port != 0 and (not peer.forwards or self._forwarding.isdisjoint(dict(scope["headers"])))
         client = peer.client if is_plain else self._client(middleware, peer, port, scope)
         is_preflight = method == "OPTIONS" and _is_preflight(scope)
+        is_immediate = middleware.is_immediate
         visit: Any = (  # a refusal, or our own kind of visit
             middleware.decide(client, method, path, is_preflight, scope)
-            if middleware.is_immediate
+            if is_immediate
             else await middleware.decide_async(client, method, path, is_preflight, scope)
         )
         if type(visit) is Refusal:
@@ -87,7 +88,7 @@ class AppGuard:
             for message in _messages(answer, scope):
                 await send(message)
             return
-        if middleware.is_immediate:
+        if is_immediate:
             visit.meet(visit.left)
         visit.scope = scope
         visit.to = send

@@ -9,7 +9,7 @@ the request path.
 
 import logging
 from collections.abc import Sequence
-from math import nan
+from math import inf, nan
 from threading import Lock
 
 from appguard.address import NetworkSet, network_text
@@ -28,7 +28,7 @@ from appguard.outcome import Pending, with_status
 from appguard.proxies import Client
 from appguard.request import HeaderOf, Request
 from appguard.steps import LONGEST, Step, Steps, run, run_async
-from appguard.stores.base import Counters, Store
+from appguard.stores.base import BUDGET, Counters, Store
 from appguard.stores.open import check_counters
 from appguard.traps import Traps
 from appguard.visit import Visit, let_in
@@ -216,9 +216,7 @@ class Middleware:
         self, client: Client, method: str, path: str, is_preflight: bool, native: object = None
     ) -> Refusal | Visit:
         """Do what `decide` does, on the event loop."""
-        opened, guard, address = self._opened, self.guard, client.address
-        if opened is None:
-            opened = self.opened
+        opened, guard, address = self._opened or self.opened, self.guard, client.address
         ban_of, now = opened.ban_of, self.monotonic()
         hits: Sequence[Hit] | None = None
         if guard.denied:
@@ -234,7 +232,10 @@ class Middleware:
         visit = let_in(self._visit, self, client, method, path, hits)
         ask = opened.ask  # `opened` says why
         asked = ask(hits, visit) if hits else None
-        verdict = await asked if asked is not None else await self._check_async(opened, visit)
+        verdict = await asked if asked is not None else None
+        if verdict is None:
+            seconds = inf if asked is None else BUDGET - (self.monotonic() - now)
+            verdict = await self._check_async(opened, visit, seconds)
         if verdict.refused is not None:
             return self._refused(client, guard.settle(verdict, now), method, path, now)
         if not opened.is_immediate:
@@ -244,9 +245,9 @@ class Middleware:
             await self._go_on_async(opened, visit, verdict, native, is_preflight)
         return visit
 
-    async def _check_async(self, opened: Opened, visit: Visit) -> Verdict:
+    async def _check_async(self, opened: Opened, visit: Visit, seconds: float) -> Verdict:
         """Ask counters the long way; without hits there is nothing to be asked."""
-        verdict = await opened.check_async(visit.hits) if visit.hits else ADMITTED
+        verdict = await opened.check_async(visit.hits, seconds) if visit.hits else ADMITTED
         visit.hear(verdict)
         return verdict
 

@@ -24,8 +24,8 @@ DAEMONS = "local://"  # the name of the store whose bans a daemon makes
 class Opened:
     """A store, and counters, which may be the store's own.
 
-    `ban_of`, `check` and `check_async` are theirs, at hand: to find a method anew at each request takes as long as a
-    look-up.
+    `ban_of`, `check`, `check_async` and `ask` are theirs, at hand: to find a method anew at each request takes as long
+    as a look-up.
     """
 
     __slots__ = ("ask", "ban_of", "check", "check_async", "counters", "is_immediate", "jails", "store")

@@ -53,12 +53,15 @@ class Caller:
             self._noted.append("heard")
 
 
-async def ask(store: RedisStore, hits: tuple[Hit, ...], noted: list[str] | None = None) -> Verdict:
+async def ask(
+    store: RedisStore, hits: tuple[Hit, ...], noted: list[str] | None = None, caller: Caller | None = None
+) -> Verdict:
     """Ask the usual way, which must be open; give the verdict, which must have been heard, once."""
-    caller = Caller(noted)
+    caller = caller or Caller(noted)
     asked = store.ask(hits, caller)
     assert asked is not None
     verdict = await asked
+    assert verdict is not None
     if noted is not None:
         noted.append("went on")
     assert caller.heard == [verdict]
@@ -81,6 +84,28 @@ def on_a_loop(store: RedisStore, run: Callable[[], Awaitable[Any]]) -> Any:
 def is_of_redis(verdict: Verdict) -> bool:
     """Say whether a verdict is of Redis, and not the refusal while it does not answer."""
     return verdict.wait != CLOSED_WAIT
+
+
+async def _page(_scope: Any, _receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"page"})
+
+
+async def _nobody() -> Any:
+    raise AssertionError("nobody reads")
+
+
+async def visit(guarded: AppGuard, client: int, name: str = "") -> dict[str, Any]:
+    """Visit an app as a client; give the beginning of the answer. `name` is noted in the context."""
+    who.set(name)
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/", "headers": []}
+    await guarded({**scope, "client": (f"192.0.2.{client}", 1)}, _nobody, send)
+    return sent[0]
 
 
 @pytest.mark.usefixtures("patient")
@@ -120,24 +145,81 @@ async def _none(store: RedisStore) -> bool:
 
 
 @pytest.mark.usefixtures("patient")
-def test_script_that_was_forgotten_is_told_again(server: RedisServer, store: RedisStore) -> None:
-    """After SCRIPT FLUSH all that are on their way are counted, each once."""
+def test_requests_after_a_forgotten_script_are_counted_once(server: RedisServer) -> None:
+    """After SCRIPT FLUSH all that are on their way have their answers, and each is counted once."""
+    guarded = AppGuard(_page, name="shop", store=server.uri, limits=["100/hour"], event_log="logger")
 
-    async def run() -> list[Verdict]:
+    async def run() -> list[bytes]:
+        await visit(guarded, 1)
+        await visit(guarded, 1)
         server.command("SCRIPT", "FLUSH")
-        return await asyncio.gather(*(ask(store, CLIENTS[1]) for _ in range(10)))
+        told = await asyncio.gather(*(visit(guarded, 1) for _ in range(10)))
+        middleware = guarded._middleware  # pyright: ignore[reportPrivateUsage]
+        assert middleware is not None
+        await middleware.close_async()
+        return [each["headers"][1][1] for each in told]
 
-    assert sorted(verdict.left[0][0] for verdict in on_a_loop(store, run)) == list(range(89, 99))
+    assert sorted(asyncio.run(run())) == [b'"100/hour";r=%d;t=3600' % left for left in range(88, 98)]
+
+
+def test_forgotten_script_counts_nothing(server: RedisServer, store: RedisStore) -> None:
+    """Where Redis knows no script whoever asked is told that there is no verdict yet."""
+
+    async def run() -> tuple[Verdict | None, list[Verdict]]:
+        server.command("SCRIPT", "FLUSH")
+        caller = Caller()
+        asked = store.ask(CLIENTS[1], caller)
+        assert asked is not None
+        return await asked, caller.heard
+
+    assert on_a_loop(store, run) == (None, [])
 
 
 @pytest.mark.usefixtures("patient")
-def test_who_leaves_takes_no_answer_from_others(server: RedisServer, store: RedisStore) -> None:
-    """Requests that are cancelled before or after they are sent hear nothing; a forgotten script is no matter then."""
+def test_answer_makes_well_again(store: RedisStore) -> None:
+    """If another call failed while one was on its way, its answer says that Redis answers."""
+
+    async def run() -> bool:
+        breaker = store._breaker  # pyright: ignore[reportPrivateUsage]
+        caller = Caller()
+        asked = store.ask(CLIENTS[1], caller)
+        assert asked is not None
+        breaker.failed(TimeoutError())
+        assert not breaker.is_well
+        assert caller.heard == [] and await asked is caller.heard[0]
+        return breaker.is_well
+
+    assert on_a_loop(store, run)
+
+
+def test_caller_that_raises_harms_nobody_else(store: RedisStore) -> None:
+    """What a request raises when it hears is its own error, and those after it have their verdicts."""
+
+    class Deaf:
+        def hear(self, verdict: Verdict) -> None:
+            raise IndexError(verdict)
+
+    async def run() -> Verdict:
+        asked = store.ask(CLIENTS[1], Deaf())
+        assert asked is not None
+        other = asyncio.create_task(store.check_async(CLIENTS[2]))
+        with pytest.raises(IndexError):
+            await asked
+        return await other
+
+    assert is_of_redis(on_a_loop(store, run))
+
+
+@pytest.mark.usefixtures("patient")
+def test_who_leaves_takes_no_answer_from_others(store: RedisStore) -> None:
+    """Requests that are cancelled before or after they are sent hear nothing."""
 
     async def run() -> list[Verdict]:
         for turns in range(3):
-            server.command("SCRIPT", "FLUSH")
-            calls = [asyncio.create_task(ask(store, CLIENTS[client])) for client in range(20)]
+            callers = [Caller() for _ in range(20)]
+            calls = [
+                asyncio.create_task(ask(store, CLIENTS[client], caller=caller)) for client, caller in enumerate(callers)
+            ]
             for _ in range(turns):
                 await asyncio.sleep(0)
             for call in calls[::2]:
@@ -145,9 +227,17 @@ def test_who_leaves_takes_no_answer_from_others(server: RedisServer, store: Redi
             left = await asyncio.gather(*calls[::2], return_exceptions=True)
             assert all(isinstance(each, asyncio.CancelledError) for each in left)
             await asyncio.gather(*calls[1::2])
+            assert [len(caller.heard) for caller in callers] == [0, 1] * 10
         return await asyncio.gather(*(ask(store, CLIENTS[client]) for client in range(1, 20, 2)))
 
     assert [verdict.left[0][0] for verdict in on_a_loop(store, run)] == [100 - 1 - 3 - 1] * 10
+
+
+async def _answers_again(store: RedisStore) -> None:
+    for _ in range(100):
+        if is_of_redis(await store.check_async(CLIENTS[1])):
+            return
+        await asyncio.sleep(0.1)
 
 
 @pytest.mark.parametrize("fate", ["killed", "connection", "replica", "frozen"])
@@ -165,16 +255,18 @@ def test_nobody_fails_because_redis_does(server: RedisServer, store: RedisStore,
         else:
             server.freeze()
         begun = loop.time()
-        verdicts = await asyncio.gather(*(ask(store, hits) for hits in CLIENTS))
+        left = [store.ask(hits, Caller()) for hits in CLIENTS[:8]]
+        asking = asyncio.gather(*(ask(store, hits) for hits in CLIENTS))
+        await asyncio.sleep(0)
+        for each in left:
+            assert each is not None and each.cancel()
+        verdicts = await asking
         took = loop.time() - begun
         if fate == "killed":
             server.start()
         server.thaw()
         server.command("REPLICAOF", "NO", "ONE")
-        for _ in range(100):
-            if is_of_redis(await store.check_async(CLIENTS[1])):
-                break
-            await asyncio.sleep(0.1)
+        await _answers_again(store)
         assert is_of_redis(await ask(store, CLIENTS[1]))
         return verdicts, took
 
@@ -195,9 +287,23 @@ def test_reply_that_is_none_is_no_verdict(store: RedisStore, server: RedisServer
     assert server.is_up()
 
 
-async def _page(_scope: Any, _receive: Any, send: Any) -> None:
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"page"})
+def test_loop_that_is_not_of_asyncio(server: RedisServer) -> None:
+    """On another library's event loop no request fails: it is counted in the process."""
+    guarded = AppGuard(_page, name="shop", store=server.uri, limits=["3/hour"], event_log="logger")
+
+    def step() -> int:
+        visiting = visit(guarded, 1)
+        try:
+            visiting.send(None)
+        except StopIteration as end:
+            status: int = end.value["status"]
+            return status
+        raise AssertionError("it waits for a loop")
+
+    assert [step() for _ in range(4)] == [200, 200, 200, 429]
+    middleware = guarded._middleware  # pyright: ignore[reportPrivateUsage]
+    assert middleware is not None
+    middleware.close()
 
 
 @pytest.mark.usefixtures("patient")
@@ -212,32 +318,15 @@ def test_refusal_is_logged_in_the_context_of_its_request(server: RedisServer) ->
     handler, logger = Handler(), logging.getLogger("appguard.events")
     guarded = AppGuard(_page, name="shop", store=server.uri, limits=["3/hour"], event_log="logger")
 
-    async def visit(name: str, client: int) -> int:
-        who.set(name)
-        statuses: list[int] = []
-
-        async def send(message: Any) -> None:
-            statuses.extend([message["status"]] if "status" in message else [])
-
-        scope: dict[str, Any] = {
-            "type": "http",
-            "method": "GET",
-            "path": "/",
-            "headers": [],
-            "client": (f"192.0.2.{client}", 1),
-        }
-        await guarded(scope, _nobody, send)
-        return statuses[0]
-
     async def run() -> list[int]:
-        statuses = [await visit("first", client) for client in range(4)]
+        answers = [await visit(guarded, client, "first") for client in range(4)]
         for number in range(3):
-            visits = [asyncio.create_task(visit(f"{number} of {client}", client)) for client in range(4)]
-            statuses += await asyncio.gather(*visits)
+            visits = [asyncio.create_task(visit(guarded, client, f"{number} of {client}")) for client in range(4)]
+            answers += await asyncio.gather(*visits)
         middleware = guarded._middleware  # pyright: ignore[reportPrivateUsage]
         assert middleware is not None
         await middleware.close_async()
-        return statuses
+        return [answer["status"] for answer in answers]
 
     logger.addHandler(handler)
     try:
@@ -245,7 +334,3 @@ def test_refusal_is_logged_in_the_context_of_its_request(server: RedisServer) ->
     finally:
         logger.removeHandler(handler)
     assert sorted(refused) == [f"2 of {client}" for client in range(4)]
-
-
-async def _nobody() -> Any:
-    raise AssertionError("nobody reads")

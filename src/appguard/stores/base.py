@@ -71,7 +71,7 @@ class Asker(Protocol):
     """A request that asks counters."""
 
     def hear(self, verdict: Verdict) -> None:
-        """Take the verdict; raise nothing."""
+        """Take the verdict; one that makes it raise is taken for a failure of the counters."""
         ...
 
 
@@ -79,12 +79,13 @@ class Asker(Protocol):
 class Asking(Protocol):
     """Counters that answer many requests of an event loop at once."""
 
-    def ask(self, hits: Sequence[Hit], asker: Asker) -> Future[Verdict] | None:
-        """Do what `check_async` does, and let the asker hear the verdict where it arrives; None: nothing was asked.
+    def ask(self, hits: Sequence[Hit], asker: Asker) -> "Future[Verdict | None] | None":
+        """Do what `check_async` does, and let the asker hear the verdict where it arrives.
 
         Verdicts arrive one after the other with no app between them: what an asker does with its verdict there takes
         half the time, because the same has just been done for another. Only the usual question is asked so, one that
-        was asked before while all is well; for the others there is `check_async`.
+        was asked before while all is well. None, at once or later: nothing was counted, and `check_async` is to be
+        asked.
         """
         ...
 

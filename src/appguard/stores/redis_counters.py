@@ -96,17 +96,16 @@ class RedisCounters:
             breaker.worked()
         return verdict
 
-    def ask(self, hits: Sequence[Hit], asker: Asker) -> asyncio.Future[Verdict] | None:
+    def ask(self, hits: Sequence[Hit], asker: Asker) -> asyncio.Future[Verdict | None] | None:
         """Do what `check_async` does for hits it was asked before, if all is well: see `stores.base.Asking`."""
-        known, client = self._calls.get(hits[0].key), self._async_clients.get(asyncio.get_running_loop())
-        if (
-            known is None
-            or known.hits is not hits
-            or not self._breaker.is_well
-            or type(client) is not PipelinedCommands
-        ):
+        known = self._calls.get(hits[0].key)
+        if known is None or known.hits is not hits or not self._breaker.is_well:
             return None
-        return client.post(known.command, known, asker)
+        try:
+            client = self._async_clients.get(asyncio.get_running_loop())
+        except RuntimeError:  # a loop that is none of asyncio's
+            return None
+        return client.post(known.command, known, asker) if type(client) is PipelinedCommands else None
 
     def _call(self, hits: Sequence[Hit]) -> "_Call":
         """Give the call that counts hits; a client's are the same again and again."""
@@ -124,15 +123,6 @@ class RedisCounters:
         """Give the verdict on hits that Redis was asked about in vain, and note that it was."""
         self._failed(error, seconds)
         return self._without_redis(hits)
-
-    async def check_by_text(self, hits: Sequence[Hit]) -> Verdict:
-        """Ask once more what Redis did not know the script of, in half the time."""
-        try:
-            client = self._client_of_loop()
-            assert isinstance(client, PipelinedCommands)
-            return _verdict(await client.send(self._text_call(hits), BUDGET / 2), hits, ADMITTED)
-        except Exception as error:  # noqa: BLE001 - as in `check`
-            return self.instead(error, hits, BUDGET / 2)
 
     def _text_call(self, hits: Sequence[Hit]) -> bytes:
         return packed(self._count.by_text(self._counter_keys(hits), [_numbers(hits)]))
@@ -278,7 +268,7 @@ class _Call:
         self.hits = hits
         self.command = command
 
-    def take(self, future: asyncio.Future[Verdict], asker: Asker, reply: bytes) -> None:
+    def take(self, future: asyncio.Future[Verdict | None], asker: Asker, reply: bytes) -> None:
         """Let one who asked have the verdict."""
         try:
             verdict = _verdict(reply, self.hits, ADMITTED)
@@ -290,20 +280,17 @@ class _Call:
         if not self._breaker.is_well:
             self._breaker.worked()
 
-    def fail(self, future: asyncio.Future[Verdict], asker: Asker, error: Exception) -> None:
-        """Let one who asked have the verdict there is without Redis."""
+    def fail(self, future: asyncio.Future[Verdict | None], asker: Asker, error: Exception) -> None:
+        """Let one who asked have the verdict there is without Redis; if it lacks the script, there may be a better."""
         if isinstance(error, NoScriptError):
-            task = future.get_loop().create_task(self._ask_by_text(future, asker))
-            future.add_done_callback(lambda _: task.cancel())  # the request is over, or has its verdict
+            future.set_result(None)
+            return
+        verdict = self._counters.instead(error, self.hits)
+        try:
+            asker.hear(verdict)
+        except Exception as its_own:  # noqa: BLE001 - nobody else is to suffer from it
+            future.set_exception(its_own)
         else:
-            verdict = self._counters.instead(error, self.hits)
-            asker.hear(verdict)
-            future.set_result(verdict)
-
-    async def _ask_by_text(self, future: asyncio.Future[Verdict], asker: Asker) -> None:
-        verdict = await self._counters.check_by_text(self.hits)
-        if not future.done():  # its time may be over meanwhile
-            asker.hear(verdict)
             future.set_result(verdict)
 
 

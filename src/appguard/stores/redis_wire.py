@@ -56,7 +56,7 @@ def _new_reader() -> Reader:
 class Taker(Protocol):
     """Takes what comes for a future and does with it what is to be done; `about` is what was given with the call.
 
-    It raises nothing, and the future is done in the end, by it or by somebody it asks.
+    It raises nothing, and the future is done then.
     """
 
     def take(self, future: asyncio.Future[Any], about: Any, reply: Any) -> None:
