@@ -279,8 +279,8 @@ def test_reply_that_is_none_is_no_verdict(store: RedisStore, server: RedisServer
     """What cannot be read, as of another program under this name, is a failure of Redis, not of the request."""
 
     async def run() -> Verdict:
-        known = store._calls[CLIENTS[1][0].key]  # pyright: ignore[reportPrivateUsage]
-        known.command = b"*2\r\n$4\r\nECHO\r\n$5\r\nhello\r\n"
+        calls = store._calls  # pyright: ignore[reportPrivateUsage]
+        calls[CLIENTS[1][0].key] = CLIENTS[1], b"*2\r\n$4\r\nECHO\r\n$5\r\nhello\r\n"
         return await ask(store, CLIENTS[1])
 
     assert not is_of_redis(on_a_loop(store, run))

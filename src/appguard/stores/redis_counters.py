@@ -28,6 +28,7 @@ from appguard.stores.redis_wire import DirectCommands, PipelinedCommands, packed
 from appguard.stores.waiting import answer_of
 
 CALLS_MOST = 8192  # calls that are remembered
+_Question = tuple[Sequence[Hit], Asker]
 _ASKED = Struct(">4d")
 _ANSWERED: Callable[[bytes], Iterator[tuple[int, float]]] = Struct(">qd").iter_unpack
 
@@ -50,7 +51,7 @@ class RedisCounters:
         self._count = Script("count")
         self._give_back = Script("give_back")
         self.resets = 0
-        self._calls: dict[str, _Call] = {}
+        self._calls: dict[str, tuple[Sequence[Hit], bytes]] = {}
         self._client = connect(self._counters_uri, BUDGET)  # of all threads
         self._async_clients: dict[asyncio.AbstractEventLoop, AsyncCommands] = {}
         self._parents: object = None
@@ -71,7 +72,7 @@ class RedisCounters:
             else:
                 verdict = client.run(lambda client: self._ask_parts(client, hits), seconds)
         except Exception as error:  # noqa: BLE001 - no request fails of whatever a client of Redis raises
-            return self.instead(error, hits, seconds)
+            return self._instead(error, hits, seconds)
         self._breaker.worked()
         return verdict
 
@@ -84,14 +85,14 @@ class RedisCounters:
             client = self._async_clients.get(asyncio.get_running_loop()) or self._client_of_loop()
             if isinstance(client, PipelinedCommands):
                 try:
-                    reply = await client.send(self._call(hits).command, seconds)
+                    reply = await client.send(self._call(hits), seconds)
                 except NoScriptError:
                     reply = await client.send(self._text_call(hits), min(seconds, BUDGET) / 2)
                 verdict = _verdict(reply, hits, ADMITTED)
             else:
                 verdict = await answer_of(self._ask_parts_async(client, hits), min(seconds, BUDGET))
         except Exception as error:  # noqa: BLE001 - as above: asyncio's own TypeError was among it
-            return self.instead(error, hits, seconds)
+            return self._instead(error, hits, seconds)
         if not breaker.is_well:
             breaker.worked()
         return verdict
@@ -99,27 +100,54 @@ class RedisCounters:
     def ask(self, hits: Sequence[Hit], asker: Asker) -> asyncio.Future[Verdict | None] | None:
         """Do what `check_async` does for hits it was asked before, if all is well: see `stores.base.Asking`."""
         known = self._calls.get(hits[0].key)
-        if known is None or known.hits is not hits or not self._breaker.is_well:
+        if known is None or known[0] is not hits or not self._breaker.is_well:
             return None
         try:
             client = self._async_clients.get(asyncio.get_running_loop())
         except RuntimeError:  # a loop that is none of asyncio's
             return None
-        return client.post(known.command, known, asker) if type(client) is PipelinedCommands else None
+        return client.post(known[1], self, (hits, asker)) if type(client) is PipelinedCommands else None
 
-    def _call(self, hits: Sequence[Hit]) -> "_Call":
-        """Give the call that counts hits; a client's are the same again and again."""
+    def take(self, future: asyncio.Future[Verdict | None], about: _Question, reply: bytes) -> None:
+        """Let one who asked have the verdict."""
+        hits, asker = about
+        try:
+            verdict = _verdict(reply, hits, ADMITTED)
+            asker.hear(verdict)
+        except Exception as error:  # noqa: BLE001 - as in `check`
+            self.fail(future, about, error)
+            return
+        future.set_result(verdict)
+        if not self._breaker.is_well:
+            self._breaker.worked()
+
+    def fail(self, future: asyncio.Future[Verdict | None], about: _Question, error: Exception) -> None:
+        """Let one who asked have the verdict there is without Redis; if it lacks the script, there may be a better."""
+        if isinstance(error, NoScriptError):
+            future.set_result(None)
+            return
+        hits, asker = about
+        verdict = self._instead(error, hits)
+        try:
+            asker.hear(verdict)
+        except Exception as its_own:  # noqa: BLE001 - nobody else is to suffer from it
+            future.set_exception(its_own)
+        else:
+            future.set_result(verdict)
+
+    def _call(self, hits: Sequence[Hit]) -> bytes:
+        """Give the call that counts hits as it goes over the wire; a client's are the same again and again."""
         key = hits[0].key
         known = self._calls.get(key)
-        if known is not None and known.hits is hits:
-            return known
-        command = packed(self._count.by_digest(self._counter_keys(hits), [_numbers(hits)]))
+        if known is not None and known[0] is hits:
+            return known[1]
+        call = packed(self._count.by_digest(self._counter_keys(hits), [_numbers(hits)]))
         if len(self._calls) >= CALLS_MOST:
             self._calls.clear()
-        call = self._calls[key] = _Call(self, self._breaker, hits, command)
+        self._calls[key] = hits, call
         return call
 
-    def instead(self, error: Exception, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
+    def _instead(self, error: Exception, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Give the verdict on hits that Redis was asked about in vain, and note that it was."""
         self._failed(error, seconds)
         return self._without_redis(hits)
@@ -129,7 +157,7 @@ class RedisCounters:
 
     def _ask(self, client: DirectCommands, hits: Sequence[Hit], seconds: float) -> Verdict:
         try:
-            reply = client.send(self._call(hits).command, seconds)
+            reply = client.send(self._call(hits), seconds)
         except NoScriptError:
             reply = client.send(self._text_call(hits), min(seconds, BUDGET) / 2)
         return _verdict(reply, hits, ADMITTED)
@@ -255,43 +283,6 @@ class RedisCounters:
             client, _, limit = hit.key.partition(" ")
             keys.append(f"{self._prefix}{{{_word(client, ':/')}}}:{limit}")
         return keys
-
-
-class _Call:
-    """The call that counts some hits, as it goes over the wire, and what its replies mean to those who asked so."""
-
-    __slots__ = ("_breaker", "_counters", "command", "hits")
-
-    def __init__(self, counters: RedisCounters, breaker: Breaker, hits: Sequence[Hit], command: bytes) -> None:
-        self._breaker = breaker
-        self._counters = counters
-        self.hits = hits
-        self.command = command
-
-    def take(self, future: asyncio.Future[Verdict | None], asker: Asker, reply: bytes) -> None:
-        """Let one who asked have the verdict."""
-        try:
-            verdict = _verdict(reply, self.hits, ADMITTED)
-            asker.hear(verdict)
-        except Exception as error:  # noqa: BLE001 - as in `check`
-            self.fail(future, asker, error)
-            return
-        future.set_result(verdict)
-        if not self._breaker.is_well:
-            self._breaker.worked()
-
-    def fail(self, future: asyncio.Future[Verdict | None], asker: Asker, error: Exception) -> None:
-        """Let one who asked have the verdict there is without Redis; if it lacks the script, there may be a better."""
-        if isinstance(error, NoScriptError):
-            future.set_result(None)
-            return
-        verdict = self._counters.instead(error, self.hits)
-        try:
-            asker.hear(verdict)
-        except Exception as its_own:  # noqa: BLE001 - nobody else is to suffer from it
-            future.set_exception(its_own)
-        else:
-            future.set_result(verdict)
 
 
 def _parts(hits: Sequence[Hit]) -> list[Sequence[Hit]]:
