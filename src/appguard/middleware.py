@@ -216,19 +216,14 @@ class Middleware:
         self, client: Client, method: str, path: str, is_preflight: bool, native: object = None
     ) -> Refusal | Visit:
         """Do what `decide` does, on the event loop."""
-        opened, guard, address = self._opened or self.opened, self.guard, client.address
-        ban_of, now = opened.ban_of, self.monotonic()
-        hits: Sequence[Hit] | None = None
+        opened, guard = self._opened or self.opened, self.guard
+        now = self.monotonic()
         if guard.denied:
             self._forgive(opened, now)
-        else:
-            hits = guard.usual.get(client.key)
-        if hits is None or is_preflight or address is None or ban_of(address) is not None:
-            found = guard.judge(client, method, path, ban_of, self.clock, now, is_preflight, native)
-            if type(found) is Refusal:
-                self.events.refused(client, found, method, path, now)
-                return found
-            hits = found
+        hits = guard.judge(client, method, path, opened.ban_of, self.clock, now, is_preflight, native)
+        if type(hits) is Refusal:
+            self.events.refused(client, hits, method, path, now)
+            return hits
         visit = let_in(self._visit, self, client, method, path, hits)
         ask = opened.ask  # `opened` says why
         asked = ask(hits, visit) if hits else None
@@ -241,8 +236,10 @@ class Middleware:
         if not opened.is_immediate:
             took = self.monotonic() - now
             visit.waited = took if took < LONGEST else 0.0
-        if self._has_more_limits or address is None:
-            await self._go_on_async(opened, visit, verdict, native, is_preflight)
+        if self._has_more_limits or client.address is None:
+            steps = self._further(visit, verdict, native, is_preflight)
+            if steps is not None:
+                await run_async(steps, opened.counters, visit)
         return visit
 
     async def _check_async(self, opened: Opened, visit: Visit, seconds: float) -> Verdict:
@@ -250,13 +247,6 @@ class Middleware:
         verdict = await opened.check_async(visit.hits, seconds) if visit.hits else ADMITTED
         visit.hear(verdict)
         return verdict
-
-    async def _go_on_async(
-        self, opened: Opened, visit: Visit, verdict: Verdict, native: object, is_preflight: bool
-    ) -> None:
-        steps = self._further(visit, verdict, native, is_preflight)
-        if steps is not None:
-            await run_async(steps, opened.counters, visit)
 
     def _further(self, visit: Visit, verdict: Verdict, native: object, is_preflight: bool) -> Steps[None] | None:
         """Do what follows for some of the requests that were let in; give the steps if limits are to be asked."""
