@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from hypothesis import strategies as st
 
-from appguard.limit import Hit, Limit
-from appguard.rate import Left, SlidingWindow, TokenBucket
+from appguard.limit import Hit, Least, Limit, Verdict
+from appguard.rate import SlidingWindow, TokenBucket
 
 UNIT = 1 / 16  # seconds: times in whole units, and all that is made of them, are exact in seconds and in milliseconds
 LIMITS = (
@@ -15,6 +15,7 @@ LIMITS = (
     Limit("4/minute", burst=2),
     Limit("8/minute", burst=8),
     Limit("16/minute", burst=5),
+    Limit("6/minute", count="auth_failure"),  # of which clients are told nothing
 )
 
 # (units since the last request, ((client, limit, cost), ...), is it reserved, units until that is given back)
@@ -42,22 +43,37 @@ class Model:
         default_factory=lambda: dict[str, SlidingWindow | TokenBucket]()
     )
 
-    def check(self, hits: Sequence[Hit], now: float) -> tuple[str | None, float, list[Left]]:
-        """Give the key that refuses and its wait, or count and give what is left."""
+    def check(self, hits: Sequence[Hit], now: float) -> tuple[str | None, float, Least | None]:
+        """Give the key that refuses and its wait, or count and give what is told of the hits."""
         mine = [self.counters.setdefault(hit.key, hit.rate.counter()) for hit in hits]
         waits = [counter.wait(now, hit.cost) for hit, counter in zip(hits, mine, strict=True)]
         if any(waits):
             longest = waits.index(max(waits))
-            return hits[longest].key, waits[longest], []
+            return hits[longest].key, waits[longest], None
         for hit, counter in zip(hits, mine, strict=True):
             if hit.cost:
                 counter.add(now, hit.cost)
-        return None, 0.0, [counter.left(now) for counter in mine]
+        left = [(*counter.left(now), place) for place, counter in enumerate(mine) if hits[place].limit.counts_requests]
+        if not left:
+            return None, 0.0, None
+        number, seconds, place = min(left, key=lambda each: each[0])
+        return None, 0.0, (place, number, seconds)
 
     def give_back(self, hits: Sequence[Hit], at: float, now: float) -> None:
         """Take reserved hits out again."""
         for hit in hits:
             self.counters[hit.key].give_back(at, now, hit.cost)
+
+
+def alone(hits: Sequence[Hit]) -> list[list[Hit]]:
+    """Give questions that tell what is left of each hit's limit, and count nothing."""
+    return [[Hit(hit.key, hit.limit, 0)] for hit in hits]
+
+
+def remaining(verdict: Verdict) -> int:
+    """Give how many requests are left, as clients are told."""
+    assert verdict.least is not None
+    return verdict.least[1]
 
 
 def hits_of(example: int, keys: Sequence[tuple[int, int, int]], *, is_reserved: bool) -> list[Hit]:

@@ -7,6 +7,7 @@ CORS headers too.
 
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from inspect import getmro
+from operator import itemgetter
 from typing import Any, Unpack, cast
 
 from appguard.answers import Answer
@@ -14,9 +15,9 @@ from appguard.app_events import Exchange
 from appguard.config import AppOptions, app_config
 from appguard.errors import ConfigError
 from appguard.guard import Due, Refusal
+from appguard.limit import Least
 from appguard.middleware import Middleware
 from appguard.proxies import Client, Peer, forwarded_for
-from appguard.rate import Left
 from appguard.report import VISIT
 from appguard.visit import Visit
 
@@ -25,6 +26,7 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+_name = itemgetter(0)  # of a header field
 REQUESTS = ("http", "websocket")
 START, BODY = "http.response.start", "http.response.body"
 BEGINNINGS = (START, "websocket.http.response.start")
@@ -72,15 +74,12 @@ class AppGuard:
         path = _path(scope) if scope.get("root_path") else scope["path"]
         text, port = scope.get("client") or NOBODY
         peer = middleware.peers.get(text) or middleware.clients.finder.peer(text)
-        is_plain = port != 0 and (not peer.forwards or self._forwarding.isdisjoint(dict(scope["headers"])))
+        is_plain = port != 0 and (not peer.forwards or self._forwarding.isdisjoint(map(_name, scope["headers"])))
         client = peer.client if is_plain else self._client(middleware, peer, port, scope)
         is_preflight = method == "OPTIONS" and _is_preflight(scope)
-        is_immediate = middleware.is_immediate
-        visit: Any = (  # a refusal, or our own kind of visit
-            middleware.decide(client, method, path, is_preflight, scope)
-            if is_immediate
-            else await middleware.decide_async(client, method, path, is_preflight, scope)
-        )
+        visit: Any = middleware.consider(client, method, path, is_preflight, scope)  # a refusal, or our kind of visit
+        if type(visit) is not Refusal and visit.asked is not None and not await visit.asked:
+            visit = await middleware.conclude(visit, is_preflight, scope)
         if type(visit) is Refusal:
             if scope["type"] == "websocket":
                 await receive()  # the handshake
@@ -88,8 +87,6 @@ class AppGuard:
             for message in _messages(answer, scope):
                 await send(message)
             return
-        if is_immediate:
-            visit.meet(visit.left)
         visit.scope = scope
         visit.to = send
         visit.status = 0
@@ -167,19 +164,21 @@ class _Visit(Visit):
         kind = message["type"]
         if kind in BEGINNINGS:
             self.status = message["status"]
-        if self.notes or self.status in TOLD:
-            self.tell()
-        due = self.middleware.due(self, self.status or WEBSOCKET_ANSWERS.get(kind, 0)) if self.pending else ()
-        if due or self.refusal is not None:
-            return self._settle(message, due)
+        if self.notes or self.pending or self.refusal is not None or self.status in TOLD:
+            if self.notes or self.status in TOLD:
+                self.tell()
+            due = self.due(self.status or WEBSOCKET_ANSWERS.get(kind, 0))
+            if due or self.refusal is not None:
+                return self._settle(message, due)
         self.has_begun = self.status != 0 or kind in WEBSOCKET_ANSWERS
         if self.fields and kind == START:  # the app may send the same message again
-            message = {**message, "headers": [*message.get("headers", ()), *self.fields]}
+            message = dict(message)
+            message["headers"] = [*message.get("headers", ()), *self.fields]
         return self.to(message)
 
     async def _settle(self, message: Message, due: Sequence[Due]) -> None:
         """Settle the outcome before the answer begins, which may be another one then."""
-        await self.middleware.settle_async(self, due)
+        await self.settle_async(due)
         kind = message["type"]
         status = self.status or WEBSOCKET_ANSWERS.get(kind, 0)
         if status and self.refusal is not None:
@@ -194,11 +193,11 @@ class _Visit(Visit):
             message = {**message, "headers": [*message.get("headers", ()), *self.fields]}
         await self.to(message)
 
-    def meet(self, left: Sequence[Left]) -> None:
-        """Note what is left, and make the fields that tell of it: after the app has run that would cost twice."""
-        self.left = left
+    def meet(self, least: Least | None) -> None:
+        """Note what is told, and make the fields that tell of it: after the app has run that would cost twice."""
+        self.least = least
         middleware = self.middleware
-        self.fields = middleware.fields.passed_raw(self.hits, left, middleware.clock) if left else ()
+        self.fields = middleware.fields.passed_raw(self.hits, least, middleware.clock) if least is not None else ()
 
     def tell(self) -> None:
         """Tell of the answer, once."""
@@ -209,7 +208,7 @@ class _Visit(Visit):
         """Note what was reported after the last message or before an exception, or of which there is no answer."""
         if self.notes:
             self.tell()
-        await self.middleware.settle_async(self, self.middleware.due(self, self.status))
+        await self.settle_async(self.due(self.status))
 
 
 async def _nothing(_: Message) -> None:

@@ -173,13 +173,27 @@ class Hit:
         object.__setattr__(self, "policy", policy_of(self.limit.name, rate) if self.limit.counts_requests else None)
 
 
+# What clients are told of several limits: the place of the hit whose limit of requests has least left, of equals the
+# first one's, and what is left of it, as `Left` says it.
+Least = tuple[int, int, float]
+
+
+def least_of(hits: Sequence[Hit], left: Sequence[Left]) -> Least | None:
+    """Give what clients are told of hits, from what is left of each: None if all are of outcomes."""
+    told = [(number, place) for place, (number, _) in enumerate(left) if hits[place].policy is not None]
+    if not told:
+        return None
+    number, place = min(told)
+    return place, number, left[place][1]
+
+
 @dataclass(slots=True)
 class Verdict:
     """What counters say of a request: admitted (`refused` None), or refused by a limit for `wait` seconds.
 
-    `time`, by the counters' own clock, is what they need to take a reserved request back. `left` is what is left of
-    each limit of an admitted request, in the order of the hits; empty where nobody can tell. `is_known` is False of a
-    refusal because counters could not be asked: it says nothing of the client.
+    `time`, by the counters' own clock, is what they need to take a reserved request back. `least` is what is left of
+    an admitted request's limits: None where nobody can tell. `is_known` is False of a refusal because counters could
+    not be asked: it says nothing of the client.
 
     It is not frozen, so that `admitted` can fill it in; nobody changes it afterwards (`ADMITTED` is everybody's).
     """
@@ -187,7 +201,7 @@ class Verdict:
     refused: Hit | None = None
     wait: float = 0.0
     time: float = 0.0
-    left: Sequence[Left] = ()
+    least: Least | None = None
     is_known: bool = True
 
 
@@ -196,7 +210,7 @@ CLOSED_WAIT = 1.0  # seconds a client is told to wait while counters cannot be a
 _new = object.__new__
 
 
-def admitted(time: float, left: Sequence[Left]) -> Verdict:
+def admitted(time: float, least: Least | None) -> Verdict:
     """Make the verdict on an admitted request, in less time than calling its class takes.
 
     Where a call is too much, on the quick way of `LocalCounters.check`, the same lines stand again.
@@ -205,7 +219,7 @@ def admitted(time: float, left: Sequence[Left]) -> Verdict:
     verdict.refused = None
     verdict.wait = 0.0
     verdict.time = time
-    verdict.left = left
+    verdict.least = least
     verdict.is_known = True
     return verdict
 

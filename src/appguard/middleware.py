@@ -21,17 +21,16 @@ from appguard.attempts import Attempts
 from appguard.clients import Clients
 from appguard.config import AppConfig
 from appguard.fork import in_every_child
-from appguard.guard import Due, Guard, Refusal
+from appguard.guard import Guard, Refusal
 from appguard.limit import ADMITTED, Hit, Limit, Verdict
 from appguard.opened import Opened, open_for, store_at
-from appguard.outcome import Pending, with_status
 from appguard.proxies import Client
 from appguard.request import HeaderOf, Request
 from appguard.steps import LONGEST, Step, Steps, run, run_async
 from appguard.stores.base import BUDGET, Counters, Store
 from appguard.stores.open import check_counters
 from appguard.traps import Traps
-from appguard.visit import Visit, let_in
+from appguard.visit import NOT_ASKED, Visit
 
 _new = object.__new__
 log = logging.getLogger("appguard")
@@ -69,9 +68,9 @@ class Middleware:
         config, self._around = self.config, around
         self._opened: Opened | None = None
         self.is_immediate = False  # whether counters ask nobody outside this host, as far as is known
-        self._attempts = Attempts(config.login_paths, around.monotonic)
+        self.attempts = Attempts(config.login_paths, around.monotonic)
         self.guard = self._new_guard(config.limits, Traps(config.traps) if config.traps else None)
-        self._has_more_limits = self.guard.has_outcomes or self.guard.has_dry_limits
+        self.has_more_limits = self.guard.has_outcomes or self.guard.has_dry_limits
         self.events = AppEvents(config, around, lambda: self.opened.jails, lambda: self.store)
         self.clock = around.wall
         self.monotonic = around.monotonic
@@ -86,7 +85,7 @@ class Middleware:
             self._safelist,
             config.exempt_paths,
             self._header_of,
-            None if config.counters else self._attempts.is_one,
+            None if config.counters else self.attempts.is_one,
             config.secret or config.name,
             traps,
         )
@@ -185,18 +184,18 @@ class Middleware:
         verdict = check(hits) if hits else ADMITTED
         if verdict.refused is not None:
             now = self.monotonic()
-            return self._refused(client, guard.settle(verdict, now), method, path, now)
-        visit = _new(self._visit)  # as `let_in` does
+            return self.refuse(client, guard.settle(verdict, now), method, path, now)
+        visit = _new(self._visit)  # in half the time that calling it would take
         visit.middleware = self
         visit.client = client
         visit.method = method
         visit.path = path
         visit.hits = hits
-        visit.left = verdict.left if self.has_fields else ()
+        visit.least = verdict.least if self.has_fields else None
         visit.notes = visit.pending = ()
         visit.outcome = visit.refusal = None
         visit.waited = 0.0
-        if self._has_more_limits or address is None or not opened.is_immediate:
+        if self.has_more_limits or address is None or not opened.is_immediate:
             self._go_on(opened, visit, verdict, now, native, is_preflight)
         return visit
 
@@ -207,7 +206,7 @@ class Middleware:
         if not opened.is_immediate:
             took = self.monotonic() - begun
             visit.waited = took if took < LONGEST else 0.0
-        if self._has_more_limits or visit.client.address is None:
+        if self.has_more_limits or visit.client.address is None:
             steps = self._further(visit, verdict, native, is_preflight)
             if steps is not None:
                 run(steps, opened.counters, visit)
@@ -216,37 +215,66 @@ class Middleware:
         self, client: Client, method: str, path: str, is_preflight: bool, native: object = None
     ) -> Refusal | Visit:
         """Do what `decide` does, on the event loop."""
-        opened, guard = self._opened or self.opened, self.guard
+        found = self.consider(client, method, path, is_preflight, native)
+        if isinstance(found, Refusal) or found.asked is None or await found.asked:
+            return found
+        return await self.conclude(found, is_preflight, native)
+
+    def consider(
+        self, client: Client, method: str, path: str, is_preflight: bool, native: object = None
+    ) -> Refusal | Visit:
+        """Begin what `decide` does, on the event loop: refuse, or ask.
+
+        Await what the visit has `asked`, if anything: unless that gives True, `conclude` decides the rest.
+        """
+        opened, guard, address = self._opened or self.opened, self.guard, client.address
+        if opened.is_immediate:
+            decided = self.decide(client, method, path, is_preflight, native)
+            if type(decided) is not Refusal:
+                decided.meet(decided.least)
+                decided.asked = None
+            return decided
         now = self.monotonic()
+        hits: Sequence[Hit] | None = None
         if guard.denied:
             self._forgive(opened, now)
-        hits = guard.judge(client, method, path, opened.ban_of, self.clock, now, is_preflight, native)
-        if type(hits) is Refusal:
-            self.events.refused(client, hits, method, path, now)
-            return hits
-        visit = let_in(self._visit, self, client, method, path, hits)
-        ask = opened.ask  # `opened` says why
-        asked = ask(hits, visit) if hits else None
-        verdict = await asked if asked is not None else None
+        else:
+            hits = guard.usual.get(client.key)
+        ban_of = opened.ban_of  # `opened` says why
+        if hits is None or is_preflight or address is None or ban_of(address) is not None:
+            found = guard.judge(client, method, path, ban_of, self.clock, now, is_preflight, native)
+            if type(found) is Refusal:
+                self.events.refused(client, found, method, path, now)
+                return found
+            hits = found
+        visit = _new(self._visit)  # as in `decide`
+        visit.middleware = self
+        visit.client = client
+        visit.method = method
+        visit.path = path
+        visit.hits = hits
+        visit.notes = visit.pending = ()
+        visit.outcome = visit.refusal = visit.verdict = None
+        visit.begun = now
+        ask = opened.ask
+        visit.asked = (ask(visit) if hits else None) or NOT_ASKED
+        return visit
+
+    async def conclude(self, visit: Visit, is_preflight: bool, native: object) -> Refusal | Visit:
+        """Decide the rest, and all if counters were not asked or could not answer."""
+        opened, verdict, client = self.opened, visit.verdict, visit.client
         if verdict is None:
-            seconds = inf if asked is None else BUDGET - (self.monotonic() - now)
-            verdict = await self._check_async(opened, visit, seconds)
+            seconds = inf if visit.asked is NOT_ASKED else BUDGET - (self.monotonic() - visit.begun)
+            verdict = await opened.check_async(visit.hits, seconds) if visit.hits else ADMITTED
+            visit.hear(verdict)
         if verdict.refused is not None:
-            return self._refused(client, guard.settle(verdict, now), method, path, now)
-        if not opened.is_immediate:
-            took = self.monotonic() - now
-            visit.waited = took if took < LONGEST else 0.0
-        if self._has_more_limits or client.address is None:
+            refusal = self.guard.settle(verdict, visit.begun)
+            return self.refuse(client, refusal, visit.method, visit.path, visit.begun)
+        if self.has_more_limits or client.address is None:
             steps = self._further(visit, verdict, native, is_preflight)
             if steps is not None:
                 await run_async(steps, opened.counters, visit)
         return visit
-
-    async def _check_async(self, opened: Opened, visit: Visit, seconds: float) -> Verdict:
-        """Ask counters the long way; without hits there is nothing to be asked."""
-        verdict = await opened.check_async(visit.hits, seconds) if visit.hits else ADMITTED
-        visit.hear(verdict)
-        return verdict
 
     def _further(self, visit: Visit, verdict: Verdict, native: object, is_preflight: bool) -> Steps[None] | None:
         """Do what follows for some of the requests that were let in; give the steps if limits are to be asked."""
@@ -267,16 +295,6 @@ class Middleware:
         """Do what `ask` does, on the event loop."""
         return await run_async(self._ask(visit, limit, route, native), self.counters, visit)
 
-    def settle(self, visit: Visit, due: Sequence[Due]) -> None:
-        """Count the outcome of a visit, in a thread; note a refusal if its user's limit is full."""
-        if due:
-            run(self._settle(visit, due), self.counters, visit)
-
-    async def settle_async(self, visit: Visit, due: Sequence[Due]) -> None:
-        """Do what `settle` does, on the event loop."""
-        if due:
-            await run_async(self._settle(visit, due), self.counters, visit)
-
     def _ask(self, visit: Visit, limit: Limit, route: str, native: object) -> Steps[Refusal | None]:
         guard, now = self._guard_at(limit, route), self.monotonic()
         if guard.denied:
@@ -292,12 +310,15 @@ class Middleware:
         if verdict.refused is not None:
             found = guard.settle(verdict, now)
         if isinstance(found, Refusal):
-            visit.refusal = self._refused(visit.client, found, visit.method, visit.path, now)
+            visit.refusal = self.refuse(visit.client, found, visit.method, visit.path, now)
             return found
-        left = [*visit.left, *verdict.left] if len(visit.left) == len(visit.hits) else visit.left
-        visit.hits = [*visit.hits, *found]
-        if self.has_fields:
-            visit.meet(left)
+        least, before = verdict.least, visit.least
+        if self.has_fields and least is not None and (before is None or least[1] < before[1]):
+            least = (len(visit.hits) + least[0], least[1], least[2])
+            visit.hits = [*visit.hits, *found]
+            visit.meet(least)
+        else:
+            visit.hits = [*visit.hits, *found]
         yield from self._admit(guard, visit, found, verdict, native, now)
         return None
 
@@ -333,48 +354,8 @@ class Middleware:
                 self.events.would_refuse(hit.limit, client, method, path, now)
         self._note(guard, visit, [*hits, *tried], verdict, native)
 
-    def due(self, visit: Visit, status: int) -> Sequence[Due]:
-        """Give what the outcome of a visit, known by its status, changes: mostly nothing. It is for `settle`.
-
-        A request that ends without an answer told nobody anything: what is counted of it stays counted.
-        """
-        if not visit.pending or not status:
-            return ()
-        outcome = with_status(visit.outcome, status)
-        waiting, visit.pending = visit.pending, ()
-        due: list[Due] = []
-        for guard, pending in waiting:
-            self._attempts.accept(pending.request, outcome)
-            returned, asked = pending.to_give_back(outcome), guard.to_ask(pending, outcome)
-            if returned or asked:
-                due.append(Due(guard, pending, returned, asked))
-        return due
-
-    def _settle(self, visit: Visit, due: Sequence[Due]) -> Steps[None]:
-        now = self.monotonic()
-        for guard, pending, returned, asked in due:
-            for hit in returned:
-                guard.denied.pop(hit.key, None)
-            if returned:
-                yield Step(returned, pending.time)
-            verdicts = list[tuple[Hit, Verdict]]()
-            for hit in asked:
-                verdicts.append((hit, (yield Step([hit]))))
-            self._settled(visit, guard, pending, verdicts, now)
-
-    def _settled(
-        self, visit: Visit, guard: Guard, pending: Pending, verdicts: Sequence[tuple[Hit, Verdict]], now: float
-    ) -> None:
-        for hit, verdict in verdicts:
-            refused = guard.settle(verdict, now) if verdict.refused else None
-            if refused is None or hit.limit not in pending.users:
-                continue  # a limit of the client is full now: that is the next request's matter
-            if hit.limit.dry_run:
-                self.events.would_refuse(hit.limit, visit.client, visit.method, visit.path, now)
-            elif visit.refusal is None:
-                visit.refusal = self._refused(visit.client, refused, visit.method, visit.path, now)
-
-    def _refused(self, client: Client, refusal: Refusal, method: str, path: str, now: float) -> Refusal:
+    def refuse(self, client: Client, refusal: Refusal, method: str, path: str, now: float) -> Refusal:
+        """Tell of a refusal by a limit, and give it."""
         self.events.refused(client, refusal, method, path, now)
         if not self._has_refused and refusal.limit is not None:
             self._has_refused = True

@@ -4,8 +4,6 @@ Whatever is called at every request and is no method, but held by an attribute, 
 look up and to call are quick each for itself, while Python 3.11 does both at once the long way.
 """
 
-from collections.abc import Sequence
-
 from appguard.address import Grouping, NetworkSet
 from appguard.app_jails import AppJails
 from appguard.around import Around
@@ -13,7 +11,6 @@ from appguard.config import AppConfig
 from appguard.errors import ConfigError
 from appguard.event import PROBE
 from appguard.jail import Jail
-from appguard.limit import Hit
 from appguard.stores.base import Asker, Asking, Counters, Store
 from appguard.stores.open import default_uri, open_counters, open_store
 
@@ -80,5 +77,5 @@ def _jails(config: AppConfig, around: Around, store: Store, grouping: Grouping, 
     return AppJails(jails, grouping, safelist, around.wall)
 
 
-def _cannot_ask(_hits: Sequence[Hit], _asker: Asker) -> None:
+def _cannot_ask(_asker: Asker) -> None:
     """Ask nothing: see `Asking`."""

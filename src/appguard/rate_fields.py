@@ -8,9 +8,9 @@ are not told: they would tell how many guesses are left.
 from collections.abc import Callable, Sequence
 from math import ceil
 
-from appguard.limit import Hit
+from appguard.limit import Hit, Least
 from appguard.policy import STATE, Policy, policy_of
-from appguard.rate import TOLERANCE, Left, Rate
+from appguard.rate import TOLERANCE, Rate
 
 HEADERS = ("draft", "legacy", "both", "none")
 RAW_STATE = STATE.encode()
@@ -31,28 +31,22 @@ class RateFields:
         """Give the fields of a refusal by a limit for so many seconds; `now` is Unix seconds."""
         return self._fields(policy_of(name, rate), 0, seconds, lambda: now)
 
-    def passed(self, hits: Sequence[Hit], left: Sequence[Left], wall: Callable[[], float]) -> Fields:
-        """Give the fields of an answer to a request, from its hits and what they left; `wall` gives Unix seconds."""
-        if len(left) == 1:
-            policy, (number, reset) = hits[0].policy, left[0]
-        else:
-            policy, (number, reset) = _least(hits, left)
+    def passed(self, hits: Sequence[Hit], least: Least, wall: Callable[[], float]) -> Fields:
+        """Give the fields of an answer, from a request's hits and what is told of them; `wall` gives Unix seconds."""
+        place, number, reset = least
+        policy = hits[place].policy
         if policy is None:
             return []
         if self.has_legacy:
             return self._fields(policy, number, ceil(reset - TOLERANCE), wall)
         return [policy.field, (STATE, f"{policy.state}{number};t={ceil(reset - TOLERANCE)}")]
 
-    def passed_raw(self, hits: Sequence[Hit], left: Sequence[Left], wall: Callable[[], float]) -> RawFields:
+    def passed_raw(self, hits: Sequence[Hit], least: Least, wall: Callable[[], float]) -> RawFields:
         """Give the same as ASGI wants them."""
-        if self.has_legacy:
-            return [(name.encode(), value.encode()) for name, value in self.passed(hits, left, wall)]
-        if len(left) == 1:
-            policy, (number, reset) = hits[0].policy, left[0]
-        else:
-            policy, (number, reset) = _least(hits, left)
-        if policy is None:
-            return []
+        place, number, reset = least
+        policy = hits[place].policy
+        if policy is None or self.has_legacy:
+            return [(name.encode(), value.encode()) for name, value in self.passed(hits, least, wall)]
         return [policy.raw_field, (RAW_STATE, b"%b%d;t=%d" % (policy.raw_state, number, ceil(reset - TOLERANCE)))]
 
     def _fields(self, policy: Policy, number: int, seconds: int, wall: Callable[[], float]) -> Fields:
@@ -63,16 +57,3 @@ class RateFields:
             fields += [("x-ratelimit-limit", str(policy.amount)), ("x-ratelimit-remaining", str(number))]
             fields.append(("x-ratelimit-reset", str(int(wall()) + seconds)))
         return fields
-
-
-def _least(hits: Sequence[Hit], left: Sequence[Left]) -> tuple[Policy | None, Left]:
-    """Give the policy of the limit of requests that has least left, None without one, and what is left of it."""
-    least = min(left)
-    policy = hits[left.index(least)].policy
-    if policy is not None:  # as most are
-        return policy, least
-    told = [(its, place) for place, its in enumerate(left) if hits[place].policy is not None]
-    if not told:
-        return None, least
-    least, place = min(told)
-    return hits[place].policy, least

@@ -92,8 +92,8 @@ class AppGuard:
                 environ, start_response, has_begun=bool(has_begun)
             ):
                 return _ignore
-            if visit.left:
-                headers = [*headers, *middleware.fields.passed(visit.hits, visit.left, middleware.clock)]
+            if visit.least is not None:
+                headers = [*headers, *middleware.fields.passed(visit.hits, visit.least, middleware.clock)]
             return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
 
         application = self.application  # `opened` says why
@@ -160,7 +160,7 @@ class _Visit(Visit):
         if self.notes or self.line.startswith(TOLD):
             self.tell(environ)
         if self.pending:
-            self.middleware.settle(self, self.middleware.due(self, self.status))
+            self.settle(self.due(self.status))
         if self.refusal is not None and not has_begun:
             accept = text_of(environ, "HTTP_ACCEPT")
             answer = self.middleware.answer(self.refusal, self.client, self.method, self.path, environ, accept)
@@ -172,7 +172,7 @@ class _Visit(Visit):
         if self.notes:
             self.tell(environ)
         if self.pending:
-            self.middleware.settle(self, self.middleware.due(self, self.status or status))
+            self.settle(self.due(self.status or status))
 
 
 class _Body:

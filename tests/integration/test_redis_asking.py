@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from appguard import AppGuard
-from appguard.limit import CLOSED_WAIT, Hit, Limit, Verdict
+from appguard.limit import CLOSED_WAIT, Hit, Least, Limit, Verdict, admitted
 from appguard.stores.redis import RedisStore
+from tests.counting import remaining
 from tests.redis_server import RedisServer, redis_server
 
 HUNDRED = Limit("100/hour")
@@ -40,31 +41,32 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Caller:
-    """A request that notes what it hears."""
+    """A request that notes what it hears, and has all decided if that admits it."""
 
-    def __init__(self, noted: list[str] | None = None) -> None:
+    def __init__(self, hits: tuple[Hit, ...], noted: list[str] | None = None) -> None:
+        self.hits: Sequence[Hit] = hits
         self.heard: list[Verdict] = []
         self._noted = noted
 
-    def hear(self, verdict: Verdict) -> None:
+    def hear(self, verdict: Verdict) -> bool:
         """Note a verdict."""
         self.heard.append(verdict)
         if self._noted is not None:
             self._noted.append("heard")
+        return verdict.refused is None
+
+    def admit(self, time: float, least: Least | None) -> bool:
+        """Note a verdict that admits."""
+        return self.hear(admitted(time, least))
 
 
-async def ask(
-    store: RedisStore, hits: tuple[Hit, ...], noted: list[str] | None = None, caller: Caller | None = None
-) -> Verdict:
+async def ask(store: RedisStore, caller: Caller) -> Verdict:
     """Ask the usual way, which must be open; give the verdict, which must have been heard, once."""
-    caller = caller or Caller(noted)
-    asked = store.ask(hits, caller)
+    asked = store.ask(caller)
     assert asked is not None
-    verdict = await asked
-    assert verdict is not None
-    if noted is not None:
-        noted.append("went on")
-    assert caller.heard == [verdict]
+    is_decided = await asked
+    (verdict,) = caller.heard
+    assert is_decided is (verdict.refused is None)
     return verdict
 
 
@@ -114,10 +116,33 @@ def test_all_hear_their_verdicts_before_anybody_goes_on(store: RedisStore) -> No
     noted: list[str] = []
 
     async def run() -> list[Verdict]:
-        return await asyncio.gather(*(ask(store, hits, noted) for hits in CLIENTS[:8]))
+        return await asyncio.gather(*(visiting(hits) for hits in CLIENTS[:8]))
 
-    assert [verdict.left for verdict in on_a_loop(store, run)] == [[(98, 3600.0)]] * 8
+    async def visiting(hits: tuple[Hit, ...]) -> Verdict:
+        verdict = await ask(store, Caller(hits, noted))
+        noted.append("went on")
+        return verdict
+
+    assert [verdict.least for verdict in on_a_loop(store, run)] == [(0, 98, 3600.0)] * 8
     assert noted == ["heard"] * 8 + ["went on"] * 8
+
+
+@pytest.mark.usefixtures("patient")
+def test_of_several_limits_the_one_with_least_left_is_told(server: RedisServer) -> None:
+    """Asked the usual way too, and one of wrong passwords is told of neither alone nor among others."""
+    wrong = Limit("1/hour", path="/", count="auth_failure")
+    several = [wrong, Limit("90/hour"), Limit("20/hour", name="few"), Limit("20/day")]
+
+    async def told(name: str, limits: Sequence[Limit]) -> list[bytes]:
+        guarded = AppGuard(_page, name=name, store=server.uri, limits=limits, event_log="logger")
+        headers = [(await visit(guarded, 1))["headers"] for _ in range(3)]
+        middleware = guarded._middleware  # pyright: ignore[reportPrivateUsage]
+        assert middleware is not None
+        await middleware.close_async()
+        return [value.partition(b";t")[0] for fields in headers for name, value in fields if name == b"ratelimit"]
+
+    assert asyncio.run(told("shop", several)) == [b'"few";r=%d' % left for left in (19, 18, 17)]
+    assert asyncio.run(told("other", [wrong])) == []
 
 
 @pytest.mark.usefixtures("patient")
@@ -126,22 +151,22 @@ def test_only_the_usual_question_is_asked_so(server: RedisServer, store: RedisSt
 
     async def run() -> None:
         known = CLIENTS[1]
-        assert store.ask((Hit(f"198.51.100.1 {HUNDRED.name}", HUNDRED),), Caller()) is None
-        assert store.ask((Hit(known[0].key, HUNDRED, 2),), Caller()) is None  # as one at another cost
-        await ask(store, known)
+        assert store.ask(Caller((Hit(f"198.51.100.1 {HUNDRED.name}", HUNDRED),))) is None
+        assert store.ask(Caller((Hit(known[0].key, HUNDRED, 2),))) is None  # as one at another cost
+        await ask(store, Caller(known))
         server.kill()
-        assert not is_of_redis(await ask(store, known))
-        assert store.ask(known, Caller()) is None
+        assert not is_of_redis(await ask(store, Caller(known)))
+        assert store.ask(Caller(known)) is None
         server.start()
         assert is_of_redis(await store.check_async(known))
-        assert is_of_redis(await ask(store, known))
+        assert is_of_redis(await ask(store, Caller(known)))
 
     on_a_loop(store, run)
     assert asyncio.run(_none(store))  # another loop has no connection yet
 
 
 async def _none(store: RedisStore) -> bool:
-    return store.ask(CLIENTS[1], Caller()) is None
+    return store.ask(Caller(CLIENTS[1])) is None
 
 
 @pytest.mark.usefixtures("patient")
@@ -165,14 +190,14 @@ def test_requests_after_a_forgotten_script_are_counted_once(server: RedisServer)
 def test_forgotten_script_counts_nothing(server: RedisServer, store: RedisStore) -> None:
     """Where Redis knows no script whoever asked is told that there is no verdict yet."""
 
-    async def run() -> tuple[Verdict | None, list[Verdict]]:
+    async def run() -> tuple[bool, list[Verdict]]:
         server.command("SCRIPT", "FLUSH")
-        caller = Caller()
-        asked = store.ask(CLIENTS[1], caller)
+        caller = Caller(CLIENTS[1])
+        asked = store.ask(caller)
         assert asked is not None
         return await asked, caller.heard
 
-    assert on_a_loop(store, run) == (None, [])
+    assert on_a_loop(store, run) == (False, [])
 
 
 @pytest.mark.usefixtures("patient")
@@ -181,12 +206,12 @@ def test_answer_makes_well_again(store: RedisStore) -> None:
 
     async def run() -> bool:
         breaker = store._breaker  # pyright: ignore[reportPrivateUsage]
-        caller = Caller()
-        asked = store.ask(CLIENTS[1], caller)
+        caller = Caller(CLIENTS[1])
+        asked = store.ask(caller)
         assert asked is not None
         breaker.failed(TimeoutError())
         assert not breaker.is_well
-        assert caller.heard == [] and await asked is caller.heard[0]
+        assert caller.heard == [] and await asked and len(caller.heard) == 1
         return breaker.is_well
 
     assert on_a_loop(store, run)
@@ -195,12 +220,12 @@ def test_answer_makes_well_again(store: RedisStore) -> None:
 def test_caller_that_raises_harms_nobody_else(store: RedisStore) -> None:
     """What a request raises when it hears is its own error, and those after it have their verdicts."""
 
-    class Deaf:
-        def hear(self, verdict: Verdict) -> None:
+    class Deaf(Caller):
+        def hear(self, verdict: Verdict) -> bool:
             raise IndexError(verdict)
 
     async def run() -> Verdict:
-        asked = store.ask(CLIENTS[1], Deaf())
+        asked = store.ask(Deaf(CLIENTS[1]))
         assert asked is not None
         other = asyncio.create_task(store.check_async(CLIENTS[2]))
         with pytest.raises(IndexError):
@@ -216,10 +241,8 @@ def test_who_leaves_takes_no_answer_from_others(store: RedisStore) -> None:
 
     async def run() -> list[Verdict]:
         for turns in range(3):
-            callers = [Caller() for _ in range(20)]
-            calls = [
-                asyncio.create_task(ask(store, CLIENTS[client], caller=caller)) for client, caller in enumerate(callers)
-            ]
+            callers = [Caller(hits) for hits in CLIENTS[:20]]
+            calls = [asyncio.create_task(ask(store, caller)) for caller in callers]
             for _ in range(turns):
                 await asyncio.sleep(0)
             for call in calls[::2]:
@@ -228,9 +251,9 @@ def test_who_leaves_takes_no_answer_from_others(store: RedisStore) -> None:
             assert all(isinstance(each, asyncio.CancelledError) for each in left)
             await asyncio.gather(*calls[1::2])
             assert [len(caller.heard) for caller in callers] == [0, 1] * 10
-        return await asyncio.gather(*(ask(store, CLIENTS[client]) for client in range(1, 20, 2)))
+        return await asyncio.gather(*(ask(store, Caller(hits)) for hits in CLIENTS[1:20:2]))
 
-    assert [verdict.left[0][0] for verdict in on_a_loop(store, run)] == [100 - 1 - 3 - 1] * 10
+    assert [remaining(verdict) for verdict in on_a_loop(store, run)] == [100 - 1 - 3 - 1] * 10
 
 
 async def _answers_again(store: RedisStore) -> None:
@@ -255,8 +278,8 @@ def test_nobody_fails_because_redis_does(server: RedisServer, store: RedisStore,
         else:
             server.freeze()
         begun = loop.time()
-        left = [store.ask(hits, Caller()) for hits in CLIENTS[:8]]
-        asking = asyncio.gather(*(ask(store, hits) for hits in CLIENTS))
+        left = [store.ask(Caller(hits)) for hits in CLIENTS[:8]]
+        asking = asyncio.gather(*(ask(store, Caller(hits)) for hits in CLIENTS))
         await asyncio.sleep(0)
         for each in left:
             assert each is not None and each.cancel()
@@ -267,7 +290,7 @@ def test_nobody_fails_because_redis_does(server: RedisServer, store: RedisStore,
         server.thaw()
         server.command("REPLICAOF", "NO", "ONE")
         await _answers_again(store)
-        assert is_of_redis(await ask(store, CLIENTS[1]))
+        assert is_of_redis(await ask(store, Caller(CLIENTS[1])))
         return verdicts, took
 
     verdicts, took = on_a_loop(store, run)
@@ -281,7 +304,7 @@ def test_reply_that_is_none_is_no_verdict(store: RedisStore, server: RedisServer
     async def run() -> Verdict:
         calls = store._calls  # pyright: ignore[reportPrivateUsage]
         calls[CLIENTS[1][0].key] = CLIENTS[1], b"*2\r\n$4\r\nECHO\r\n$5\r\nhello\r\n"
-        return await ask(store, CLIENTS[1])
+        return await ask(store, Caller(CLIENTS[1]))
 
     assert not is_of_redis(on_a_loop(store, run))
     assert server.is_up()

@@ -61,11 +61,11 @@ async def ask_until_connected(store: RedisStore) -> None:
         await asyncio.sleep(0.02)  # the connection is still being made
 
 
-async def ask(store: RedisStore, client: str, times: int) -> list[Verdict]:
+async def ask(store: RedisStore, hits: Sequence[Hit], times: int) -> list[Verdict]:
     """Ask on a loop as often as said, when it has a connection."""
     try:
         await ask_until_connected(store)
-        return [await store.check_async(hits(client)) for _ in range(times)]
+        return [await store.check_async(hits) for _ in range(times)]
     finally:
         await store.close_connections()
 
@@ -83,7 +83,7 @@ def works(uri: str, directory: Path, clients: int = 3) -> None:
                 wait_until(partial(is_counted, app, hits(client)), 5, "nothing is counted")
                 app.reset(client)
                 admitted = [app.check(hits(client)).refused is None for _ in range(3)]
-                admitted += [each.refused is None for each in asyncio.run(ask(app, client, 3))]
+                admitted += [each.refused is None for each in asyncio.run(ask(app, hits(client), 3))]
                 assert admitted.count(True) == 5
         finally:
             daemon.close()
@@ -186,12 +186,15 @@ def test_what_is_no_cluster_is_left(tmp_path: Path) -> None:
 
 
 def test_cluster_with_limits_of_several_keys(shards: Cluster, tmp_path: Path) -> None:
-    """A request counted under an address and a user, which lie in different shards, is refused by either."""
+    """A request counted under an address and a user, which lie in different shards, is refused by either and told of both."""
     with RedisStore(shards.uri, "blog", "closed", directory=tmp_path) as store:
         for number in range(20):
             both = (Hit(f"192.0.2.{number} {TEN.name}", TEN), Hit(f"user:{number} {FIVE.name}", FIVE))
             wait_until(partial(is_counted, store, both[:1]), 5, "nothing is counted")
-            assert [store.check(both).refused is None for _ in range(6)] == [True] * 5 + [False]
+            verdicts = [store.check(both) for _ in range(2)] + asyncio.run(ask(store, both, 4))
+            assert [verdict.refused is None for verdict in verdicts] == [True] * 5 + [False]
+            told = [verdict.least and verdict.least[:2] for verdict in verdicts]
+            assert told == [(1, 4), (1, 3), (1, 2), (1, 1), (1, 0), None]
 
 
 def test_a_busy_event_loop_is_no_slow_cluster(shards: Cluster, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from appguard.stores.redis import RedisStore
 from appguard.stores.redis_connection import connect_async
 from appguard.stores.redis_uri import parse_redis_uri
 from appguard.stores.redis_wire import DirectCommands
+from tests.counting import remaining
 from tests.forked import forked
 from tests.lab import wait_until
 from tests.redis_server import RedisServer, redis_server
@@ -91,7 +92,7 @@ def test_calls_of_one_turn_are_one_write_on_one_connection(
         await store.close_connections()
         return verdicts
 
-    assert all(verdict.left == [(99, 3600.0)] for verdict in asyncio.run(run()))
+    assert all(verdict.least == (0, 99, 3600.0) for verdict in asyncio.run(run()))
     assert seen == [1, 0]
 
 
@@ -113,7 +114,7 @@ def test_every_answer_reaches_its_caller_though_others_leave(new_store: Callable
         await store.close_connections()
         return verdicts
 
-    assert [verdict.left[0][0] for verdict in asyncio.run(run())] == [
+    assert [remaining(verdict) for verdict in asyncio.run(run())] == [
         100 - 3 * (client + 1) - 1 for client in range(1, 20, 2)
     ]
 
@@ -121,9 +122,9 @@ def test_every_answer_reaches_its_caller_though_others_leave(new_store: Callable
 def test_server_that_forgot_the_script_is_told_it(server: RedisServer, new_store: Callable[[], RedisStore]) -> None:
     """After SCRIPT FLUSH nobody is answered differently, by threads or on a loop, and the script is known again."""
     store = new_store()
-    assert store.check(hits(1)).left[0][0] == 99
+    assert remaining(store.check(hits(1))) == 99
     server.command("SCRIPT", "FLUSH")
-    assert store.check(hits(1)).left[0][0] == 98
+    assert remaining(store.check(hits(1))) == 98
     server.command("SCRIPT", "FLUSH")
 
     async def run() -> list[Verdict]:
@@ -131,7 +132,7 @@ def test_server_that_forgot_the_script_is_told_it(server: RedisServer, new_store
         await store.close_connections()
         return verdicts
 
-    assert sorted(verdict.left[0][0] for verdict in asyncio.run(run())) == list(range(88, 98))
+    assert sorted(remaining(verdict) for verdict in asyncio.run(run())) == list(range(88, 98))
     assert b"cmdstat_eval:" in server.command("INFO", "commandstats")
 
 
@@ -216,7 +217,7 @@ def test_late_answers_are_dropped(
 
     late, one, two, three = asyncio.run(run())
     assert not is_of_redis(late)
-    assert [one.left[0][0], two.left[0][0], three.left[0][0]] == [97, 92, 99]
+    assert [remaining(one), remaining(two), remaining(three)] == [97, 92, 99]
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
@@ -224,7 +225,7 @@ def test_every_loop_has_a_connection_of_its_own(new_store: Callable[[], RedisSto
     """Loops one after the other, though none is tidied up, and loops at the same time in several threads."""
     store = new_store()
     for number in range(3):
-        assert asyncio.run(store.check_async(hits(1))).left[0][0] == 99 - number
+        assert remaining(asyncio.run(store.check_async(hits(1)))) == 99 - number
     seen: list[bool] = []
 
     def run() -> None:
@@ -241,7 +242,7 @@ def test_every_loop_has_a_connection_of_its_own(new_store: Callable[[], RedisSto
         thread.join()
     assert seen == [True] * 80
     gc.collect()  # what the ended loops had
-    assert store.check(hits(2)).left[0][0] == 19
+    assert remaining(store.check(hits(2))) == 19
 
 
 def test_forked_child_and_its_parent_both_go_on(new_store: Callable[[], RedisStore]) -> None:
@@ -249,16 +250,16 @@ def test_forked_child_and_its_parent_both_go_on(new_store: Callable[[], RedisSto
     store = new_store()
 
     async def once() -> int:
-        left = (await store.check_async(hits(1))).left[0][0]
+        left = remaining(await store.check_async(hits(1)))
         await store.close_connections()
         return left
 
     async def run() -> list[int]:
-        left = [(await store.check_async(hits(1))).left[0][0], store.check(hits(1)).left[0][0]]
-        with forked(lambda: [store.check(hits(1)).left[0][0]]) as child:
+        left = [remaining(await store.check_async(hits(1))), remaining(store.check(hits(1)))]
+        with forked(lambda: [remaining(store.check(hits(1)))]) as child:
             assert child.answer() == [97]
-            left.append((await store.check_async(hits(1))).left[0][0])
-            left.append(store.check(hits(1)).left[0][0])
+            left.append(remaining(await store.check_async(hits(1))))
+            left.append(remaining(store.check(hits(1))))
         await store.close_connections()
         return left
 
@@ -277,7 +278,7 @@ def test_threads_ask_in_one_trip_each(server: RedisServer, new_store: Callable[[
         thread.start()
         thread.join()
     assert trips.since() == [10, 0]
-    assert store.check(hits(1)).left[0][0] == 88
+    assert remaining(store.check(hits(1))) == 88
 
 
 def test_time_a_connection_took_is_not_spent_again() -> None:

@@ -7,12 +7,17 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from appguard.limit import Hit, Verdict
+from appguard.limit import Hit, Least, Verdict
 from appguard.stores.local_counters import LocalCounters
 from appguard.stores.memory_counters import MemoryCounters
-from tests.counting import UNIT, Model, hits_of, requests
+from tests.counting import UNIT, Model, alone, hits_of, requests
 
 fresh = count()
+
+
+def told(verdict: Verdict) -> tuple[str | None, float, Least | None]:
+    """Give what a verdict says, as the model says it."""
+    return verdict.refused.key if verdict.refused else None, verdict.wait, verdict.least
 
 
 def follow(
@@ -33,8 +38,8 @@ def follow(
         set_now(now)
         hits = hits_of(example, keys, is_reserved=is_reserved)
         verdict = counters.check(hits)
-        told = (verdict.refused and verdict.refused.key, verdict.wait, list(verdict.left))
-        assert told == model.check(hits, now)
+        assert told(verdict) == model.check(hits, now)
+        assert [told(counters.check(each)) for each in alone(hits)] == [model.check(each, now) for each in alone(hits)]
         if is_reserved and verdict.refused is None:
             returning.append((now + after * UNIT, hits, verdict, now))
             returning.sort(key=lambda each: each[0])

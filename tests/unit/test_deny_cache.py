@@ -160,11 +160,11 @@ def test_place_that_is_given_back_may_be_taken_at_once(middleware: Middleware) -
     visit = ask(middleware, "/login")
     assert isinstance(visit, Visit)
     assert isinstance(ask(middleware, "/login"), Refusal)
-    middleware.settle(visit, middleware.due(visit, 200))
+    visit.settle(visit.due(200))
     visit = ask(middleware, "/login")
     assert isinstance(visit, Visit)
     visit.outcome = Outcome(401, "authn_login_fail")
-    middleware.settle(visit, middleware.due(visit, 401))
+    visit.settle(visit.due(401))
     assert isinstance(ask(middleware, "/login"), Refusal)
 
 

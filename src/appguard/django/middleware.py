@@ -64,7 +64,7 @@ class AppGuardMiddleware:
         request.META[VISIT] = visit
         response = respond(request)
         _record(visit, request, response)
-        middleware.settle(visit, middleware.due(visit, response.status_code))
+        visit.settle(visit.due(response.status_code))
         return _answer(visit, request, response)
 
     async def _call_async(self, request: HttpRequest) -> HttpResponseBase:
@@ -80,7 +80,7 @@ class AppGuardMiddleware:
         request.META[VISIT] = visit
         response = await respond(request)
         _record(visit, request, response)
-        await middleware.settle_async(visit, middleware.due(visit, response.status_code))
+        await visit.settle_async(visit.due(response.status_code))
         return _answer(visit, request, response)
 
     def _prepare(self, middleware: Middleware, request: HttpRequest) -> tuple[Client, str, str, bool]:
@@ -101,7 +101,7 @@ def _answer(visit: Visit, request: HttpRequest, response: HttpResponseBase) -> H
     """Give the app's answer, or the refusal by a limit at its view or of a user."""
     if visit.refusal is None:
         fields, clock = visit.middleware.fields, visit.middleware.clock
-        for name, value in fields.passed(visit.hits, visit.left, clock) if visit.left else ():
+        for name, value in fields.passed(visit.hits, visit.least, clock) if visit.least is not None else ():
             response.headers[name] = value
         return response
     response.close()

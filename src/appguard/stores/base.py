@@ -15,7 +15,7 @@ from typing import Protocol, Self, runtime_checkable
 
 from appguard.address import Address, Network
 from appguard.ban import Ban, Fact
-from appguard.limit import Hit, Verdict
+from appguard.limit import Hit, Least, Verdict
 
 BUDGET = 0.04  # seconds that counters outside this host are waited for; with the rest of a request it stays below 60 ms
 
@@ -68,10 +68,19 @@ class Counters(Protocol):
 
 
 class Asker(Protocol):
-    """A request that asks counters."""
+    """A request that asks counters about its hits, and says of each verdict whether with it all is decided.
 
-    def hear(self, verdict: Verdict) -> None:
-        """Take the verdict; one that makes it raise is taken for a failure of the counters."""
+    A verdict that makes it raise is taken for a failure of the counters.
+    """
+
+    hits: Sequence[Hit]
+
+    def hear(self, verdict: Verdict) -> bool:
+        """Take the verdict."""
+        ...
+
+    def admit(self, time: float, least: Least | None) -> bool:
+        """Take a verdict that admits, given as its parts: most do, and to make one takes as long as to read it."""
         ...
 
 
@@ -79,13 +88,13 @@ class Asker(Protocol):
 class Asking(Protocol):
     """Counters that answer many requests of an event loop at once."""
 
-    def ask(self, hits: Sequence[Hit], asker: Asker) -> "Future[Verdict | None] | None":
-        """Do what `check_async` does, and let the asker hear the verdict where it arrives.
+    def ask(self, asker: Asker) -> "Future[bool] | None":
+        """Do what `check_async` does, and let the asker hear the verdict where it arrives; give what it says of it.
 
         Verdicts arrive one after the other with no app between them: what an asker does with its verdict there takes
         half the time, because the same has just been done for another. Only the usual question is asked so, one that
-        was asked before while all is well. None, at once or later: nothing was counted, and `check_async` is to be
-        asked.
+        was asked before while all is well. If it is not asked (None), or the asker has heard nothing although what
+        was asked gave False, nothing was counted, and `check_async` is to be asked.
         """
         ...
 

@@ -30,7 +30,7 @@ from limits.strategies import (
 
 from appguard.errors import ConfigError
 from appguard.fork import in_every_child
-from appguard.limit import ADMITTED, CLOSED_WAIT, Hit, Verdict
+from appguard.limit import ADMITTED, CLOSED_WAIT, Hit, Verdict, least_of
 from appguard.rate import Left
 from appguard.stores.base import BUDGET
 from appguard.stores.breaker import Breaker
@@ -188,7 +188,7 @@ class LimitsCounters:
             if hit.cost and not limiter.hit(item, identifier, cost=hit.cost):
                 return Verdict(hit, _wait(limiter, item, identifier))
             left.append(_left(limiter, item, identifier))
-        return Verdict(left=left)
+        return Verdict(least=least_of(hits, left))
 
     def _identifier(self, key: str) -> str:
         data = f"{self._app}\0{key}".encode(errors="surrogatepass")

@@ -16,7 +16,7 @@ from threading import Lock
 from typing import TypeVar
 
 from appguard.fork import in_every_child
-from appguard.limit import ADMITTED, Hit, Verdict, admitted
+from appguard.limit import ADMITTED, Hit, Verdict, admitted, least_of
 from appguard.rate import Left
 from appguard.stores.counter_table import RESETS, SETS, CounterTable, open_table
 from appguard.stores.memory_counters import MemoryCounters
@@ -92,7 +92,7 @@ class LocalCounters:
                             verdict.refused = None
                             verdict.wait = 0.0
                             verdict.time = now
-                            verdict.left = (left,)
+                            verdict.least = (0, left[0], left[1]) if hits[0].policy is not None else None
                             verdict.is_known = True
                             return verdict
                     finally:
@@ -201,7 +201,7 @@ class LocalCounters:
 
 def _count(table: CounterTable, hits: Sequence[Hit], now: float) -> Verdict:
     left = table.quickly(hits[0], now) if len(hits) == 1 else None
-    return _count_all(table, hits, now) if left is None else admitted(now, (left,))
+    return _count_all(table, hits, now) if left is None else admitted(now, least_of(hits, (left,)))
 
 
 def _count_all(table: CounterTable, hits: Sequence[Hit], now: float) -> Verdict:
@@ -220,7 +220,7 @@ def _count_all(table: CounterTable, hits: Sequence[Hit], now: float) -> Verdict:
         if hit.cost and (slot < 0 or is_moved):  # another key of this request may just have taken the slot
             slot, is_moved = table.find(hit.key), True
         left.append(_add(table, slot, hit, now))
-    return admitted(now, left)
+    return admitted(now, least_of(hits, left))
 
 
 def _add(table: CounterTable, slot: int, hit: Hit, now: float) -> Left:

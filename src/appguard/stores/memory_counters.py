@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from math import inf
 
 from appguard.fork import in_every_child
-from appguard.limit import ADMITTED, Hit, Verdict, admitted
+from appguard.limit import ADMITTED, Hit, Verdict, admitted, least_of
 from appguard.rate import Left, SlidingWindow, TokenBucket
 from appguard.turn import Turn
 
@@ -58,7 +58,7 @@ class MemoryCounters:
                     counters.move_to_end(key)
                 elif cost:
                     self._keep(key, counter, now)
-                return admitted(now, (left,))
+                return admitted(now, (0, left[0], left[1]) if hit.policy is not None else None)
             finally:
                 turn.append(None)
 
@@ -78,7 +78,7 @@ class MemoryCounters:
             left.append(counter.take(now, hit.cost) or counter.left(now))
             if hit.cost:
                 self._keep(hit.key, counter, now)
-        return admitted(now, left)
+        return admitted(now, least_of(hits, left))
 
     async def check_async(self, hits: Sequence[Hit], seconds: float = inf) -> Verdict:
         """Do what `check` does; it never blocks."""

@@ -7,7 +7,8 @@ admit (`open`) or refuse (`closed`).
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from asyncio import get_running_loop
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from math import inf
 from struct import Struct
@@ -28,9 +29,11 @@ from appguard.stores.redis_wire import DirectCommands, PipelinedCommands, packed
 from appguard.stores.waiting import answer_of
 
 CALLS_MOST = 8192  # calls that are remembered
-_Question = tuple[Sequence[Hit], Asker]
-_ASKED = Struct(">4d")
-_ANSWERED: Callable[[bytes], Iterator[tuple[int, float]]] = Struct(">qd").iter_unpack
+_ASKED = Struct(">5d")
+_TO_GIVE_BACK = Struct(">4d")
+_REFUSED: Callable[[bytes], tuple[int, float]] = Struct(">qd").unpack
+_ADMITTED: Callable[[bytes], tuple[int, float, int, int, float]] = Struct(">qdqqd").unpack
+_ADMITTED_SIZE = 40
 
 
 class RedisCounters:
@@ -82,13 +85,13 @@ class RedisCounters:
         if seconds <= 0.0 or not hits or not (breaker.is_well or breaker.may_ask()):
             return self._without_redis(hits)
         try:
-            client = self._async_clients.get(asyncio.get_running_loop()) or self._client_of_loop()
+            client = self._async_clients.get(get_running_loop()) or self._client_of_loop()
             if isinstance(client, PipelinedCommands):
                 try:
                     reply = await client.send(self._call(hits), seconds)
                 except NoScriptError:
                     reply = await client.send(self._text_call(hits), min(seconds, BUDGET) / 2)
-                verdict = _verdict(reply, hits, ADMITTED)
+                verdict = _verdict(reply, hits, 0, ADMITTED)
             else:
                 verdict = await answer_of(self._ask_parts_async(client, hits), min(seconds, BUDGET))
         except Exception as error:  # noqa: BLE001 - as above: asyncio's own TypeError was among it
@@ -97,43 +100,45 @@ class RedisCounters:
             breaker.worked()
         return verdict
 
-    def ask(self, hits: Sequence[Hit], asker: Asker) -> asyncio.Future[Verdict | None] | None:
+    def ask(self, asker: Asker) -> asyncio.Future[bool] | None:
         """Do what `check_async` does for hits it was asked before, if all is well: see `stores.base.Asking`."""
+        hits = asker.hits
         known = self._calls.get(hits[0].key)
         if known is None or known[0] is not hits or not self._breaker.is_well:
             return None
         try:
-            client = self._async_clients.get(asyncio.get_running_loop())
+            client = self._async_clients.get(get_running_loop())
         except RuntimeError:  # a loop that is none of asyncio's
             return None
-        return client.post(known[1], self, (hits, asker)) if type(client) is PipelinedCommands else None
+        return client.post(known[1], self, asker) if type(client) is PipelinedCommands else None
 
-    def take(self, future: asyncio.Future[Verdict | None], about: _Question, reply: bytes) -> None:
+    def take(self, future: asyncio.Future[bool], about: Asker, reply: bytes) -> None:
         """Let one who asked have the verdict."""
-        hits, asker = about
         try:
-            verdict = _verdict(reply, hits, ADMITTED)
-            asker.hear(verdict)
+            if len(reply) == _ADMITTED_SIZE:  # as in `_verdict`
+                answer = _ADMITTED(reply)
+                is_decided = about.admit(-answer[1], answer[2:] if answer[2] >= 0 else None)
+            else:
+                is_decided = about.hear(_verdict(reply, about.hits, 0, ADMITTED))
         except Exception as error:  # noqa: BLE001 - as in `check`
             self.fail(future, about, error)
             return
-        future.set_result(verdict)
+        future.set_result(is_decided)
         if not self._breaker.is_well:
             self._breaker.worked()
 
-    def fail(self, future: asyncio.Future[Verdict | None], about: _Question, error: Exception) -> None:
+    def fail(self, future: asyncio.Future[bool], about: Asker, error: Exception) -> None:
         """Let one who asked have the verdict there is without Redis; if it lacks the script, there may be a better."""
         if isinstance(error, NoScriptError):
-            future.set_result(None)
+            future.set_result(False)
             return
-        hits, asker = about
-        verdict = self._instead(error, hits)
+        verdict = self._instead(error, about.hits)
         try:
-            asker.hear(verdict)
+            is_decided = about.hear(verdict)
         except Exception as its_own:  # noqa: BLE001 - nobody else is to suffer from it
             future.set_exception(its_own)
         else:
-            future.set_result(verdict)
+            future.set_result(is_decided)
 
     def _call(self, hits: Sequence[Hit]) -> bytes:
         """Give the call that counts hits as it goes over the wire; a client's are the same again and again."""
@@ -141,7 +146,7 @@ class RedisCounters:
         known = self._calls.get(key)
         if known is not None and known[0] is hits:
             return known[1]
-        call = packed(self._count.by_digest(self._counter_keys(hits), [_numbers(hits)]))
+        call = packed(self._count.by_digest(self._counter_keys(hits), [_asked(hits)]))
         if len(self._calls) >= CALLS_MOST:
             self._calls.clear()
         self._calls[key] = hits, call
@@ -153,31 +158,33 @@ class RedisCounters:
         return self._without_redis(hits)
 
     def _text_call(self, hits: Sequence[Hit]) -> bytes:
-        return packed(self._count.by_text(self._counter_keys(hits), [_numbers(hits)]))
+        return packed(self._count.by_text(self._counter_keys(hits), [_asked(hits)]))
 
     def _ask(self, client: DirectCommands, hits: Sequence[Hit], seconds: float) -> Verdict:
         try:
             reply = client.send(self._call(hits), seconds)
         except NoScriptError:
             reply = client.send(self._text_call(hits), min(seconds, BUDGET) / 2)
-        return _verdict(reply, hits, ADMITTED)
+        return _verdict(reply, hits, 0, ADMITTED)
 
     def _ask_parts(self, client: Commands, hits: Sequence[Hit]) -> Verdict:
-        verdict = ADMITTED
+        verdict, place = ADMITTED, 0
         for part in _parts(hits):
-            reply = self._count.call(client, self._counter_keys(part), [_numbers(part)])
-            verdict = _verdict(reply, part, verdict)
+            reply = self._count.call(client, self._counter_keys(part), [_asked(part)])
+            verdict = _verdict(reply, hits, place, verdict)
             if verdict.refused is not None:
                 break
+            place += len(part)
         return verdict
 
     async def _ask_parts_async(self, client: AsyncCommands, hits: Sequence[Hit]) -> Verdict:
-        verdict = ADMITTED
+        verdict, place = ADMITTED, 0
         for part in _parts(hits):
-            reply = await self._count.call_async(client, self._counter_keys(part), [_numbers(part)])
-            verdict = _verdict(reply, part, verdict)
+            reply = await self._count.call_async(client, self._counter_keys(part), [_asked(part)])
+            verdict = _verdict(reply, hits, place, verdict)
             if verdict.refused is not None:
                 break
+            place += len(part)
         return verdict
 
     def give_back(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
@@ -197,7 +204,7 @@ class RedisCounters:
                 self._breaker.worked()
 
     def _return(self, client: DirectCommands, hits: Sequence[Hit], time: float, seconds: float) -> None:
-        keys, arguments = self._counter_keys(hits), [int(-time), _numbers(hits)]
+        keys, arguments = self._counter_keys(hits), [int(-time), _to_give_back(hits)]
         try:
             client.send(packed(self._give_back.by_digest(keys, arguments)), seconds)
         except NoScriptError:
@@ -205,7 +212,7 @@ class RedisCounters:
 
     def _return_parts(self, client: Commands, hits: Sequence[Hit], time: float) -> None:
         for part in _parts(hits):
-            self._give_back.call(client, self._counter_keys(part), [int(-time), _numbers(part)])
+            self._give_back.call(client, self._counter_keys(part), [int(-time), _to_give_back(part)])
 
     async def give_back_async(self, hits: Sequence[Hit], time: float, seconds: float = inf) -> None:
         """Do what `give_back` does without blocking the event loop."""
@@ -224,7 +231,7 @@ class RedisCounters:
                 self._breaker.worked()
 
     async def _return_async(self, client: PipelinedCommands, hits: Sequence[Hit], time: float, seconds: float) -> None:
-        keys, arguments = self._counter_keys(hits), [int(-time), _numbers(hits)]
+        keys, arguments = self._counter_keys(hits), [int(-time), _to_give_back(hits)]
         try:
             await client.send(packed(self._give_back.by_digest(keys, arguments)), seconds)
         except NoScriptError:
@@ -232,7 +239,7 @@ class RedisCounters:
 
     async def _return_parts_async(self, client: AsyncCommands, hits: Sequence[Hit], time: float) -> None:
         for part in _parts(hits):
-            await self._give_back.call_async(client, self._counter_keys(part), [int(-time), _numbers(part)])
+            await self._give_back.call_async(client, self._counter_keys(part), [int(-time), _to_give_back(part)])
 
     def reset(self, key: str) -> None:
         """Forget all that is counted for a client's key. Raise redis-py's error if Redis does not answer."""
@@ -254,12 +261,12 @@ class RedisCounters:
 
     async def close_connections(self) -> None:
         """Close the connections of the running event loop."""
-        client = self._async_clients.pop(asyncio.get_running_loop(), None)
+        client = self._async_clients.pop(get_running_loop(), None)
         if client is not None:
             await client.aclose()
 
     def _client_of_loop(self) -> AsyncCommands:
-        loop = asyncio.get_running_loop()
+        loop = get_running_loop()
         client = self._async_clients.get(loop)
         if client is None:
             for ended in [each for each in tuple(self._async_clients) if each.is_closed()]:
@@ -293,18 +300,32 @@ def _parts(hits: Sequence[Hit]) -> list[Sequence[Hit]]:
     return [tuple(part) for _, part in groupby(hits, lambda hit: hit.key.partition(" ")[0])]
 
 
-def _numbers(hits: Sequence[Hit]) -> bytes:
-    """Give what the scripts ask of each hit."""
-    return b"".join(_ASKED.pack(hit.rate.amount, hit.rate.window * 1000, hit.rate.burst, hit.cost) for hit in hits)
+def _asked(hits: Sequence[Hit]) -> bytes:
+    """Give what `count.lua` asks of each hit."""
+    return b"".join(
+        _ASKED.pack(hit.rate.amount, hit.rate.window * 1000, hit.rate.burst, hit.cost, hit.policy is not None)
+        for hit in hits
+    )
 
 
-def _verdict(reply: bytes, hits: Sequence[Hit], before: Verdict) -> Verdict:
-    """Give the verdict after a call; `before` is that of the calls before it."""
-    (refused, time), *left = _ANSWERED(reply)
-    if refused:
-        return Verdict(hits[refused - 1], time)
+def _to_give_back(hits: Sequence[Hit]) -> bytes:
+    """Give what `give_back.lua` asks of each hit."""
+    return b"".join(
+        _TO_GIVE_BACK.pack(hit.rate.amount, hit.rate.window * 1000, hit.rate.burst, hit.cost) for hit in hits
+    )
+
+
+def _verdict(reply: bytes, hits: Sequence[Hit], place: int, before: Verdict) -> Verdict:
+    """Give the verdict after a call for the hits from a place on; `before` is that of the calls before it."""
+    if len(reply) != _ADMITTED_SIZE:
+        refused, wait = _REFUSED(reply)
+        return Verdict(hits[place + refused - 1], wait)
+    _, time, least_place, number, reset = _ADMITTED(reply)
+    least = before.least
+    if least_place >= 0 and (least is None or number < least[1]):
+        least = place + least_place, number, reset
     # The server's time is kept below zero: what was reserved in this process has one above it.
-    return admitted(-time, [*before.left, *left] if before.left else left)
+    return admitted(-time, least)
 
 
 def _word(text: str, safe: str = "") -> str:

@@ -187,7 +187,7 @@ class PipelinedCommands(asyncio.Protocol):
             while (reply := gets()) is not False:
                 _, future, taker, about = waiting.popleft()
                 is_waited_for = not future.done()
-                if isinstance(reply, bytes) or not isinstance(reply, Exception):  # the first is said in no time
+                if type(reply) is bytes or not isinstance(reply, Exception):  # the first is said in no time
                     if is_waited_for:
                         taker.take(future, about, reply)
                     continue

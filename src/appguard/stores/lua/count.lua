@@ -1,9 +1,11 @@
 -- Count one request under several limits, all or nothing, by the server's clock.
 -- KEYS    one counter per limit
--- ARGV    1 per limit four doubles: amount, window in milliseconds, burst (0: a sliding window), cost (0: only ask)
--- reply   pairs of a whole number and a double. Admitted and counted: 0 and the time in microseconds, then per limit
---         what is left and the seconds until there is more. Refused, nothing is counted: which limit refuses (from 1)
---         and for how many seconds
+-- ARGV    1 per limit five doubles: amount, window in milliseconds, burst (0: a sliding window), cost (0: only ask), and
+--         whether clients are told of it (1, or 0)
+-- reply   whole numbers and doubles, packed. Admitted and counted: 0, the time in microseconds (a double), then of those
+--         limits clients are told of the one with least left: its place (from 0; -1: there is none), what is left, and
+--         the seconds until there is more (a double). Refused, nothing is counted: which limit refuses (from 1) and for
+--         how many seconds (a double)
 --
 -- A sliding window is what `appguard.rate.SlidingWindow` keeps, packed. Its head: when the newest run opened, the time of
 -- the oldest run that holds a request (0: none does), how many are counted in all, and the newest run; then the older
@@ -24,10 +26,10 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + time[2] / 1000
 local found, at = call('MGET', unpack(KEYS)), 1
 
-local changed, quick_reply = {}, pack('>i8d', 0, now * 1000)
+local changed, least, told, resets = {}, nil, -1, 0
 for i = 1, #KEYS do
-  local packed, amount, window, burst, cost = found[i], nil, nil, nil, nil
-  amount, window, burst, cost, at = read('>dddd', ARGV[1], at)
+  local packed, amount, window, burst, cost, is_told = found[i], nil, nil, nil, nil, nil
+  amount, window, burst, cost, is_told, at = read('>ddddd', ARGV[1], at)
   local is_window = packed and burst == 0 and cost > 0 and #packed >= HEAD_BYTES and #packed % RUN_BYTES == 0
   local opened, oldest, total, last, number = 0, 0, 0, 0, 0
   if is_window then opened, oldest, total, last, number = read(HEAD, packed) end
@@ -38,11 +40,12 @@ for i = 1, #KEYS do
   end
   if oldest == last or oldest == 0 then oldest = now end
   changed[i] = pack('>dddI4', oldest, total + cost, now, number + cost)
-  quick_reply = quick_reply .. pack('>i8d', amount - total - cost, ceil(oldest + window - now) / 1000)
+  local left = amount - total - cost
+  if is_told == 1 and (told < 0 or left < least) then least, told, resets = left, i - 1, oldest + window - now end
 end
 if changed then
   for i = 1, #KEYS do call('SETRANGE', KEYS[i], '8', changed[i]) end -- all of the head but when its run opened
-  return quick_reply
+  return pack('>i8di8i8d', 0, now * 1000, told, least or 0, ceil(resets) / 1000)
 end
 
 -- Drop the runs that have left; give those older than the newest, how many all hold, the time of the oldest that holds
@@ -117,11 +120,11 @@ local function count_in_bucket(packed, amount, window, burst, cost)
   return 0, left, reset, cost > 0 and pack('>d', now + full_in), full_in
 end
 
-local kept, keeps, reply, refused, longest = {}, {}, {0, now * 1000}, 0, 0
-at = 1
+local kept, keeps, refused, longest = {}, {}, 0, 0
+at, least, told, resets = 1, nil, -1, 0
 for i = 1, #KEYS do
-  local packed, amount, window, burst, cost = found[i], nil, nil, nil, nil
-  amount, window, burst, cost, at = read('>dddd', ARGV[1], at)
+  local packed, amount, window, burst, cost, is_told = found[i], nil, nil, nil, nil, nil
+  amount, window, burst, cost, is_told, at = read('>ddddd', ARGV[1], at)
   local wait, left, reset
   if burst > 0 then
     wait, left, reset, kept[i], keeps[i] = count_in_bucket(packed, amount, window, burst, cost)
@@ -129,7 +132,7 @@ for i = 1, #KEYS do
     wait, left, reset, kept[i], keeps[i] = count_in_window(packed, amount, window, cost)
   end
   if wait > longest then refused, longest = i, wait end
-  if refused == 0 then reply[2 * i + 1], reply[2 * i + 2] = left, ceil(reset) / 1000 end
+  if refused == 0 and is_told == 1 and (told < 0 or left < least) then least, told, resets = left, i - 1, reset end
 end
 if refused > 0 then return pack('>i8d', refused, ceil(longest) / 1000) end
 for i = 1, #KEYS do
@@ -139,4 +142,4 @@ for i = 1, #KEYS do
     call('SET', KEYS[i], kept[i], 'KEEPTTL')
   end
 end
-return pack('>' .. ('i8d'):rep(#KEYS + 1), unpack(reply))
+return pack('>i8di8i8d', 0, now * 1000, told, least or 0, ceil(resets) / 1000)
