@@ -186,7 +186,7 @@ def test_what_is_no_cluster_is_left(tmp_path: Path) -> None:
 
 
 def test_cluster_with_limits_of_several_keys(shards: Cluster, tmp_path: Path) -> None:
-    """A request counted under an address and a user, which lie in different shards, is refused by either and told of both."""
+    """A request counted under an address and a user, in different shards, is refused by either and told of both."""
     with RedisStore(shards.uri, "blog", "closed", directory=tmp_path) as store:
         for number in range(20):
             both = (Hit(f"192.0.2.{number} {TEN.name}", TEN), Hit(f"user:{number} {FIVE.name}", FIVE))
