@@ -67,7 +67,6 @@ class Middleware:
         """Begin with nothing counted, in these surroundings."""
         config, self._around = self.config, around
         self._opened: Opened | None = None
-        self.is_immediate = False  # whether counters ask nobody outside this host, as far as is known
         self.attempts = Attempts(config.login_paths, around.monotonic)
         self.guard = self._new_guard(config.limits, Traps(config.traps) if config.traps else None)
         self.has_more_limits = self.guard.has_outcomes or self.guard.has_dry_limits
@@ -97,7 +96,6 @@ class Middleware:
             with self._starting:
                 if self._opened is None:
                     self._opened = open_for(self.config, self._around, self.clients.grouping, self._safelist)
-                    self.is_immediate = self._opened.is_immediate
         return self._opened
 
     @property
@@ -312,13 +310,10 @@ class Middleware:
         if isinstance(found, Refusal):
             visit.refusal = self.refuse(visit.client, found, visit.method, visit.path, now)
             return found
-        least, before = verdict.least, visit.least
+        least, before, place = verdict.least, visit.least, len(visit.hits)
+        visit.hits = [*visit.hits, *found]
         if self.has_fields and least is not None and (before is None or least[1] < before[1]):
-            least = (len(visit.hits) + least[0], least[1], least[2])
-            visit.hits = [*visit.hits, *found]
-            visit.meet(least)
-        else:
-            visit.hits = [*visit.hits, *found]
+            visit.meet((place + least[0], least[1], least[2]))
         yield from self._admit(guard, visit, found, verdict, native, now)
         return None
 

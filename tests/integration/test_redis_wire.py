@@ -6,6 +6,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -195,6 +196,29 @@ def test_connection_lost_before_it_is_used_is_made_anew(server: RedisServer) -> 
         return answer
 
     assert asyncio.run(run()) == b"PONG"
+
+
+@pytest.mark.parametrize("is_connected", [False, True])
+@pytest.mark.parametrize("turns", range(4))
+def test_what_is_closed_stays_closed(server: RedisServer, turns: int, is_connected: bool) -> None:
+    """Calls on their way when it is closed, and those after it, fail at once: a connection would have no owner."""
+
+    async def run() -> None:
+        client = cast("Any", connect_async(parse_redis_uri(server.uri), 60.0))
+        if is_connected:
+            await client.execute_command("PING")
+        call = client.execute_command("PING")
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await asyncio.wait_for(client.aclose(), 10)
+        with suppress(RedisConnectionError):
+            assert await asyncio.wait_for(call, 10) == b"PONG"
+        with pytest.raises(RedisConnectionError):
+            await asyncio.wait_for(client.execute_command("PING"), 10)
+        wait_until(lambda: b"name=appguard" not in server.command("CLIENT", "LIST"), 5, "it is open")
+
+    asyncio.run(run())
+    gc.collect()  # what was left open would warn, and fail the test
 
 
 def test_late_answers_are_dropped(

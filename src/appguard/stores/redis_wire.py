@@ -30,6 +30,7 @@ RESTED = 0.5  # seconds without a call, after which a thread looks whether the s
 OPENING_MOST = 16  # connections that threads make at the same time
 CHUNK = 65536
 READING = 0.002  # seconds that a loop which is late has to read what has come
+CLOSED = "the connection was closed"
 WAIT_LEAST = 0.001  # seconds; none would mean not to wait at all
 
 
@@ -102,6 +103,7 @@ class PipelinedCommands(asyncio.Protocol):
         self._waiting: deque[Call] = deque()
         self._sent = 0  # calls, ever; all but those that wait were answered
         self._heard = 0.0
+        self._is_closed = False
 
     def execute_command(self, *arguments: object) -> asyncio.Future[Any]:
         """Send one command and give its reply."""
@@ -124,6 +126,9 @@ class PipelinedCommands(asyncio.Protocol):
 
     def _flush(self) -> None:
         calls, self._calls = self._calls, []
+        if self._is_closed:
+            _fail(calls, RedisConnectionError(CLOSED))
+            return
         if self._transport is not None:
             self._write(calls)
             self._loop.call_later(self._seconds, self._expire_up_to, self._sent)
@@ -213,10 +218,13 @@ class PipelinedCommands(asyncio.Protocol):
             self._transport.abort()
 
     async def aclose(self) -> None:
-        """Close the connection; the next call opens it again."""
+        """Close the connection for good; calls that wait for it, and those after it, fail."""
+        self._is_closed = True
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
+        unsent, self._unsent = self._unsent, []
+        _fail(unsent, RedisConnectionError(CLOSED))
         await self._connection.disconnect()
         await self._close()
 
