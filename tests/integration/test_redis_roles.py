@@ -254,7 +254,7 @@ def test_hostile_app_gets_nothing_done_with_the_daemons_scripts(busy: RolesServe
         "sweep": ([FACTS], [1_000]),
         "fail": ([FACTS, CHANGES, SENT, COUNTED], [20_000, 1, 1, 600_000, "ban", batch]),
         "share": ([HOSTS, LET_OFF], ["", "web", 1000, "{}", entry.key, entry.version, 0, entry.to_text()]),
-        "count": ([OTHERS], [pack(">4d", 5, 60_000, 0, 1)]),
+        "count": ([OTHERS], [pack(">5d", 5, 60_000, 0, 1, 1)]),
         "give_back": ([OTHERS], [version, pack(">4d", 5, 60_000, 0, 1)]),
     }
     lua = files("appguard.stores").joinpath("lua")
