@@ -17,6 +17,8 @@ class SlowRelay:
         self._address = address
         self.port = 0
         self._to = to
+        self._writers: list[asyncio.StreamWriter] = []
+        self._relays: list[asyncio.Task[None]] = []  # or they would be collected as garbage
         self._is_up = Event()
         self._thread = Thread(target=lambda: asyncio.run(self._work()))
 
@@ -32,7 +34,7 @@ class SlowRelay:
 
     async def _work(self) -> None:
         self._loop, self._end = asyncio.get_running_loop(), asyncio.Event()
-        server = await asyncio.start_server(self._relay, self._address)
+        server = await asyncio.start_server(self._take, self._address)
         self.port = server.sockets[0].getsockname()[1]
         self._is_up.set()
         await self._end.wait()
@@ -42,14 +44,21 @@ class SlowRelay:
             for task in relays:
                 task.cancel()
             await asyncio.gather(*relays, return_exceptions=True)
+        for writer in self._writers:  # whose task was cancelled before it began, or while it ended
+            writer.transport.abort()
         await asyncio.sleep(0)  # what was closed is gone after one more turn
 
-    async def _relay(self, near: asyncio.StreamReader, near_writer: asyncio.StreamWriter) -> None:
+    def _take(self, near: asyncio.StreamReader, near_writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self._writers.append(near_writer)
+        self._relays.append(self._loop.create_task(self._relay(near, near_writer)))
+
+    async def _relay(self, near: asyncio.StreamReader, near_writer: asyncio.StreamWriter) -> None:
         writers, tasks = [near_writer], list[asyncio.Task[None]]()
         try:
             far, far_writer = await asyncio.open_connection("127.0.0.1", self._to)
             writers.append(far_writer)
+            self._writers.append(far_writer)
             late: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
             works = (self._send(near, far_writer), self._hear(far, late), self._answer(late, near_writer))
             tasks += [asyncio.create_task(work) for work in works]
@@ -57,11 +66,11 @@ class SlowRelay:
         except OSError:
             pass  # nobody listens: the client hears of it by the end of its connection
         finally:
+            for writer in writers:
+                writer.transport.abort()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            for writer in writers:
-                writer.transport.abort()
 
     async def _send(self, near: asyncio.StreamReader, far_writer: asyncio.StreamWriter) -> None:
         while data := await near.read(CHUNK):

@@ -32,6 +32,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     """Give the URI of a store of each kind."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # where the shared table lies
     monkeypatch.setattr("appguard.stores.redis_counters.BUDGET", 5.0)  # a busy machine is not what is asked about
+    monkeypatch.setattr("appguard.middleware.BUDGET", 5.0)
     with ExitStack() as stack:
         yield stack.enter_context(redis_server(tmp_path)).uri if request.param == "redis" else f"{request.param}://"
 

@@ -38,6 +38,7 @@ def store(server: RedisServer, tmp_path: Path) -> Iterator[RedisStore]:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let stores wait as long as a busy machine needs."""
     monkeypatch.setattr("appguard.stores.redis_counters.BUDGET", 5.0)
+    monkeypatch.setattr("appguard.middleware.BUDGET", 5.0)
 
 
 class Caller:
