@@ -1,6 +1,6 @@
 """Guard: the decision about one request, in the order safelist > ban > trap > limit. No I/O; time is an argument.
 
-`Guard.judge` is the whole policy; where `usual` knows the rest of it, `Middleware.decide` asks for the ban alone. What
+`Guard.judge` is the whole policy; where `usual` knows the rest of it, the middleware asks for the ban alone. What
 it cannot decide it gives back as hits; the caller asks its counters with one call and hands the verdict to
 `Guard.settle`. A key over its limit is refused from memory until the time the counters gave (the deny cache), so that a
 refused client costs no counter call; this is exact, because a refused request is not counted. A limit of outcomes may

@@ -192,8 +192,8 @@ class Verdict:
     """What counters say of a request: admitted (`refused` None), or refused by a limit for `wait` seconds.
 
     `time`, by the counters' own clock, is what they need to take a reserved request back. `least` is what is left of
-    an admitted request's limits: None where nobody can tell. `is_known` is False of a refusal because counters could
-    not be asked: it says nothing of the client.
+    an admitted request's limits: None where nobody can tell, or all are of outcomes. `is_known` is False of a refusal
+    because counters could not be asked: it says nothing of the client.
 
     It is not frozen, so that `admitted` can fill it in; nobody changes it afterwards (`ADMITTED` is everybody's).
     """

@@ -1,10 +1,10 @@
 """What all adapters share: the guard and store of one app, and what becomes of a request.
 
 An adapter translates its framework's request into texts and asks, in this order: `client` (who is it), `decide` (may it
-pass: a refusal, or a visit), and of a visit, when the answer is known, `record` (was it a failed login), `due` and
-`settle` (what do limits of outcomes say). A limit at a route asks in between, by `ask`. Constructing opens nothing;
-files and sockets open at their first use, are reopened after a fork, and `close` closes them. Nothing here raises on
-the request path.
+pass: a refusal, or a visit; on an event loop `consider`, and `conclude` if that is not all), and of a visit, when the
+answer is known, `record` (was it a failed login), `due` and `settle` (what do limits of outcomes say). A limit at a
+route asks in between, by `ask`. Constructing opens nothing; files and sockets open at their first use, are reopened
+after a fork, and `close` closes them. Nothing here raises on the request path.
 """
 
 import logging

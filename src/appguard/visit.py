@@ -31,9 +31,9 @@ class Visit(Noted):
 
     `least` is what is told of its `hits`. `refusal` is what to answer instead, once a limit at a
     route or of a user's outcomes has refused it. `waited` is how many seconds it has waited for counters. What follows
-    has only a visit of an event loop. `asked` is what to await until counters have answered: None if that need not be
-    waited for. `begun` is when they were asked, in monotonic seconds. `verdict` is what they said if more is to be done
-    with it than to tell what is left.
+    has only a visit of an event loop. `asked` is what to await until counters have answered: None if they are of this
+    host and have, and then nothing else follows. `begun` is when they were asked, in monotonic seconds. `verdict` is
+    what they said if more is to be done with it than to tell what is left.
     """
 
     __slots__ = (

@@ -306,6 +306,15 @@ def test_what_is_left_at_a_route_is_told(make: Callable[..., Site]) -> None:
         assert not any("ratelimit" in name for name in answer.headers)
 
 
+@pytest.mark.parametrize("make", SITES.values(), ids=SITES)
+def test_whichever_has_least_left_is_told_at_a_route(make: Callable[..., Site]) -> None:
+    """The route's limit or the app's."""
+    ask = make(store="memory://", limits=["9/hour"], event_log="logger")
+    assert ask("GET", "/page").headers["ratelimit"].endswith(";r=1;t=60")
+    ask = make(store="memory://", limits=["1/hour"], event_log="logger")
+    assert ask("GET", "/page").headers["ratelimit"] == '"1/hour";r=0;t=3600'
+
+
 def test_a_class_of_django_is_limited() -> None:
     """A view class takes the decorator through Django's own `method_decorator`."""
     ask = django_site(store="memory://", limits=[], event_log="logger")

@@ -193,8 +193,11 @@ def test_cluster_with_limits_of_several_keys(shards: Cluster, tmp_path: Path) ->
             wait_until(partial(is_counted, store, both[:1]), 5, "nothing is counted")
             verdicts = [store.check(both) for _ in range(2)] + asyncio.run(ask(store, both, 4))
             assert [verdict.refused is None for verdict in verdicts] == [True] * 5 + [False]
+            assert verdicts[5].refused is both[1]
             told = [verdict.least and verdict.least[:2] for verdict in verdicts]
             assert told == [(1, 4), (1, 3), (1, 2), (1, 1), (1, 0), None]
+            other = (Hit(f"user:{number} other", FIVE, 4), both[0])
+            assert store.check(other).least == (0, 1, 60.0)
 
 
 def test_a_busy_event_loop_is_no_slow_cluster(shards: Cluster, tmp_path: Path) -> None:
