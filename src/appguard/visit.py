@@ -29,11 +29,12 @@ NOT_ASKED = _NotAsked()
 class Visit(Noted):
     """What is known of the request. `Middleware.decide` and `consider` make one.
 
-    `least` is what is told of its `hits`. `refusal` is what to answer instead, once a limit at a
-    route or of a user's outcomes has refused it. `waited` is how many seconds it has waited for counters. What follows
-    has only a visit of an event loop. `asked` is what to await until counters have answered: None if they are of this
-    host and have, and then nothing else follows. `begun` is when they were asked, in monotonic seconds. `verdict` is
-    what they said if more is to be done with it than to tell what is left.
+    `least` is what is told of its `hits`. `refusal` is what to answer instead, once a limit at a route or of a user's
+    outcomes has refused it. `waited` is how many seconds it has waited for counters.
+
+    What follows has only a visit of an event loop. `asked` is what to await until counters have answered: None if they
+    are of this host and have, and then nothing else follows. `begun` is when they were asked, in monotonic seconds.
+    `verdict` is what they said if more is to be done with it than to tell what is left.
     """
 
     __slots__ = (

@@ -1,6 +1,7 @@
 -- Take one reserved request out of its counters again.
 -- KEYS    one counter per limit
--- ARGV    1 the time it was counted, in microseconds   2 per limit the first four doubles of what count.lua is given: amount, window, burst, cost
+-- ARGV    1 the time it was counted, in microseconds
+--         2 per limit four doubles, the first of what count.lua is given: amount, window, burst, cost
 -- reply   1
 --
 -- What is left is never less than if the request had not been counted; `appguard.rate` says why. What is kept, and how,
