@@ -306,8 +306,7 @@ def by_turns(directory: Path, redis: RedisServer, script: Path, processes: int, 
                 calls.append(script_calls(redis))
                 with urlopen(f"http://127.0.0.1:{server.port}/turns") as answer:
                     costs.append(json.load(answer))
-        requests = [after[1] - before[1] for before, after in zip(*costs, strict=True)]
-        used = [after[0] - before[0] for before, after in zip(*costs, strict=True)]
+        used, requests = ([after[at] - before[at] for before, after in zip(*costs, strict=True)] for at in (0, 1))
         assert calls[1] - calls[0] >= 0.99 * requests[1], "not all requests under limits were counted in Redis"
         added.append((used[1] / requests[1] - used[0] / requests[0]) * 1e6)
     return added
