@@ -171,10 +171,7 @@ class _Visit(Visit):
             if due or self.refusal is not None:
                 return self._settle(message, due)
         self.has_begun = self.status != 0 or kind in WEBSOCKET_ANSWERS
-        if self.fields and kind == START:  # the app may send the same message again
-            message = dict(message)
-            message["headers"] = [*message.get("headers", ()), *self.fields]
-        return self.to(message)
+        return self.to(self._told(message) if self.fields and kind == START else message)
 
     async def _settle(self, message: Message, due: Sequence[Due]) -> None:
         """Settle the outcome before the answer begins, which may be another one then."""
@@ -189,12 +186,16 @@ class _Visit(Visit):
                 await to(each)
             return
         self.has_begun = status != 0
-        if self.fields and kind == START:
-            message = {**message, "headers": [*message.get("headers", ()), *self.fields]}
-        await self.to(message)
+        await self.to(self._told(message) if self.fields and kind == START else message)
+
+    def _told(self, message: Message) -> Message:
+        """Give the beginning of an answer with what is told; the app may send the same one again."""
+        told = dict(message)
+        told["headers"] = [*message.get("headers", ()), *self.fields]
+        return told
 
     def meet(self, least: Least | None) -> None:
-        """Note what is told, and make the fields that tell of it: after the app has run that would cost twice."""
+        """Note what is told, and make the fields that tell of it, with those of other requests if it was asked for."""
         self.least = least
         middleware = self.middleware
         self.fields = middleware.fields.passed_raw(self.hits, least, middleware.clock) if least is not None else ()

@@ -80,7 +80,7 @@ class Asker(Protocol):
         ...
 
     def admit(self, time: float, least: Least | None) -> bool:
-        """Take a verdict that admits, given as its parts: most do, and to make one takes as long as to read it."""
+        """Take a verdict that admits, given as its parts: most do, and need not be made."""
         ...
 
 
@@ -91,10 +91,9 @@ class Asking(Protocol):
     def ask(self, asker: Asker) -> "Future[bool] | None":
         """Do what `check_async` does, and let the asker hear the verdict where it arrives; give what it says of it.
 
-        Verdicts arrive one after the other with no app between them: what an asker does with its verdict there takes
-        half the time, because the same has just been done for another. Only the usual question is asked so, one that
-        was asked before while all is well. If it is not asked (None), or the asker has heard nothing although what
-        was asked gave False, nothing was counted, and `check_async` is to be asked.
+        Verdicts arrive many at once: what askers do with them there needs no coroutine. Only the usual question is
+        asked so, one that was asked before while all is well. If it is not asked (None), or the asker has heard nothing
+        although what was asked gave False, nothing was counted, and `check_async` is to be asked.
         """
         ...
 
